@@ -1,0 +1,69 @@
+#include <torch/csrc/stable/ops.h>
+
+#include "base/numeric.h"
+#include "bindings/ops.h"
+#include "bindings/tensor_args.h"
+#include "config/quant_check.h"
+#include "cpu/quant.h"
+
+namespace longcat_ops::bindings {
+namespace {
+
+constexpr int64_t kElementsPerThread = 32768;
+
+// Runs `function` over [0, items), on several threads once the work is worth waking them.
+template <class Function>
+void parallel_over(int64_t items, int64_t elements_per_item, const Function& function) {
+  if (items * elements_per_item <= kElementsPerThread) return function(0, items);
+  const int64_t grain = ceil_div(kElementsPerThread, std::max<int64_t>(elements_per_item, 1));
+  torch::stable::parallel_for(0, items, grain, function);
+}
+
+void run_quant(const Tensor& x, const TensorDesc& x_desc, const Tensor& q, const TensorDesc& q_desc, const Tensor& s,
+               const TensorDesc& s_desc, int64_t block_rows, int64_t block_columns) {
+  const cpu::QuantParams params{
+      .x_dtype = x_desc.dtype,
+      .x = matrix_view(x.const_data_ptr(), x_desc),
+      .q = matrix_view(q.mutable_data_ptr(), q_desc),
+      .s = matrix_view(s.mutable_data_ptr(), s_desc),
+      .rows = x_desc.sizes[0],
+      .columns = x_desc.sizes[1],
+      .block_rows = block_rows,
+      .block_columns = block_columns,
+  };
+  parallel_over(ceil_div(params.rows, block_rows), block_rows * params.columns,
+                [&](int64_t begin, int64_t end) { cpu::quant_fp8(params, begin, end); });
+}
+
+}  // namespace
+
+void per_token_group_quant_fp8_cpu(const Tensor& x, int64_t group_size, const Tensor& q, const Tensor& s) {
+  const TensorDesc x_desc = describe_tensor(x), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
+  check_per_token_group_quant_fp8(x_desc, group_size, &q_desc, &s_desc);
+  run_quant(x, x_desc, q, q_desc, s, s_desc, 1, group_size);
+}
+
+void per_block_quant_fp8_cpu(const Tensor& w, const Tensor& q, const Tensor& s) {
+  const TensorDesc w_desc = describe_tensor(w), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
+  check_per_block_quant_fp8(w_desc, &q_desc, &s_desc);
+  run_quant(w, w_desc, q, q_desc, s, s_desc, kQuantBlock, kQuantBlock);
+}
+
+void dequant_fp8_cpu(const Tensor& q, const Tensor& s, int64_t group_size, const Tensor& out) {
+  const TensorDesc q_desc = describe_tensor(q), s_desc = describe_tensor(s), out_desc = describe_tensor(out);
+  check_dequant_fp8(q_desc, s_desc, group_size, &out_desc);
+  const bool per_row = scales_are_per_row(q_desc, s_desc, group_size);
+  const cpu::DequantParams params{
+      .out_dtype = out_desc.dtype,
+      .q = matrix_view(q.const_data_ptr(), q_desc),
+      .s = matrix_view(s.const_data_ptr(), s_desc),
+      .out = matrix_view(out.mutable_data_ptr(), out_desc),
+      .rows = q_desc.sizes[0],
+      .columns = q_desc.sizes[1],
+      .block_rows = per_row ? 1 : kQuantBlock,
+      .block_columns = per_row ? group_size : kQuantBlock,
+  };
+  parallel_over(params.rows, params.columns, [&](int64_t begin, int64_t end) { cpu::dequant_fp8(params, begin, end); });
+}
+
+}  // namespace longcat_ops::bindings

@@ -1,0 +1,49 @@
+// From a torch tensor to the torch-free descriptors and views that checks and kernels take.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+
+#include "config/tensor_desc.h"
+#include "cpu/quant.h"
+
+namespace longcat_ops {
+
+inline DType dtype_of(const torch::stable::Tensor& tensor) {
+  using torch::headeronly::ScalarType;
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::Half: return DType::kFloat16;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Float8_e4m3fn: return DType::kFloat8E4M3;
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::Int: return DType::kInt32;
+    case ScalarType::Long: return DType::kInt64;
+    case ScalarType::Byte: return DType::kUInt8;
+    case ScalarType::Bool: return DType::kBool;
+    default: return DType::kOther;
+  }
+}
+
+inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
+  TensorDesc desc;
+  desc.dtype = dtype_of(tensor);
+  desc.device = tensor.is_cpu() ? DeviceKind::kCpu : tensor.is_cuda() ? DeviceKind::kCuda : DeviceKind::kOther;
+  desc.device_index = tensor.is_cuda() ? tensor.get_device_index() : 0;
+  desc.dim = static_cast<int>(tensor.dim());
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  for (int i = 0; i < std::min(desc.dim, kMaxDims); ++i) {
+    desc.sizes[i] = sizes[i];
+    desc.strides[i] = strides[i];
+  }
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  desc.alignment = static_cast<int64_t>(std::min<uintptr_t>(address ? address & -address : 128, 128));
+  return desc;
+}
+
+inline cpu::Matrix matrix_view(const void* data, const TensorDesc& desc) {
+  return {const_cast<void*>(data), desc.strides[0], desc.strides[1]};
+}
+
+}  // namespace longcat_ops

@@ -1,0 +1,124 @@
+#include "cpu/quant.h"
+
+#include "cpu/float_formats.h"
+#include "cpu/isa.h"
+
+namespace longcat_ops::cpu {
+namespace {
+
+constexpr float kMinAmax = 1e-4f;
+constexpr float kMaxE4M3 = 448.0f;
+
+template <class T>
+LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
+  return static_cast<T*>(matrix.data) + row * matrix.row_stride;
+}
+
+LC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// NOTE: the maximum is taken over the bits of |x|: these order like the values, put NaN above inf (so a NaN
+// propagates), and an integer maximum has no order of evaluation, so every instruction set agrees.
+template <class Format>
+LC_INLINE uint32_t max_abs_bits(const typename Format::Storage* x, int64_t count, uint32_t start) {
+  uint32_t result = start;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = float_bits(Format::load(x[i])) & kAbsMask;
+    result = bits > result ? bits : result;
+  }
+  return result;
+}
+
+template <class Format>
+LC_INLINE void quantise_run(const typename Format::Storage* x, uint8_t* q, int64_t count, float scale) {
+  for (int64_t i = 0; i < count; ++i) q[i] = Float8E4M3::store(Format::load(x[i]) / scale);
+}
+
+template <class Format>
+LC_INLINE void quant_body(const QuantParams& p, int64_t begin, int64_t end) {
+  using Storage = const typename Format::Storage;
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t row_begin = block * p.block_rows, row_end = smaller(row_begin + p.block_rows, p.rows);
+    float* s = row_of<float>(p.s, block);
+    for (int64_t column = 0; column < p.columns; column += p.block_columns, s += p.s.column_stride) {
+      const int64_t count = smaller(p.block_columns, p.columns - column);
+      uint32_t bits = 0;
+      for (int64_t row = row_begin; row < row_end; ++row)
+        bits = max_abs_bits<Format>(row_of<Storage>(p.x, row) + column, count, bits);
+      const float amax = bits_float(bits > kInfBits ? kNanBits : bits);
+      const float scale = (amax < kMinAmax ? kMinAmax : amax) / kMaxE4M3;  // a NaN passes
+      *s = scale;
+      for (int64_t row = row_begin; row < row_end; ++row)
+        quantise_run<Format>(row_of<Storage>(p.x, row) + column, row_of<uint8_t>(p.q, row) + column, count, scale);
+    }
+  }
+}
+
+template <class Format>
+LC_INLINE void dequantise_run(const uint8_t* __restrict q, typename Format::Storage* __restrict out, int64_t count,
+                              float scale) {
+  for (int64_t i = 0; i < count; ++i) out[i] = Format::store(Float8E4M3::load(q[i]) * scale);
+}
+
+template <class Format>
+LC_INLINE void dequant_body(const DequantParams& p, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    const uint8_t* q = row_of<const uint8_t>(p.q, row);
+    const float* s = row_of<const float>(p.s, row / p.block_rows);
+    auto* out = row_of<typename Format::Storage>(p.out, row);
+    for (int64_t column = 0; column < p.columns; column += p.block_columns, s += p.s.column_stride)
+      dequantise_run<Format>(q + column, out + column, smaller(p.block_columns, p.columns - column), *s);
+  }
+}
+
+template <class Visitor>
+void visit_format(DType dtype, Visitor visit) {
+  if (dtype == DType::kBFloat16) return visit(BFloat16{});
+  if (dtype == DType::kFloat16) return visit(Float16{});
+  return visit(Float32{});
+}
+
+// One copy of every kernel per instruction set; always_inline bodies take the target of the function they land in.
+#define LC_DEFINE_KERNELS(name, ...)                                                    \
+  template <class Format>                                                               \
+  __VA_ARGS__ void quant_##name(const QuantParams& p, int64_t begin, int64_t end) {     \
+    quant_body<Format>(p, begin, end);                                                  \
+  }                                                                                     \
+  template <class Format>                                                               \
+  __VA_ARGS__ void dequant_##name(const DequantParams& p, int64_t begin, int64_t end) { \
+    dequant_body<Format>(p, begin, end);                                                \
+  }
+
+LC_DEFINE_KERNELS(baseline, )
+#if defined(__x86_64__)
+LC_DEFINE_KERNELS(avx2, __attribute__((target("avx2"))))
+LC_DEFINE_KERNELS(avx512, __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))))
+#else
+LC_DEFINE_KERNELS(avx2, )
+LC_DEFINE_KERNELS(avx512, )
+#endif
+
+}  // namespace
+
+void quant_fp8(const QuantParams& params, int64_t begin, int64_t end) {
+  visit_format(params.x_dtype, [&](auto format) {
+    using Format = decltype(format);
+    switch (active_isa()) {
+      case Isa::kBaseline: return quant_baseline<Format>(params, begin, end);
+      case Isa::kAvx2: return quant_avx2<Format>(params, begin, end);
+      case Isa::kAvx512: return quant_avx512<Format>(params, begin, end);
+    }
+  });
+}
+
+void dequant_fp8(const DequantParams& params, int64_t begin, int64_t end) {
+  visit_format(params.out_dtype, [&](auto format) {
+    using Format = decltype(format);
+    switch (active_isa()) {
+      case Isa::kBaseline: return dequant_baseline<Format>(params, begin, end);
+      case Isa::kAvx2: return dequant_avx2<Format>(params, begin, end);
+      case Isa::kAvx512: return dequant_avx512<Format>(params, begin, end);
+    }
+  });
+}
+
+}  // namespace longcat_ops::cpu

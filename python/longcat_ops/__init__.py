@@ -1,0 +1,67 @@
+"""LongCat-Flash on Hopper: PyTorch ops, the model built from them, and a decoder.
+
+Importing this package is silent, needs no torch and never fails. Public names load on first use; if torch or the
+native library is missing or does not fit, that use raises `LongcatLibraryError` with the remedy.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from . import _library
+from .errors import (
+    LongcatCheckpointError,
+    LongcatError,
+    LongcatShapeError,
+    LongcatTimeoutError,
+    LongcatUnsupportedError,
+)
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_MODULE_OF = {
+    "LongcatFlashConfig": "model",
+    "LongcatFlashForCausalLM": "model",
+    "Generation": "runtime.generate",
+    "Routing": "ops.moe",
+    "dequant_fp8": "ops.quant",
+    "fp8_gemm_nt": "ops.gemm",
+    "fused_moe": "ops.moe",
+    "generate": "runtime.generate",
+    "moe_plan": "ops.moe",
+    "moe_route": "ops.moe",
+    "per_block_quant_fp8": "ops.quant",
+    "per_token_group_quant_fp8": "ops.quant",
+    "supports": "ops",
+}
+_SUBMODULES = ("errors", "loading", "model", "ops", "reference", "runtime", "training")
+
+__all__ = [
+    "LongcatCheckpointError",
+    "LongcatError",
+    "LongcatShapeError",
+    "LongcatTimeoutError",
+    "LongcatUnsupportedError",
+    "__version__",
+    *_MODULE_OF,
+    *_SUBMODULES,
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    elif name in _SUBMODULES:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_library.warn_unknown_variables()
