@@ -1,0 +1,1 @@
+"""Reading checkpoints: which tensors a network needs, where they lie, in which precision they are held."""

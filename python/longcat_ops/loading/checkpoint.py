@@ -1,0 +1,214 @@
+"""Streaming safetensors checkpoints under the published tensor names, checked against what the network needs before a byte is read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import LongcatCheckpointError, LongcatShapeError, LongcatUnsupportedError, message
+from .precision import Precision
+from .source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
+
+if TYPE_CHECKING:
+    from ..model.config import LongcatFlashConfig
+
+_INDEX = "model.safetensors.index.json"
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_DTYPES = {
+    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
+}  # fmt: skip
+
+
+def expected_tensors(config: LongcatFlashConfig, *, mtp: bool, mtp_embedding: bool = False,
+                     experts: range | None = None) -> dict[str, Expected]:  # fmt: skip
+    """Every tensor a network of this configuration loads, by published name, found by building it without weights."""
+    from ..model.model import LongcatFlashForCausalLM
+
+    known = {"model.mtp.norm.weight": mtp, "model.mtp.embed_tokens.weight": mtp_embedding}
+    recorder = Recorder(lambda name: known.get(name, False), experts=experts)
+    LongcatFlashForCausalLM(recorder, config)
+    return recorder.expected
+
+
+class Header:
+    """Names, shapes, dtypes and files of all tensors of a checkpoint folder, read from the safetensors headers alone."""
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            from safetensors import SafetensorError, safe_open
+        except ImportError as error:
+            raise LongcatUnsupportedError(
+                "loading a checkpoint needs the package safetensors, which is not installed.\n"
+                "  fix: pip install 'longcat_ops[model]'"
+            ) from error
+        self._open, self._error = safe_open, SafetensorError
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise LongcatCheckpointError(f"{path} is not a folder; a checkpoint is a folder with config.json and *.safetensors.")
+        self.file_of: dict[str, Path] = {}
+        self.shape: dict[str, tuple[int, ...]] = {}
+        self.dtype: dict[str, torch.dtype] = {}
+        self.files = self._files()
+        for file in self.files:
+            self._scan(file)
+        self._check_index()
+
+    def _files(self) -> list[Path]:
+        index = self.path / _INDEX
+        self.indexed: dict[str, str] | None = None
+        if index.is_file():
+            try:
+                self.indexed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise LongcatCheckpointError(f"{index} is not an index: expected JSON with `weight_map` ({error!r}).") from error
+            names = sorted(set(self.indexed.values()))
+            missing = [n for n in names if not (self.path / n).is_file()]
+            if missing:
+                shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
+                raise LongcatCheckpointError(f"{index} names {len(names)} files, {len(missing)} of them are missing: {shown}")
+            return [self.path / n for n in names]
+        files = sorted(self.path.glob("*.safetensors"))
+        if not files:
+            raise LongcatCheckpointError(f"{self.path} holds no *.safetensors file.")
+        return files
+
+    def _scan(self, file: Path) -> None:
+        try:
+            with self._open(file, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                    view = handle.get_slice(name)
+                    if name in self.file_of:
+                        raise LongcatCheckpointError(f"tensor {name} is in {self.file_of[name].name} and in {file.name}.")
+                    kind = view.get_dtype()
+                    if kind not in _DTYPES:
+                        raise LongcatCheckpointError(f"{file}: tensor {name} has dtype {kind}, expected one of {sorted(_DTYPES)}.")
+                    self.file_of[name], self.shape[name] = file, tuple(view.get_shape())
+                    self.dtype[name] = _DTYPES[kind]
+        except (self._error, OSError) as error:
+            size = file.stat().st_size
+            raise LongcatCheckpointError(
+                f"{file} ({size} bytes) is not a complete safetensors file: {error}.\n"
+                "  fix: copy or download the file again; its header and its length must agree"
+            ) from error
+
+    def _check_index(self) -> None:
+        absent = [n for n in self.indexed or () if n not in self.file_of]
+        if absent:
+            where = self.indexed[absent[0]]
+            raise LongcatCheckpointError(f"the index places {absent[0]} in {where}, which does not hold it ({len(absent)} such names).")
+
+    def num_bytes(self, name: str) -> int:
+        count = 1
+        for size in self.shape[name]:
+            count *= size
+        return count * self.dtype[name].itemsize
+
+
+def check_names(header: Header, expected: dict[str, Expected], ignored: Iterable[str]) -> None:
+    """Raise one LongcatCheckpointError with every missing, unexpected and mis-shaped tensor, each beside its nearest name."""
+    ignored = set(ignored)
+    pairs = {f"{name}{SCALE_SUFFIX}": scale_shape(*e.shape) for name, e in expected.items() if e.quantisable}
+    problems = []
+    unexpected = [n for n in header.shape if n not in expected and n not in pairs and n not in ignored]
+    for name, want in expected.items():
+        got = header.shape.get(name)
+        if got is None:
+            problems.append(f"missing {name} {list(want.shape)}{_nearest(name, unexpected)}")
+        elif got != want.shape:
+            problems.append(f"{header.file_of[name].name}: {name} has shape {list(got)}, expected {list(want.shape)}")
+        elif header.dtype[name] == torch.float8_e4m3fn and not want.quantisable:
+            problems.append(f"{header.file_of[name].name}: {name} is float8_e4m3fn, expected bf16, f16 or f32: it is never quantised")
+        elif header.dtype[name] == torch.float8_e4m3fn and name + SCALE_SUFFIX not in header.shape:
+            problems.append(f"{header.file_of[name].name}: {name} is float8_e4m3fn, but {name}{SCALE_SUFFIX} is missing")
+    for name, want in pairs.items():
+        got = header.shape.get(name)
+        if got is not None and got != want:
+            problems.append(f"{header.file_of[name].name}: {name} has shape {list(got)}, expected {list(want)} (128x128 blocks)")
+    known = [*expected, *pairs]
+    problems += [f"unexpected {n} {list(header.shape[n])}{_nearest(n, known)}" for n in unexpected]
+    if problems:
+        shown = "\n  ".join(problems[:12]) + (f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else "")
+        raise LongcatCheckpointError(f"{header.path} does not match its config.json: {len(problems)} problems.\n  {shown}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known)[:20000], n=1, cutoff=0.8)
+    return f" (nearest known name: {near[0]})" if near else ""
+
+
+class CheckpointSource(Source):
+    """Reads each tensor when the model asks for it: one file open at a time per name, experts of other ranks never touched."""
+
+    def __init__(self, path: str | Path, config: LongcatFlashConfig, dtype: torch.dtype | None = None, *,
+                 device: torch.device | str = "cpu", precision: str | Path | None = None, experts: range | None = None,
+                 progress: bool | None = None) -> None:  # fmt: skip
+        self.header = header = Header(path)
+        stored = header.dtype.get("model.embed_tokens.weight", torch.bfloat16)
+        if dtype is not None and dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+            raise LongcatShapeError(message("from_pretrained", "dtype", dtype, "bfloat16, float16, float32 or float64"))
+        super().__init__(dtype or stored, device, Precision(precision), experts)
+        wanted = config.num_nextn_predict_layers
+        self.mtp = any(n.startswith("model.mtp.") for n in header.shape) if wanted is None else bool(wanted)
+        self.expected = expected_tensors(
+            config, mtp=self.mtp, mtp_embedding="model.mtp.embed_tokens.weight" in header.shape, experts=experts
+        )
+        mine = experts or range(config.n_routed_experts)
+        check_names(header, self.expected, self._not_ours(config, mine))
+        total = sum(header.num_bytes(n) for n in header.shape if n in self.expected or n.removesuffix(SCALE_SUFFIX) in self.expected)
+        self._stack, self._handles = ExitStack(), {}
+        self._bar = _progress_bar(total, progress)
+
+    def _not_ours(self, config: LongcatFlashConfig, mine: range) -> list[str]:
+        """Names that are legal and not read: phantom experts (id >= N, written by transformers), other ranks' experts, an unwanted MTP."""
+        found = []
+        for name in self.header.shape:
+            expert = _EXPERT.search(name)
+            if expert and int(expert[1]) not in mine or name.startswith("model.mtp.") and not self.mtp:
+                found.append(name)
+        return found
+
+    def has(self, name: str) -> bool:
+        if name.startswith("model.mtp.") and not self.mtp:
+            return False
+        return name in self.header.shape
+
+    def fetch(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        file = self.header.file_of[name]
+        if file not in self._handles:
+            self._handles[file] = self._stack.enter_context(self.header._open(file, framework="pt"))
+        tensor = self._handles[file].get_tensor(name)
+        self._bar.set_postfix_str(name.removesuffix(".weight"), refresh=False)
+        self._bar.update(self.header.num_bytes(name))
+        return tensor
+
+    def close(self) -> None:
+        self._bar.close()
+        self._stack.close()
+        self._handles.clear()
+
+
+class _NoBar:
+    def set_postfix_str(self, *_: object, **__: object) -> None: ...
+
+    def update(self, _: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _progress_bar(total: int, progress: bool | None) -> object:
+    """Bytes over read + convert; None: only on a terminal, and only if tqdm is installed."""
+    if progress is False:
+        return _NoBar()
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="loading", disable=None if progress is None else False)

@@ -1,0 +1,8 @@
+"""The LongCat-Flash network: configuration, layers, latent cache, MTP head."""
+
+from .cache import LatentCache
+from .config import LongcatFlashConfig
+from .model import LongcatFlashForCausalLM
+from .mtp import MTP
+
+__all__ = ["MTP", "LatentCache", "LongcatFlashConfig", "LongcatFlashForCausalLM"]

@@ -1,0 +1,75 @@
+"""The latent key/value cache: one row of kv_lora_rank + qk_rope_head_dim elements per token and attention, in pages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import LongcatShapeError, message
+from .config import LongcatFlashConfig
+
+PAGE_SIZE = 64  # rows; the page of the public Hopper MLA decode kernels
+
+
+class LatentCache:
+    """Paged rows for `batch_size` sequences of at most `max_length` tokens.
+
+    `lengths[b]` counts the rows of sequence b that are valid. Rolling back is `truncate`: nothing is copied, the rows past
+    the length are written again by the next step. Slot 2 * layer + i is attention i of that layer; the last slot is the MTP
+    head's when there is one. Pages are handed out as a sequence grows and return with `release`.
+    """
+
+    def __init__(self, config: LongcatFlashConfig, batch_size: int, max_length: int, *, num_slots: int,
+                 dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu") -> None:  # fmt: skip
+        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value < 1:
+                raise LongcatShapeError(message("LatentCache", name, value, "1 or more"))
+        self.batch_size, self.max_length = batch_size, max_length
+        pages_each = -(-max_length // PAGE_SIZE)
+        # Zeros, not empty: whole pages are read, and a NaN in a masked row would still poison the product with weight 0.
+        shape = (num_slots, batch_size * pages_each, PAGE_SIZE, config.latent_width)
+        self.rows = torch.zeros(shape, dtype=dtype, device=device)  # [slots, pages, PAGE_SIZE, 512+64]
+        self.lengths = [0] * batch_size
+        self.pages: list[list[int]] = [[] for _ in range(batch_size)]
+        self._free = list(range(batch_size * pages_each))[::-1]
+
+    def reserve(self, sequence: int, length: int) -> None:
+        """Make rows 0 .. length-1 of `sequence` writable. Raises LongcatShapeError beyond max_length."""
+        if length > self.max_length:
+            raise LongcatShapeError(
+                message("LatentCache", "max_length", self.max_length, f"at least {length}", f"sequence {sequence} grows to it")
+            )
+        pages = self.pages[sequence]
+        while len(pages) * PAGE_SIZE < length:
+            # A page right behind the last one keeps the sequence contiguous, so that `read` is a view.
+            after = pages[-1] + 1 if pages else -1
+            pages.append(self._free.pop(self._free.index(after)) if after in self._free else self._free.pop())
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forget rows >= length of `sequence`; its pages stay."""
+        if not 0 <= length <= len(self.pages[sequence]) * PAGE_SIZE:
+            limit = len(self.pages[sequence]) * PAGE_SIZE
+            raise LongcatShapeError(message("LatentCache.truncate", "length", length, f"0 .. {limit} reserved rows"))
+        self.lengths[sequence] = length
+
+    def release(self, sequence: int) -> None:
+        """Empty `sequence` and give its pages back."""
+        self._free.extend(reversed(self.pages[sequence]))
+        self.pages[sequence] = []
+        self.lengths[sequence] = 0
+
+    def row_index(self, sequences: list[int], positions: list[int]) -> Tensor:
+        """i64[n]: where in the flattened pages of any slot each (sequence, position) lies."""
+        at = [self.pages[s][p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for s, p in zip(sequences, positions, strict=True)]
+        return torch.tensor(at, dtype=torch.int64, device=self.rows.device)
+
+    def write(self, slot: int, index: Tensor, rows: Tensor) -> None:
+        """Store rows [n, 512+64] at `row_index` positions of `slot`."""
+        self.rows[slot].flatten(0, 1).index_copy_(0, index, rows)
+
+    def read(self, slot: int, sequence: int, length: int) -> Tensor:
+        """[P, 512+64]: the whole pages that hold rows 0 .. length-1 (P a multiple of PAGE_SIZE); a view if they are adjacent."""
+        pages = self.pages[sequence][: -(-length // PAGE_SIZE)]
+        if pages[-1] - pages[0] + 1 == len(pages) and pages == sorted(pages):
+            return self.rows[slot, pages[0] : pages[-1] + 1].flatten(0, 1)
+        return self.rows[slot, pages].flatten(0, 1)

@@ -1,0 +1,235 @@
+"""The blocks of one ScMoE layer: linear, RMSNorm, RoPE, MLA (plain and absorbed), dense FFN, MoE with zero experts.
+
+Weights come from a `source` (see loading/source.py), asked by published tensor name while a block is built.
+Accumulation happens in `acc_dtype(x)`: fp32, or fp64 in an fp64 model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..loading.source import Source
+from ..ops.gemm import fp8_gemm_nt
+from ..ops.moe import fused_moe, moe_route
+from ..ops.quant import per_token_group_quant_fp8
+from .cache import LatentCache
+from .config import LongcatFlashConfig
+
+
+def acc_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+@dataclass
+class Rows:
+    """The tokens of one pass, as rows of x [T,H]: row i is token `positions[i]` of sequence `sequences[i]`.
+
+    Rows beyond len(positions) are padding. `decode` picks the absorbed attention (one query row at a time) over the plain one.
+    """
+
+    cache: LatentCache
+    sequences: list[int]
+    positions: list[int]
+    decode: bool
+    rope: Tensor  # complex[T, qk_rope_head_dim / 2]
+    index: Tensor = field(init=False)  # i64[n]: cache row of each valid row
+    num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
+
+    def __post_init__(self) -> None:
+        self.index = self.cache.row_index(self.sequences, self.positions)
+
+    @property
+    def num_valid(self) -> int:
+        return len(self.positions)
+
+
+class Linear(nn.Module):
+    """y = x @ W.T, W dense [N,K] or an FP8 pair (x is then quantised 1x128 on the way in)."""
+
+    def __init__(self, source: Source, name: str, rows: int, cols: int) -> None:
+        super().__init__()
+        weight = source.linear(f"{name}.weight", rows, cols)
+        self.fp8 = isinstance(weight, tuple)
+        data, scale = weight if isinstance(weight, tuple) else (weight, None)
+        self.register_buffer("weight", data)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.fp8:
+            return F.linear(x, self.weight)
+        out = x.new_empty((x.shape[0], self.weight.shape[0]))
+        return fp8_gemm_nt(per_token_group_quant_fp8(x), (self.weight, self.scale), out)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, computed in fp32 with an fp32 weight and rounded once; `gain` is folded into a copy of the weight."""
+
+    def __init__(self, source: Source, name: str, size: int, eps: float, gain: float = 1.0) -> None:
+        super().__init__()
+        weight = source.dense(f"{name}.weight", (size,), acc_dtype(source.dtype))
+        self.register_buffer("weight", weight * gain)
+        self.shape, self.eps = (size,), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.to(self.weight.dtype), self.shape, self.weight, self.eps).to(x.dtype)
+
+
+class RotaryTable:
+    """e^(i * position * theta^(-2j/d)) for pairs j, grown as positions need it. Angles in fp32, as transformers computes them."""
+
+    def __init__(self, config: LongcatFlashConfig) -> None:
+        exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
+        self.inv_freq = 1.0 / config.rope_theta**exponent
+        self.table = torch.empty((0, len(self.inv_freq)), dtype=torch.complex64)
+
+    def rows(self, positions: list[int], pad_to: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """complex[pad_to, d/2] in the precision of `dtype`; padding rows get position 0."""
+        while max(positions, default=0) >= len(self.table):
+            angles = torch.arange(max(1024, 2 * len(self.table)), dtype=torch.float32)[:, None] * self.inv_freq
+            self.table = torch.complex(angles.cos(), angles.sin())
+        rows = self.table[positions + [0] * (pad_to - len(positions))]
+        return rows.to(device=device, dtype=acc_dtype(dtype).to_complex())
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rope [T,d/2], in place of each other (no de-interleaving)."""
+    pairs = torch.view_as_complex(x.to(acc_dtype(x.dtype)).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope[:, None]).flatten(-2).to(x.dtype)
+
+
+class MLA(nn.Module):
+    """Multi-head latent attention over one cache slot (report section 2.3, after DeepSeek-V2; RoPE key shared by all heads)."""
+
+    def __init__(self, source: Source, name: str, config: LongcatFlashConfig, slot: int) -> None:
+        super().__init__()
+        c, hidden = config, config.hidden_size
+        self.slot, self.heads, self.latent = slot, c.num_attention_heads, c.kv_lora_rank
+        self.nope, self.rope, self.value = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim
+        self.softmax_scale = c.qk_head_dim**-0.5
+        self.q_a_proj = Linear(source, f"{name}.q_a_proj", c.q_lora_rank, hidden)
+        self.q_a_layernorm = RMSNorm(source, f"{name}.q_a_layernorm", c.q_lora_rank, c.lora_norm_eps, c.q_lora_scale)
+        self.q_b_proj = Linear(source, f"{name}.q_b_proj", self.heads * c.qk_head_dim, c.q_lora_rank)
+        self.kv_a_proj = Linear(source, f"{name}.kv_a_proj_with_mqa", c.latent_width, hidden)
+        self.kv_a_layernorm = RMSNorm(source, f"{name}.kv_a_layernorm", self.latent, c.lora_norm_eps, c.kv_lora_scale)
+        self.o_proj = Linear(source, f"{name}.o_proj", hidden, self.heads * self.value)
+        # kv_b is always dense: its halves are also needed apart, per head, to absorb them into query and output.
+        kv_b = source.linear(f"{name}.kv_b_proj.weight", self.heads * (self.nope + self.value), self.latent, dense=True)
+        self.register_buffer("kv_b_proj", kv_b)
+        w_k, w_v = kv_b.to(acc_dtype(kv_b.dtype)).view(self.heads, -1, self.latent).split([self.nope, self.value], 1)
+        self.register_buffer("w_k", w_k.contiguous(), persistent=False)  # [h, nope, latent]
+        self.register_buffer("w_v", w_v.transpose(1, 2).contiguous(), persistent=False)  # [h, latent, value]
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """x [T,H] -> [T,H]; stores the latent rows of the valid tokens, then attends over each token's past and itself."""
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))).view(len(x), self.heads, -1)
+        q_nope, q_rope = q[..., : self.nope], rotate(q[..., self.nope :], rows.rope)
+        latent, k_rope = self.kv_a_proj(x).split([self.latent, self.rope], -1)
+        k_rope = rotate(k_rope[:, None], rows.rope)[:, 0]
+        new = torch.cat([self.kv_a_layernorm(latent), k_rope], -1)  # [T, latent+rope]
+        rows.cache.write(self.slot, rows.index, new[: rows.num_valid])
+        attend = self.attend_absorbed if rows.decode else self.attend_plain
+        return self.o_proj(attend(q_nope, q_rope, rows))
+
+    def attend_plain(self, q_nope: Tensor, q_rope: Tensor, rows: Rows) -> Tensor:
+        """Prefill of one sequence: keys and values are expanded from the latent rows, all T queries at once."""
+        start, end = rows.positions[0], rows.positions[-1] + 1
+        past = rows.cache.read(self.slot, rows.sequences[0], end)[:end]  # [L, latent+rope]
+        kv = F.linear(past[:, : self.latent], self.kv_b_proj).view(end, self.heads, -1).transpose(0, 1)
+        k_nope, v = kv.split([self.nope, self.value], -1)  # [h,L,nope], [h,L,value]
+        k = torch.cat([k_nope, past[:, self.latent :].expand(self.heads, -1, -1)], -1)
+        q = torch.cat([q_nope, q_rope], -1).transpose(0, 1)  # [h,T,nope+rope]
+        mask = None
+        if start > 0:
+            mask = torch.ones(len(q_nope), end, dtype=torch.bool, device=q.device).tril(start)
+        o = F.scaled_dot_product_attention(
+            q[None], k[None], v[None], attn_mask=mask, is_causal=start == 0, scale=self.softmax_scale
+        )
+        return o[0].transpose(0, 1).flatten(1)
+
+    def attend_absorbed(self, q_nope: Tensor, q_rope: Tensor, rows: Rows) -> Tensor:
+        """Decode and verify: MQA of every query row over whole pages of latent rows, W_k and W_v absorbed.
+
+        One row at a time over a page count that its own position fixes: the bits of a row cannot depend on its neighbours.
+        """
+        acc = self.w_k.dtype
+        absorbed = torch.bmm(q_nope.transpose(0, 1).to(acc), self.w_k).transpose(0, 1)
+        q = torch.cat([absorbed, q_rope.to(acc)], -1) * self.softmax_scale  # [T,h,latent+rope]
+        context = torch.zeros_like(absorbed)  # [T,h,latent]
+        for i, (sequence, position) in enumerate(zip(rows.sequences, rows.positions, strict=True)):
+            past = rows.cache.read(self.slot, sequence, position + 1).to(acc)  # [P, latent+rope]
+            scores = q[i] @ past.T
+            scores[:, position + 1 :] = -torch.inf
+            context[i] = scores.softmax(-1) @ past[:, : self.latent]
+        o = torch.bmm(context.transpose(0, 1), self.w_v).transpose(0, 1)
+        return o.flatten(1).to(q_nope.dtype)
+
+
+class FFN(nn.Module):
+    """Dense SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, source: Source, name: str, hidden: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(source, f"{name}.gate_proj", width, hidden)
+        self.up_proj = Linear(source, f"{name}.up_proj", width, hidden)
+        self.down_proj = Linear(source, f"{name}.down_proj", hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class MoE(nn.Module):
+    """Router over FFN + zero experts in fp32, then the expert chain (report section 2.1 and eq. 8)."""
+
+    def __init__(self, source: Source, name: str, config: LongcatFlashConfig) -> None:
+        super().__init__()
+        c, wide = config, acc_dtype(source.dtype)
+        router = f"{name}.router"
+        self.config = config
+        self.register_buffer("router", source.dense(f"{router}.classifier.weight", (c.num_experts, c.hidden_size), wide))
+        self.register_buffer("bias", source.dense(f"{router}.e_score_correction_bias", (c.num_experts,), wide))
+        gate_up, down = source.experts(f"{name}.experts", c.n_routed_experts, c.expert_ffn_hidden_size, c.hidden_size)
+        self.fp8 = isinstance(gate_up, tuple)
+        for key, weight in (("gate_up", gate_up), ("down", down)):
+            data, scale = weight if isinstance(weight, tuple) else (weight, None)
+            self.register_buffer(key, data)
+            self.register_buffer(f"{key}_scale", scale)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        c = self.config
+        routing = moe_route(
+            F.linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
+            num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.num_valid,
+        )  # fmt: skip
+        rows.num_real.append(routing.num_real)
+        if self.fp8:
+            return fused_moe(x, routing, (self.gate_up, self.gate_up_scale), (self.down, self.down_scale))
+        return fused_moe(x, routing, self.gate_up, self.down)
+
+
+class ScMoELayer(nn.Module):
+    """Two attentions, two dense FFNs and one MoE on a shortcut from the first post-attention norm to the layer's output."""
+
+    def __init__(self, source: Source, name: str, config: LongcatFlashConfig, layer: int) -> None:
+        super().__init__()
+        c, hidden = config, config.hidden_size
+
+        def norm(kind: str, i: int) -> RMSNorm:
+            return RMSNorm(source, f"{name}.{kind}.{i}", hidden, c.rms_norm_eps)
+
+        self.input_layernorm = nn.ModuleList(norm("input_layernorm", i) for i in (0, 1))
+        self.post_attention_layernorm = nn.ModuleList(norm("post_attention_layernorm", i) for i in (0, 1))
+        self.self_attn = nn.ModuleList(MLA(source, f"{name}.self_attn.{i}", c, 2 * layer + i) for i in (0, 1))
+        self.mlps = nn.ModuleList(FFN(source, f"{name}.mlps.{i}", hidden, c.ffn_hidden_size) for i in (0, 1))
+        self.mlp = MoE(source, f"{name}.mlp", c)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        h = x + self.self_attn[0](self.input_layernorm[0](x), rows)
+        p = self.post_attention_layernorm[0](h)
+        shortcut = self.mlp(p, rows)  # needed only at the end: everything below can run beside it
+        h = h + self.mlps[0](p)
+        h = h + self.self_attn[1](self.input_layernorm[1](h), rows)
+        return h + self.mlps[1](self.post_attention_layernorm[1](h)) + shortcut

@@ -1,0 +1,222 @@
+"""LongCat-Flash assembled: embedding, ScMoE layers, head, MTP; prefill in fixed chunks, decode in fixed row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from ..loading.source import RandomSource, Source, StateDictSource, released
+from .cache import LatentCache
+from .config import LongcatFlashConfig
+from .layers import RMSNorm, RotaryTable, Rows, ScMoELayer, acc_dtype
+from .mtp import PREFIX as MTP_PREFIX
+from .mtp import MTP
+
+CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
+DECODE_ROWS = 8  # a pass of at most this many new tokens a sequence, on a cache that holds some, is a decode (or verify) pass
+
+
+@dataclass
+class Step:
+    """What one pass yields for its n rows: logits f32[n,V] (or of the last row only), hidden [n,H] after the final norm,
+    num_real u8[n,layers]."""
+
+    logits: Tensor
+    hidden: Tensor
+    num_real: Tensor
+
+
+class LongcatFlashForCausalLM(nn.Module):
+    """The network. Built from a Source; most callers want `from_pretrained`.
+
+    Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because each
+    decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows elsewhere.
+    """
+
+    def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
+        super().__init__()
+        c, vocab = config, (config.vocab_size, config.hidden_size)
+        self.config, self.dtype, self.device = c, source.dtype, source.device
+        self.register_buffer("embed_tokens", source.dense("model.embed_tokens.weight", vocab))
+        self.layers = nn.ModuleList(ScMoELayer(source, f"model.layers.{i}", c, i) for i in range(c.num_layers))
+        self.norm = RMSNorm(source, "model.norm", c.hidden_size, c.rms_norm_eps)
+        # Logits are fp32 from the product on, not rounded to bf16 first: exact ties of the best two would be common.
+        self.register_buffer("lm_head", source.dense("lm_head.weight", vocab, acc_dtype(source.dtype)))
+        wanted = source.has(f"{MTP_PREFIX}.norm.weight") if c.num_nextn_predict_layers is None else c.num_nextn_predict_layers
+        self.mtp = MTP(source, c, self.embed_tokens) if wanted else None
+        self.rotary = RotaryTable(c)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
+                        precision: str | Path | None = None, ep_group: object = None, tp_group: object = None,
+                        progress: bool | None = None) -> LongcatFlashForCausalLM:  # fmt: skip
+        """Load a folder with config.json and *.safetensors under the published tensor names.
+
+        Args:
+            dtype: of activations and unquantised weights; None keeps the stored one. precision: None keeps what is stored,
+                "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy (loading/precision.py).
+            ep_group, tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
+
+        Raises: LongcatCheckpointError naming the file or every missing, unexpected and mis-shaped tensor; nothing is read then.
+        """
+        for name, group in (("ep_group", ep_group), ("tp_group", tp_group)):
+            if group is not None:
+                raise LongcatUnsupportedError(
+                    message("from_pretrained", name, "a process group", "None: parallel forward passes are not built yet")
+                )
+        from ..loading.checkpoint import CheckpointSource
+
+        config = LongcatFlashConfig.from_pretrained(path)
+        with released(CheckpointSource(path, config, dtype, device=device, precision=precision, progress=progress)) as source:
+            return cls(source, config)
+
+    @classmethod
+    def from_state_dict(cls, config: LongcatFlashConfig, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32,
+                        **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
+        """From tensors under their published names; options: device, precision, experts (see loading/source.py)."""
+        return cls(StateDictSource(tensors, dtype, **options), config)
+
+    @classmethod
+    def random(cls, config: LongcatFlashConfig, dtype: torch.dtype = torch.float32, seed: int = 0,
+               **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
+        """Reproducible random weights, for benches and shape tests."""
+        return cls(RandomSource(dtype, seed=seed, **options), config)
+
+    def new_cache(self, batch_size: int, max_length: int) -> LatentCache:
+        """An empty cache with a slot for each attention and, if there is one, the MTP head."""
+        slots = 2 * self.config.num_layers + (self.mtp is not None)
+        return LatentCache(self.config, batch_size, max_length, num_slots=slots, dtype=self.dtype, device=self.device)
+
+    @torch.inference_mode()
+    def forward(self, input_ids: Tensor, cache: LatentCache | None = None, *, lengths: Sequence[int] | None = None,
+                return_hidden: bool = False) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+        """Append tokens to each sequence and return their logits.
+
+        Args:
+            input_ids: i64[B,S]. cache: of B sequences; grows by each row's length. None: a fresh one.
+            lengths: valid tokens of each row (right padding beyond); None: S for all.
+
+        Returns: logits f32[B,S,V] (f64 for an fp64 model), zero at padding; with return_hidden also hidden [B,S,H] after the final norm.
+        Raises: LongcatShapeError for ids out of range, more tokens than max_position_embeddings or than the cache holds.
+        """
+        lengths = self._check(input_ids, cache, lengths)
+        batch, width = input_ids.shape
+        cache = cache or self.new_cache(batch, max(1, width))
+        logits = torch.zeros((batch, width, self.config.vocab_size), dtype=self.lm_head.dtype, device=self.device)
+        hidden = torch.zeros((batch, width, self.config.hidden_size), dtype=self.dtype, device=self.device)
+        at = [(b, i) for b, n in enumerate(lengths) for i in range(n)]
+        if width <= DECODE_ROWS and all(cache.lengths):
+            steps = [(at, self.decode(cache, [b for b, _ in at], [cache.lengths[b] + i for b, i in at],
+                                      torch.stack([input_ids[b, i] for b, i in at])))] if at else []  # fmt: skip
+        else:
+            steps = [([(b, i) for i in range(n)], self.prefill(cache, b, input_ids[b, :n])) for b, n in enumerate(lengths) if n]
+        for where, step in steps:
+            b, i = map(list, zip(*where, strict=True))
+            logits[b, i], hidden[b, i] = step.logits, step.hidden
+        for b, n in enumerate(lengths):
+            cache.truncate(b, cache.lengths[b] + n)
+        return (logits, hidden) if return_hidden else logits
+
+    def row_group(self, batch_size: int) -> int:
+        """Rows of one decode pass: fixed by the batch, so that plain decode and verify of one draft share every GEMM shape."""
+        return 2 if batch_size == 1 else DECODE_ROWS
+
+    def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
+        """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk."""
+        start = cache.lengths[sequence]
+        end = start + len(ids)
+        cache.reserve(sequence, end)
+        steps = []
+        for a, b in _chunks(start, end):
+            keep = slice(None) if not last_only else slice(b - a - (b == end), None)
+            steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
+        return _join(steps)
+
+    def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
+        """One pass over a few new rows: row i is token ids[i] at positions[i] of sequences[i], earlier positions first."""
+        for sequence, position in zip(sequences, positions, strict=True):
+            cache.reserve(sequence, position + 1)
+        groups = self._groups(cache, sequences, positions)
+        return _join([self._target(F.pad(ids[part], (0, pad)), rows) for part, pad, rows in groups])
+
+    def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor) -> Tensor:
+        """MTP over a prompt: next_ids i64[n] are tokens 1 .. n, hidden [n,H] the target's rows 0 .. n-1. Returns [n,H]."""
+        parts = []
+        for a, b in _chunks(0, len(next_ids)):
+            parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
+        return torch.cat(parts)
+
+    def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,
+                     hidden: Tensor) -> Tensor:  # fmt: skip
+        """MTP over rows that the target has just accepted: next_ids[i] is token positions[i] + 1. Returns [n,H]."""
+        parts = [
+            self.mtp(F.pad(next_ids[part], (0, pad)), F.pad(hidden[part], (0, 0, 0, pad)), rows)[: rows.num_valid]
+            for part, pad, rows in self._groups(cache, sequences, positions)
+        ]
+        return torch.cat(parts)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H]."""
+        return F.linear(hidden.to(self.lm_head.dtype), self.lm_head)
+
+    def _target(self, ids: Tensor, rows: Rows, keep: slice = slice(None)) -> Step:
+        x = self.embed_tokens[ids]
+        for layer in self.layers:
+            x = layer(x, rows)
+        hidden = self.norm(x)
+        n = rows.num_valid
+        real = torch.stack(rows.num_real, 1)[:n] if rows.num_real else torch.zeros((n, 0), dtype=torch.uint8)
+        return Step(self.head(hidden[keep])[:n], hidden[:n], real)
+
+    def _prompt_rows(self, cache: LatentCache, sequence: int, start: int, end: int) -> Rows:
+        positions = list(range(start, end))
+        return Rows(cache, [sequence] * len(positions), positions, False, self._rope(positions, len(positions)))
+
+    def _groups(self, cache: LatentCache, sequences: list[int], positions: list[int]) -> Iterator[tuple[slice, int, Rows]]:
+        group = self.row_group(cache.batch_size)
+        for a in range(0, len(positions), group):
+            part = slice(a, a + group)
+            pad = group - len(positions[part])
+            yield part, pad, Rows(cache, sequences[part], positions[part], True, self._rope(positions[part], group))
+
+    def _rope(self, positions: Sequence[int], pad_to: int) -> Tensor:
+        return self.rotary.rows(list(positions), pad_to, self.dtype, self.device)
+
+    def _check(self, ids: Tensor, cache: LatentCache | None, lengths: Sequence[int] | None) -> list[int]:
+        def require(ok: bool, name: str, got: Callable[[], object], expected: str) -> None:
+            if not ok:
+                raise LongcatShapeError(message("LongcatFlashForCausalLM", name, got(), expected))
+
+        require(ids.dim() == 2 and not ids.is_floating_point(), "input_ids", lambda: f"{ids.dtype} {list(ids.shape)}", "int64 [B,S]")
+        batch, width = ids.shape
+        require(cache is None or cache.batch_size == batch, "input_ids", lambda: f"{batch} rows", f"{cache and cache.batch_size}, as the cache")  # noqa: E501
+        lengths = [width] * batch if lengths is None else [int(n) for n in lengths]
+        require(len(lengths) == batch and all(0 <= n <= width for n in lengths), "lengths", lambda: lengths, f"{batch} numbers in 0 .. {width}")  # noqa: E501
+        if ids.numel():
+            low, high = int(ids.min()), int(ids.max())
+            require(0 <= low and high < self.config.vocab_size, "input_ids", lambda: f"ids {low} .. {high}", f"0 .. {self.config.vocab_size - 1}")  # noqa: E501
+        longest = max((n + (cache.lengths[b] if cache else 0) for b, n in enumerate(lengths)), default=0)
+        limit = self.config.max_position_embeddings
+        require(longest <= limit, "input_ids", lambda: f"{longest} tokens with the cache", f"at most max_position_embeddings = {limit}")  # noqa: E501
+        return lengths
+
+
+def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """[start, end) cut at the multiples of CHUNK."""
+    while start < end:
+        stop = min(end, (start // CHUNK + 1) * CHUNK)
+        yield start, stop
+        start = stop
+
+
+def _join(steps: list[Step]) -> Step:
+    if len(steps) == 1:
+        return steps[0]
+    return Step(*(torch.cat([getattr(s, name) for s in steps]) for name in ("logits", "hidden", "num_real")))

@@ -1,0 +1,41 @@
+"""The multi-token-prediction head: one dense layer that drafts token p+2 from token p+1 and the target's hidden row p."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..loading.source import Source
+from .config import LongcatFlashConfig
+from .layers import FFN, MLA, Linear, RMSNorm, Rows
+
+PREFIX = "model.mtp"
+
+
+class MTP(nn.Module):
+    """z = eh_proj([enorm(embedding(t_{p+1})) | hnorm(h_p)]), then a pre-norm block (MLA, dense FFN) and the final norm.
+
+    h_p is the target's hidden state after its final norm, RoPE position is p. The vocabulary head is the target's; so is the
+    embedding unless the checkpoint brings one. Its latent rows live in the last slot of the target's cache.
+    """
+
+    def __init__(self, source: Source, config: LongcatFlashConfig, embedding: Tensor) -> None:
+        super().__init__()
+        hidden, eps, layer = config.hidden_size, config.rms_norm_eps, f"{PREFIX}.layers.0"
+        own = f"{PREFIX}.embed_tokens.weight"
+        embedding = source.dense(own, tuple(embedding.shape)) if source.has(own) else embedding
+        self.register_buffer("embedding", embedding)
+        self.enorm = RMSNorm(source, f"{layer}.enorm.m", hidden, eps)
+        self.hnorm = RMSNorm(source, f"{layer}.hnorm.m", hidden, eps)
+        self.eh_proj = Linear(source, f"{layer}.eh_proj", hidden, 2 * hidden)
+        self.input_layernorm = RMSNorm(source, f"{layer}.input_layernorm", hidden, eps)
+        self.self_attn = MLA(source, f"{layer}.self_attn", config, slot=2 * config.num_layers)
+        self.post_attention_layernorm = RMSNorm(source, f"{layer}.post_attention_layernorm", hidden, eps)
+        self.mlp = FFN(source, f"{layer}.transformer_layer.mlp", hidden, config.ffn_hidden_size)
+        self.norm = RMSNorm(source, f"{PREFIX}.norm", hidden, eps)
+
+    def forward(self, next_ids: Tensor, hidden: Tensor, rows: Rows) -> Tensor:
+        """next_ids i64[T]: token p+1 of each row; hidden [T,H]: the target's row p. Returns [T,H], ready for the head."""
+        x = self.eh_proj(torch.cat([self.enorm(self.embedding[next_ids]), self.hnorm(hidden)], -1))
+        x = x + self.self_attn(self.input_layernorm(x), rows)
+        return self.norm(x + self.mlp(self.post_attention_layernorm(x)))
