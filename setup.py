@@ -38,7 +38,7 @@ def require_compiler() -> None:
     if not any(shutil.which(name) for name in ([wanted] if wanted else ["c++", "g++", "clang++"])):
         found = f"CXX={wanted} was not found" if wanted else "none of c++, g++, clang++ is on PATH"
         raise SystemExit(
-            f"longcat_ops: no C++ compiler: {found}.\n  Install one with C++20 (g++ >= 11), for example: apt install g++"
+            f"longcat_ops: no C++ compiler: {found}.\n  Install one with C++20, for example: apt install g++"
         )
 
 

@@ -29,10 +29,14 @@ inline DType dtype_of(const torch::stable::Tensor& tensor) {
 inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
   TensorDesc desc;
   desc.dtype = dtype_of(tensor);
-  desc.device = tensor.is_cpu() ? DeviceKind::kCpu : tensor.is_cuda() ? DeviceKind::kCuda : DeviceKind::kOther;
-  desc.device_index = tensor.is_cuda() ? tensor.get_device_index() : 0;
-  desc.dim = static_cast<int>(tensor.dim());
+  if (tensor.is_cpu()) {
+    desc.device = DeviceKind::kCpu;
+  } else {
+    desc.device = tensor.is_cuda() ? DeviceKind::kCuda : DeviceKind::kOther;
+    desc.device_index = tensor.get_device_index();
+  }
   const auto sizes = tensor.sizes(), strides = tensor.strides();
+  desc.dim = static_cast<int>(sizes.size());
   for (int i = 0; i < std::min(desc.dim, kMaxDims); ++i) {
     desc.sizes[i] = sizes[i];
     desc.strides[i] = strides[i];

@@ -52,9 +52,9 @@ void check_dtype(const char* op, const char* name, const TensorDesc& tensor, DTy
 }
 
 void check_shape(const char* op, const char* name, const TensorDesc& tensor, int64_t rows, int64_t columns,
-                 const std::string& context) {
+                 const char* input_name, const TensorDesc& input) {
   LC_CHECK(tensor.dim == 2 && tensor.sizes[0] == rows && tensor.sizes[1] == columns, op, name,
-           "of shape " + shape_text(tensor), text("[", rows, ", ", columns, "]"), context, "");
+           "of shape " + shape_text(tensor), text("[", rows, ", ", columns, "]"), describe(input_name, input), "");
 }
 
 void check_quant_input(const char* op, const char* name, const TensorDesc& x, const char* layout) {
@@ -70,7 +70,7 @@ void check_quant_input(const char* op, const char* name, const TensorDesc& x, co
 void check_quantised_output(const char* op, const TensorDesc& q, const char* input_name, const TensorDesc& input) {
   check_same_device(op, "q", q, input_name, input);
   check_dtype(op, "q", q, DType::kFloat8E4M3);
-  check_shape(op, "q", q, input.sizes[0], input.sizes[1], describe(input_name, input));
+  check_shape(op, "q", q, input.sizes[0], input.sizes[1], input_name, input);
   check_unit_inner_stride(op, "q", q);
   check_rows_do_not_overlap(op, "q", q);
 }
@@ -108,9 +108,7 @@ void check_per_block_quant_fp8(const TensorDesc& w, const TensorDesc* q, const T
   if (s) {
     check_same_device(kOp, "s", *s, "w", w);
     check_dtype(kOp, "s", *s, DType::kFloat32);
-    const int64_t rows = ceil_div(w.sizes[0], kQuantBlock), columns = ceil_div(w.sizes[1], kQuantBlock);
-    LC_CHECK(s->dim == 2 && s->sizes[0] == rows && s->sizes[1] == columns, kOp, "s", "of shape " + shape_text(*s),
-             text("[", rows, ", ", columns, "]"), describe("w", w), "");
+    check_shape(kOp, "s", *s, ceil_div(w.sizes[0], kQuantBlock), ceil_div(w.sizes[1], kQuantBlock), "w", w);
   }
 }
 
@@ -136,7 +134,7 @@ void check_dequant_fp8(const TensorDesc& q, const TensorDesc& s, int64_t group_s
   check_same_device(kOp, "out", *out, "q", q);
   LC_CHECK(is_quantisable(out->dtype), kOp, "dtype", dtype_name(out->dtype),
            "torch.bfloat16, torch.float16 or torch.float32", describe("q", q), "");
-  check_shape(kOp, "out", *out, rows, columns, describe("q", q));
+  check_shape(kOp, "out", *out, rows, columns, "q", q);
   check_unit_inner_stride(kOp, "out", *out);
   check_rows_do_not_overlap(kOp, "out", *out);
 }

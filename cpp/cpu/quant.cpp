@@ -29,7 +29,8 @@ LC_INLINE uint32_t max_abs_bits(const typename Format::Storage* x, int64_t count
 }
 
 template <class Format>
-LC_INLINE void quantise_run(const typename Format::Storage* x, uint8_t* q, int64_t count, float scale) {
+LC_INLINE void quantise_run(const typename Format::Storage* __restrict x, uint8_t* __restrict q, int64_t count,
+                            float scale) {
   for (int64_t i = 0; i < count; ++i) q[i] = Float8E4M3::store(Format::load(x[i]) / scale);
 }
 

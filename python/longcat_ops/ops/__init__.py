@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .. import _library
-
 _MODULE_OF = {
     "Routing": "moe",
     "dequant_fp8": "quant",

@@ -66,7 +66,7 @@ def _fake(op: str) -> Callable[..., None]:
 def _refuse_cpu(op: str) -> Callable[..., None]:
     def kernel(*arguments: Any) -> None:
         raise LongcatUnsupportedError(
-            f"{op}: LONGCAT_OPS_BACKEND=cuda takes no CPU tensors.\n  fix: move them with .cuda(), or unset the variable"
+            f"{op}: LONGCAT_OPS_BACKEND=cuda takes no CPU tensors.\n  fix: use .cuda(), or unset the variable"
         )
 
     return kernel

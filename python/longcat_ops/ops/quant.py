@@ -40,11 +40,11 @@ def per_token_group_quant_fp8(
         _library.check("per_token_group_quant_fp8", x, group_size)
     rows, columns = x.shape
     groups = -(-columns // group_size)
-    q = x.new_empty((rows, columns), dtype=torch.float8_e4m3fn)
+    q = torch.empty_like(x, dtype=torch.float8_e4m3fn)
     if column_major_scales:
-        s = x.new_empty((groups, -(-rows // 4) * 4), dtype=torch.float32).t()[:rows]
+        s = torch.empty((groups, -(-rows // 4) * 4), dtype=torch.float32, device=x.device).t()[:rows]
     else:
-        s = x.new_empty((rows, groups), dtype=torch.float32)
+        s = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
     try:
         _per_token_group_quant_fp8(x, group_size, q, s)
     except RuntimeError as error:
@@ -53,13 +53,13 @@ def per_token_group_quant_fp8(
 
 
 def per_block_quant_fp8(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantises each 128 x 128 block of a weight to e4m3 with its own scale, by the rule of `per_token_group_quant_fp8`.
+    """Quantises each 128 x 128 block of a weight to e4m3, one scale each, by the rule of `per_token_group_quant_fp8`.
 
     Args:
         w: [N, K], bfloat16, float16 or float32; K a multiple of 8; last stride 1, rows any distance apart.
 
     Returns:
-        q, float8_e4m3fn [N, K], contiguous; s, float32 [ceil(N / 128), ceil(K / 128)]. Blocks at the edges may be smaller.
+        q, float8_e4m3fn [N, K], contiguous; s, float32 [ceil(N / 128), ceil(K / 128)]. Edge blocks may be smaller.
 
     Raises:
         LongcatShapeError: w is not such a tensor.
@@ -67,8 +67,8 @@ def per_block_quant_fp8(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if w.dim() != 2:
         _library.check("per_block_quant_fp8", w)
     rows, columns = w.shape
-    q = w.new_empty((rows, columns), dtype=torch.float8_e4m3fn)
-    s = w.new_empty((-(-rows // _BLOCK), -(-columns // _BLOCK)), dtype=torch.float32)
+    q = torch.empty_like(w, dtype=torch.float8_e4m3fn)
+    s = torch.empty((-(-rows // _BLOCK), -(-columns // _BLOCK)), dtype=torch.float32, device=w.device)
     try:
         _per_block_quant_fp8(w, q, s)
     except RuntimeError as error:
@@ -98,7 +98,7 @@ def dequant_fp8(
     """
     if q.dim() != 2:
         _library.check("dequant_fp8", q, s, group_size)
-    out = q.new_empty(q.shape, dtype=dtype)
+    out = torch.empty(q.shape, dtype=dtype, device=q.device)
     try:
         _dequant_fp8(q, s, group_size, out)
     except RuntimeError as error:
