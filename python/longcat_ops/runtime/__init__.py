@@ -1,0 +1,1 @@
+"""Decoding and what runs around it."""
