@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from longcat_ops.errors import LongcatShapeError
 from longcat_ops.training import BiasController
 
@@ -17,7 +16,7 @@ def route(controller, scores):
 
 
 def simulate(steps, mu, *, seed=0, **options):
-    """A router with fixed, uneven preferences, FFN experts first, and fresh tokens; returns controller and all counts."""
+    """A router with fixed, uneven preferences, FFN experts first, fresh tokens; returns controller and counts."""
     generator = torch.Generator().manual_seed(seed)
     preference = 0.5 * torch.randn(EXPERTS + ZERO, generator=generator)
     preference[:EXPERTS] += 0.5

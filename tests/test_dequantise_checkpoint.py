@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from dequantise_checkpoint import convert, main
-
 from longcat_ops.errors import LongcatCheckpointError
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "longcat-tiny"
@@ -41,7 +40,8 @@ def write(directory, shards, config=None):
         weight_map = {tensor: shard for shard, tensors in shards.items() for tensor in tensors}
         index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    (directory / "config.json").write_text(json.dumps(config or {"hidden_size": 8, "quantization_config": QUANTIZATION}))
+    config = config or {"hidden_size": 8, "quantization_config": QUANTIZATION}
+    (directory / "config.json").write_text(json.dumps(config))
     (directory / "tokenizer.json").write_text("{}")
     return directory
 

@@ -121,10 +121,13 @@ def test_export_names_shapes_dtypes(tmp_path):
 
 
 def test_fp8_rule():
-    weight = torch.randn(160, 130, generator=torch.Generator().manual_seed(0))
+    masters = initial_parameters(SMALL, torch.Generator().manual_seed(0))
+    name = "model.layers.1.mlps.0.gate_proj.weight"
+    weight = masters[name] = torch.randn(160, 136, generator=torch.Generator().manual_seed(0))
     weight[:128, 128:] = 0
     weight[128:, 128:] = 1e-6
-    quantised, scales = tiny_export.per_block_quant_fp8(weight)
+    tensors = tiny_export.fp8_tensors(masters)
+    quantised, scales = tensors[name], tensors[name + "_scale_inv"]
     for i in (0, 1):
         for j in (0, 1):
             block = (slice(128 * i, 128 * i + 128), slice(128 * j, 128 * j + 128))

@@ -2,8 +2,9 @@
 
     python tools/dequantise_checkpoint.py checkpoints/longcat-tiny build/longcat-tiny-bf16
 
-Every weight that has a `<name>_scale_inv` is multiplied out, block by block, and stored in --dtype; every other tensor is
-kept as it is. config.json loses its quantization_config; all other files are copied. One shard is in memory at a time.
+Every weight that has a `<name>_scale_inv` is multiplied out, block by block, and stored in --dtype; every other tensor
+is kept as it is. config.json loses its quantization_config; all other files are copied. One shard is in memory at a
+time.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ import sys
 from pathlib import Path
 
 import torch
+from longcat_ops import LongcatCheckpointError, dequant_fp8
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from longcat_ops.errors import LongcatCheckpointError
-
+BLOCK = 128
 INDEX = "model.safetensors.index.json"
 SCALE = "_scale_inv"
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
-def dequantise(weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype, block: tuple[int, int]) -> torch.Tensor:
+def _dequantise(name: str, weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """weight [R, C] times its block's scale, in f32, rounded once to `dtype`; the last blocks may be ragged."""
-    rows, columns = weight.shape
-    if tuple(scales.shape) != (-(-rows // block[0]), -(-columns // block[1])):
-        raise LongcatCheckpointError(
-            f"scales of shape {list(scales.shape)} do not fit a weight of shape {list(weight.shape)} in blocks of {block}")
-    spread = scales.float().repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
-    return (weight.float() * spread).to(dtype)
+    expected = [-(-side // BLOCK) for side in weight.shape]
+    if list(scales.shape) != expected:
+        raise LongcatCheckpointError(f"{name}: scales of shape {list(scales.shape)} do not fit the weight "
+                                     f"{list(weight.shape)}, expected {expected}")
+    return dequant_fp8(weight.contiguous(), scales.float(), dtype)
 
 
 def _shards(source: Path) -> list[str]:
@@ -48,22 +48,25 @@ def convert(source: Path, target: Path, dtype: torch.dtype = torch.bfloat16) -> 
     if target.exists() and any(target.iterdir()):
         raise LongcatCheckpointError(f"{target} is not empty")
     config = json.loads((source / "config.json").read_text())
-    block = tuple(config.pop("quantization_config", {}).get("weight_block_size", (128, 128)))
+    block = config.pop("quantization_config", {}).get("weight_block_size", [BLOCK, BLOCK])
+    if block != [BLOCK, BLOCK]:
+        raise LongcatCheckpointError(f"{source}: weight_block_size is {block}, expected {[BLOCK, BLOCK]}")
     shards = _shards(source)
     target.mkdir(parents=True, exist_ok=True)
     files = {shard: safe_open(source / shard, "pt") for shard in shards}
-    home = {name: file for file in files.values() for name in file.keys()}
+    names = {shard: list(file.keys()) for shard, file in files.items()}
+    home = {name: files[shard] for shard in shards for name in names[shard]}
     converted, weight_map, total = 0, {}, 0
     for shard in shards:
         tensors = {}
-        for name in files[shard].keys():
+        for name in names[shard]:
             if name.endswith(SCALE):
                 if name.removesuffix(SCALE) not in home:
                     raise LongcatCheckpointError(f"{source / shard}: {name} has no weight")
                 continue
             value = files[shard].get_tensor(name)
             if name + SCALE in home:  # the scales may lie in another shard
-                value = dequantise(value, home[name + SCALE].get_tensor(name + SCALE), dtype, block)
+                value = _dequantise(name, value, home[name + SCALE].get_tensor(name + SCALE), dtype)
                 converted += 1
             elif value.dtype == torch.float8_e4m3fn:
                 raise LongcatCheckpointError(f"{source / shard}: {name} is FP8 but {name + SCALE} is missing")

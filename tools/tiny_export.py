@@ -6,24 +6,13 @@ import json
 from pathlib import Path
 
 import torch
+from longcat_ops import dequant_fp8, per_block_quant_fp8
 from safetensors.torch import load_file, save_file
 from tiny_model import TINY_CONFIG
 from tiny_optimizer import is_projection
 
 QUANTIZATION = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 _EXPERTS = "mlp.experts."
-
-
-def per_block_quant_fp8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """e4m3 weight and f32 scales [ceil(R / 128), ceil(C / 128)] with scale = max(amax, 1e-4) / 448."""
-    rows, columns = weight.shape
-    block_rows, block_columns = -(-rows // 128), -(-columns // 128)
-    padded = torch.zeros(block_rows * 128, block_columns * 128)
-    padded[:rows, :columns] = weight
-    blocks = padded.view(block_rows, 128, block_columns, 128)
-    scales = blocks.abs().amax((1, 3)).clamp_min(1e-4) / 448.0
-    scaled = (blocks / scales[:, None, :, None]).clamp(-448.0, 448.0).view_as(padded)
-    return scaled[:rows, :columns].to(torch.float8_e4m3fn).contiguous(), scales
 
 
 def published_tensors(masters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -77,10 +66,8 @@ def read_checkpoint(directory: Path) -> tuple[dict[str, torch.Tensor], dict]:
     for name, value in stored.items():
         if name.endswith("_scale_inv"):
             continue
-        values[name] = value.float()
-        if name + "_scale_inv" in stored:
-            scales = stored[name + "_scale_inv"].repeat_interleave(128, 0).repeat_interleave(128, 1)
-            values[name] *= scales[: value.shape[0], : value.shape[1]]
+        scales = stored.get(name + "_scale_inv")
+        values[name] = value.float() if scales is None else dequant_fp8(value, scales, torch.float32)
     for layer in range(config["num_layers"]):
         prefix = f"model.layers.{layer}.{_EXPERTS}"
         names = [f"{prefix}{e}." for e in range(config["n_routed_experts"])]

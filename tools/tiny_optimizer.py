@@ -1,4 +1,7 @@
-"""Muon for the projection matrices, AdamW for embeddings, head, norms and router; f32 masters and their working copies."""
+"""Muon for the projection matrices, AdamW for embeddings, head, norms and router.
+
+Both move f32 masters; the network computes with working copies of them in the dtype that the CPU multiplies fastest.
+"""
 
 from __future__ import annotations
 

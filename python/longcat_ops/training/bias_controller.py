@@ -4,9 +4,10 @@ LongCat-Flash technical report, equation 2. After every batch, for each FFN expe
 
     b_i += mu * ((K_e / K) / N - T_i / (K * T_all))
 
-and for zero experts nothing: their bias stays 0. K experts are chosen per token, K_e of them should be FFN experts, N is the
-number of FFN experts, T_i the tokens that chose expert i and T_all all tokens. The bias takes part in the choice only, never in
-the weights, so the controller adds no gradient. The sum is the integral term of a PID controller; mu decays.
+and for zero experts nothing: their bias stays 0. K experts are chosen per token, K_e of them should be FFN experts,
+N is the number of FFN experts, T_i the tokens that chose expert i and T_all all tokens. The bias takes part in the
+choice only, never in the weights, so the controller adds no gradient. The sum is the integral term of a PID
+controller; mu decays.
 """
 
 from __future__ import annotations
@@ -60,13 +61,14 @@ class BiasController:
     def update(self, counts: torch.Tensor) -> torch.Tensor:
         """Moves the bias by equation 2 and returns it.
 
-        counts: tokens per expert of the whole batch, zero experts included, summed over all ranks (`moe_route` gives them).
+        counts: tokens per expert of the whole batch, zero experts included, summed over all ranks (`moe_route` gives
+        them per rank).
         """
         _require(tuple(counts.shape) == tuple(self.bias.shape), "counts", f"of shape {list(counts.shape)}",
                  f"[{self.bias.numel()}] (FFN and zero experts)")
         choices = int(counts.sum())
-        _require(choices > 0 and choices % self.top_k == 0 and int(counts.min()) >= 0, "counts", f"summing to {choices}",
-                 f"counts >= 0 whose sum is a positive multiple of top_k = {self.top_k}")
+        _require(choices > 0 and choices % self.top_k == 0 and int(counts.min()) >= 0, "counts",
+                 f"summing to {choices}", f"counts >= 0 whose sum is a positive multiple of top_k = {self.top_k}")
         wanted = self.target_real / self.top_k / self.num_experts
         share = counts[: self.num_experts].to(self.bias) / choices
         self.bias[: self.num_experts] += self.mu * (wanted - share)
@@ -82,7 +84,7 @@ class BiasController:
         return {"bias": self.bias.clone(), "step": self.step}
 
     def load_state_dict(self, state: dict) -> None:
-        _require(tuple(state["bias"].shape) == tuple(self.bias.shape), "state", f"a bias of {list(state['bias'].shape)}",
-                 list(self.bias.shape))
+        found, wanted = list(state["bias"].shape), list(self.bias.shape)
+        _require(found == wanted, "state", f"a bias of shape {found}", wanted)
         self.bias.copy_(state["bias"])
         self.step = state["step"]
