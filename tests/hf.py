@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import torch
+from longcat_ops import LongcatFlashConfig
 from torch.nn import functional as F
 from transformers import LongcatFlashConfig as HFConfig
 from transformers.models.longcat_flash import modeling_longcat_flash as hf
 
-from longcat_ops import LongcatFlashConfig
-
 BASE = dict(
     vocab_size=97, hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=512, rms_norm_eps=1e-5,
-    ffn_hidden_size=96, q_lora_rank=32, kv_lora_rank=24, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, moe_topk=4,
-    n_routed_experts=8, zero_expert_num=4, expert_ffn_hidden_size=48, routed_scaling_factor=6.0,
+    ffn_hidden_size=96, q_lora_rank=32, kv_lora_rank=24, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
+    moe_topk=4, n_routed_experts=8, zero_expert_num=4, expert_ffn_hidden_size=48, routed_scaling_factor=6.0,
 )  # fmt: skip
 
 
@@ -33,8 +32,19 @@ def build(seed: int = 0, dtype: torch.dtype = torch.float32, std: float = 0.1, a
         for layer in model.model.layers:
             layer.mlp.router.classifier.weight.normal_(0, 0.5)
             layer.mlp.router.e_score_correction_bias.normal_(0, 0.05)
+    if config.moe_topk == 1:
+        for layer in model.model.layers:
+            layer.mlp.experts.register_forward_pre_hook(_second_choice)
+    inv_freq = model.model.rotary_emb.inv_freq.clone()
     keep_router_fp32(model.to(dtype))
+    model.model.rotary_emb.inv_freq = inv_freq  # a cast of the whole module rounds it; the published model never does
     return model, LongcatFlashConfig.from_dict(settings | {"rope_theta": theta, "num_nextn_predict_layers": 0})
+
+
+def _second_choice(experts, args):
+    """HF's expert loop squeezes away a single choice; a second one of weight 0 changes nothing."""
+    x, chosen, weights = args
+    return x, torch.cat([chosen, torch.where(chosen == 0, 1, 0)], 1), torch.cat([weights, weights * 0], 1)
 
 
 def keep_router_fp32(model) -> None:
@@ -64,7 +74,9 @@ def published(model) -> dict[str, torch.Tensor]:
 
 
 def compute_wide(monkeypatch, dtype: torch.dtype) -> None:
-    """Let HF's RMSNorm and router compute in `dtype` where they hard-code fp32, so that an fp64 model is fp64 throughout."""
+    """Let HF's RMSNorm and router compute in `dtype` where they hard-code fp32, so that an fp64 model is fp64
+    throughout.
+    """
 
     def norm(self, x):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))

@@ -16,13 +16,27 @@ from tiny_evaluate import evaluate
 from tiny_model import TINY_CONFIG, TinyLongcat, initial_parameters, parameter_shapes
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "checkpoints" / "longcat-tiny"
 SMALL = TINY_CONFIG | {
-    "vocab_size": 300, "hidden_size": 32, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8, "head_dim": 8, "v_head_dim": 8, "ffn_hidden_size": 48, "expert_ffn_hidden_size": 16,
-    "n_routed_experts": 8, "zero_expert_num": 4, "moe_topk": 3, "max_position_embeddings": 1024,
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "head_dim": 8,
+    "v_head_dim": 8,
+    "ffn_hidden_size": 48,
+    "expert_ffn_hidden_size": 16,
+    "n_routed_experts": 8,
+    "zero_expert_num": 4,
+    "moe_topk": 3,
+    "max_position_embeddings": 1024,
 }
-CHAPTERS = [f"Toy {n}\n" + "".join(f"{v} And it came to pass that {n} begat {n + v}.\n" for v in range(1, 9))
-            for n in range(1, 40)]
+CHAPTERS = [
+    f"Toy {n}\n" + "".join(f"{v} And it came to pass that {n} begat {n + v}.\n" for v in range(1, 9))
+    for n in range(1, 40)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +56,21 @@ def toy():
 
 
 def trainer(tmp_path, stream, steps, *more):
-    args = train_tiny.parse(["--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"), "--steps", str(steps),
-                             "--batch-tokens", "1024", "--learning-rate", "1e-2", *more])
+    args = train_tiny.parse(
+        [
+            "--out",
+            str(tmp_path / "out"),
+            "--state",
+            str(tmp_path / "state"),
+            "--steps",
+            str(steps),
+            "--batch-tokens",
+            "1024",
+            "--learning-rate",
+            "1e-2",
+            *more,
+        ]
+    )
     return train_tiny.Trainer(args, dict(SMALL), stream)
 
 
@@ -52,7 +79,7 @@ def same(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key != "seconds")
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if not key.endswith("seconds"))
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
@@ -117,7 +144,10 @@ def test_export_names_shapes_dtypes(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["quantization_config"]["weight_block_size"] == [128, 128] and config["lora_norm_eps"] == 1e-6
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
 
 
 def test_fp8_rule():
@@ -180,6 +210,24 @@ def test_excerpt_round_trip(tmp_path):
     count = tiny_corpus.write_excerpt(CHAPTERS, tmp_path / "text", 1200)
     assert 1 < count < len(CHAPTERS) and (tmp_path / "text").stat().st_size <= 1200
     assert tiny_corpus.read_excerpt(tmp_path / "text") == CHAPTERS[:count]
+
+
+@pytest.mark.skipif(not (SHIPPED / "metrics.json").exists(), reason="checkpoints/longcat-tiny is not there")
+def test_the_shipped_checkpoint_is_as_good_as_it_says():
+    tokenizers = pytest.importorskip("tokenizers")
+    parameters, config = tiny_export.read_checkpoint(SHIPPED)
+    assert config == TINY_CONFIG
+    chapters = tiny_corpus.read_excerpt(ROOT / "tests" / "data" / "kjv_heldout.txt")
+    tokenizer = tokenizers.Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
+    stream = tiny_corpus.encode_chapters(tokenizer, chapters)
+    found = evaluate(parameters, config, stream, sum(len(chapter.encode()) for chapter in chapters), 256)
+    stated = json.loads((SHIPPED / "metrics.json").read_text())["fp8"]["excerpt_256"]
+    assert found["tokens"] == stated["tokens"]
+    for key in ("nats_per_token", "bits_per_byte", "mtp_nats_per_token", "mtp_accept_t1"):
+        assert found[key] == pytest.approx(stated[key], abs=2e-3), key
+    assert found["mtp_agreement"] == pytest.approx(stated["mtp_agreement"], abs=5e-3)
+    assert found["real_experts_per_token"] == pytest.approx(stated["real_experts_per_token"], abs=5e-3)
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 12e6
 
 
 def test_king_james_text():

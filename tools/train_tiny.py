@@ -78,7 +78,7 @@ class Trainer:
     """Everything that a step changes; `state_dict` holds all of it."""
 
     def __init__(self, args: argparse.Namespace, config: dict, stream: torch.Tensor):
-        self.args, self.config, self.step, self.seconds = args, config, 0, 0.0
+        self.args, self.config, self.step, self.seconds, self.cpu_seconds = args, config, 0, 0.0, 0.0
         masters = initial_parameters(config, torch.Generator().manual_seed(args.seed))
         self.optimizer = TinyOptimizer(masters, args.learning_rate, working_dtype(args.dtype))
         self.network = TinyLongcat(self.optimizer.working, config)
@@ -101,7 +101,7 @@ class Trainer:
         return loss, mtp_loss, distill, out
 
     def train_step(self) -> dict:
-        args, begin = self.args, time.perf_counter()
+        args, begin, cpu_begin = self.args, time.perf_counter(), time.process_time()
         length = window_length(self.step, args.steps)
         ids = self.sampler.next(max(1, args.batch_tokens // length), length)
         loss, mtp_loss, distill, out = self.losses(ids)
@@ -111,6 +111,7 @@ class Trainer:
             self.set_bias(layer, controller.update(counts))
         self.step += 1
         self.seconds += time.perf_counter() - begin
+        self.cpu_seconds += time.process_time() - cpu_begin
         real = [c.real_per_token(n) for c, n in zip(self.controllers, out.counts, strict=True)]
         return {"loss": loss.item(), "mtp": mtp_loss.item(), "norm": norm, "real": real,
                 "tokens": ids.shape[0] * length}
@@ -121,11 +122,12 @@ class Trainer:
         self.optimizer.working[name].copy_(bias)
 
     def state_dict(self) -> dict:
-        return {"step": self.step, "seconds": self.seconds, "optimizer": self.optimizer.state_dict(),
-                "sampler": self.sampler.state_dict(), "controllers": [c.state_dict() for c in self.controllers]}
+        return {"step": self.step, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds,
+                "optimizer": self.optimizer.state_dict(), "sampler": self.sampler.state_dict(),
+                "controllers": [c.state_dict() for c in self.controllers]}
 
     def load_state_dict(self, state: dict) -> None:
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state["cpu_seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.sampler.load_state_dict(state["sampler"])
         for controller, saved in zip(self.controllers, state["controllers"], strict=True):
@@ -213,7 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
     metrics["training"] = {
         "command": command_line(args),
         "date": datetime.date.today().isoformat(), "seed": args.seed, "steps": trainer.step,
-        "tokens": args.steps * args.batch_tokens, "minutes": round(trainer.seconds / 60, 1), "threads": args.threads,
+        "tokens": args.steps * args.batch_tokens, "minutes": round(trainer.seconds / 60, 1),
+        "cpu_minutes": round(trainer.cpu_seconds / 60, 1), "threads": args.threads,
         "target_real_experts_per_token": TARGET_REAL, "torch": torch.__version__, "machine": platform.machine(),
     }
     (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

@@ -1,7 +1,8 @@
 """LongCat-Flash on Hopper: PyTorch ops, the model built from them, and a decoder.
 
 Importing this package is silent, needs no torch and never fails. Public names load on first use; if torch or the
-native library is missing or does not fit, that use raises `LongcatLibraryError` with the remedy.
+native library is missing or does not fit, that use raises `LongcatLibraryError` (an ImportError) with the remedy.
+`torch.ops.longcat_ops` is registered by the first use, or by the import itself when torch was imported before.
 """
 
 from __future__ import annotations
@@ -65,3 +66,4 @@ def __dir__() -> list[str]:
 
 
 _library.warn_unknown_variables()
+_library.load_if_torch_is_imported()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import importlib.util
 import os
 import sys
 import warnings
@@ -50,6 +50,13 @@ def warn_unknown_variables() -> None:
 def backend() -> str:
     """Where CPU tensors go: LONGCAT_OPS_BACKEND as it was when longcat_ops was imported."""
     return _environment.get("LONGCAT_OPS_BACKEND") or "cpu"
+
+
+def load_if_torch_is_imported() -> None:
+    """So that `import torch, longcat_ops` alone registers `torch.ops.longcat_ops`; a failure waits for the first use."""
+    if hasattr(sys.modules.get("torch"), "ops"):
+        with contextlib.suppress(Exception):
+            load()
 
 
 def load() -> ModuleType:
@@ -112,7 +119,8 @@ def _check_torch() -> None:
     try:
         import torch
     except ImportError as error:
-        found = "torch is not installed" if importlib.util.find_spec("torch") is None else f"torch cannot load: {error}"
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        found = "torch is not installed" if absent else f"torch cannot load: {error}"
         raise LongcatLibraryError(
             f"longcat_ops needs torch >= {wanted}, and in {sys.executable} {found}.\n"
             f'  fix: {sys.executable} -m pip install "torch>={wanted}"'
@@ -174,11 +182,11 @@ def _build_command() -> str:
 
 def describe(tensor: torch.Tensor) -> tuple[Any, ...]:
     """The descriptor of a tensor that C++ checks take: dtype, sizes, strides, device type and index, alignment."""
+    import torch
+
     device = tensor.device
-    try:
-        address = tensor.data_ptr()
-    except RuntimeError:  # a fake tensor has no storage
-        address = 0
+    # A subclass may be a fake without storage, so only plain tensors are asked for their address.
+    address = tensor.data_ptr() if type(tensor) in (torch.Tensor, torch.nn.Parameter) else 0
     alignment = min(address & -address, 128) if address else 128
     return str(tensor.dtype), tuple(tensor.shape), tensor.stride(), device.type, device.index or 0, alignment
 

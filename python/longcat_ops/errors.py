@@ -1,12 +1,15 @@
 """The exceptions of longcat_ops and the one shape their texts have.
 
-Every message is built from the checked values: operation, argument, what was got, what was expected, then context and the fix when one is known.
+Every message is built from the checked values: operation, argument, what was got, what was expected, then context and
+the fix when one is known.
 """
 
 from __future__ import annotations
 
 
-def message(op: str, argument: str, got: object, expected: object, context: str | None = None, fix: str | None = None) -> str:
+def message(
+    op: str, argument: str, got: object, expected: object, context: str | None = None, fix: str | None = None
+) -> str:
     """`op: argument `x` is GOT, expected EXPECTED.` plus an indented line for context and fix."""
     text = f"{op}: argument `{argument}` is {got}, expected {expected}."
     if context:
@@ -33,4 +36,4 @@ class LongcatTimeoutError(LongcatError, TimeoutError):
 
 
 class LongcatCheckpointError(LongcatError, RuntimeError):
-    """A checkpoint folder cannot be read: file missing, truncated or lying, tensor missing, unexpected or of another shape."""
+    """A checkpoint cannot be read: file missing, truncated or lying, tensor missing, unexpected or mis-shaped."""

@@ -1,4 +1,4 @@
-"""Streaming safetensors checkpoints under the published tensor names, checked against what the network needs before a byte is read."""
+"""Streaming safetensors checkpoints under the published tensor names, checked whole before a byte is read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 _INDEX = "model.safetensors.index.json"
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _DTYPES = {
-    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
-}  # fmt: skip
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
 
 
 def expected_tensors(config: LongcatFlashConfig, *, mtp: bool, mtp_embedding: bool = False,
@@ -39,7 +43,7 @@ def expected_tensors(config: LongcatFlashConfig, *, mtp: bool, mtp_embedding: bo
 
 
 class Header:
-    """Names, shapes, dtypes and files of all tensors of a checkpoint folder, read from the safetensors headers alone."""
+    """Names, shapes, dtypes and files of all tensors of a folder, read from the safetensors headers alone."""
 
     def __init__(self, path: str | Path) -> None:
         try:
@@ -52,7 +56,9 @@ class Header:
         self._open, self._error = safe_open, SafetensorError
         self.path = Path(path)
         if not self.path.is_dir():
-            raise LongcatCheckpointError(f"{path} is not a folder; a checkpoint is a folder with config.json and *.safetensors.")
+            raise LongcatCheckpointError(
+                f"{path} is not a folder; a checkpoint is a folder with config.json and *.safetensors."
+            )
         self.file_of: dict[str, Path] = {}
         self.shape: dict[str, tuple[int, ...]] = {}
         self.dtype: dict[str, torch.dtype] = {}
@@ -68,12 +74,16 @@ class Header:
             try:
                 self.indexed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
             except (ValueError, KeyError, TypeError) as error:
-                raise LongcatCheckpointError(f"{index} is not an index: expected JSON with `weight_map` ({error!r}).") from error
+                raise LongcatCheckpointError(
+                    f"{index} is not an index: expected JSON with `weight_map` ({error!r})."
+                ) from error
             names = sorted(set(self.indexed.values()))
             missing = [n for n in names if not (self.path / n).is_file()]
             if missing:
                 shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
-                raise LongcatCheckpointError(f"{index} names {len(names)} files, {len(missing)} of them are missing: {shown}")
+                raise LongcatCheckpointError(
+                    f"{index} names {len(names)} files, {len(missing)} of them are missing: {shown}"
+                )
             return [self.path / n for n in names]
         files = sorted(self.path.glob("*.safetensors"))
         if not files:
@@ -86,10 +96,14 @@ class Header:
                 for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                     view = handle.get_slice(name)
                     if name in self.file_of:
-                        raise LongcatCheckpointError(f"tensor {name} is in {self.file_of[name].name} and in {file.name}.")
+                        raise LongcatCheckpointError(
+                            f"tensor {name} is in {self.file_of[name].name} and in {file.name}."
+                        )
                     kind = view.get_dtype()
                     if kind not in _DTYPES:
-                        raise LongcatCheckpointError(f"{file}: tensor {name} has dtype {kind}, expected one of {sorted(_DTYPES)}.")
+                        raise LongcatCheckpointError(
+                            f"{file}: tensor {name} has dtype {kind}, expected one of {sorted(_DTYPES)}."
+                        )
                     self.file_of[name], self.shape[name] = file, tuple(view.get_shape())
                     self.dtype[name] = _DTYPES[kind]
         except (self._error, OSError) as error:
@@ -103,7 +117,9 @@ class Header:
         absent = [n for n in self.indexed or () if n not in self.file_of]
         if absent:
             where = self.indexed[absent[0]]
-            raise LongcatCheckpointError(f"the index places {absent[0]} in {where}, which does not hold it ({len(absent)} such names).")
+            raise LongcatCheckpointError(
+                f"the index places {absent[0]} in {where}, which does not hold it ({len(absent)} such names)."
+            )
 
     def num_bytes(self, name: str) -> int:
         count = 1
@@ -113,7 +129,7 @@ class Header:
 
 
 def check_names(header: Header, expected: dict[str, Expected], ignored: Iterable[str]) -> None:
-    """Raise one LongcatCheckpointError with every missing, unexpected and mis-shaped tensor, each beside its nearest name."""
+    """Raise one LongcatCheckpointError with every missing, unexpected and mis-shaped tensor and its nearest name."""
     ignored = set(ignored)
     pairs = {f"{name}{SCALE_SUFFIX}": scale_shape(*e.shape) for name, e in expected.items() if e.quantisable}
     problems = []
@@ -125,18 +141,26 @@ def check_names(header: Header, expected: dict[str, Expected], ignored: Iterable
         elif got != want.shape:
             problems.append(f"{header.file_of[name].name}: {name} has shape {list(got)}, expected {list(want.shape)}")
         elif header.dtype[name] == torch.float8_e4m3fn and not want.quantisable:
-            problems.append(f"{header.file_of[name].name}: {name} is float8_e4m3fn, expected bf16, f16 or f32: it is never quantised")
+            problems.append(
+                f"{header.file_of[name].name}: {name} is float8_e4m3fn, expected bf16, f16 or f32 (never quantised)"
+            )
         elif header.dtype[name] == torch.float8_e4m3fn and name + SCALE_SUFFIX not in header.shape:
-            problems.append(f"{header.file_of[name].name}: {name} is float8_e4m3fn, but {name}{SCALE_SUFFIX} is missing")
+            problems.append(
+                f"{header.file_of[name].name}: {name} is float8_e4m3fn, but {name}{SCALE_SUFFIX} is missing"
+            )
     for name, want in pairs.items():
         got = header.shape.get(name)
         if got is not None and got != want:
-            problems.append(f"{header.file_of[name].name}: {name} has shape {list(got)}, expected {list(want)} (128x128 blocks)")
+            problems.append(
+                f"{header.file_of[name].name}: {name} has shape {list(got)}, expected {list(want)} (128x128 blocks)"
+            )
     known = [*expected, *pairs]
     problems += [f"unexpected {n} {list(header.shape[n])}{_nearest(n, known)}" for n in unexpected]
     if problems:
         shown = "\n  ".join(problems[:12]) + (f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else "")
-        raise LongcatCheckpointError(f"{header.path} does not match its config.json: {len(problems)} problems.\n  {shown}")
+        raise LongcatCheckpointError(
+            f"{header.path} does not match its config.json: {len(problems)} problems.\n  {shown}"
+        )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -145,7 +169,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 class CheckpointSource(Source):
-    """Reads each tensor when the model asks for it: one file open at a time per name, experts of other ranks never touched."""
+    """Reads each tensor when the model asks for it; experts of other ranks are never touched."""
 
     def __init__(self, path: str | Path, config: LongcatFlashConfig, dtype: torch.dtype | None = None, *,
                  device: torch.device | str = "cpu", precision: str | Path | None = None, experts: range | None = None,
@@ -162,16 +186,20 @@ class CheckpointSource(Source):
         )
         mine = experts or range(config.n_routed_experts)
         check_names(header, self.expected, self._not_ours(config, mine))
-        total = sum(header.num_bytes(n) for n in header.shape if n in self.expected or n.removesuffix(SCALE_SUFFIX) in self.expected)
+        total = sum(
+            header.num_bytes(n)
+            for n in header.shape
+            if n in self.expected or n.removesuffix(SCALE_SUFFIX) in self.expected
+        )
         self._stack, self._handles = ExitStack(), {}
         self._bar = _progress_bar(total, progress)
 
     def _not_ours(self, config: LongcatFlashConfig, mine: range) -> list[str]:
-        """Names that are legal and not read: phantom experts (id >= N, written by transformers), other ranks' experts, an unwanted MTP."""
+        """Legal names that are not read: phantom experts (id >= N, from transformers), other ranks', unwanted MTP."""
         found = []
         for name in self.header.shape:
             expert = _EXPERT.search(name)
-            if expert and int(expert[1]) not in mine or name.startswith("model.mtp.") and not self.mtp:
+            if (expert and int(expert[1]) not in mine) or (name.startswith("model.mtp.") and not self.mtp):
                 found.append(name)
         return found
 
@@ -211,4 +239,5 @@ def _progress_bar(total: int, progress: bool | None) -> object:
         from tqdm import tqdm
     except ImportError:
         return _NoBar()
-    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="loading", disable=None if progress is None else False)
+    disable = None if progress is None else False
+    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="loading", disable=disable)

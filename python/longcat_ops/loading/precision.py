@@ -13,7 +13,8 @@ LEGAL = ("bf16", "fp8")
 
 class Precision:
     """None keeps what is stored; "bf16" widens every FP8 weight to the model's dtype; "fp8" quantises every projection;
-    a path names a JSON object {module or tensor name pattern: "bf16" | "fp8"}, first match wins, no match keeps what is stored.
+    a path names a JSON object {module or tensor name pattern: "bf16" | "fp8"}, first match wins, no match keeps what is
+    stored.
     """
 
     def __init__(self, spec: str | Path | None = None) -> None:
@@ -33,7 +34,9 @@ class Precision:
             raise LongcatCheckpointError(f"precision policy {file} is not valid JSON: {error}") from error
         for pattern, kind in policy.items():
             if kind not in LEGAL:
-                raise LongcatShapeError(message("from_pretrained", "precision", f"{kind!r} for {pattern}", f"one of {LEGAL}"))
+                raise LongcatShapeError(
+                    message("from_pretrained", "precision", f"{kind!r} for {pattern}", f"one of {LEGAL}")
+                )
             self.rules.append((pattern, kind == "fp8"))
 
     def is_fp8(self, name: str, stored_fp8: bool) -> bool:

@@ -24,7 +24,7 @@ def scale_shape(rows: int, cols: int) -> tuple[int, int]:
 
 
 class Source:
-    """Hands out weights in the precision that was asked for. Subclasses say where a stored tensor lies: `fetch` and `has`."""
+    """Hands out weights in the precision asked for; subclasses say where a stored tensor lies: `fetch`, `has`."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu", precision: Precision | None = None,
                  experts: range | None = None) -> None:  # fmt: skip
@@ -45,7 +45,7 @@ class Source:
         return self.fetch(name, shape).to(device=self.device, dtype=dtype or self.dtype, copy=True)
 
     def linear(self, name: str, rows: int, cols: int, *, dense: bool = False) -> Tensor | Fp8Pair:
-        """A projection [rows, cols]: FP8 when it is stored with scales, unless `precision` (or `dense`) says otherwise."""
+        """A projection [rows, cols]: FP8 when stored with scales, unless `precision` (or `dense`) says otherwise."""
         stored = self.fetch(name, (rows, cols)).to(self.device)
         scale = self._scale(name, stored, rows, cols)
         if dense or not self.precision.is_fp8(name, scale is not None):
@@ -86,7 +86,9 @@ class _Stack:
         if not self.parts:
             self.parts = [t.new_empty((self.count, self.halves, *t.shape)) for t in pair]
         if len(pair) != len(self.parts):
-            raise LongcatCheckpointError("the experts of one layer are partly FP8: all of them or none must carry scales.")
+            raise LongcatCheckpointError(
+                "the experts of one layer are partly FP8: all of them or none must carry scales."
+            )
         for whole, part in zip(self.parts, pair, strict=True):
             whole[g, half].copy_(part)
 

@@ -14,9 +14,9 @@ PAGE_SIZE = 64  # rows; the page of the public Hopper MLA decode kernels
 class LatentCache:
     """Paged rows for `batch_size` sequences of at most `max_length` tokens.
 
-    `lengths[b]` counts the rows of sequence b that are valid. Rolling back is `truncate`: nothing is copied, the rows past
-    the length are written again by the next step. Slot 2 * layer + i is attention i of that layer; the last slot is the MTP
-    head's when there is one. Pages are handed out as a sequence grows and return with `release`.
+    `lengths[b]` counts the rows of sequence b that are valid. Rolling back is `truncate`: nothing is copied, the rows
+    past the length are written again by the next step. Slot 2 * layer + i is attention i of that layer; the last slot
+    is the MTP head's when there is one. Pages are handed out as a sequence grows and return with `release`.
     """
 
     def __init__(self, config: LongcatFlashConfig, batch_size: int, max_length: int, *, num_slots: int,
@@ -26,7 +26,7 @@ class LatentCache:
                 raise LongcatShapeError(message("LatentCache", name, value, "1 or more"))
         self.batch_size, self.max_length = batch_size, max_length
         pages_each = -(-max_length // PAGE_SIZE)
-        # Zeros, not empty: whole pages are read, and a NaN in a masked row would still poison the product with weight 0.
+        # Zeros, not empty: whole pages are read, and weight 0 times a NaN in a masked row would still be NaN.
         shape = (num_slots, batch_size * pages_each, PAGE_SIZE, config.latent_width)
         self.rows = torch.zeros(shape, dtype=dtype, device=device)  # [slots, pages, PAGE_SIZE, 512+64]
         self.lengths = [0] * batch_size
@@ -37,7 +37,13 @@ class LatentCache:
         """Make rows 0 .. length-1 of `sequence` writable. Raises LongcatShapeError beyond max_length."""
         if length > self.max_length:
             raise LongcatShapeError(
-                message("LatentCache", "max_length", self.max_length, f"at least {length}", f"sequence {sequence} grows to it")
+                message(
+                    "LatentCache",
+                    "max_length",
+                    self.max_length,
+                    f"at least {length}",
+                    f"sequence {sequence} grows to it",
+                )
             )
         pages = self.pages[sequence]
         while len(pages) * PAGE_SIZE < length:
@@ -60,7 +66,9 @@ class LatentCache:
 
     def row_index(self, sequences: list[int], positions: list[int]) -> Tensor:
         """i64[n]: where in the flattened pages of any slot each (sequence, position) lies."""
-        at = [self.pages[s][p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for s, p in zip(sequences, positions, strict=True)]
+        at = [
+            self.pages[s][p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for s, p in zip(sequences, positions, strict=True)
+        ]
         return torch.tensor(at, dtype=torch.int64, device=self.rows.device)
 
     def write(self, slot: int, index: Tensor, rows: Tensor) -> None:
@@ -68,7 +76,7 @@ class LatentCache:
         self.rows[slot].flatten(0, 1).index_copy_(0, index, rows)
 
     def read(self, slot: int, sequence: int, length: int) -> Tensor:
-        """[P, 512+64]: the whole pages that hold rows 0 .. length-1 (P a multiple of PAGE_SIZE); a view if they are adjacent."""
+        """[P, 512+64], P a multiple of PAGE_SIZE: the pages that hold rows 0 .. length-1; a view if adjacent."""
         pages = self.pages[sequence][: -(-length // PAGE_SIZE)]
         if pages[-1] - pages[0] + 1 == len(pages) and pages == sorted(pages):
             return self.rows[slot, pages[0] : pages[-1] + 1].flatten(0, 1)

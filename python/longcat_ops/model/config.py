@@ -26,7 +26,7 @@ class LongcatFlashConfig:
     """Names and defaults are those of the released 560 B model; nothing else in the package assumes them.
 
     `num_layers` counts ScMoE layers; each holds two attentions, so there are `2 * num_layers` cache slots.
-    `lora_norm_eps` is the epsilon of q_a_layernorm and kv_a_layernorm (transformers uses its class default, 1e-6, there).
+    `lora_norm_eps` is the epsilon of q_a_layernorm and kv_a_layernorm (transformers: its class default, 1e-6).
     """
 
     vocab_size: int = 131072
@@ -58,15 +58,17 @@ class LongcatFlashConfig:
     quantization_config: dict[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_attention_heads", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim",
-                     "v_head_dim", "ffn_hidden_size", "max_position_embeddings"):  # fmt: skip
+        sizes = "vocab_size hidden_size num_attention_heads q_lora_rank kv_lora_rank qk_nope_head_dim v_head_dim"
+        others = "ffn_hidden_size expert_ffn_hidden_size n_routed_experts max_position_embeddings"
+        for name in (*sizes.split(), *others.split()):
             self._require(name, getattr(self, name) >= 1, "a positive integer")
         self._require("num_layers", self.num_layers >= 0, "0 or more")
         self._require("zero_expert_num", self.zero_expert_num >= 0, "0 or more")
-        self._require("n_routed_experts", self.n_routed_experts >= 1, "a positive integer")
         rope_is_even = self.qk_rope_head_dim >= 2 and self.qk_rope_head_dim % 2 == 0
         self._require("qk_rope_head_dim", rope_is_even, "an even number: RoPE turns pairs")
-        self._require("moe_topk", 1 <= self.moe_topk <= self.num_experts, f"1 .. {self.num_experts} (FFN + zero experts)")
+        self._require(
+            "moe_topk", 1 <= self.moe_topk <= self.num_experts, f"1 .. {self.num_experts} (FFN + zero experts)"
+        )
 
     def _require(self, name: str, ok: bool, expected: str) -> None:
         if not ok:
@@ -83,7 +85,7 @@ class LongcatFlashConfig:
 
     @property
     def latent_width(self) -> int:
-        """Elements of one latent cache row: the compressed key/value and the shared rotated key (512 + 64 as released)."""
+        """Elements of one latent cache row: compressed key/value and shared rotated key (512 + 64 as released)."""
         return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
@@ -98,9 +100,11 @@ class LongcatFlashConfig:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> LongcatFlashConfig:
-        """From the keys of a published or a transformers `config.json`; `model_type` may be missing, unknown keys are ignored.
+        """From the keys of a published or a transformers `config.json`; `model_type` may be missing, unknown keys are
+        ignored.
 
-        Raises LongcatUnsupportedError for a value that would change the mathematics, LongcatShapeError for an impossible size.
+        Raises LongcatUnsupportedError for a value that would change the mathematics, LongcatShapeError for an
+        impossible size.
         """
         raw = dict(raw)
         if raw.get("model_type", "longcat_flash") != "longcat_flash":
@@ -123,11 +127,13 @@ class LongcatFlashConfig:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> LongcatFlashConfig:
-        """Read `config.json` in folder `path` (or the JSON file itself). Raises LongcatCheckpointError if it cannot be read."""
+        """Read `config.json` in folder `path` (or the file itself). Raises LongcatCheckpointError if it cannot."""
         file = Path(path)
         file = file / "config.json" if file.suffix != ".json" else file
         if not file.is_file():
-            raise LongcatCheckpointError(f"{file} does not exist; a checkpoint is a folder with config.json and *.safetensors.")
+            raise LongcatCheckpointError(
+                f"{file} does not exist; a checkpoint is a folder with config.json and *.safetensors."
+            )
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -28,7 +28,8 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 class Rows:
     """The tokens of one pass, as rows of x [T,H]: row i is token `positions[i]` of sequence `sequences[i]`.
 
-    Rows beyond len(positions) are padding. `decode` picks the absorbed attention (one query row at a time) over the plain one.
+    Rows beyond len(positions) are padding. `decode` picks the absorbed attention (one query row at a time) over the
+    plain one.
     """
 
     cache: LatentCache
@@ -66,7 +67,7 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in fp32 with an fp32 weight and rounded once; `gain` is folded into a copy of the weight."""
+    """x / rms(x) * weight in fp32 with an fp32 weight, rounded once; `gain` is folded into a copy of the weight."""
 
     def __init__(self, source: Source, name: str, size: int, eps: float, gain: float = 1.0) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class RMSNorm(nn.Module):
 
 
 class RotaryTable:
-    """e^(i * position * theta^(-2j/d)) for pairs j, grown as positions need it. Angles in fp32, as transformers computes them."""
+    """e^(i * position * theta^(-2j/d)) for pairs j, grown on demand; angles in fp32, as transformers computes them."""
 
     def __init__(self, config: LongcatFlashConfig) -> None:
         exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
@@ -96,13 +97,13 @@ class RotaryTable:
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rope [T,d/2], in place of each other (no de-interleaving)."""
+    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rope [T,d/2]; the pairs stay interleaved."""
     pairs = torch.view_as_complex(x.to(acc_dtype(x.dtype)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rope[:, None]).flatten(-2).to(x.dtype)
 
 
 class MLA(nn.Module):
-    """Multi-head latent attention over one cache slot (report section 2.3, after DeepSeek-V2; RoPE key shared by all heads)."""
+    """Multi-head latent attention over one cache slot (DeepSeek-V2, arXiv 2405.04434; scales: report section 2.3)."""
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, slot: int) -> None:
         super().__init__()
@@ -124,7 +125,7 @@ class MLA(nn.Module):
         self.register_buffer("w_v", w_v.transpose(1, 2).contiguous(), persistent=False)  # [h, latent, value]
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """x [T,H] -> [T,H]; stores the latent rows of the valid tokens, then attends over each token's past and itself."""
+        """x [T,H] -> [T,H]; stores the latent rows of the valid tokens, then attends over each past and itself."""
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))).view(len(x), self.heads, -1)
         q_nope, q_rope = q[..., : self.nope], rotate(q[..., self.nope :], rows.rope)
         latent, k_rope = self.kv_a_proj(x).split([self.latent, self.rope], -1)
@@ -153,7 +154,7 @@ class MLA(nn.Module):
     def attend_absorbed(self, q_nope: Tensor, q_rope: Tensor, rows: Rows) -> Tensor:
         """Decode and verify: MQA of every query row over whole pages of latent rows, W_k and W_v absorbed.
 
-        One row at a time over a page count that its own position fixes: the bits of a row cannot depend on its neighbours.
+        One row at a time over a page count that its position fixes: its bits cannot depend on its neighbours.
         """
         acc = self.w_k.dtype
         absorbed = torch.bmm(q_nope.transpose(0, 1).to(acc), self.w_k).transpose(0, 1)
@@ -189,7 +190,9 @@ class MoE(nn.Module):
         c, wide = config, acc_dtype(source.dtype)
         router = f"{name}.router"
         self.config = config
-        self.register_buffer("router", source.dense(f"{router}.classifier.weight", (c.num_experts, c.hidden_size), wide))
+        self.register_buffer(
+            "router", source.dense(f"{router}.classifier.weight", (c.num_experts, c.hidden_size), wide)
+        )
         self.register_buffer("bias", source.dense(f"{router}.e_score_correction_bias", (c.num_experts,), wide))
         gate_up, down = source.experts(f"{name}.experts", c.n_routed_experts, c.expert_ffn_hidden_size, c.hidden_size)
         self.fp8 = isinstance(gate_up, tuple)
@@ -211,7 +214,7 @@ class MoE(nn.Module):
 
 
 class ScMoELayer(nn.Module):
-    """Two attentions, two dense FFNs and one MoE on a shortcut from the first post-attention norm to the layer's output."""
+    """Two attentions, two dense FFNs, and a MoE on a shortcut from the first post-attention norm to the output."""
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, layer: int) -> None:
         super().__init__()

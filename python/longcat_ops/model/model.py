@@ -15,17 +15,17 @@ from ..loading.source import RandomSource, Source, StateDictSource, released
 from .cache import LatentCache
 from .config import LongcatFlashConfig
 from .layers import RMSNorm, RotaryTable, Rows, ScMoELayer, acc_dtype
-from .mtp import PREFIX as MTP_PREFIX
 from .mtp import MTP
+from .mtp import PREFIX as MTP_PREFIX
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
-DECODE_ROWS = 8  # a pass of at most this many new tokens a sequence, on a cache that holds some, is a decode (or verify) pass
+DECODE_ROWS = 8  # at most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass
 
 
 @dataclass
 class Step:
-    """What one pass yields for its n rows: logits f32[n,V] (or of the last row only), hidden [n,H] after the final norm,
-    num_real u8[n,layers]."""
+    """What one pass yields for its n rows: logits f32[n,V] (or of the last row only), hidden [n,H] after the final
+    norm, num_real u8[n,layers]."""
 
     logits: Tensor
     hidden: Tensor
@@ -35,8 +35,9 @@ class Step:
 class LongcatFlashForCausalLM(nn.Module):
     """The network. Built from a Source; most callers want `from_pretrained`.
 
-    Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because each
-    decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows elsewhere.
+    Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because
+    each decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows
+    elsewhere.
     """
 
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
@@ -48,7 +49,11 @@ class LongcatFlashForCausalLM(nn.Module):
         self.norm = RMSNorm(source, "model.norm", c.hidden_size, c.rms_norm_eps)
         # Logits are fp32 from the product on, not rounded to bf16 first: exact ties of the best two would be common.
         self.register_buffer("lm_head", source.dense("lm_head.weight", vocab, acc_dtype(source.dtype)))
-        wanted = source.has(f"{MTP_PREFIX}.norm.weight") if c.num_nextn_predict_layers is None else c.num_nextn_predict_layers
+        wanted = (
+            source.has(f"{MTP_PREFIX}.norm.weight")
+            if c.num_nextn_predict_layers is None
+            else c.num_nextn_predict_layers
+        )
         self.mtp = MTP(source, c, self.embed_tokens) if wanted else None
         self.rotary = RotaryTable(c)
         self.requires_grad_(False).eval()
@@ -60,21 +65,27 @@ class LongcatFlashForCausalLM(nn.Module):
         """Load a folder with config.json and *.safetensors under the published tensor names.
 
         Args:
-            dtype: of activations and unquantised weights; None keeps the stored one. precision: None keeps what is stored,
-                "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy (loading/precision.py).
+            dtype: of activations and unquantised weights; None keeps the stored one. precision: None keeps what is
+                stored, "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy
+                (loading/precision.py).
             ep_group, tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
 
-        Raises: LongcatCheckpointError naming the file or every missing, unexpected and mis-shaped tensor; nothing is read then.
+        Raises: LongcatCheckpointError naming the file, or all missing, unexpected and mis-shaped tensors; no weight
+            is read then.
         """
         for name, group in (("ep_group", ep_group), ("tp_group", tp_group)):
             if group is not None:
                 raise LongcatUnsupportedError(
-                    message("from_pretrained", name, "a process group", "None: parallel forward passes are not built yet")
+                    message(
+                        "from_pretrained", name, "a process group", "None: parallel forward passes are not built yet"
+                    )
                 )
         from ..loading.checkpoint import CheckpointSource
 
         config = LongcatFlashConfig.from_pretrained(path)
-        with released(CheckpointSource(path, config, dtype, device=device, precision=precision, progress=progress)) as source:
+        with released(
+            CheckpointSource(path, config, dtype, device=device, precision=precision, progress=progress)
+        ) as source:
             return cls(source, config)
 
     @classmethod
@@ -103,8 +114,8 @@ class LongcatFlashForCausalLM(nn.Module):
             input_ids: i64[B,S]. cache: of B sequences; grows by each row's length. None: a fresh one.
             lengths: valid tokens of each row (right padding beyond); None: S for all.
 
-        Returns: logits f32[B,S,V] (f64 for an fp64 model), zero at padding; with return_hidden also hidden [B,S,H] after the final norm.
-        Raises: LongcatShapeError for ids out of range, more tokens than max_position_embeddings or than the cache holds.
+        Returns: logits f32[B,S,V] (f64 for an fp64 model), zero at padding; return_hidden: also [B,S,H], normed.
+        Raises: LongcatShapeError for ids out of range, too many tokens for max_position_embeddings or the cache.
         """
         lengths = self._check(input_ids, cache, lengths)
         batch, width = input_ids.shape
@@ -116,7 +127,11 @@ class LongcatFlashForCausalLM(nn.Module):
             steps = [(at, self.decode(cache, [b for b, _ in at], [cache.lengths[b] + i for b, i in at],
                                       torch.stack([input_ids[b, i] for b, i in at])))] if at else []  # fmt: skip
         else:
-            steps = [([(b, i) for i in range(n)], self.prefill(cache, b, input_ids[b, :n])) for b, n in enumerate(lengths) if n]
+            steps = [
+                ([(b, i) for i in range(n)], self.prefill(cache, b, input_ids[b, :n]))
+                for b, n in enumerate(lengths)
+                if n
+            ]
         for where, step in steps:
             b, i = map(list, zip(*where, strict=True))
             logits[b, i], hidden[b, i] = step.logits, step.hidden
@@ -125,7 +140,9 @@ class LongcatFlashForCausalLM(nn.Module):
         return (logits, hidden) if return_hidden else logits
 
     def row_group(self, batch_size: int) -> int:
-        """Rows of one decode pass: fixed by the batch, so that plain decode and verify of one draft share every GEMM shape."""
+        """Rows of one decode pass: fixed by the batch, so that plain decode and verify of one draft share every GEMM
+        shape.
+        """
         return 2 if batch_size == 1 else DECODE_ROWS
 
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
@@ -140,14 +157,18 @@ class LongcatFlashForCausalLM(nn.Module):
         return _join(steps)
 
     def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
-        """One pass over a few new rows: row i is token ids[i] at positions[i] of sequences[i], earlier positions first."""
+        """One pass over a few new rows: row i is token ids[i] at positions[i] of sequences[i], earlier positions
+        first.
+        """
         for sequence, position in zip(sequences, positions, strict=True):
             cache.reserve(sequence, position + 1)
         groups = self._groups(cache, sequences, positions)
         return _join([self._target(F.pad(ids[part], (0, pad)), rows) for part, pad, rows in groups])
 
     def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor) -> Tensor:
-        """MTP over a prompt: next_ids i64[n] are tokens 1 .. n, hidden [n,H] the target's rows 0 .. n-1. Returns [n,H]."""
+        """MTP over a prompt: next_ids i64[n] are tokens 1 .. n, hidden [n,H] the target's rows 0 .. n-1. Returns
+        [n,H].
+        """
         parts = []
         for a, b in _chunks(0, len(next_ids)):
             parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
@@ -179,7 +200,9 @@ class LongcatFlashForCausalLM(nn.Module):
         positions = list(range(start, end))
         return Rows(cache, [sequence] * len(positions), positions, False, self._rope(positions, len(positions)))
 
-    def _groups(self, cache: LatentCache, sequences: list[int], positions: list[int]) -> Iterator[tuple[slice, int, Rows]]:
+    def _groups(
+        self, cache: LatentCache, sequences: list[int], positions: list[int]
+    ) -> Iterator[tuple[slice, int, Rows]]:
         group = self.row_group(cache.batch_size)
         for a in range(0, len(positions), group):
             part = slice(a, a + group)
@@ -194,17 +217,42 @@ class LongcatFlashForCausalLM(nn.Module):
             if not ok:
                 raise LongcatShapeError(message("LongcatFlashForCausalLM", name, got(), expected))
 
-        require(ids.dim() == 2 and not ids.is_floating_point(), "input_ids", lambda: f"{ids.dtype} {list(ids.shape)}", "int64 [B,S]")
+        require(
+            ids.dim() == 2 and not ids.is_floating_point(),
+            "input_ids",
+            lambda: f"{ids.dtype} {list(ids.shape)}",
+            "int64 [B,S]",
+        )
         batch, width = ids.shape
-        require(cache is None or cache.batch_size == batch, "input_ids", lambda: f"{batch} rows", f"{cache and cache.batch_size}, as the cache")  # noqa: E501
+        require(
+            cache is None or cache.batch_size == batch,
+            "input_ids",
+            lambda: f"{batch} rows",
+            f"{cache and cache.batch_size}, as the cache",
+        )
         lengths = [width] * batch if lengths is None else [int(n) for n in lengths]
-        require(len(lengths) == batch and all(0 <= n <= width for n in lengths), "lengths", lambda: lengths, f"{batch} numbers in 0 .. {width}")  # noqa: E501
+        require(
+            len(lengths) == batch and all(0 <= n <= width for n in lengths),
+            "lengths",
+            lambda: lengths,
+            f"{batch} numbers in 0 .. {width}",
+        )
         if ids.numel():
             low, high = int(ids.min()), int(ids.max())
-            require(0 <= low and high < self.config.vocab_size, "input_ids", lambda: f"ids {low} .. {high}", f"0 .. {self.config.vocab_size - 1}")  # noqa: E501
+            require(
+                low >= 0 and high < self.config.vocab_size,
+                "input_ids",
+                lambda: f"ids {low} .. {high}",
+                f"0 .. {self.config.vocab_size - 1}",
+            )
         longest = max((n + (cache.lengths[b] if cache else 0) for b, n in enumerate(lengths)), default=0)
         limit = self.config.max_position_embeddings
-        require(longest <= limit, "input_ids", lambda: f"{longest} tokens with the cache", f"at most max_position_embeddings = {limit}")  # noqa: E501
+        require(
+            longest <= limit,
+            "input_ids",
+            lambda: f"{longest} tokens with the cache",
+            f"at most max_position_embeddings = {limit}",
+        )
         return lengths
 
 

@@ -1,4 +1,6 @@
-"""The multi-token-prediction head: one dense layer that drafts token p+2 from token p+1 and the target's hidden row p."""
+"""The multi-token-prediction head: one dense layer that drafts token p+2 from token p+1 and the target's hidden row
+p.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ PREFIX = "model.mtp"
 class MTP(nn.Module):
     """z = eh_proj([enorm(embedding(t_{p+1})) | hnorm(h_p)]), then a pre-norm block (MLA, dense FFN) and the final norm.
 
-    h_p is the target's hidden state after its final norm, RoPE position is p. The vocabulary head is the target's; so is the
-    embedding unless the checkpoint brings one. Its latent rows live in the last slot of the target's cache.
+    h_p is the target's hidden state after its final norm, RoPE position is p. The vocabulary head is the target's; so
+    is the embedding unless the checkpoint brings one. Its latent rows live in the last slot of the target's cache.
     """
 
     def __init__(self, source: Source, config: LongcatFlashConfig, embedding: Tensor) -> None:
@@ -35,7 +37,9 @@ class MTP(nn.Module):
         self.norm = RMSNorm(source, f"{PREFIX}.norm", hidden, eps)
 
     def forward(self, next_ids: Tensor, hidden: Tensor, rows: Rows) -> Tensor:
-        """next_ids i64[T]: token p+1 of each row; hidden [T,H]: the target's row p. Returns [T,H], ready for the head."""
+        """next_ids i64[T]: token p+1 of each row; hidden [T,H]: the target's row p. Returns [T,H], ready for the
+        head.
+        """
         x = self.eh_proj(torch.cat([self.enorm(self.embedding[next_ids]), self.hnorm(hidden)], -1))
         x = x + self.self_attn(self.input_layernorm(x), rows)
         return self.norm(x + self.mlp(self.post_attention_layernorm(x)))

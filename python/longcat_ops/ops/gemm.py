@@ -24,7 +24,9 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None) -> Tensor
     (a, _), (b, _) = lhs, rhs
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise LongcatShapeError(
-            message("fp8_gemm_nt", "rhs", f"{list(b.shape)} against lhs {list(a.shape)}", "a [M,K] and b [N,K] with one K")
+            message(
+                "fp8_gemm_nt", "rhs", f"{list(b.shape)} against lhs {list(a.shape)}", "a [M,K] and b [N,K] with one K"
+            )
         )
     expected = (a.shape[0], b.shape[0])
     if out is not None and out.shape != expected:

@@ -18,10 +18,12 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
 
     Args:
         logits: [T,E] f32 or bf16. bias: f32[E], steers the choice and never the weights.
-        top_k: 1 .. min(E, 32). scale: multiplies every weight, those of zero experts too. num_valid: rows from here on are padding.
+        top_k: 1 .. min(E, 32). scale: multiplies every weight, those of zero experts too. num_valid: rows from here on
+            are padding.
 
     Returns: Routing; softmax over all E in fp32, no renormalisation, order by score + bias descending, lower id first.
-        A row with NaN or +inf leaves ids -1, zero_weight NaN and counts in `errors`; rows >= num_valid: ids -1, weights 0.
+        A row with NaN or +inf leaves ids -1, zero_weight NaN and counts in `errors`; rows >= num_valid: ids -1, weights
+        0.
     Raises: LongcatShapeError. Source: LongCat-Flash technical report (arXiv 2509.01322), eq. 1 and section 2.1.
     """
     if logits.dim() != 2 or logits.shape[1] != num_experts:

@@ -1,4 +1,6 @@
-"""Plain-torch FP8 GEMM: the oracle, and the CPU path. Quantising and widening go through the ops: same bits, native speed."""
+"""Plain-torch FP8 GEMM: the oracle, and the CPU path. Quantising and widening go through the ops: same bits, native
+speed.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,22 @@ from ..ops.quant import dequant_fp8
 
 Fp8Pair = tuple[Tensor, Tensor]
 
-# Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode step's
-# product with it. Entries die with their weight and are renewed when it was written to.
+# Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode
+# step's product with it. Entries die with their weight and are renewed when it was written to.
 _widened: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def widen_weight(q: Tensor, s: Tensor) -> Tensor:
-    """fp32 form of an FP8 weight q [..., N, K] with block scales s [..., ceil(N/128), ceil(K/128)], kept while q lives."""
+def widen_weight(q: Tensor, s: Tensor, halves: int = 1) -> Tensor:
+    """fp32 form of an FP8 weight q [..., N, K] with block scales s [..., ceil(N/128), ceil(K/128)], kept while q lives.
+
+    halves: 2 where N holds two weights on top of each other (gate, up), each with scale blocks of its own.
+    """
     stamp = (q._version, s._version, s.data_ptr())
     kept = _widened.get(q)
     if kept is None or kept[0] != stamp:
-        matrices = zip(q.view(-1, *q.shape[-2:]), s.view(-1, *s.shape[-2:]), strict=True)
-        wide = torch.stack([dequant_fp8(*pair, torch.float32) for pair in matrices]).view(q.shape)
-        _widened[q] = kept = (stamp, wide)
+        matrices = q.view(-1, q.shape[-2] // halves, q.shape[-1]), s.view(-1, s.shape[-2] // halves, s.shape[-1])
+        wide = torch.stack([dequant_fp8(*pair, torch.float32) for pair in zip(*matrices, strict=True)])
+        _widened[q] = kept = (stamp, wide.view(q.shape))
     return kept[1]
 
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from ..ops.quant import dequant_fp8, per_token_group_quant_fp8
 from .gemm import Fp8Pair, widen_weight
 
-# Up to this many tokens every expert runs on all T rows, so that one GEMM shape serves the whole step: the bits of a token do
-# not depend on which experts its neighbours chose, and the CPU library does not prepare a new primitive for each count.
+# Up to this many tokens every expert runs on all T rows, so that one GEMM shape serves the whole step: the bits of a
+# token do not depend on which experts its neighbours chose, and the CPU library does not prepare a new primitive for
+# each count.
 SMALL_T = 8
 _PREFILL_MULTIPLE = 32
 
@@ -20,9 +21,10 @@ _PREFILL_MULTIPLE = 32
 class Routing(NamedTuple):
     """What the router decided for T tokens over E = N FFN + Z zero experts, K choices each.
 
-    ids i32[T,K]: FFN expert, or -1 for a zero expert or a row that is not routed; order: score descending, lower id first.
-    weights f32[T,K]: scaled score, 0 where ids is -1. zero_weight f32[T]: summed scaled score of the zero experts chosen.
-    num_real u8[T]: FFN experts of each token. counts i32[E]: tokens per logical expert. errors i32[1]: rows with NaN or +inf.
+    ids i32[T,K]: FFN expert, or -1 for a zero expert or a row that is not routed; order: score descending, lower id
+    first. weights f32[T,K]: scaled score, 0 where ids is -1. zero_weight f32[T]: summed scaled score of the zero
+    experts chosen. num_real u8[T]: FFN experts of each token. counts i32[E]: tokens per logical expert. errors i32[1]:
+    rows with NaN or +inf.
     """
 
     ids: Tensor
@@ -35,7 +37,8 @@ class Routing(NamedTuple):
 
 def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num_zero_experts: int, scale: float,
               num_valid: int | None = None) -> Routing:  # fmt: skip
-    """Softmax over all E, choose by score + bias, weigh by score * scale; zero experts leave the list and sum into zero_weight.
+    """Softmax over all E, choose by score + bias, weigh by score * scale; zero experts leave the list and sum into
+    zero_weight.
 
     fp32 throughout (the dtype of logits when that is wider). Equal scores go to the lower id: the sort is stable.
     """
@@ -64,8 +67,8 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> Tensor:
     """sum over k of weights[:,k] * expert_{ids[:,k]}(x), in k order, plus zero_weight * x; one rounding to x's dtype.
 
-    x [T,H]; w_gate_up [G,2I,H] (gate rows, then up rows) and w_down [G,H,I], dense or FP8 pairs whose scale blocks restart at
-    the first up row. FP8: x and the SwiGLU output are quantised 1x128, SwiGLU runs on the fp32 product.
+    x [T,H]; w_gate_up [G,2I,H] (gate rows, then up rows) and w_down [G,H,I], dense or FP8 pairs whose scale blocks
+    restart at the first up row. FP8: x and the SwiGLU output are quantised 1x128, SwiGLU runs on the fp32 product.
     """
     acc = torch.promote_types(x.dtype, torch.float32)
     experts = _Experts(x, w_gate_up, w_down)
@@ -87,7 +90,7 @@ class _Experts:
         self.dtype = x.dtype
         if self.fp8:
             self.x = _round_trip_fp8(x)
-            self.gate_up = widen_gate_up(*w_gate_up)
+            self.gate_up = widen_weight(*w_gate_up, halves=2)
             self.down = widen_weight(*w_down)
         else:
             self.x, self.gate_up, self.down = x, w_gate_up, w_down
@@ -99,13 +102,6 @@ class _Experts:
         if self.fp8:
             h = _round_trip_fp8(h)
         return F.linear(h, self.down[expert]).to(self.dtype)
-
-
-def widen_gate_up(q: Tensor, s: Tensor) -> Tensor:
-    """fp32 gate_up [G,2I,H] from q [G,2I,H] and s [G, 2*ceil(I/128), ceil(H/128)]: both halves have their own blocks."""
-    experts, rows, hidden = q.shape
-    wide = widen_weight(q.view(experts, 2, rows // 2, hidden), s.view(experts, 2, -1, s.shape[-1]))
-    return wide.view(experts, rows, hidden)
 
 
 def _round_trip_fp8(x: Tensor) -> Tensor:

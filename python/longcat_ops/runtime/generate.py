@@ -20,8 +20,9 @@ OnToken = Callable[[int, int, bool], object]
 class Generation:
     """What `generate` produced, one entry per sequence.
 
-    sequences: 1-D int64, prompt + new tokens, the EOS included. steps: target passes after the prompt's. drafted, accepted:
-    draft tokens verified, and those taken. num_real: u8[new, layers], FFN experts that the pass behind each new token used.
+    sequences: 1-D int64, prompt + new tokens, the EOS included. steps: target passes after the prompt's. drafted,
+    accepted: draft tokens verified, and those taken. num_real: u8[new, layers], FFN experts that the pass behind each
+    new token used.
     """
 
     sequences: list[Tensor]
@@ -53,20 +54,26 @@ class _Sequence:
 
 
 def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, *,
-             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True, draft: str = "argmax",
+             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True, draft: str =
+                 "argmax",
              seed: int | None = None, eos_token_id: int | None = None,
              on_token: OnToken | None = None) -> Generation:  # fmt: skip
     """Continue each prompt by up to `max_new_tokens` tokens.
 
-    Speculation drafts one token a step with the MTP head and verifies it beside the newest token. It is lossless: greedy ids
-    equal plain greedy ids, sampled tokens follow the target's distribution; rejected rows are rolled back without copying.
+    Speculation drafts one token a step with the MTP head and verifies it beside the newest token. It is lossless:
+    greedy ids equal plain greedy ids, sampled tokens follow the target's distribution; rejected rows are rolled back
+    without copying.
 
     Args:
         input_ids: i64[B,S], or a list of 1-D int64 prompts of any lengths >= 1.
-        temperature: 0 is greedy (ties to the lowest id). top_k: 0 is off. top_p: 1 is off. Order: temperature, top_k, top_p.
-        draft: "argmax" (accepted with the target's probability of it) or "sampled" (drawn from the head's own distribution).
-        seed: of one random stream per sequence, so that a prompt's draws do not depend on its batch; None: a fresh seed.
-        eos_token_id: None: the config's; -1: never stop. on_token(sequence, token, from_draft): called for each new token.
+        temperature: 0 is greedy (ties to the lowest id). top_k: 0 is off. top_p: 1 is off. Order: temperature, top_k,
+            top_p.
+        draft: "argmax" (accepted with the target's probability of it) or "sampled" (drawn from the head's own
+            distribution).
+        seed: of one random stream per sequence, so that a prompt's draws do not depend on its batch; None: a fresh
+            seed.
+        eos_token_id: None: the config's; -1: never stop. on_token(sequence, token, from_draft): called for each new
+            token.
 
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
@@ -77,7 +84,13 @@ def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
     _check_sampling(temperature, top_k, top_p, draft, seed)
     seed = secrets.randbits(62) if seed is None else seed
     sequences = [
-        _Sequence(b, p.tolist(), max_new_tokens, torch.Generator().manual_seed((seed * 0x9E3779B1 + b) % 2**63), done=max_new_tokens == 0)
+        _Sequence(
+            b,
+            p.tolist(),
+            max_new_tokens,
+            torch.Generator().manual_seed((seed * 0x9E3779B1 + b) % 2**63),
+            done=max_new_tokens == 0,
+        )
         for b, p in enumerate(prompts)
     ]
     if max_new_tokens > 0:
@@ -123,7 +136,9 @@ class _Run:
             self._set_draft(s, self.model.head(hidden[-1:]))
 
     def _step(self, live: list[_Sequence], cache: LatentCache) -> None:
-        """One target pass over the newest token of each live sequence and its draft, then one MTP pass over what was accepted."""
+        """One target pass over the newest token of each live sequence and its draft, then one MTP pass over what was
+        accepted.
+        """
         owner, positions, ids, first = [], [], [], []
         for s in live:
             new = [s.token] if s.draft is None else [s.token, s.draft]
@@ -216,9 +231,17 @@ def _prompts(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
         if not ok:
             raise LongcatShapeError(message("generate", name, got, expected, fix=fix))
 
-    require(isinstance(max_new_tokens, int) and max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "an integer >= 0")
+    require(
+        isinstance(max_new_tokens, int) and max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "an integer >= 0"
+    )
     if isinstance(input_ids, Tensor):
-        require(input_ids.dim() == 2, "input_ids", list(input_ids.shape), "[B,S] or a list of 1-D prompts", "input_ids[None]")
+        require(
+            input_ids.dim() == 2,
+            "input_ids",
+            list(input_ids.shape),
+            "[B,S] or a list of 1-D prompts",
+            "input_ids[None]",
+        )
     prompts = [torch.as_tensor(p) for p in input_ids]
     require(len(prompts) > 0, "input_ids", "no prompt", "at least one")
     c = model.config

@@ -7,9 +7,11 @@ from torch import Tensor
 
 
 def probabilities(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """f64[B,V]: softmax of logits [B,V] / temperature, then the top_k largest, then the smallest set that holds top_p of the rest.
+    """f64[B,V]: softmax of logits [B,V] / temperature, then the top_k largest, then the smallest set that holds top_p
+    of the rest.
 
-    Each cut renormalises before the next. Ties at the edge of top_k keep the lower id; top_k = 0 and top_p = 1 cut nothing.
+    Each cut renormalises before the next. Ties at the edge of top_k keep the lower id; top_k = 0 and top_p = 1 cut
+    nothing.
     """
     p = (logits.double() / temperature).softmax(-1)
     if not (0 < top_k < p.shape[-1] or top_p < 1):
@@ -30,16 +32,18 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     """i64[B]: inverse-CDF draw from unnormalised weights [B,V] with uniform [B] in [0,1); never a token of weight 0."""
     cdf = weights.cumsum(-1)
     token = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True)[:, 0]
-    last = weights.shape[-1] - 1 - (weights > 0).flip(-1).long().argmax(-1)  # rounding may push past the last possible token
+    last = (
+        weights.shape[-1] - 1 - (weights > 0).flip(-1).long().argmax(-1)
+    )  # rounding may push past the last possible token
     return torch.minimum(token, last)
 
 
 def verify(p: Tensor, draft: Tensor, q: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Accept draft tokens or replace them, so that the result is distributed as the target's p exactly.
 
-    p f64[B,V] target; draft i64[B]; uniform [B,2]. q f64[B,V]: the distribution the draft was drawn from: accept with
-    min(1, p/q), else draw from (p - q)+. q None: the draft is an argmax, a point mass: accept with p(draft), else draw from p
-    without it. (Leviathan et al., arXiv 2211.17192, section 2.3; the second is its special case.)
+    p f64[B,V] target; draft i64[B]; uniform [B,2]. q f64[B,V]: the distribution the draft was drawn from; accepted with
+    min(1, p/q), else replaced by a draw from (p - q)+. q None: the draft is an argmax, so q is a point mass: accepted
+    with p(draft), else replaced by a draw from p without it. Source: Leviathan et al., arXiv 2211.17192, section 2.3.
 
     Returns: (accepted bool[B], token i64[B]): the draft where accepted, else the replacement.
     """
