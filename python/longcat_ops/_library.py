@@ -146,6 +146,11 @@ def _import_native() -> ModuleType:
             f"longcat_ops in {PACKAGE} is not built: {' and '.join(missing)} missing.{_shadow_note()}\n"
             f"  fix: {_build_command()}"
         )
+    if cut_short := [path.name for path in PACKAGE.glob("*.so") if _is_cut_short(path)]:
+        raise LongcatLibraryError(
+            f"longcat_ops in {PACKAGE}: {', '.join(cut_short)} is incomplete, as an interrupted build or copy leaves it.\n"
+            f"  fix: {_build_command()}"
+        )
     try:
         return importlib.import_module(f"{__package__}._C")
     except ImportError as error:
@@ -155,6 +160,17 @@ def _import_native() -> ModuleType:
             f"  found: {tags}; this Python is {sys.implementation.cache_tag}\n"
             f"  fix: {_build_command()}"
         ) from error
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether an ELF file ends before its section headers, which linkers put last. Loading one can kill the process."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64:
+        return True
+    offset = int.from_bytes(header[40:48], "little")
+    entry_size, count = (int.from_bytes(header[at : at + 2], "little") for at in (58, 60))
+    return offset + entry_size * count > path.stat().st_size
 
 
 def _source_root() -> Path | None:

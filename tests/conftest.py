@@ -1,0 +1,40 @@
+"""Options and markers of the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+
+try:
+    from hypothesis import settings
+
+    # Shared machines make deadlines flaky; a fixed seed makes a failure repeatable everywhere.
+    settings.register_profile("longcat", deadline=None, derandomize=True, max_examples=25, print_blob=True)
+    settings.load_profile("longcat")
+except ImportError:
+    pass
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also run the tests marked slow")
+
+
+def _gpu_problem() -> str:
+    import torch
+
+    from longcat_ops import _library
+
+    if not torch.cuda.is_available():
+        return "needs a Hopper GPU: torch sees no CUDA device"
+    supported, text = _library.load().device_supported(0)
+    return "" if supported else f"needs a Hopper GPU: {text}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    gpu_problem = None
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--full"):
+            item.add_marker(pytest.mark.skip(reason="slow: runs with --full"))
+        if "gpu" in item.keywords:
+            gpu_problem = _gpu_problem() if gpu_problem is None else gpu_problem
+            if gpu_problem:
+                item.add_marker(pytest.mark.skip(reason=gpu_problem))
