@@ -1,0 +1,129 @@
+"""The command line: `python -m longcat_ops generate | plan | doctor`. Parsing alone imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from . import __version__
+from .errors import LongcatError
+
+BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+_EXIT_CODES = """\
+exit codes: 0 done; 1 `generate` found speculative and plain text to differ, or `doctor` found an op that cannot run;
+2 the request, the checkpoint or the installation is at fault (the message says which and what to do)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. A `LongcatError` becomes one message on stderr and code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # text may hold characters that the terminal lacks
+    args = _parser().parse_args(argv)
+    try:
+        code = importlib.import_module(f"{__package__}.{args.module}").run(args)
+        sys.stdout.flush()
+        return code
+    except LongcatError as error:
+        print(f"longcat_ops {args.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longcat_ops", description="LongCat-Flash: decode, size a deployment, inspect this installation.",
+        epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"longcat_ops {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_plan(commands)
+    doctor = _command(
+        commands, "doctor", "cli_doctor", "say, per op, which backend would run here and why; needs no torch"
+    )
+    doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, module: str, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(module=module)
+    return command
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "generate", "cli_generate", "continue a prompt and report how the decoding went")
+    p.add_argument("folder", nargs="?", metavar="DIR", help="checkpoint folder (default: checkpoints/longcat-tiny)")
+    p.add_argument("--checkpoint", metavar="DIR", help="the same; wins over DIR")
+    prompt = p.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", help="default: a verse of Genesis")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; - is stdin")
+    p.add_argument("--max-new-tokens", type=_integer(1), default=128, metavar="N")
+    choice = p.add_argument_group("choice of tokens")
+    choice.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
+    choice.add_argument("--top-k", type=int, default=0, metavar="K", help="0 (default) is off")
+    choice.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1 (default) is off")
+    choice.add_argument("--seed", type=int, help="default: a fresh one, which the report shows")
+    choice.add_argument(
+        "--speculative", action=argparse.BooleanOptionalAction, default=True, help="draft with the MTP head"
+    )
+    choice.add_argument(
+        "--draft", choices=("argmax", "sampled"), default="argmax", help="how the head drafts when sampling"
+    )
+    load = p.add_argument_group("loading")
+    load.add_argument("--dtype", choices=DTYPES, help="of activations and unquantised weights (default: as stored)")
+    load.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
+    load.add_argument("--device", default="cpu")
+    load.add_argument("--threads", type=_integer(1), metavar="N", help="CPU threads of torch")
+    report = p.add_argument_group("report")
+    report.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help="what follows the text")
+    compare = "decode plainly too, compare ids and speed (default: when greedy and speculative)"
+    report.add_argument("--compare", action=argparse.BooleanOptionalAction, default=None, help=compare)
+    forced = "agreement of the MTP head with the target over a given text"
+    report.add_argument("--teacher-forced", action=argparse.BooleanOptionalAction, default=True, help=forced)
+    report.add_argument(
+        "--text", metavar="FILE", help="that text (default: the held-out excerpt, else what was generated)"
+    )
+    report.add_argument("--json", action="store_true", help="one JSON object instead of text and report")
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    p = _command(
+        commands,
+        "plan",
+        "cli_plan",
+        "size one rank from the config and index alone: bytes, KV per token, fit on a card",
+    )
+    p.add_argument("path", metavar="DIR|config.json", help="a checkpoint folder (weights are not read) or its config")
+    p.add_argument("--ep", type=int, default=1, metavar="N", help="split the FFN experts of a layer over N ranks")
+    p.add_argument("--tp", type=int, default=1, metavar="N", help="split heads, dense FFN and vocabulary over N ranks")
+    p.add_argument(
+        "--precision", default="stored", metavar="stored|bf16|fp8|FILE", help="of projections (default: stored)"
+    )
+    p.add_argument("--mtp", action=argparse.BooleanOptionalAction, default=True, help="count the MTP head")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _integer(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= {least}")
+        return value
+
+    return parse

@@ -1,0 +1,282 @@
+"""`python -m longcat_ops generate`: text as it comes, then how the decoding went.
+
+--json prints one object: prompt, text, ids (new tokens); checkpoint, run, decode, plain, teacher_forced, experts, parts
+as `cli_report` shows them. Seconds and rates are of the best of the timed runs; `plain`, `teacher_forced`, `experts`
+and `parts` are null when they were not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from . import cli_report, doctor
+from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
+from .model import LongcatFlashConfig, LongcatFlashForCausalLM
+from .runtime import measure
+from .runtime.generate import Generation, _check_sampling, _prompts
+from .runtime.text import TextStream, encode, load_tokenizer
+
+DEFAULT_CHECKPOINT = Path("checkpoints/longcat-tiny")
+DEFAULT_PROMPT = "Genesis 1\n1 In the beginning"
+HELD_OUT = Path("tests/data/kjv_heldout.txt")  # beside the folder that holds the checkpoints, in a clone
+FORCED_TOKENS = 1000
+PARTS_TOKENS = 64
+PATIENCE = 10.0  # seconds: a decode that takes longer is timed once, a shorter one three times
+
+
+def run(args: argparse.Namespace) -> int:
+    request = _Request(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    start = perf_counter()
+    model = LongcatFlashForCausalLM.from_pretrained(
+        request.folder, device=request.device, dtype=request.dtype, precision=args.precision
+    )
+    load_seconds = perf_counter() - start
+    compare = _wants_compare(args, model)
+    text, first, seconds = _stream(model, request, quiet=args.json)
+    facts: dict[str, Any] = {"prompt": request.prompt, "text": text, "ids": _new_ids(first, request)}
+    if args.report or args.json:
+        rounds = 3 if seconds < PATIENCE else 1
+        facts["checkpoint"] = _checkpoint(model, request.folder, load_seconds)
+        facts["run"] = _run_facts(args, model, request)
+        _measure(facts, model, request, first, compare, rounds)
+        facts["teacher_forced"] = _teacher_forced(args, model, request, first) if args.teacher_forced else None
+        facts["experts"] = _experts(model, request.folder, first)
+    elif compare:
+        facts["plain"] = {"identical": _same(first, request.timed(model, speculative=False)[0])}
+    identical = (facts.get("plain") or {}).get("identical", True)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    elif args.report:
+        print("\n" + "\n".join(cli_report.lines(facts, sys.stdout)))
+    if not identical:
+        print("longcat_ops generate: speculative and plain decoding differ", file=sys.stderr)
+    return 0 if identical else 1
+
+
+class _Request:
+    """What was asked for, checked before a weight is read."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.folder = _folder(args)
+        self.config = LongcatFlashConfig.from_pretrained(self.folder)
+        self.tokenizer = load_tokenizer(self.folder)
+        self.prompt = _prompt(args)
+        if not self.prompt:
+            raise LongcatShapeError(message("generate", "prompt", "an empty text", "at least one character"))
+        ids = encode(self.tokenizer, self.prompt, self.config.bos_token_id)
+        self.max_new_tokens = args.max_new_tokens
+        self.seed = secrets.randbits(31) if args.seed is None else args.seed
+        _check_sampling(args.temperature, args.top_k, args.top_p, args.draft, self.seed)
+        self.options = {
+            "temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "draft": args.draft,
+            "seed": self.seed, "speculative": args.speculative,
+        }  # fmt: skip
+        (self.ids,) = _prompts(SimpleNamespace(config=self.config), [torch.tensor(ids)], args.max_new_tokens)
+        self.device = _device(args.device)
+        self.dtype = getattr(torch, args.dtype) if args.dtype else None
+        if args.text and not Path(args.text).is_file():
+            raise LongcatError(f"--text {args.text}: there is no such file.")
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def timed(self, model: LongcatFlashForCausalLM, **changes: Any) -> tuple[Generation, measure.Timing]:
+        return measure.timed_generate(model, self.ids, self.max_new_tokens, **self.options | changes)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    named = args.checkpoint or args.folder
+    if named is None and not DEFAULT_CHECKPOINT.is_dir():
+        raise LongcatCheckpointError(
+            f"no checkpoint was named, and the default {DEFAULT_CHECKPOINT} is not in this folder.\n"
+            "  fix: run in the root of a clone of the project, or name a folder: generate DIR"
+        )
+    return Path(named or DEFAULT_CHECKPOINT)
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    if args.prompt_file is None:
+        return DEFAULT_PROMPT if args.prompt is None else args.prompt
+    try:
+        data = sys.stdin.buffer.read() if args.prompt_file == "-" else Path(args.prompt_file).read_bytes()
+        return data.decode("utf-8")
+    except OSError as error:
+        raise LongcatError(f"--prompt-file {args.prompt_file}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise LongcatError(f"--prompt-file {args.prompt_file}: not UTF-8 text ({error.reason}).") from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LongcatShapeError(message("generate", "device", repr(name), "cpu, cuda or cuda:N")) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LongcatUnsupportedError(
+            f"--device {name}: torch finds no CUDA device.\n  fix: see `python -m longcat_ops doctor`"
+        )
+    return device
+
+
+def _wants_compare(args: argparse.Namespace, model: LongcatFlashForCausalLM) -> bool:
+    possible = args.speculative and model.mtp is not None and args.temperature == 0
+    if args.compare and not possible:
+        raise LongcatUnsupportedError(
+            "--compare needs greedy, speculative decoding: temperature 0, an MTP head, no --no-speculative."
+        )
+    return possible and (args.report or args.json) if args.compare is None else args.compare
+
+
+def _stream(model: LongcatFlashForCausalLM, request: _Request, *, quiet: bool) -> tuple[str, Generation, float]:
+    """Decode once, showing text as it comes; also the warm-up of the timed runs."""
+    write = (lambda piece, drafted: None) if quiet else _writer()
+    stream = TextStream(request.decode, request.ids.tolist())
+    pieces: list[str] = []
+
+    def show(piece: str, drafted: bool) -> None:
+        pieces.append(piece)
+        if piece:
+            write(piece, drafted)
+
+    write(request.prompt, False)
+    start = perf_counter()
+    result, _ = request.timed(model, on_token=lambda _, token, drafted: show(stream.push(token), drafted))
+    seconds = perf_counter() - start
+    show(stream.finish(), False)
+    write("\n", False)
+    return "".join(pieces), result, seconds
+
+
+def _writer() -> Callable[[str, bool], None]:
+    """Prints pieces at once, accepted drafts in colour if stdout is a terminal and rich is installed."""
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+            from rich.text import Text
+        except ImportError:
+            pass
+        else:
+            console = Console(soft_wrap=True)
+            return lambda piece, drafted: console.print(Text(piece, style="green" if drafted else ""), end="")
+
+    def write(piece: str, drafted: bool) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    return write
+
+
+def _measure(
+    facts: dict[str, Any],
+    model: LongcatFlashForCausalLM,
+    request: _Request,
+    first: Generation,
+    compare: bool,
+    rounds: int,
+) -> None:
+    """Adds decode and plain, timed in turn, the best of each, and parts, timed in a run of their own."""
+    own, plain = [], []
+    for _ in range(rounds):
+        own.append(request.timed(model)[1])
+        if compare:
+            plain.append(request.timed(model, speculative=False))
+    best = min(own, key=lambda t: t.decode_seconds)
+    steps, drafted, accepted = first.steps[0], first.drafted[0], first.accepted[0]
+    facts["decode"] = {
+        "new_tokens": len(first.num_real[0]), "steps": steps, "drafted": drafted, "accepted": accepted,
+        "tokens_per_step": best.tokens / steps if steps else None,
+        "acceptance": accepted / drafted if drafted else None,
+        "seconds": best.decode_seconds, "tokens_per_second": best.tokens_per_second,
+        "prompt_tokens": len(request.ids), "prompt_seconds": best.prompt_seconds, "rounds": rounds,
+    }  # fmt: skip
+    facts["plain"] = None
+    if plain:
+        slow = min((timing for _, timing in plain), key=lambda t: t.decode_seconds)
+        facts["plain"] = {
+            "identical": all(_same(first, result) for result, _ in plain),
+            "seconds": slow.decode_seconds,
+            "tokens_per_second": slow.tokens_per_second,
+            "speedup": slow.decode_seconds / best.decode_seconds if best.tokens else None,
+        }
+    count = min(request.max_new_tokens, PARTS_TOKENS)
+    seconds, timing = measure.time_by_part(model, request.ids, count, **request.options)
+    shares = {
+        part: {"ms_per_token": 1e3 * s / timing.tokens, "share": s / timing.decode_seconds}
+        for part, s in seconds.items()
+        if timing.tokens
+    }
+    facts["parts"] = shares or None
+
+
+def _teacher_forced(
+    args: argparse.Namespace, model: LongcatFlashForCausalLM, request: _Request, first: Generation
+) -> dict[str, Any] | None:
+    if model.mtp is None:
+        return None
+    held_out = request.folder.resolve().parent.parent / HELD_OUT
+    file = Path(args.text) if args.text else held_out if held_out.is_file() else None
+    if file is None:
+        ids, label = first.sequences[0].tolist(), "the prompt and its continuation"
+    else:
+        text = file.read_text(encoding="utf-8")
+        ids, label = encode(request.tokenizer, text, model.config.bos_token_id), file.name
+    ids = ids[: min(FORCED_TOKENS, model.config.max_position_embeddings)]
+    agreed, positions = measure.teacher_forced_acceptance(model, torch.tensor(ids))
+    return {"acceptance": agreed / positions if positions else None, "positions": positions, "text": label}
+
+
+def _experts(model: LongcatFlashForCausalLM, folder: Path, first: Generation) -> dict[str, Any] | None:
+    use = measure.expert_use(first.num_real[0], model.config.moe_topk)
+    return use and {**asdict(use), "target": _target_experts(folder)}
+
+
+def _target_experts(folder: Path) -> float | None:
+    """FFN experts per token that training aimed at, if the checkpoint says so."""
+    try:
+        training = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["training"]
+        return float(training["target_real_experts_per_token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _checkpoint(model: LongcatFlashForCausalLM, folder: Path, seconds: float) -> dict[str, Any]:
+    c = model.config
+    quantised = [module.fp8 for module in model.modules() if hasattr(module, "fp8")]
+    return {
+        "path": str(folder), "layers": c.num_layers, "ffn_experts": c.n_routed_experts,
+        "zero_experts": c.zero_expert_num, "top_k": c.moe_topk, "mtp": model.mtp is not None,
+        "fp8_projections": sum(quantised), "projections": len(quantised),
+        "file_bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")), "load_seconds": seconds,
+    }  # fmt: skip
+
+
+def _run_facts(args: argparse.Namespace, model: LongcatFlashForCausalLM, request: _Request) -> dict[str, Any]:
+    rows = doctor.op_rows()
+    kind = "cuda" if model.device.type == "cuda" else "cpu"
+    return {
+        **request.options, "device": str(model.device), "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "speculative": bool(args.speculative and model.mtp is not None),
+        "backends": {row.name: getattr(row, kind).backend for row in rows},
+    }  # fmt: skip
+
+
+def _new_ids(result: Generation, request: _Request) -> list[int]:
+    return result.sequences[0][len(request.ids) :].tolist()
+
+
+def _same(a: Generation, b: Generation) -> bool:
+    return torch.equal(a.sequences[0], b.sequences[0])

@@ -1,0 +1,66 @@
+"""Text in and out of a checkpoint's tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import LongcatCheckpointError, LongcatUnsupportedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """tokenizer.json of a checkpoint. Raises LongcatUnsupportedError without the package, LongcatCheckpointError."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise LongcatUnsupportedError(
+            "text needs the package tokenizers, which is not installed.\n  fix: pip install 'longcat_ops[model]'"
+        ) from error
+    file = Path(folder) / "tokenizer.json"
+    if not file.is_file():
+        raise LongcatCheckpointError(
+            f"{file} does not exist, and without it there is no text.\n"
+            "  fix: copy the tokenizer.json of the published checkpoint into it, or call longcat_ops.generate with ids"
+        )
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises no narrower class
+        raise LongcatCheckpointError(f"{file} is not a tokenizer: {error}") from error
+
+
+def encode(tokenizer: Tokenizer, text: str, bos: int | None) -> list[int]:
+    """The ids of `text` as a document starts: BOS in front, if the model has one."""
+    return [*([] if bos is None else [bos]), *tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+class TextStream:
+    """Turns ids into text as they come. A character whose bytes lie in several tokens waits for the last of them."""
+
+    def __init__(self, decode: Callable[[list[int]], str], context: list[int] | None = None) -> None:
+        self._decode = decode
+        # Decoders may treat the first token of a run differently, so each piece is decoded behind the one before it.
+        self._ids = list(context or [])[-4:]
+        self._start, self._shown = 0, len(self._ids)
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes, often "" within a character."""
+        self._ids.append(token)
+        piece = self._rest()
+        if piece.endswith("\ufffd"):
+            return ""
+        self._start, self._shown = self._shown, len(self._ids)
+        return piece
+
+    def finish(self) -> str:
+        """What is still held back, broken characters as U+FFFD."""
+        piece = self._rest()
+        self._start = self._shown = len(self._ids)
+        return piece
+
+    def _rest(self) -> str:
+        before = self._decode(self._ids[self._start : self._shown])
+        return self._decode(self._ids[self._start :])[len(before) :]
