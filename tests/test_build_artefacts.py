@@ -91,7 +91,7 @@ FACTS = {
     ],
 )
 def test_device_rule(change: dict, supported: bool, text: str) -> None:
-    result = NATIVE.judge_device(**FACTS | {"minor": 0} | change)
+    result = NATIVE.judge_device(**FACTS | {"major": 9, "minor": 0} | change)
     assert result[0] is supported
     assert text in result[1]
 

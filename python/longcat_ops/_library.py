@@ -53,7 +53,7 @@ def backend() -> str:
 
 
 def load_if_torch_is_imported() -> None:
-    """So that `import torch, longcat_ops` alone registers `torch.ops.longcat_ops`; a failure waits for the first use."""
+    """So that `import torch, longcat_ops` alone registers `torch.ops.longcat_ops`; a failure waits for first use."""
     if hasattr(sys.modules.get("torch"), "ops"):
         with contextlib.suppress(Exception):
             load()
@@ -75,6 +75,7 @@ def load() -> ModuleType:
 
 def _load() -> ModuleType:
     _check_variables()
+    _check_files()
     _check_torch()
     module = _import_native()
     # `__version__` is defined by the package itself, which is fully imported by the time anything is used.
@@ -114,11 +115,25 @@ def _is_positive_number(value: str) -> bool:
         return False
 
 
+def _check_files() -> None:
+    missing = [name for name in ("_C", "liblongcat_torch") if not list(PACKAGE.glob(f"{name}*.so"))]
+    if missing:
+        raise LongcatLibraryError(
+            f"longcat_ops in {PACKAGE} is not built: {' and '.join(missing)} missing.{_shadow_note()}\n"
+            f"  fix: {_build_command()}"
+        )
+    if cut_short := [path.name for path in PACKAGE.glob("*.so") if _is_cut_short(path)]:
+        raise LongcatLibraryError(
+            f"longcat_ops in {PACKAGE}: {', '.join(cut_short)} is cut short, as by an interrupted build or copy.\n"
+            f"  fix: {_build_command()}"
+        )
+
+
 def _check_torch() -> None:
     wanted = ".".join(map(str, MIN_TORCH))
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == "torch"
         found = "torch is not installed" if absent else f"torch cannot load: {error}"
         raise LongcatLibraryError(
@@ -140,17 +155,6 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def _import_native() -> ModuleType:
-    missing = [name for name in ("_C", "liblongcat_torch") if not list(PACKAGE.glob(f"{name}*.so"))]
-    if missing:
-        raise LongcatLibraryError(
-            f"longcat_ops in {PACKAGE} is not built: {' and '.join(missing)} missing.{_shadow_note()}\n"
-            f"  fix: {_build_command()}"
-        )
-    if cut_short := [path.name for path in PACKAGE.glob("*.so") if _is_cut_short(path)]:
-        raise LongcatLibraryError(
-            f"longcat_ops in {PACKAGE}: {', '.join(cut_short)} is incomplete, as an interrupted build or copy leaves it.\n"
-            f"  fix: {_build_command()}"
-        )
     try:
         return importlib.import_module(f"{__package__}._C")
     except ImportError as error:
