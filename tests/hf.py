@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from longcat_ops import LongcatFlashConfig
 from torch.nn import functional as F
 from transformers import LongcatFlashConfig as HFConfig
 from transformers.models.longcat_flash import modeling_longcat_flash as hf
+
+from longcat_ops import LongcatFlashConfig
 
 BASE = dict(
     vocab_size=97, hidden_size=64, num_layers=2, num_attention_heads=4, max_position_embeddings=512, rms_norm_eps=1e-5,

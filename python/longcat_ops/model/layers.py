@@ -195,7 +195,6 @@ class MoE(nn.Module):
         )
         self.register_buffer("bias", source.dense(f"{router}.e_score_correction_bias", (c.num_experts,), wide))
         gate_up, down = source.experts(f"{name}.experts", c.n_routed_experts, c.expert_ffn_hidden_size, c.hidden_size)
-        self.fp8 = isinstance(gate_up, tuple)
         for key, weight in (("gate_up", gate_up), ("down", down)):
             data, scale = weight if isinstance(weight, tuple) else (weight, None)
             self.register_buffer(key, data)
@@ -208,9 +207,9 @@ class MoE(nn.Module):
             num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.num_valid,
         )  # fmt: skip
         rows.num_real.append(routing.num_real)
-        if self.fp8:
-            return fused_moe(x, routing, (self.gate_up, self.gate_up_scale), (self.down, self.down_scale))
-        return fused_moe(x, routing, self.gate_up, self.down)
+        gate_up = self.gate_up if self.gate_up_scale is None else (self.gate_up, self.gate_up_scale)
+        down = self.down if self.down_scale is None else (self.down, self.down_scale)
+        return fused_moe(x, routing, gate_up, down)
 
 
 class ScMoELayer(nn.Module):

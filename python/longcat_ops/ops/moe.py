@@ -22,12 +22,14 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
             are padding.
 
     Returns: Routing; softmax over all E in fp32, no renormalisation, order by score + bias descending, lower id first.
-        A row with NaN or +inf leaves ids -1, zero_weight NaN and counts in `errors`; rows >= num_valid: ids -1, weights
-        0.
+        A row with NaN or +inf, or all of it -inf, leaves ids -1, zero_weight NaN and counts in `errors`;
+        rows >= num_valid: ids -1, weights 0.
     Raises: LongcatShapeError. Source: LongCat-Flash technical report (arXiv 2509.01322), eq. 1 and section 2.1.
     """
     if logits.dim() != 2 or logits.shape[1] != num_experts:
         raise LongcatShapeError(message("moe_route", "logits", list(logits.shape), f"[T, num_experts={num_experts}]"))
+    if not logits.is_floating_point():
+        raise LongcatShapeError(message("moe_route", "logits", logits.dtype, "float32 or bfloat16"))
     if bias.shape != (num_experts,):
         raise LongcatShapeError(message("moe_route", "bias", list(bias.shape), [num_experts]))
     if not 0 <= num_zero_experts <= num_experts:
@@ -57,9 +59,15 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
         raise LongcatShapeError(
             message("fused_moe", "x", list(x.shape), f"[T,H] with T = {routing.ids.shape[0]}, the rows of routing.ids")
         )
-    experts, width, hidden = gate_up.shape
-    if hidden != x.shape[1] or width % 2:
+    if gate_up.dim() != 3 or gate_up.shape[2] != x.shape[1] or gate_up.shape[1] % 2:
         raise LongcatShapeError(message("fused_moe", "w_gate_up", list(gate_up.shape), f"[G, 2I, H={x.shape[1]}]"))
+    experts, width, hidden = gate_up.shape
     if down.shape != (experts, hidden, width // 2):
         raise LongcatShapeError(message("fused_moe", "w_down", list(down.shape), [experts, hidden, width // 2]))
+    for name, weight, halves in (("w_gate_up", w_gate_up, 2), ("w_down", w_down, 1)):
+        if isinstance(weight, tuple):
+            (g, n, k), got = weight[0].shape, weight[1].shape
+            want = (g, halves * -(-n // halves // 128), -(-k // 128))
+            if got != want:
+                raise LongcatShapeError(message("fused_moe", f"{name} scales", list(got), list(want)))
     return reference.fused_moe(x, routing, w_gate_up, w_down)

@@ -23,12 +23,16 @@ def widen_weight(q: Tensor, s: Tensor, halves: int = 1) -> Tensor:
 
     halves: 2 where N holds two weights on top of each other (gate, up), each with scale blocks of its own.
     """
-    stamp = (q._version, s._version, s.data_ptr())
-    kept = _widened.get(q)
+    # A tensor made in inference mode does not count its writes, so nothing tells when a kept copy is stale.
+    counted = not (q.is_inference() or s.is_inference())
+    stamp = (q._version, s._version, s.data_ptr()) if counted else None
+    kept = _widened.get(q) if counted else None
     if kept is None or kept[0] != stamp:
         matrices = q.view(-1, q.shape[-2] // halves, q.shape[-1]), s.view(-1, s.shape[-2] // halves, s.shape[-1])
         wide = torch.stack([dequant_fp8(*pair, torch.float32) for pair in zip(*matrices, strict=True)])
-        _widened[q] = kept = (stamp, wide.view(q.shape))
+        kept = (stamp, wide.view(q.shape))
+        if counted:
+            _widened[q] = kept
     return kept[1]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import LongcatShapeError, message
 from ..ops.quant import dequant_fp8, per_token_group_quant_fp8
 from .gemm import Fp8Pair, widen_weight
 
@@ -46,8 +47,8 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
     tokens, experts = logits.shape
     valid = tokens if num_valid is None else int(num_valid)
     logits = logits[:valid].to(acc)
-    bad = (torch.isnan(logits) | (logits == torch.inf)).any(-1)
     scores = logits.softmax(-1)
+    bad = scores.isnan().any(-1)  # softmax makes NaN of a row with NaN or +inf, and of one that is -inf throughout
     chosen = torch.sort(scores + bias.to(acc), dim=-1, descending=True, stable=True).indices[:, :top_k]
     weights = scores.gather(1, chosen) * scale
     if bad.any():
@@ -86,21 +87,26 @@ class _Experts:
     """`expert(e, rows)`: the SwiGLU FFN of expert e on some rows of x (None: all of them)."""
 
     def __init__(self, x: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> None:
-        self.fp8 = isinstance(w_gate_up, tuple)
         self.dtype = x.dtype
-        if self.fp8:
-            self.x = _round_trip_fp8(x)
-            self.gate_up = widen_weight(*w_gate_up, halves=2)
-            self.down = widen_weight(*w_down)
+        self.fp8_down = isinstance(w_down, tuple)
+        self.down = widen_weight(*w_down) if self.fp8_down else w_down
+        if isinstance(w_gate_up, tuple):
+            self.x, self.gate_up = _round_trip_fp8(x), widen_weight(*w_gate_up, halves=2)
         else:
-            self.x, self.gate_up, self.down = x, w_gate_up, w_down
+            self.x, self.gate_up = x, w_gate_up
+
+    def require(self, highest: int) -> None:
+        """Refuse ids of experts that are not here."""
+        if highest >= len(self.gate_up):
+            raise LongcatShapeError(
+                message("fused_moe", "routing.ids", f"up to {highest}", f"-1 .. {len(self.gate_up) - 1}")
+            )
 
     def __call__(self, expert: int, rows: Tensor | None) -> Tensor:
         x = self.x if rows is None else self.x[rows]
         gate, up = F.linear(x, self.gate_up[expert]).chunk(2, -1)
         h = F.silu(gate) * up
-        if self.fp8:
-            h = _round_trip_fp8(h)
+        h = _round_trip_fp8(h) if self.fp8_down else h.to(self.down.dtype)
         return F.linear(h, self.down[expert]).to(self.dtype)
 
 
@@ -113,6 +119,7 @@ def _run_on_all_rows(experts: _Experts, ids: Tensor) -> tuple[Tensor, Tensor]:
     """rows [n*T,H]: every chosen expert on all T tokens; row_of [T,K]: where token t's k-th product lies."""
     tokens = ids.shape[0]
     chosen = sorted({e for row in ids.tolist() for e in row if e >= 0})
+    experts.require(chosen[-1] if chosen else -1)
     if not chosen or not tokens:
         return experts.x.new_zeros((1, experts.x.shape[1])), torch.zeros_like(ids, dtype=torch.int64)
     rows = torch.cat([experts(e, None) for e in chosen])
@@ -125,6 +132,7 @@ def _run_by_expert(experts: _Experts, ids: Tensor) -> tuple[Tensor, Tensor]:
     flat = ids.reshape(-1).long()
     order = torch.argsort(flat, stable=True)
     counts = torch.bincount(flat + 1).tolist()
+    experts.require(len(counts) - 2)
     start, parts = counts[0], []  # ids of -1 sort first
     for expert, count in enumerate(counts[1:]):
         if count == 0:
