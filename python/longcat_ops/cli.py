@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LongcatError as error:
-        print(f"longcat_ops {args.command}: {error}", file=sys.stderr)
+        print(f"longcat_ops: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.report:
         print("\n" + "\n".join(cli_report.lines(facts, sys.stdout)))
     if not identical:
-        print("longcat_ops generate: speculative and plain decoding differ", file=sys.stderr)
+        print("longcat_ops: generate: speculative and plain decoding differ", file=sys.stderr)
     return 0 if identical else 1
 
 

@@ -11,7 +11,11 @@ from .loading.plan import HEADROOM, Plan, make_plan
 def run(args: argparse.Namespace) -> int:
     precision = None if args.precision == "stored" else args.precision
     plan = make_plan(args.path, ep=args.ep, tp=args.tp, precision=precision, mtp=args.mtp)
-    print(json.dumps(plan.to_dict(), indent=2) if args.json else "\n".join(lines(plan, args.path)))
+    print(
+        json.dumps(plan.to_dict(), indent=2)
+        if args.json
+        else "\n".join(line.rstrip() for line in lines(plan, args.path))
+    )
     return 0
 
 

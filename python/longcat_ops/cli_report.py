@@ -25,12 +25,12 @@ def _line(name: str, text: str) -> str:
 
 
 def _checkpoint_lines(c: dict[str, Any]) -> list[str]:
-    if c["fp8_projections"] == c["projections"]:
-        precision = "FP8"
-    elif c["fp8_projections"]:
-        precision = f"FP8 in {c['fp8_projections']} of {c['projections']} blocks"
-    else:
+    if not c["fp8_projections"]:
         precision = "not quantised"
+    elif c["fp8_projections"] == c["projections"]:
+        precision = "FP8"
+    else:
+        precision = f"FP8 in {c['fp8_projections']} of {c['projections']} blocks"
     network = f"{c['layers']} layers, {c['ffn_experts']} FFN + {c['zero_experts']} zero experts, top-{c['top_k']}"
     head = "MTP head" if c["mtp"] else "no MTP head"
     size = f"{precision}, {c['file_bytes'] / 1e6:,.1f} MB, loaded in {c['load_seconds']:.1f} s"
@@ -74,9 +74,7 @@ def _expert_lines(e: dict[str, Any] | None, bars: str) -> list[str]:
         return []
     target = f", trained for {e['target']:g}" if e["target"] else ""
     layers = " ".join(f"{mean:.2f}" for mean in e["by_layer"][:8]) + (" ..." if len(e["by_layer"]) > 8 else "")
-    text = (
-        f"FFN experts per token: mean {e['mean']:.2f} of {e['top_k']}{target}, min {e['minimum']}, max {e['maximum']}"
-    )
+    text = f"FFN experts per token: mean {e['mean']:.2f} of {e['top_k']}{target}, min {e['min']}, max {e['max']}"
     total, top = sum(e["histogram"]), max(e["histogram"])
     # Any count shows: only 0 is drawn as nothing.
     chart = "".join(bars[-(-n * (len(bars) - 1) // top)] for n in e["histogram"])

@@ -20,11 +20,11 @@ from typing import Any
 from . import __version__, _library, ops
 
 _ISA_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
-_PACKAGES = {  # package -> (what for, extra that brings it)
-    "safetensors": ("reading checkpoints", "model"),
-    "tokenizers": ("text in and out", "model"),
-    "tqdm": ("the loading bar", "model"),
-    "rich": ("colour in generate", "cli"),
+_PACKAGES = {  # optional ones, and what for
+    "safetensors": "reading checkpoints",
+    "tokenizers": "text in and out",
+    "tqdm": "the loading bar",
+    "rich": "colour in generate",
 }
 _NATIVE = ("_C", "liblongcat_torch", "liblongcat_kernels")  # the last one only in builds with CUDA
 
@@ -69,7 +69,7 @@ def _library_problem() -> tuple[str, str] | None:
         _library.load()
     except Exception as error:  # whatever is broken here is what a doctor is for
         reason, _, remedy = str(error).partition("\n  fix: ")
-        return " ".join(reason.split()), remedy
+        return " ".join(reason.split()).rstrip("."), remedy
     return None
 
 
@@ -155,7 +155,7 @@ def report() -> dict[str, Any]:
         "library": _native(),
         "gpus": _gpus(),
         "environment": _environment(),
-        "packages": [_package(name, *facts) for name, facts in _PACKAGES.items()],
+        "packages": [_package(name, purpose) for name, purpose in _PACKAGES.items()],
         "ops": [asdict(row) for row in rows],
     }
 
@@ -247,9 +247,9 @@ def _environment() -> list[dict[str, str]]:
     return rows
 
 
-def _package(name: str, purpose: str, extra: str) -> dict[str, str | None]:
+def _package(name: str, purpose: str) -> dict[str, str | None]:
     version = None
     if _guard(lambda: importlib.util.find_spec(name)) is not None:
         version = _guard(lambda: metadata.version(name)) or "unknown version"
-    remedy = "" if version else f'{sys.executable} -m pip install "longcat_ops[{extra}]"'
+    remedy = "" if version else f"{sys.executable} -m pip install {name}"
     return {"name": name, "version": version, "purpose": purpose, "remedy": remedy}

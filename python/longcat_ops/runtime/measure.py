@@ -36,8 +36,8 @@ class ExpertUse:
 
     top_k: int
     mean: float
-    minimum: int
-    maximum: int
+    min: int
+    max: int
     zero_share: float
     by_layer: list[float]
     histogram: list[int]
@@ -149,8 +149,8 @@ def expert_use(num_real: Tensor, top_k: int) -> ExpertUse | None:
     return ExpertUse(
         top_k=top_k,
         mean=mean,
-        minimum=int(counts.min()),
-        maximum=int(counts.max()),
+        min=int(counts.min()),
+        max=int(counts.max()),
         zero_share=1 - mean / top_k,
         by_layer=counts.double().mean(0).tolist(),
         histogram=torch.bincount(counts.flatten(), minlength=top_k + 1).tolist(),

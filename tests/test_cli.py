@@ -1,0 +1,366 @@
+"""The command line: text, report and JSON of `generate` against the library and hand computations, and bad requests."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from tokenizers.trainers import BpeTrainer
+
+import longcat_ops
+import models
+from longcat_ops import LongcatFlashForCausalLM, cli_generate, cli_report
+from longcat_ops.cli import main
+from longcat_ops.model.layers import FFN, MLA, MoE
+from longcat_ops.model.mtp import MTP
+from longcat_ops.runtime import measure
+from longcat_ops.runtime.text import TextStream, encode
+
+TOY = "and it came to pass in those days that the king went up and the people with him\n" * 8
+VOCAB = 288
+
+
+def train_tokenizer(vocab: int) -> Tokenizer:
+    """Byte-level BPE as published tokenizers are: ids 0 .. 2 are special, then all 256 bytes, then merges."""
+    tokenizer = Tokenizer(tokenizer_models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        [TOY],
+        BpeTrainer(
+            vocab_size=vocab, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )  # fmt: skip
+    return tokenizer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small lose time to a second thread, and much of it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the published layout. Few tokens can win, so that drafts are accepted now and then."""
+    folder = tmp_path_factory.mktemp("model")
+    changes = {"vocab_size": VOCAB, "max_position_embeddings": 128, "eos_token_id": None}
+    tensors = models.tensors(models.config(**changes), mtp=True)
+    tensors["lm_head.weight"][:260] *= 0.01
+    tensors["lm_head.weight"][262:] *= 0.01
+    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(models.BASE | changes))
+    train_tokenizer(VOCAB).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint) -> LongcatFlashForCausalLM:
+    return LongcatFlashForCausalLM.from_pretrained(checkpoint, progress=False)
+
+
+def facts_of(capsys, *arguments: str) -> dict:
+    assert main(["generate", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_facts_agree_with_the_library(checkpoint, model, capsys):
+    prompt = "and it came"
+    facts = facts_of(capsys, str(checkpoint), "--prompt", prompt, "--max-new-tokens", "40")
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    ids = torch.tensor([1, *tokenizer.encode(prompt).ids])
+    plain = longcat_ops.generate(model, [ids], 40, speculative=False)
+    assert facts["ids"] == plain.sequences[0][len(ids) :].tolist()
+    assert facts["text"] == tokenizer.decode(facts["ids"])
+
+    decode = facts["decode"]
+    assert decode["new_tokens"] == 40 and decode["prompt_tokens"] == len(ids)
+    assert decode["drafted"] > 0 and 0 < decode["accepted"] < decode["drafted"]
+    assert decode["acceptance"] == decode["accepted"] / decode["drafted"]
+    # Each step yields its own token and the accepted draft; the first token is the prompt's.
+    assert decode["steps"] + decode["accepted"] == 39
+    assert decode["tokens_per_step"] == 39 / decode["steps"]
+    assert decode["tokens_per_second"] == pytest.approx(39 / decode["seconds"])
+    assert facts["plain"]["identical"] is True
+    assert facts["plain"]["speedup"] == pytest.approx(facts["plain"]["seconds"] / decode["seconds"])
+
+    counts = [int(n) for row in plain.num_real[0] for n in row]
+    experts = facts["experts"]
+    assert experts["mean"] == pytest.approx(sum(counts) / len(counts))
+    assert (experts["min"], experts["max"]) == (min(counts), max(counts))
+    assert experts["zero_share"] == pytest.approx(1 - sum(counts) / len(counts) / 3)
+    assert experts["histogram"] == [counts.count(k) for k in range(4)]
+    assert experts["by_layer"] == pytest.approx([sum(counts[i::2]) / 40 for i in (0, 1)])
+    assert experts["target"] is None
+
+    assert sum(part["share"] for part in facts["parts"].values()) == pytest.approx(1)
+    assert facts["checkpoint"]["ffn_experts"] == 6 and facts["checkpoint"]["zero_experts"] == 3
+    assert facts["checkpoint"]["file_bytes"] == (checkpoint / "model.safetensors").stat().st_size
+    assert facts["run"]["backends"]["per_token_group_quant_fp8"] == "cpu" and facts["run"]["dtype"] == "float32"
+
+
+def test_teacher_forced_acceptance_by_hand(checkpoint, model):
+    """One position at a time, each from a prompt of its own, instead of one pass over the text."""
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    ids = torch.tensor(encode(tokenizer, TOY[:90], 1))
+    agreed = 0
+    for p in range(len(ids) - 1):
+        cache = model.new_cache(1, len(ids))
+        step = model.prefill(cache, 0, ids[: p + 2])
+        hidden = model.draft_prefill(cache, 0, ids[1 : p + 2], step.hidden[: p + 1])
+        agreed += int(model.head(hidden[-1:]).argmax()) == int(step.logits[-1].argmax())
+    assert measure.teacher_forced_acceptance(model, ids) == (agreed, len(ids) - 1)
+    assert 0 < agreed < len(ids) - 1
+
+
+def test_teacher_forced_text_is_named(checkpoint, tmp_path, capsys):
+    text = tmp_path / "excerpt.txt"
+    text.write_text(TOY[:60])
+    facts = facts_of(capsys, str(checkpoint), "--prompt", "king", "--max-new-tokens", "4", "--text", str(text))
+    length = len(encode(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), TOY[:60], 1))
+    assert facts["teacher_forced"]["text"] == "excerpt.txt" and facts["teacher_forced"]["positions"] == length - 1
+    facts = facts_of(capsys, str(checkpoint), "--prompt", "king", "--max-new-tokens", "4")
+    assert facts["teacher_forced"]["text"] == "the prompt and its continuation"
+
+
+def test_the_held_out_excerpt_of_a_clone_is_found(checkpoint, tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "tiny").symlink_to(checkpoint)
+    clone = tmp_path / "checkpoints" / "tiny2"
+    clone.mkdir()
+    for file in checkpoint.iterdir():
+        (clone / file.name).write_bytes(file.read_bytes())
+    (clone / "metrics.json").write_text('{"training": {"target_real_experts_per_token": 2.5}}')
+    (tmp_path / "tests" / "data").mkdir(parents=True)
+    (tmp_path / "tests" / "data" / "kjv_heldout.txt").write_text(TOY)
+    facts = facts_of(capsys, str(clone), "--prompt", "king", "--max-new-tokens", "4")
+    assert facts["teacher_forced"]["text"] == "kjv_heldout.txt"
+    assert facts["teacher_forced"]["positions"] == 127  # cut at max_position_embeddings
+    assert facts["experts"]["target"] == 2.5
+
+
+def test_text_then_report(checkpoint, model, capsys):
+    assert main(["generate", str(checkpoint), "--prompt", "and it came", "--max-new-tokens", "24"]) == 0
+    out = capsys.readouterr().out
+    text, _, report = out.partition("\n\ncheckpoint")
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    ids = torch.tensor(encode(tokenizer, "and it came", 1))
+    new = longcat_ops.generate(model, [ids], 24, speculative=False).sequences[0][len(ids) :]
+    assert text == "and it came" + tokenizer.decode(new.tolist())
+    for part in ("6 FFN + 3 zero experts, top-3", "MTP head", "tokens/step", "teacher-forced", "tokens/s", "min",
+                 "zero share", "attention", "dense FFN", "MoE", "head and rest", "identical: yes (24"):  # fmt: skip
+        assert part in report, part
+
+
+def test_sampling_is_repeatable_and_not_compared(checkpoint, capsys):
+    arguments = (str(checkpoint), "--prompt", "king", "--max-new-tokens", "12", "--temperature", "1.5", "--top-k", "20",
+                 "--draft", "sampled", "--seed", "5")  # fmt: skip
+    first = facts_of(capsys, *arguments)
+    assert first["plain"] is None and first["run"]["seed"] == 5
+    assert facts_of(capsys, *arguments)["ids"] == first["ids"]
+
+
+def test_plain_decoding_drafts_nothing(checkpoint, capsys):
+    facts = facts_of(capsys, str(checkpoint), "--prompt", "king", "--max-new-tokens", "6", "--no-speculative")
+    assert facts["decode"]["drafted"] == 0 and facts["decode"]["acceptance"] is None
+    assert facts["decode"]["tokens_per_step"] == 1 and facts["plain"] is None
+
+
+def test_one_token_has_no_rates(checkpoint, capsys):
+    assert main(["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "1"]) == 0
+    assert "no decode step" in capsys.readouterr().out
+    facts = facts_of(capsys, str(checkpoint), "--prompt", "king", "--max-new-tokens", "1")
+    assert facts["decode"]["tokens_per_second"] is None and facts["parts"] is None
+
+
+def test_only_text(checkpoint, tmp_path, capsys):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("the people")
+    command = ["generate", "--checkpoint", str(checkpoint), "nowhere", "--prompt-file", str(prompt), "--no-report"]
+    assert main([*command, "--max-new-tokens", "5"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("the people") and "tokens" not in out
+
+
+def test_a_difference_is_exit_code_one(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(cli_generate, "_same", lambda a, b: False)
+    for extra in ([], ["--json"], ["--no-report", "--compare"]):
+        assert main(["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "3", *extra]) == 1
+        streams = capsys.readouterr()
+        assert "differ" in streams.err
+        assert extra or "identical: NO" in streams.out
+
+
+@pytest.mark.parametrize(
+    "arguments,text",
+    [
+        (["--prompt", ""], "empty text"),
+        (["--temperature", "-1"], "temperature"),
+        (["--top-p", "0"], "top_p"),
+        (["--max-new-tokens", "125"], "max_position_embeddings = 128"),
+        (["--prompt", "and " * 200], "max_position_embeddings = 128"),
+        (["--prompt-file", "/nowhere/prompt"], "No such file"),
+        (["--device", "toaster"], "device"),
+        (["--precision", "int4"], "precision"),
+        (["--text", "/nowhere/text"], "--text"),
+        (["--compare", "--temperature", "1"], "--compare"),
+        (["--compare", "--no-speculative"], "--compare"),
+    ],
+)
+def test_bad_requests_end_in_a_message(checkpoint, arguments, text, capsys):
+    assert main(["generate", str(checkpoint), "--max-new-tokens", "8", *arguments]) == 2
+    streams = capsys.readouterr()
+    assert text in streams.err and streams.err.startswith("longcat_ops: ") and "Traceback" not in streams.err
+    assert streams.out == ""
+
+
+def test_bad_folders_end_in_a_message(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate"]) == 2
+    assert "checkpoints/longcat-tiny" in capsys.readouterr().err
+    assert main(["generate", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    assert main(["generate", ".", "--max-new-tokens", "8"]) == 2
+    assert "tokenizer.json does not exist" in capsys.readouterr().err
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert main(["generate", ".", "--max-new-tokens", "8"]) == 2
+    assert "is not a tokenizer" in capsys.readouterr().err
+    (tmp_path / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
+    assert main(["generate", ".", "--max-new-tokens", "8"]) == 2
+    assert "no *.safetensors" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert main(["generate", str(checkpoint)]) == 2
+    assert "package tokenizers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate", "--max-new-tokens", "0"], ["generate", "--threads", "x"], [], ["fly"]]
+)
+def test_bad_usage_is_exit_code_two(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+def test_interrupts_show_no_traceback(checkpoint, monkeypatch, capsys):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_generate, "_Request", interrupt)
+    assert main(["generate", str(checkpoint)]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_help_and_version_import_no_torch():
+    script = (
+        "import sys; from longcat_ops.cli import main\n"
+        "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
+    )
+    for option in ("--help", "--version"):
+        result = subprocess.run([sys.executable, "-c", script, option], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        assert "generate" in result.stdout or result.stdout.strip() == f"longcat_ops {longcat_ops.__version__}"
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(models.BASE))
+    command = f"{sys.executable} -m longcat_ops doctor --json | head -c 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
+
+
+def test_split_characters_wait_for_their_last_byte():
+    tokenizer = train_tokenizer(VOCAB)
+    text = "the king — 王 🙂 naïve\n"
+    ids = tokenizer.encode(text).ids
+    stream = TextStream(lambda ids: tokenizer.decode(ids))
+    pieces = [stream.push(token) for token in ids]
+    assert "".join(pieces) + stream.finish() == text
+    assert all("\ufffd" not in piece for piece in pieces) and "" in pieces and "🙂" in pieces
+    broken = TextStream(lambda ids: tokenizer.decode(ids))
+    assert [broken.push(token) for token in tokenizer.encode("🙂").ids[:-1]] == ["", "", ""]
+    assert broken.finish() == "\ufffd" and broken.finish() == ""
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Counter:
+    """A clock that only work advances: MLA 1 s, dense FFN 10 s, MoE 100 s a call; it counts the calls too."""
+    calls: Counter[str] = Counter()
+    prices = {MLA: 1, FFN: 10, MoE: 100, MTP: 0}
+
+    def priced(kind: type):
+        forward = kind.forward
+
+        def run(self, *args):
+            calls[kind.__name__] += 1
+            return forward(self, *args)
+
+        return run
+
+    for kind in prices:
+        monkeypatch.setattr(kind, "forward", priced(kind))
+    monkeypatch.setattr(measure, "_now", lambda model: float(sum(n * calls[k.__name__] for k, n in prices.items())))
+    return calls
+
+
+def test_parts_are_attributed_and_hooks_leave(model, clock):
+    ids = torch.tensor([1, 5, 6])
+    steps = longcat_ops.generate(model, [ids], 12).steps[0]
+    clock.clear()
+    seconds, timing = measure.time_by_part(model, ids, 12)
+    drafts = clock["MTP"] - 1  # one call belongs to the prompt
+    assert drafts > 0 and clock["MoE"] == 2 * (steps + 1)
+    assert seconds == {"attention": 4 * steps, "dense FFN": 40 * steps, "MoE": 200 * steps, "MTP": 11 * drafts,
+                       "head and rest": 0}  # fmt: skip
+    assert timing == measure.Timing(prompt_seconds=244 + 11, decode_seconds=244 * steps + 11 * drafts, tokens=11)
+    assert "prefill" not in vars(model) and "draft_prefill" not in vars(model)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_prompt_time_is_kept_apart(model, clock):
+    result, timing = measure.timed_generate(model, torch.tensor([1, 5, 6]), 12)
+    assert timing.prompt_seconds == 244 + 11
+    assert timing.decode_seconds == 244 * result.steps[0] + 11 * (clock["MTP"] - 1)
+    assert timing.tokens_per_second == 11 / timing.decode_seconds
+
+
+def test_reports_fit_streams_without_block_characters():
+    use = {"top_k": 3, "mean": 1.5, "min": 0, "max": 3, "zero_share": 0.5, "by_layer": [1.5], "target": None}
+    use["histogram"] = [1, 100, 0, 50]
+    ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    bars = cli_report._BLOCKS if cli_report._can_encode(ascii_stream, cli_report._BLOCKS) else cli_report._ASCII
+    chart = cli_report._expert_lines(use, bars)[1].split("|")[1]
+    assert chart.isascii() and chart[2] == " " and chart[0] != " " and chart[1] == "@"
+    assert cli_report._can_encode(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), cli_report._BLOCKS)
+
+
+def test_accepted_drafts_are_coloured_on_a_terminal(checkpoint, monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    write = cli_generate._writer()
+    write("plain [b]", False)
+    write("draft", True)
+    assert terminal.getvalue() == "plain [b]\x1b[32mdraft\x1b[0m"
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    terminal.truncate(0), terminal.seek(0)
+    cli_generate._writer()("draft", True)
+    assert terminal.getvalue() == "draft"
