@@ -19,7 +19,7 @@ from tokenizers.trainers import BpeTrainer
 
 import longcat_ops
 import models
-from longcat_ops import LongcatFlashForCausalLM, cli_generate, cli_report
+from longcat_ops import LongcatFlashForCausalLM, cli_generate, cli_report, cli_terminal
 from longcat_ops.cli import main
 from longcat_ops.model.layers import FFN, MLA, MoE
 from longcat_ops.model.mtp import MTP
@@ -111,6 +111,13 @@ def test_facts_agree_with_the_library(checkpoint, model, capsys):
     assert facts["checkpoint"]["ffn_experts"] == 6 and facts["checkpoint"]["zero_experts"] == 3
     assert facts["checkpoint"]["file_bytes"] == (checkpoint / "model.safetensors").stat().st_size
     assert facts["run"]["backends"]["per_token_group_quant_fp8"] == "cpu" and facts["run"]["dtype"] == "float32"
+
+
+def test_every_json_key_is_documented(checkpoint, capsys):
+    facts = facts_of(capsys, str(checkpoint), "--prompt", "king", "--max-new-tokens", "4")
+    keys = {key for value in facts.values() if isinstance(value, dict) for key in value} | facts.keys()
+    keys |= {key for part in facts["parts"].values() for key in part}
+    assert [key for key in keys if key not in cli_generate.__doc__] == []
 
 
 def test_teacher_forced_acceptance_by_hand(checkpoint, model):
@@ -356,11 +363,11 @@ def test_accepted_drafts_are_coloured_on_a_terminal(checkpoint, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stdout", terminal)
-    write = cli_generate._writer()
+    write = cli_terminal.writer()
     write("plain [b]", False)
     write("draft", True)
     assert terminal.getvalue() == "plain [b]\x1b[32mdraft\x1b[0m"
     monkeypatch.setitem(sys.modules, "rich.console", None)
     terminal.truncate(0), terminal.seek(0)
-    cli_generate._writer()("draft", True)
+    cli_terminal.writer()("draft", True)
     assert terminal.getvalue() == "draft"

@@ -1,8 +1,21 @@
 """`python -m longcat_ops generate`: text as it comes, then how the decoding went.
 
---json prints one object: prompt, text, ids (new tokens); checkpoint, run, decode, plain, teacher_forced, experts, parts
-as `cli_report` shows them. Seconds and rates are of the best of the timed runs; `plain`, `teacher_forced`, `experts`
-and `parts` are null when they were not measured.
+--json prints one object. Rates and seconds are of the best of `rounds` runs and leave the prompt's passes out; an object
+is null when it was not measured, a number when it is not defined.
+
+    prompt, text, ids          the prompt, what follows it, and that as token ids
+    checkpoint                 path, layers, ffn_experts, zero_experts, top_k, mtp, file_bytes, load_seconds,
+                               fp8_projections of projections (the experts of a layer count as one)
+    run                        device, threads, dtype, backends (op -> backend), speculative, draft, temperature, top_k,
+                               top_p, seed
+    decode                     new_tokens, steps (target passes after the prompt's), drafted, accepted, acceptance,
+                               tokens_per_step and tokens_per_second (the first token left out), seconds,
+                               prompt_tokens, prompt_seconds, rounds
+    plain                      identical, seconds, tokens_per_second, speedup: plain decoding of the same request
+    teacher_forced             acceptance, positions, text (which one)
+    experts                    FFN experts per token and layer: top_k, mean, min, max, zero_share, by_layer,
+                               histogram (0 .. top_k), target (of training, if the checkpoint says so)
+    parts                      attention, dense FFN, MoE, MTP, head and rest -> ms_per_token, share
 """
 
 from __future__ import annotations
@@ -11,7 +24,6 @@ import argparse
 import json
 import secrets
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +32,7 @@ from typing import Any
 
 import torch
 
-from . import cli_report, doctor
+from . import cli_report, cli_terminal, doctor
 from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from .model import LongcatFlashConfig, LongcatFlashForCausalLM
 from .runtime import measure
@@ -48,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     text, first, seconds = _stream(model, request, quiet=args.json)
     facts: dict[str, Any] = {"prompt": request.prompt, "text": text, "ids": _new_ids(first, request)}
     if args.report or args.json:
-        rounds = 3 if seconds < PATIENCE else 1
         facts["checkpoint"] = _checkpoint(model, request.folder, load_seconds)
         facts["run"] = _run_facts(args, model, request)
-        _measure(facts, model, request, first, compare, rounds)
-        facts["teacher_forced"] = _teacher_forced(args, model, request, first) if args.teacher_forced else None
+        with cli_terminal.status("measuring: repeating the decode, each way, for its times"):
+            _measure(facts, model, request, first, compare, 3 if seconds < PATIENCE else 1)
+            facts["teacher_forced"] = _teacher_forced(args, model, request, first) if args.teacher_forced else None
         facts["experts"] = _experts(model, request.folder, first)
     elif compare:
         facts["plain"] = {"identical": _same(first, request.timed(model, speculative=False)[0])}
@@ -60,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts, indent=2))
     elif args.report:
-        print("\n" + "\n".join(cli_report.lines(facts, sys.stdout)))
+        coloured = cli_terminal.console() is not None
+        print("\n" + "\n".join(cli_report.lines(facts, sys.stdout, coloured=coloured)))
     if not identical:
         print("longcat_ops: generate: speculative and plain decoding differ", file=sys.stderr)
     return 0 if identical else 1
@@ -142,7 +155,7 @@ def _wants_compare(args: argparse.Namespace, model: LongcatFlashForCausalLM) -> 
 
 def _stream(model: LongcatFlashForCausalLM, request: _Request, *, quiet: bool) -> tuple[str, Generation, float]:
     """Decode once, showing text as it comes; also the warm-up of the timed runs."""
-    write = (lambda piece, drafted: None) if quiet else _writer()
+    write = (lambda piece, drafted: None) if quiet else cli_terminal.writer()
     stream = TextStream(request.decode, request.ids.tolist())
     pieces: list[str] = []
 
@@ -158,25 +171,6 @@ def _stream(model: LongcatFlashForCausalLM, request: _Request, *, quiet: bool) -
     show(stream.finish(), False)
     write("\n", False)
     return "".join(pieces), result, seconds
-
-
-def _writer() -> Callable[[str, bool], None]:
-    """Prints pieces at once, accepted drafts in colour if stdout is a terminal and rich is installed."""
-    if sys.stdout.isatty():
-        try:
-            from rich.console import Console
-            from rich.text import Text
-        except ImportError:
-            pass
-        else:
-            console = Console(soft_wrap=True)
-            return lambda piece, drafted: console.print(Text(piece, style="green" if drafted else ""), end="")
-
-    def write(piece: str, drafted: bool) -> None:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-
-    return write
 
 
 def _measure(

@@ -7,13 +7,13 @@ from typing import Any, TextIO
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 
 
-def lines(facts: dict[str, Any], stream: TextIO) -> list[str]:
-    """The report, line by line; block characters only if `stream` can encode them."""
+def lines(facts: dict[str, Any], stream: TextIO, *, coloured: bool = False) -> list[str]:
+    """The report, line by line; block characters only if `stream` can encode them. coloured: accepted drafts were."""
     bars = _BLOCKS if _can_encode(stream, _BLOCKS) else _ASCII
     return [
         *_checkpoint_lines(facts["checkpoint"]),
         *_run_lines(facts["run"]),
-        *_decode_lines(facts["decode"], facts["teacher_forced"]),
+        *_decode_lines(facts["decode"], facts["teacher_forced"], " (green)" if coloured else ""),
         *_expert_lines(facts["experts"], bars),
         *_part_lines(facts["parts"]),
         *_plain_lines(facts["plain"], facts["decode"]),
@@ -46,18 +46,23 @@ def _run_lines(run: dict[str, Any]) -> list[str]:
     else:
         how = f"temperature {run['temperature']:g}, top-k {run['top_k']}, top-p {run['top_p']:g}, seed {run['seed']}"
     draft = f"speculative ({run['draft']} draft)" if run["speculative"] else "plain"
-    out = [_line("run", f"{run['device']}, {run['threads']} threads, {run['dtype']}; {how}, {draft}")]
+    out = [
+        _line(
+            "run",
+            f"{run['device']}, {run['threads']} thread{'s' * (run['threads'] != 1)}, {run['dtype']}; {how}, {draft}",
+        )
+    ]
     out += [_line("ops", f"{backend}: {', '.join(names)}") for backend, names in sorted(by_backend.items())]
     return out
 
 
-def _decode_lines(d: dict[str, Any], forced: dict[str, Any] | None) -> list[str]:
-    tokens = f"{d['new_tokens']} in {d['steps']} steps after the prompt's"
+def _decode_lines(d: dict[str, Any], forced: dict[str, Any] | None, colour: str) -> list[str]:
+    tokens = f"{d['new_tokens']}: 1 from the prompt's pass, {d['new_tokens'] - 1} from {d['steps']} steps"
     if d["tokens_per_step"]:
         tokens += f" = {d['tokens_per_step']:.2f} tokens/step"
     out = [_line("tokens", tokens)]
     if d["drafted"]:
-        text = f"{d['accepted']} of {d['drafted']} drafts = {d['acceptance']:.2f}"
+        text = f"{d['accepted']} of {d['drafted']} drafts{colour} = {d['acceptance']:.2f}"
         if forced and forced["positions"]:
             text += f"; teacher-forced {forced['acceptance']:.2f} ({forced['positions']} positions of {forced['text']})"
         out.append(_line("accepted", text))

@@ -1,0 +1,51 @@
+"""Output of the commands on a terminal: pieces of text in colour, a line while something takes a while."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def writer() -> Callable[[str, bool], None]:
+    """Prints pieces at once, accepted drafts in colour if stdout is a terminal and rich is installed."""
+    screen = console()
+    if screen is not None:
+        from rich.text import Text
+
+        return lambda piece, drafted: screen.print(Text(piece, style="green" if drafted else ""), end="")
+
+    def write(piece: str, drafted: bool) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    return write
+
+
+def console() -> Console | None:
+    """rich's console if stdout is a terminal with colours and rich is installed."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    screen = Console(soft_wrap=True)
+    return screen if screen.color_system and not screen.no_color else None
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """A line on stderr while something takes a while; only on a terminal, gone afterwards."""
+    shown = sys.stderr.isatty()
+    if shown:
+        print(text, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)
