@@ -1,7 +1,7 @@
 """`python -m longcat_ops generate`: text as it comes, then how the decoding went.
 
---json prints one object. Rates and seconds are of the best of `rounds` runs and leave the prompt's passes out; an object
-is null when it was not measured, a number when it is not defined.
+--json prints one object. Rates and seconds are of the best of `rounds` runs and leave the prompt's passes out; an
+object is null when it was not measured, a number when it is not defined.
 
     prompt, text, ids          the prompt, what follows it, and that as token ids
     checkpoint                 path, layers, ffn_experts, zero_experts, top_k, mtp, file_bytes, load_seconds,
