@@ -79,7 +79,7 @@ def same(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if not key.endswith("seconds"))
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if not str(key).endswith("seconds"))
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
