@@ -59,7 +59,8 @@ class LatentCache:
         self.lengths[sequence] = length
 
     def release(self, sequence: int) -> None:
-        """Empty `sequence` and give its pages back."""
+        """Empty `sequence` and give its pages back, zeroed: a NaN left in one would reach its next owner."""
+        self.rows[:, self.pages[sequence]] = 0
         self._free.extend(reversed(self.pages[sequence]))
         self.pages[sequence] = []
         self.lengths[sequence] = 0

@@ -13,7 +13,9 @@ def probabilities(logits: Tensor, temperature: float, top_k: int = 0, top_p: flo
     Each cut renormalises before the next. Ties at the edge of top_k keep the lower id; top_k = 0 and top_p = 1 cut
     nothing.
     """
-    p = (logits.double() / temperature).softmax(-1)
+    wide = logits.double()
+    # From the maximum down, so that a tiny temperature gives zeros and not inf - inf.
+    p = ((wide - wide.amax(-1, keepdim=True)) / temperature).softmax(-1)
     if not (0 < top_k < p.shape[-1] or top_p < 1):
         return p
     ordered, index = torch.sort(p, dim=-1, descending=True, stable=True)
