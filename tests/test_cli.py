@@ -203,13 +203,21 @@ def test_only_text(checkpoint, tmp_path, capsys):
     assert out.startswith("the people") and "tokens" not in out
 
 
-def test_a_difference_is_exit_code_one(checkpoint, monkeypatch, capsys):
-    monkeypatch.setattr(cli_generate, "_same", lambda a, b: False)
-    for extra in ([], ["--json"], ["--no-report", "--compare"]):
-        assert main(["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "3", *extra]) == 1
-        streams = capsys.readouterr()
-        assert "differ" in streams.err
-        assert extra or "identical: NO" in streams.out
+@pytest.mark.parametrize("extra", [[], ["--json"], ["--no-report", "--compare"]])
+def test_a_difference_is_exit_code_one(checkpoint, monkeypatch, capsys, extra):
+    """The comparison is with a plain decode: only that one is disturbed here."""
+
+    def disturbed(*args, **options):
+        result = longcat_ops.generate(*args, **options)
+        if not options["speculative"]:
+            result.sequences[0][-1] += 1
+        return result
+
+    monkeypatch.setattr(measure, "generate", disturbed)
+    assert main(["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "3", *extra]) == 1
+    streams = capsys.readouterr()
+    assert "differ" in streams.err
+    assert extra or "identical: NO" in streams.out
 
 
 @pytest.mark.parametrize(

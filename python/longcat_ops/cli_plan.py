@@ -28,7 +28,8 @@ def lines(plan: Plan, path: str) -> list[str]:
     out = [
         f"{path}: {total}",
         f"active per token, by FFN experts chosen: {active} (lm_head counted, embedding and MTP not)",
-        f"largest rank of EP {plan.ep} x TP {plan.tp}, precision {plan.precision}, other tensors {plan.dtype}:",
+        f"largest rank at EP {plan.ep}, TP {plan.tp} (splits of the same ranks), precision {plan.precision}, "
+        f"other tensors {plan.dtype}:",
         "",
         f"  {'component':<11}{'parameters':>12}{'bytes':>12}  of which FP8 scales",
     ]
