@@ -30,7 +30,6 @@ _MODULE_OF = {
     "fp8_gemm_nt": "ops.gemm",
     "fused_moe": "ops.moe",
     "generate": "runtime.generate",
-    "moe_plan": "ops.moe",
     "moe_route": "ops.moe",
     "per_block_quant_fp8": "ops.quant",
     "per_token_group_quant_fp8": "ops.quant",

@@ -10,7 +10,6 @@ _MODULE_OF = {
     "dequant_fp8": "quant",
     "fp8_gemm_nt": "gemm",
     "fused_moe": "moe",
-    "moe_plan": "moe",
     "moe_route": "moe",
     "per_block_quant_fp8": "quant",
     "per_token_group_quant_fp8": "quant",
