@@ -132,32 +132,34 @@ def check_names(header: Header, expected: dict[str, Expected], ignored: Iterable
     """Raise one LongcatCheckpointError with every missing, unexpected and mis-shaped tensor and its nearest name."""
     ignored = set(ignored)
     pairs = {f"{name}{SCALE_SUFFIX}": scale_shape(*e.shape) for name, e in expected.items() if e.quantisable}
-    problems = []
+    problems: list[tuple[str, str, Iterable[str]]] = []  # text, then a name and where to look for its nearest
     unexpected = [n for n in header.shape if n not in expected and n not in pairs and n not in ignored]
     for name, want in expected.items():
         got = header.shape.get(name)
         if got is None:
-            problems.append(f"missing {name} {list(want.shape)}{_nearest(name, unexpected)}")
-        elif got != want.shape:
-            problems.append(f"{header.file_of[name].name}: {name} has shape {list(got)}, expected {list(want.shape)}")
-        elif header.dtype[name] == torch.float8_e4m3fn and not want.quantisable:
-            problems.append(
-                f"{header.file_of[name].name}: {name} is float8_e4m3fn, expected bf16, f16 or f32 (never quantised)"
-            )
-        elif header.dtype[name] == torch.float8_e4m3fn and name + SCALE_SUFFIX not in header.shape:
-            problems.append(
-                f"{header.file_of[name].name}: {name} is float8_e4m3fn, but {name}{SCALE_SUFFIX} is missing"
-            )
+            problems.append((f"missing {name} {list(want.shape)}", name, unexpected))
+            continue
+        fp8, where = header.dtype[name] == torch.float8_e4m3fn, f"{header.file_of[name].name}: {name}"
+        if got != want.shape:
+            problems.append((f"{where} has shape {list(got)}, expected {list(want.shape)}", name, ()))
+        elif fp8 and not want.quantisable:
+            problems.append((f"{where} is float8_e4m3fn, expected bf16, f16 or f32 (never quantised)", name, ()))
+        elif fp8 and name + SCALE_SUFFIX not in header.shape:
+            problems.append((f"{where} is float8_e4m3fn, but {name}{SCALE_SUFFIX} is missing", name, ()))
+        elif not fp8 and want.quantisable and name + SCALE_SUFFIX in header.shape:
+            problems.append((f"{where} has scales but is {header.dtype[name]}, expected float8_e4m3fn", name, ()))
     for name, want in pairs.items():
         got = header.shape.get(name)
         if got is not None and got != want:
-            problems.append(
-                f"{header.file_of[name].name}: {name} has shape {list(got)}, expected {list(want)} (128x128 blocks)"
-            )
+            where = f"{header.file_of[name].name}: {name}"
+            problems.append((f"{where} has shape {list(got)}, expected {list(want)} (128x128 blocks)", name, ()))
     known = [*expected, *pairs]
-    problems += [f"unexpected {n} {list(header.shape[n])}{_nearest(n, known)}" for n in unexpected]
+    problems += [(f"unexpected {n} {list(header.shape[n])}", n, known) for n in unexpected]
     if problems:
-        shown = "\n  ".join(problems[:12]) + (f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else "")
+        # Nearest names only for what is shown: looking one up among tens of thousands takes a second.
+        shown = "\n  ".join(text + _nearest(name, among) for text, name, among in problems[:12]) + (
+            f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
+        )
         raise LongcatCheckpointError(
             f"{header.path} does not match its config.json: {len(problems)} problems.\n  {shown}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -61,18 +62,17 @@ class LongcatFlashConfig:
         sizes = "vocab_size hidden_size num_attention_heads q_lora_rank kv_lora_rank qk_nope_head_dim v_head_dim"
         others = "ffn_hidden_size expert_ffn_hidden_size n_routed_experts max_position_embeddings"
         for name in (*sizes.split(), *others.split()):
-            self._require(name, getattr(self, name) >= 1, "a positive integer")
-        self._require("num_layers", self.num_layers >= 0, "0 or more")
-        self._require("zero_expert_num", self.zero_expert_num >= 0, "0 or more")
-        rope_is_even = self.qk_rope_head_dim >= 2 and self.qk_rope_head_dim % 2 == 0
-        self._require("qk_rope_head_dim", rope_is_even, "an even number: RoPE turns pairs")
-        self._require(
-            "moe_topk", 1 <= self.moe_topk <= self.num_experts, f"1 .. {self.num_experts} (FFN + zero experts)"
-        )
+            self._require(name, lambda n: n >= 1, "a positive integer")
+        for name in ("num_layers", "zero_expert_num"):
+            self._require(name, lambda n: n >= 0, "an integer >= 0")
+        self._require("qk_rope_head_dim", lambda n: n >= 2 and n % 2 == 0, "an even number: RoPE turns pairs")
+        experts = self.num_experts
+        self._require("moe_topk", lambda n: 1 <= n <= experts, f"1 .. {experts} (FFN + zero experts)")
 
-    def _require(self, name: str, ok: bool, expected: str) -> None:
-        if not ok:
-            raise LongcatShapeError(message("LongcatFlashConfig", name, getattr(self, name), expected))
+    def _require(self, name: str, legal: Callable[[int], bool], expected: str) -> None:
+        value = getattr(self, name)
+        if not (isinstance(value, int) and legal(value)):
+            raise LongcatShapeError(message("LongcatFlashConfig", name, repr(value), expected))
 
     @property
     def num_experts(self) -> int:
@@ -138,4 +138,8 @@ class LongcatFlashConfig:
             raw = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise LongcatCheckpointError(f"{file} is not valid JSON: {error}") from error
+        if not isinstance(raw, dict):
+            raise LongcatCheckpointError(
+                f"{file} holds a {type(raw).__name__}, expected an object."
+            )
         return cls.from_dict(raw)

@@ -19,6 +19,7 @@ from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # accepted for token ids
 DECODE_ROWS = 8  # at most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass
 
 
@@ -118,6 +119,7 @@ class LongcatFlashForCausalLM(nn.Module):
         Raises: LongcatShapeError for ids out of range, too many tokens for max_position_embeddings or the cache.
         """
         lengths = self._check(input_ids, cache, lengths)
+        input_ids = input_ids.long()  # a uint8 index would be taken for a mask
         batch, width = input_ids.shape
         cache = cache or self.new_cache(batch, max(1, width))
         logits = torch.zeros((batch, width, self.config.vocab_size), dtype=self.lm_head.dtype, device=self.device)
@@ -218,7 +220,7 @@ class LongcatFlashForCausalLM(nn.Module):
                 raise LongcatShapeError(message("LongcatFlashForCausalLM", name, got(), expected))
 
         require(
-            ids.dim() == 2 and not ids.is_floating_point(),
+            ids.dim() == 2 and ids.dtype in INTEGERS,
             "input_ids",
             lambda: f"{ids.dtype} {list(ids.shape)}",
             "int64 [B,S]",
@@ -229,6 +231,13 @@ class LongcatFlashForCausalLM(nn.Module):
             "input_ids",
             lambda: f"{batch} rows",
             f"{cache and cache.batch_size}, as the cache",
+        )
+        slots = 2 * self.config.num_layers
+        require(
+            cache is None or (cache.rows.dtype == self.dtype and len(cache.rows) >= slots),
+            "cache",
+            lambda: f"{len(cache.rows)} slots of {cache.rows.dtype}",
+            f"{slots} or more of {self.dtype}: model.new_cache makes one",
         )
         lengths = [width] * batch if lengths is None else [int(n) for n in lengths]
         require(

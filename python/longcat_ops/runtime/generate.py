@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import LongcatError, LongcatShapeError, message
 from ..model import LatentCache, LongcatFlashForCausalLM
+from ..model.model import INTEGERS
 from . import sampling
 
 OnToken = Callable[[int, int, bool], object]
@@ -246,7 +247,7 @@ def _prompts(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
     require(len(prompts) > 0, "input_ids", "no prompt", "at least one")
     c = model.config
     for b, p in enumerate(prompts):
-        integer = p.dim() == 1 and not p.is_floating_point()
+        integer = p.dim() == 1 and p.dtype in INTEGERS
         require(integer, f"input_ids[{b}]", f"{p.dtype} {list(p.shape)}", "1-D int64")
         require(len(p) > 0, f"input_ids[{b}]", "an empty prompt", "at least one token", "start with the BOS token")
         inside = int(p.min()) >= 0 and int(p.max()) < c.vocab_size
@@ -262,10 +263,10 @@ def _prompts(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
 def _check_sampling(temperature: float, top_k: int, top_p: float, draft: str, seed: int | None) -> None:
     for name, value, ok, expected in (
         ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or a positive number"),
-        ("top_k", top_k, top_k >= 0 and top_k == int(top_k), "0 (off) or a positive integer"),
+        ("top_k", top_k, isinstance(top_k, int) and top_k >= 0, "0 (off) or a positive integer"),
         ("top_p", top_p, 0 < top_p <= 1, "in (0, 1]"),
         ("draft", draft, draft in ("argmax", "sampled"), "'argmax' or 'sampled'"),
-        ("seed", seed, seed is None or 0 <= seed < 2**62, "None or 0 .. 2^62 - 1"),
+        ("seed", seed, seed is None or (isinstance(seed, int) and 0 <= seed < 2**62), "None or 0 .. 2^62 - 1"),
     ):
         if not ok:
             raise LongcatShapeError(message("generate", name, repr(value), expected))
