@@ -73,11 +73,11 @@ class Header:
         if index.is_file():
             try:
                 self.indexed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+                names = sorted({str(Path(name)) for name in self.indexed.values()})
             except (ValueError, KeyError, TypeError) as error:
                 raise LongcatCheckpointError(
                     f"{index} is not an index: expected JSON with `weight_map` ({error!r})."
                 ) from error
-            names = sorted(set(self.indexed.values()))
             missing = [n for n in names if not (self.path / n).is_file()]
             if missing:
                 shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")

@@ -32,6 +32,10 @@ class Precision:
             policy = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise LongcatCheckpointError(f"precision policy {file} is not valid JSON: {error}") from error
+        if not isinstance(policy, dict):
+            raise LongcatCheckpointError(
+                f"precision policy {file} holds a {type(policy).__name__}, expected an object of name patterns."
+            )
         for pattern, kind in policy.items():
             if kind not in LEGAL:
                 raise LongcatShapeError(

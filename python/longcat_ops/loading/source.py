@@ -110,6 +110,8 @@ class StateDictSource(Source):
         return name in self.tensors
 
     def fetch(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        if name not in self.tensors:
+            raise LongcatCheckpointError(f"tensor {name} is missing, expected one of shape {list(shape)}.")
         tensor = self.tensors[name]
         if tuple(tensor.shape) != shape:
             raise LongcatCheckpointError(f"tensor {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
