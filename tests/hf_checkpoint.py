@@ -1,7 +1,7 @@
 """An HF transformers model that holds the weights of a checkpoint folder, copied in memory.
 
-transformers cannot read the published layout (it allocates gate and up rows for zero experts, which have no tensors), so
-the folder is read with safetensors alone and FP8 is widened here, independently of the library's loader.
+transformers cannot read the published layout (it allocates gate and up rows for zero experts, which have no tensors),
+so the folder is read with safetensors alone and FP8 is widened here, independently of the library's loader.
 """
 
 from __future__ import annotations

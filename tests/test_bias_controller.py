@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from longcat_ops.errors import LongcatShapeError
 from longcat_ops.training import BiasController
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from dequantise_checkpoint import convert, main
+
 from longcat_ops.errors import LongcatCheckpointError
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "longcat-tiny"

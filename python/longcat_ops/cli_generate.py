@@ -27,7 +27,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -36,7 +35,8 @@ from . import cli_report, cli_terminal, doctor
 from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from .model import LongcatFlashConfig, LongcatFlashForCausalLM
 from .runtime import measure
-from .runtime.generate import Generation, _check_sampling, _prompts
+from .runtime.checks import check_prompts, check_sampling
+from .runtime.generate import Generation
 from .runtime.text import TextStream, encode, load_tokenizer
 
 DEFAULT_CHECKPOINT = Path("checkpoints/longcat-tiny")
@@ -92,12 +92,12 @@ class _Request:
         ids = encode(self.tokenizer, self.prompt, self.config.bos_token_id)
         self.max_new_tokens = args.max_new_tokens
         self.seed = secrets.randbits(31) if args.seed is None else args.seed
-        _check_sampling(args.temperature, args.top_k, args.top_p, args.draft, self.seed)
+        check_sampling(args.temperature, args.top_k, args.top_p, args.draft, self.seed)
         self.options = {
             "temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "draft": args.draft,
             "seed": self.seed, "speculative": args.speculative,
         }  # fmt: skip
-        (self.ids,) = _prompts(SimpleNamespace(config=self.config), [torch.tensor(ids)], args.max_new_tokens)
+        (self.ids,) = check_prompts(self.config, [torch.tensor(ids)], args.max_new_tokens)
         self.device = _device(args.device)
         self.dtype = getattr(torch, args.dtype) if args.dtype else None
         if args.text and not Path(args.text).is_file():

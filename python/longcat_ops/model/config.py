@@ -139,7 +139,5 @@ class LongcatFlashConfig:
         except ValueError as error:
             raise LongcatCheckpointError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(raw, dict):
-            raise LongcatCheckpointError(
-                f"{file} holds a {type(raw).__name__}, expected an object."
-            )
+            raise LongcatCheckpointError(f"{file} holds a {type(raw).__name__}, expected an object.")
         return cls.from_dict(raw)

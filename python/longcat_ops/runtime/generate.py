@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import LongcatError, LongcatShapeError, message
+from ..errors import LongcatError
 from ..model import LatentCache, LongcatFlashForCausalLM
-from ..model.model import INTEGERS
 from . import sampling
+from .checks import check_prompts, check_sampling
 
 OnToken = Callable[[int, int, bool], object]
 
@@ -81,8 +81,8 @@ def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
         max_position_embeddings, or a sampling argument out of range; LongcatError when logits are not finite.
     """
     run = _Run(model, temperature, top_k, top_p, speculative, draft, eos_token_id, on_token)
-    prompts = _prompts(model, input_ids, max_new_tokens)
-    _check_sampling(temperature, top_k, top_p, draft, seed)
+    prompts = check_prompts(model.config, input_ids, max_new_tokens)
+    check_sampling(temperature, top_k, top_p, draft, seed)
     seed = secrets.randbits(62) if seed is None else seed
     sequences = [
         _Sequence(
@@ -225,48 +225,3 @@ class _Run:
                 f"generate: the logits of sequence {s.index} at token {len(s.ids)} are not finite "
                 f"(max {float(logits.max())}); the weights or the precision policy overflow."
             )
-
-
-def _prompts(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int) -> list[Tensor]:
-    def require(ok: bool, name: str, got: object, expected: str, fix: str | None = None) -> None:
-        if not ok:
-            raise LongcatShapeError(message("generate", name, got, expected, fix=fix))
-
-    require(
-        isinstance(max_new_tokens, int) and max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "an integer >= 0"
-    )
-    if isinstance(input_ids, Tensor):
-        require(
-            input_ids.dim() == 2,
-            "input_ids",
-            list(input_ids.shape),
-            "[B,S] or a list of 1-D prompts",
-            "input_ids[None]",
-        )
-    prompts = [torch.as_tensor(p) for p in input_ids]
-    require(len(prompts) > 0, "input_ids", "no prompt", "at least one")
-    c = model.config
-    for b, p in enumerate(prompts):
-        integer = p.dim() == 1 and p.dtype in INTEGERS
-        require(integer, f"input_ids[{b}]", f"{p.dtype} {list(p.shape)}", "1-D int64")
-        require(len(p) > 0, f"input_ids[{b}]", "an empty prompt", "at least one token", "start with the BOS token")
-        inside = int(p.min()) >= 0 and int(p.max()) < c.vocab_size
-        require(inside, f"input_ids[{b}]", f"ids {int(p.min())} .. {int(p.max())}", f"0 .. {c.vocab_size - 1}")
-        room = c.max_position_embeddings - len(p)
-        got = f"{len(p)} tokens + max_new_tokens {max_new_tokens}"
-        limit = f"at most max_position_embeddings = {c.max_position_embeddings}"
-        fix = f"max_new_tokens <= {room}" if room >= 0 else "shorten the prompt"
-        require(max_new_tokens <= room, f"input_ids[{b}]", got, limit, fix)
-    return prompts
-
-
-def _check_sampling(temperature: float, top_k: int, top_p: float, draft: str, seed: int | None) -> None:
-    for name, value, ok, expected in (
-        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or a positive number"),
-        ("top_k", top_k, isinstance(top_k, int) and top_k >= 0, "0 (off) or a positive integer"),
-        ("top_p", top_p, 0 < top_p <= 1, "in (0, 1]"),
-        ("draft", draft, draft in ("argmax", "sampled"), "'argmax' or 'sampled'"),
-        ("seed", seed, seed is None or (isinstance(seed, int) and 0 <= seed < 2**62), "None or 0 .. 2^62 - 1"),
-    ):
-        if not ok:
-            raise LongcatShapeError(message("generate", name, repr(value), expected))

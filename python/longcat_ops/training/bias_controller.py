@@ -34,13 +34,26 @@ class BiasController:
     mu: the first rate; it falls geometrically to mu_final over decay_steps updates and stays there.
     """
 
-    def __init__(self, num_experts: int, num_zero_experts: int, top_k: int, target_real: float, *, mu: float = 0.03,
-                 mu_final: float | None = None, decay_steps: int = 0):
+    def __init__(
+        self,
+        num_experts: int,
+        num_zero_experts: int,
+        top_k: int,
+        target_real: float,
+        *,
+        mu: float = 0.03,
+        mu_final: float | None = None,
+        decay_steps: int = 0,
+    ):
         mu_final = mu if mu_final is None else mu_final
         _require(num_experts >= 1, "num_experts", num_experts, "at least 1")
         _require(num_zero_experts >= 0, "num_zero_experts", num_zero_experts, "at least 0")
-        _require(1 <= top_k <= num_experts + num_zero_experts, "top_k", top_k,
-                 f"1 .. {num_experts + num_zero_experts} (all experts)")
+        _require(
+            1 <= top_k <= num_experts + num_zero_experts,
+            "top_k",
+            top_k,
+            f"1 .. {num_experts + num_zero_experts} (all experts)",
+        )
         _require(0 < target_real <= top_k, "target_real", target_real, f"above 0 and at most top_k = {top_k}")
         _require(mu > 0 and math.isfinite(mu), "mu", mu, "a positive number")
         _require(0 < mu_final <= mu, "mu_final", mu_final, f"above 0 and at most mu = {mu}")
@@ -64,11 +77,19 @@ class BiasController:
         counts: tokens per expert of the whole batch, zero experts included, summed over all ranks (`moe_route` gives
         them per rank).
         """
-        _require(tuple(counts.shape) == tuple(self.bias.shape), "counts", f"of shape {list(counts.shape)}",
-                 f"[{self.bias.numel()}] (FFN and zero experts)")
+        _require(
+            tuple(counts.shape) == tuple(self.bias.shape),
+            "counts",
+            f"of shape {list(counts.shape)}",
+            f"[{self.bias.numel()}] (FFN and zero experts)",
+        )
         choices = int(counts.sum())
-        _require(choices > 0 and choices % self.top_k == 0 and int(counts.min()) >= 0, "counts",
-                 f"summing to {choices}", f"counts >= 0 whose sum is a positive multiple of top_k = {self.top_k}")
+        _require(
+            choices > 0 and choices % self.top_k == 0 and int(counts.min()) >= 0,
+            "counts",
+            f"summing to {choices}",
+            f"counts >= 0 whose sum is a positive multiple of top_k = {self.top_k}",
+        )
         wanted = self.target_real / self.top_k / self.num_experts
         share = counts[: self.num_experts].to(self.bias) / choices
         self.bias[: self.num_experts] += self.mu * (wanted - share)
