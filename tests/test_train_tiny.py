@@ -113,6 +113,18 @@ def test_minutes_guard_saves_and_stops(tmp_path, toy):
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["state.pt"]
 
 
+def test_settling_moves_only_the_biases_and_reaches_the_target(tmp_path, toy):
+    run = trainer(tmp_path, toy[1], 2, "--settle", "60", "--batch-tokens", "1024")
+    before = {name: value.clone() for name, value in run.optimizer.masters.items()}
+    train_tiny.settle(run)
+    moved = {name for name, value in run.optimizer.masters.items() if not torch.equal(value, before[name])}
+    assert moved == {f"model.layers.{layer}.mlp.router.e_score_correction_bias" for layer in (0, 1)}
+    parameters = run.optimizer.masters
+    assert all(torch.equal(parameters[name], run.optimizer.working[name]) for name in moved)
+    found = evaluate(parameters, SMALL, toy[1], 1)["real_experts_per_token"]
+    assert found == pytest.approx([2.0, 2.0], abs=0.15)
+
+
 def test_export_names_shapes_dtypes(tmp_path):
     masters = initial_parameters(SMALL, torch.Generator().manual_seed(3))
     tiny_export.write_checkpoint(masters, SMALL, tmp_path)
@@ -185,6 +197,8 @@ def test_evaluation_counts_every_token_once(toy):
     nats = torch.nn.functional.cross_entropy(logits, stream[1:])
     assert long["nats_per_token"] == pytest.approx(float(nats), abs=1e-3)
     assert sum(long["real_experts_histogram"][0]) == 701
+    unpadded = evaluate(parameters, SMALL, stream, 100, 701)
+    assert long["expert_load_max_over_mean"] == unpadded["expert_load_max_over_mean"]
 
 
 def test_windows_come_once_per_pass_and_follow_the_seed():

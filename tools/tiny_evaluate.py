@@ -55,9 +55,10 @@ def evaluate(parameters: dict[str, torch.Tensor], config: dict, stream: torch.Te
         overlap = torch.minimum(target[:, 1:].softmax(-1), draft[:, :-1].softmax(-1)).sum(-1)
         add("accept", overlap, where[:, :-1] + 2 < len(stream))
         for layer in range(layers):
-            real = out.num_real[layer].view_as(where)[where < len(stream)]
+            chosen = out.chosen[layer][where.flatten() < len(stream)]
+            real = (chosen < config["n_routed_experts"]).sum(1)
             histogram[layer] += torch.bincount(real, minlength=histogram.shape[1])
-            counts[layer] += out.counts[layer]
+            counts[layer] += torch.bincount(chosen.flatten(), minlength=counts.shape[1])
     mean = {key: sums[key] / sizes[key] for key in sums}
     real_counts = counts[:, : config["n_routed_experts"]]
     real = (histogram * torch.arange(histogram.shape[1])).sum(1) / histogram.sum(1)

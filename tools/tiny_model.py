@@ -168,7 +168,7 @@ class TinyOutput:
     hidden: torch.Tensor  # [B, S, H] after the final norm
     mtp_hidden: torch.Tensor  # [B, S, H] after the MTP norm
     counts: list[torch.Tensor]  # per layer, tokens per expert [N + Z]
-    num_real: list[torch.Tensor]  # per layer, FFN experts of each token [B * S]
+    chosen: list[torch.Tensor]  # per layer, experts of each token [B * S, top_k]
 
 
 class TinyLongcat:
@@ -237,7 +237,7 @@ class TinyLongcat:
                         parameters[prefix + "experts.down_proj"].transpose(1, 2)).view(experts * capacity, -1)
         out = out.index_select(0, slot) * weights.reshape(-1).index_select(0, order)[:, None].to(x.dtype)
         zero_weight = (weights * (chosen >= experts)).sum(-1, keepdim=True).to(x.dtype)
-        return (rows * zero_weight).index_add(0, token, out).view(x.shape), counts, (chosen < experts).sum(-1)
+        return (rows * zero_weight).index_add(0, token, out).view(x.shape), counts, chosen
 
     def mtp(self, embedded, hidden):
         """One draft step: `embedded` are the tokens after those that gave `hidden`; the result is normed."""
@@ -250,16 +250,16 @@ class TinyLongcat:
     def __call__(self, ids: torch.Tensor) -> TinyOutput:
         """`ids` [B, S + 1]: S positions for the target, and one token more for the MTP head's input."""
         embedded = F.embedding(ids, self.parameters["model.embed_tokens.weight"])
-        x, counts, num_real = embedded[:, :-1], [], []
+        x, counts, chosen = embedded[:, :-1], [], []
         for layer in range(self.config["num_layers"]):
             prefix = f"model.layers.{layer}."
             x = x + self.attention(self.norm(x, prefix + "input_layernorm.0"), prefix + "self_attn.0.")
             routed = self.norm(x, prefix + "post_attention_layernorm.0")
-            shortcut, layer_counts, layer_real = self.moe(routed, prefix + "mlp.")
+            shortcut, layer_counts, layer_chosen = self.moe(routed, prefix + "mlp.")
             x = x + self.ffn(routed, prefix + "mlps.0.")
             x = x + self.attention(self.norm(x, prefix + "input_layernorm.1"), prefix + "self_attn.1.")
             x = x + self.ffn(self.norm(x, prefix + "post_attention_layernorm.1"), prefix + "mlps.1.") + shortcut
             counts.append(layer_counts)
-            num_real.append(layer_real)
+            chosen.append(layer_chosen)
         hidden = self.norm(x, "model.norm")
-        return TinyOutput(hidden, self.mtp(embedded[:, 1:], hidden), counts, num_real)
+        return TinyOutput(hidden, self.mtp(embedded[:, 1:], hidden), counts, chosen)

@@ -21,12 +21,13 @@ from pathlib import Path
 import tiny_corpus
 import torch
 import torch.nn.functional as F
-from longcat_ops.training import BiasController
 from tiny_evaluate import evaluate
 from tiny_export import read_checkpoint, write_checkpoint
 from tiny_model import TINY_CONFIG, TinyLongcat, initial_parameters
 from tiny_optimizer import TinyOptimizer
 from tqdm import tqdm
+
+from longcat_ops.training import BiasController
 
 # Read when a process starts: keep freed memory between steps; let waiting threads sleep, the machine may be shared.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824",
@@ -50,6 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--distill-weight", type=float, default=0.3, help="MTP head towards the target's distribution")
     parser.add_argument("--mu", type=float, default=0.5, help="first rate of the bias controller")
     parser.add_argument("--mu-final", type=float, default=0.02)
+    parser.add_argument("--settle", type=int, default=60, help="last batches that move only the router biases")
     parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=45.0, help="save and stop after this time; --resume goes on")
     parser.add_argument("--resume", action="store_true")
@@ -83,11 +85,12 @@ class Trainer:
         self.optimizer = TinyOptimizer(masters, args.learning_rate, working_dtype(args.dtype))
         self.network = TinyLongcat(self.optimizer.working, config)
         self.sampler = tiny_corpus.WindowSampler(stream, args.seed + 1)
-        self.controllers = [
-            BiasController(config["n_routed_experts"], config["zero_expert_num"], config["moe_topk"], TARGET_REAL,
-                           mu=args.mu, mu_final=args.mu_final, decay_steps=args.steps)
-            for _ in range(config["num_layers"])
-        ]
+        self.controllers = self.make_controllers(args.mu_final, args.steps)
+
+    def make_controllers(self, mu_final: float, decay_steps: int) -> list[BiasController]:
+        sizes = [self.config[name] for name in ("n_routed_experts", "zero_expert_num", "moe_topk")]
+        return [BiasController(*sizes, TARGET_REAL, mu=self.args.mu, mu_final=mu_final, decay_steps=decay_steps)
+                for _ in range(self.config["num_layers"])]
 
     def losses(self, ids: torch.Tensor):
         """(next-token loss, MTP loss, MTP distillation loss, output)."""
@@ -169,6 +172,19 @@ def train(trainer: Trainer, validation: torch.Tensor | None = None) -> bool:
     return trainer.step == args.steps
 
 
+@torch.no_grad()
+def settle(trainer: Trainer) -> None:
+    """Lets the controllers reach the target with the weights at rest: the trained router ran ahead of a slow mu."""
+    args = trainer.args
+    controllers = trainer.make_controllers(args.mu / 10, args.settle)
+    for controller, old in zip(controllers, trainer.controllers, strict=True):
+        controller.bias.copy_(old.bias)
+    for _ in tqdm(range(args.settle), desc="settling", mininterval=0.5 if sys.stderr.isatty() else 20):
+        ids = trainer.sampler.next(max(1, args.batch_tokens // 512), 512)
+        for layer, counts in enumerate(trainer.network(ids[:, :-1]).counts):
+            trainer.set_bias(layer, controllers[layer].update(counts))
+
+
 def measure(directory: Path, masters: dict, tokenizer, held_out: list[str], excerpt: list[str]) -> dict:
     """Metrics of the FP8 file as read back, and beside them those of the f32 masters it was made from."""
     stored, config = read_checkpoint(directory)
@@ -207,6 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not train(trainer, validation):
         print(f"stopped at step {trainer.step} of {args.steps}; the same command with --resume goes on")
         return 3
+    settle(trainer)
     write_checkpoint(trainer.optimizer.masters, config, args.out)
     tiny_corpus.write_tokenizer(tokenizer, args.out, config["max_position_embeddings"])
     excerpt_path = args.excerpt or args.state / "heldout.txt"
