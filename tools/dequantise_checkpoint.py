@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 
 import torch
-from longcat_ops import LongcatCheckpointError, dequant_fp8
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from longcat_ops import LongcatCheckpointError, dequant_fp8
 
 BLOCK = 128
 INDEX = "model.safetensors.index.json"
