@@ -45,24 +45,24 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
     """
     acc = torch.promote_types(logits.dtype, torch.float32)
     tokens, experts = logits.shape
-    valid = tokens if num_valid is None else int(num_valid)
-    logits = logits[:valid].to(acc)
-    scores = logits.softmax(-1)
-    bad = scores.isnan().any(-1)  # softmax makes NaN of a row with NaN or +inf, and of one that is -inf throughout
+    scores = logits.softmax(-1, dtype=acc)
     chosen = torch.sort(scores + bias.to(acc), dim=-1, descending=True, stable=True).indices[:, :top_k]
     weights = scores.gather(1, chosen) * scale
+    bad = weights.isnan().any(-1)  # softmax makes NaN of a row with NaN or +inf, and of one that is -inf throughout
     if bad.any():
         chosen = chosen.masked_fill(bad[:, None], experts)
-        weights = weights.masked_fill(bad[:, None], torch.nan)
-    num_real_experts = num_experts - num_zero_experts
-    real = chosen < num_real_experts
-    pad = tokens - valid  # rows that are not routed
-    ids = F.pad(torch.where(real, chosen, -1).to(torch.int32), (0, 0, 0, pad), value=-1)
-    kept = F.pad(torch.where(real, weights, 0), (0, 0, 0, pad))
-    zero_weight = F.pad(torch.where(real, 0, weights).sum(-1), (0, pad))
-    num_real = F.pad(real.sum(-1).to(torch.uint8), (0, pad))
+    zero = chosen >= num_experts - num_zero_experts
+    zero_weight = (weights * zero).sum(-1)
+    ids = chosen.to(torch.int32).masked_fill_(zero, -1)
+    num_real = (~zero).sum(-1, dtype=torch.uint8)
+    weights = weights.masked_fill_(zero, 0)
+    if num_valid is not None and num_valid < tokens:  # rows that are not routed
+        chosen, bad = chosen[:num_valid], bad[:num_valid]
+        ids[num_valid:] = -1
+        for part in (weights, zero_weight, num_real):
+            part[num_valid:] = 0
     counts = torch.bincount(chosen.reshape(-1), minlength=experts + 1)[:experts].to(torch.int32)
-    return Routing(ids, kept, zero_weight, num_real, counts, bad.sum(dtype=torch.int32).reshape(1))
+    return Routing(ids, weights, zero_weight, num_real, counts, bad.sum(dtype=torch.int32).reshape(1))
 
 
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> Tensor:
@@ -77,9 +77,11 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
         rows, row_of = _run_on_all_rows(experts, routing.ids)
     else:
         rows, row_of = _run_by_expert(experts, routing.ids)
-    out = torch.zeros_like(x, dtype=acc)
-    for k in range(row_of.shape[1]):  # k order fixes the sum, whatever the batch
-        out += torch.where(routing.ids[:, k, None] >= 0, rows[row_of[:, k]].to(acc) * routing.weights[:, k, None], 0)
+    # [T,K,H], products of no expert zeroed whatever they hold; k order fixes the sum, whatever the batch.
+    products = rows[row_of].to(acc).masked_fill_(routing.ids[..., None] < 0, 0).mul_(routing.weights[..., None])
+    out, *others = products.unbind(1)
+    for product in others:
+        out = out + product
     return (out + x.to(acc) * routing.zero_weight[:, None]).to(x.dtype)
 
 
