@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 import longcat_ops
-from longcat_ops import LongcatFlashConfig, LongcatFlashForCausalLM
+from longcat_ops import LongcatFlashForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -41,7 +42,15 @@ def tiny_networks() -> dict[str, object]:
         "bf16": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT, precision="bf16"),
         "fp8": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT),
     }
-    return {"ours": ours, "hf": {d: from_checkpoint(CHECKPOINT, t) for d, t in DTYPES.items()}, "new": 128}
+    text = (ROOT / "tests" / "data" / "kjv_heldout.txt").read_text(encoding="utf-8")
+    ids = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")).encode(text).ids
+    prompt = torch.tensor([[1, *ids[: PROMPT - 1]]])
+    return {
+        "ours": ours,
+        "hf": {d: from_checkpoint(CHECKPOINT, t) for d, t in DTYPES.items()},
+        "prompt": prompt,
+        "new": 128,
+    }
 
 
 def medium_networks() -> dict[str, object]:
@@ -49,7 +58,8 @@ def medium_networks() -> dict[str, object]:
     tensors = hf.published(model)
     ours = {d: LongcatFlashForCausalLM.from_state_dict(config, tensors, t) for d, t in DTYPES.items()}
     half, _ = hf.build(std=0.02, attention="sdpa", dtype=torch.bfloat16, **MEDIUM)
-    return {"ours": ours, "hf": {"fp32": model, "bf16": half}, "new": 32}
+    prompt = torch.randint(3, config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    return {"ours": ours, "hf": {"fp32": model, "bf16": half}, "prompt": prompt, "new": 32}
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -83,9 +93,7 @@ def run_ours(model: LongcatFlashForCausalLM, ids: torch.Tensor, new: int, specul
 @pytest.mark.parametrize("threads", [1, 2])
 def test_generate(networks: dict, threads: int, benchmark: Callable) -> None:
     torch.set_num_threads(threads)
-    config: LongcatFlashConfig = next(iter(networks["ours"].values())).config
-    ids = torch.randint(3, config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0))
-    new, variants = networks["new"], {}
+    ids, new, variants = networks["prompt"], networks["new"], {}
     for dtype, model in networks["hf"].items():
         variants[f"HF {dtype}"] = lambda model=model: run_hf(model, ids, new)
     for dtype, model in networks["ours"].items():

@@ -50,8 +50,17 @@ def write(directory, shards, config=None):
 def test_single_file_with_ragged_blocks(tmp_path):
     weight, scales = fp8(160, 200, 0)
     norm, bias = torch.randn(7).bfloat16(), torch.randn(3)
-    source = write(tmp_path / "fp8", {"model.safetensors": {
-        "a.weight": weight, "a.weight_scale_inv": scales, "norm.weight": norm, "router.bias": bias}})
+    source = write(
+        tmp_path / "fp8",
+        {
+            "model.safetensors": {
+                "a.weight": weight,
+                "a.weight_scale_inv": scales,
+                "norm.weight": norm,
+                "router.bias": bias,
+            }
+        },
+    )
     assert main([str(source), str(tmp_path / "bf16")]) == 0
     out = load_file(tmp_path / "bf16" / "model.safetensors")
     assert sorted(out) == ["a.weight", "norm.weight", "router.bias"]
@@ -65,24 +74,33 @@ def test_single_file_with_ragged_blocks(tmp_path):
 
 def test_shards_with_the_scales_in_another_shard(tmp_path):
     (first, first_scales), (second, second_scales) = fp8(8, 8, 1), fp8(130, 8, 2)
-    source = write(tmp_path / "fp8", {
-        "model-00001-of-00002.safetensors": {"a.weight": first, "b.weight_scale_inv": second_scales},
-        "model-00002-of-00002.safetensors": {"a.weight_scale_inv": first_scales, "b.weight": second}})
+    source = write(
+        tmp_path / "fp8",
+        {
+            "model-00001-of-00002.safetensors": {"a.weight": first, "b.weight_scale_inv": second_scales},
+            "model-00002-of-00002.safetensors": {"a.weight_scale_inv": first_scales, "b.weight": second},
+        },
+    )
     assert convert(source, tmp_path / "f32", torch.float32) == 2
     index = json.loads((tmp_path / "f32" / "model.safetensors.index.json").read_text())
-    assert index["weight_map"] == {"a.weight": "model-00001-of-00002.safetensors",
-                                   "b.weight": "model-00002-of-00002.safetensors"}
+    assert index["weight_map"] == {
+        "a.weight": "model-00001-of-00002.safetensors",
+        "b.weight": "model-00002-of-00002.safetensors",
+    }
     assert index["metadata"]["total_size"] == 4 * (64 + 130 * 8)
     for name, weight, scales in (("a", first, first_scales), ("b", second, second_scales)):
         out = load_file(tmp_path / "f32" / index["weight_map"][f"{name}.weight"])
         assert torch.equal(out[f"{name}.weight"], by_element(weight, scales))
 
 
-@pytest.mark.parametrize(("spoil", "text"), [
-    (lambda t: t.pop("a.weight"), "has no weight"),
-    (lambda t: t.pop("a.weight_scale_inv"), "is missing"),
-    (lambda t: t.update({"a.weight_scale_inv": torch.ones(2, 1)}), "do not fit"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda t: t.pop("a.weight"), "has no weight"),
+        (lambda t: t.pop("a.weight_scale_inv"), "is missing"),
+        (lambda t: t.update({"a.weight_scale_inv": torch.ones(2, 1)}), "do not fit"),
+    ],
+)
 def test_broken_pairs_are_refused(tmp_path, spoil, text):
     weight, scales = fp8(8, 8, 3)
     tensors = {"a.weight": weight, "a.weight_scale_inv": scales}

@@ -19,8 +19,6 @@ KINDS = {
     "fp8": dict(precision=None),
 }
 
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the trained checkpoint is not in this checkout")
-
 
 @pytest.fixture(scope="module")
 def prompts():

@@ -68,7 +68,7 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("folder", nargs="?", metavar="DIR", help="checkpoint folder (default: checkpoints/longcat-tiny)")
     p.add_argument("--checkpoint", metavar="DIR", help="the same; wins over DIR")
     prompt = p.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", metavar="TEXT", help="default: a verse of Genesis")
+    prompt.add_argument("--prompt", metavar="TEXT", help="default: the opening of a psalm")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; - is stdin")
     p.add_argument("--max-new-tokens", type=_integer(1), default=128, metavar="N")
     choice = p.add_argument_group("choice of tokens")

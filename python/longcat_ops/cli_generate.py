@@ -40,7 +40,7 @@ from .runtime.generate import Generation
 from .runtime.text import TextStream, encode, load_tokenizer
 
 DEFAULT_CHECKPOINT = Path("checkpoints/longcat-tiny")
-DEFAULT_PROMPT = "Genesis 1\n1 In the beginning"
+DEFAULT_PROMPT = "Psalms 23\n1 The LORD is my shepherd;"
 HELD_OUT = Path("tests/data/kjv_heldout.txt")  # beside the folder that holds the checkpoints, in a clone
 FORCED_TOKENS = 1000
 PARTS_TOKENS = 64

@@ -78,7 +78,7 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     else:
         rows, row_of = _run_by_expert(experts, routing.ids)
     # [T,K,H], products of no expert zeroed whatever they hold; k order fixes the sum, whatever the batch.
-    products = rows[row_of].to(acc).masked_fill_(routing.ids[..., None] < 0, 0).mul_(routing.weights[..., None])
+    products = (rows[row_of].to(acc) * routing.weights[..., None]).masked_fill_(routing.ids[..., None] < 0, 0)
     out, *others = products.unbind(1)
     for product in others:
         out = out + product
