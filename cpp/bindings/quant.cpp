@@ -1,23 +1,12 @@
-#include <torch/csrc/stable/ops.h>
-
+#include "cpu/quant.h"
 #include "base/numeric.h"
 #include "bindings/ops.h"
+#include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
 #include "config/quant_check.h"
-#include "cpu/quant.h"
 
 namespace longcat_ops::bindings {
 namespace {
-
-constexpr int64_t kElementsPerThread = 32768;
-
-// Runs `function` over [0, items), on several threads once the work is worth waking them.
-template <class Function>
-void parallel_over(int64_t items, int64_t elements_per_item, const Function& function) {
-  if (items * elements_per_item <= kElementsPerThread) return function(0, items);
-  const int64_t grain = ceil_div(kElementsPerThread, std::max<int64_t>(elements_per_item, 1));
-  torch::stable::parallel_for(0, items, grain, function);
-}
 
 void run_quant(const Tensor& x, const TensorDesc& x_desc, const Tensor& q, const TensorDesc& q_desc, const Tensor& s,
                const TensorDesc& s_desc, int64_t block_rows, int64_t block_columns) {

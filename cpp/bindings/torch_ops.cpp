@@ -11,6 +11,8 @@ STABLE_TORCH_LIBRARY(longcat_ops, m) {
   m.def("per_block_quant_fp8(Tensor w, Tensor(a!) q, Tensor(b!) s) -> ()");
   // q e4m3 [N, K], s f32 [N, ceil(K / group_size)] or [ceil(N / 128), ceil(K / 128)], out [N, K]
   m.def("dequant_fp8(Tensor q, Tensor s, int group_size, Tensor(a!) out) -> ()");
+  // x [T, H], weight f32 [H], y [T, H] of x's dtype
+  m.def("rms_norm(Tensor x, Tensor weight, float eps, Tensor(a!) y) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
@@ -18,4 +20,5 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   m.impl("per_token_group_quant_fp8", TORCH_BOX(&per_token_group_quant_fp8_cpu));
   m.impl("per_block_quant_fp8", TORCH_BOX(&per_block_quant_fp8_cpu));
   m.impl("dequant_fp8", TORCH_BOX(&dequant_fp8_cpu));
+  m.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
 }

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "base/check.h"
+#include "config/norm_check.h"
 #include "config/quant_check.h"
 
 namespace longcat_ops {
@@ -16,6 +17,7 @@ class Arguments {
 
   const TensorDesc& tensor(size_t index) const { return get<TensorDesc>(index, "a tensor"); }
   int64_t integer(size_t index) const { return get<int64_t>(index, "an integer"); }
+  double number(size_t index) const { return get<double>(index, "a float"); }
   const TensorDesc* optional_tensor(size_t index) const {
     if (index >= values_.size() || std::holds_alternative<std::monostate>(values_[index])) return nullptr;
     return &tensor(index);
@@ -45,6 +47,8 @@ const std::map<std::string, CheckFunction>& check_table() {
        [](const Arguments& a) { check_per_block_quant_fp8(a.tensor(0), a.optional_tensor(1), a.optional_tensor(2)); }},
       {"dequant_fp8",
        [](const Arguments& a) { check_dequant_fp8(a.tensor(0), a.tensor(1), a.integer(2), a.optional_tensor(3)); }},
+      {"rms_norm",
+       [](const Arguments& a) { check_rms_norm(a.tensor(0), a.tensor(1), a.number(2), a.optional_tensor(3)); }},
   };
   return table;
 }

@@ -1,6 +1,6 @@
 #include "cpu/quant.h"
 
-#include "cpu/float_formats.h"
+#include "cpu/dispatch.h"
 #include "cpu/isa.h"
 
 namespace longcat_ops::cpu {
@@ -71,14 +71,7 @@ LC_INLINE void dequant_body(const DequantParams& p, int64_t begin, int64_t end) 
   }
 }
 
-template <class Visitor>
-void visit_format(DType dtype, Visitor visit) {
-  if (dtype == DType::kBFloat16) return visit(BFloat16{});
-  if (dtype == DType::kFloat16) return visit(Float16{});
-  return visit(Float32{});
-}
-
-// One copy of every kernel per instruction set; always_inline bodies take the target of the function they land in.
+// One copy of every kernel per instruction set.
 #define LC_DEFINE_KERNELS(name, ...)                                                    \
   template <class Format>                                                               \
   __VA_ARGS__ void quant_##name(const QuantParams& p, int64_t begin, int64_t end) {     \
@@ -90,13 +83,8 @@ void visit_format(DType dtype, Visitor visit) {
   }
 
 LC_DEFINE_KERNELS(baseline, )
-#if defined(__x86_64__)
-LC_DEFINE_KERNELS(avx2, __attribute__((target("avx2"))))
-LC_DEFINE_KERNELS(avx512, __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))))
-#else
-LC_DEFINE_KERNELS(avx2, )
-LC_DEFINE_KERNELS(avx512, )
-#endif
+LC_DEFINE_KERNELS(avx2, LC_TARGET_AVX2)
+LC_DEFINE_KERNELS(avx512, LC_TARGET_AVX512)
 
 }  // namespace
 

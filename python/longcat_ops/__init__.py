@@ -33,6 +33,7 @@ _MODULE_OF = {
     "moe_route": "ops.moe",
     "per_block_quant_fp8": "ops.quant",
     "per_token_group_quant_fp8": "ops.quant",
+    "rms_norm": "ops.norm",
     "supports": "ops",
 }
 _SUBMODULES = ("errors", "loading", "model", "ops", "reference", "runtime", "training")

@@ -13,6 +13,7 @@ _MODULE_OF = {
     "moe_route": "moe",
     "per_block_quant_fp8": "quant",
     "per_token_group_quant_fp8": "quant",
+    "rms_norm": "norm",
 }
 
 __all__ = ["supports", *_MODULE_OF]

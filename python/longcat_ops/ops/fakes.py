@@ -13,7 +13,7 @@ import torch
 
 from .. import _library
 from ..errors import LongcatUnsupportedError
-from ..reference import quant
+from ..reference import norm, quant
 
 # Ops that have a CUDA kernel in this build.
 CUDA_KERNELS: frozenset[str] = frozenset()
@@ -33,10 +33,15 @@ def _dequant_fp8(q: torch.Tensor, s: torch.Tensor, group_size: int, out: torch.T
     out.copy_(quant.dequant_fp8(q, s, out.dtype, group_size=group_size))
 
 
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, y: torch.Tensor) -> None:
+    y.copy_(norm.rms_norm(x, weight, eps))
+
+
 REFERENCES: dict[str, Callable[..., None]] = {
     "per_token_group_quant_fp8": _per_token_group_quant_fp8,
     "per_block_quant_fp8": _per_block_quant_fp8,
     "dequant_fp8": _dequant_fp8,
+    "rms_norm": _rms_norm,
 }
 
 

@@ -29,11 +29,16 @@ def _dequant_fp8(
     return q, s, group_size, (str(dtype), sizes, strides, q.device.type, q.device.index or 0, alignment)
 
 
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[Any, ...]:
+    return x, weight, float(eps)
+
+
 # Same signatures as the public functions, so a wrong call fails here as it would there.
 _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "per_token_group_quant_fp8": _per_token_group_quant_fp8,
     "per_block_quant_fp8": _per_block_quant_fp8,
     "dequant_fp8": _dequant_fp8,
+    "rms_norm": _rms_norm,
 }
 
 

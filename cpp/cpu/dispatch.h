@@ -1,0 +1,26 @@
+// From one kernel body to a copy per number format and instruction set.
+#pragma once
+
+#include "config/tensor_desc.h"
+#include "cpu/float_formats.h"
+
+// always_inline bodies take the target of the function they land in.
+#if defined(__x86_64__)
+#define LC_TARGET_AVX2 __attribute__((target("avx2")))
+#define LC_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#else
+#define LC_TARGET_AVX2
+#define LC_TARGET_AVX512
+#endif
+
+namespace longcat_ops::cpu {
+
+// visit(BFloat16{}), visit(Float16{}) or visit(Float32{}).
+template <class Visitor>
+void visit_format(DType dtype, Visitor visit) {
+  if (dtype == DType::kBFloat16) return visit(BFloat16{});
+  if (dtype == DType::kFloat16) return visit(Float16{});
+  return visit(Float32{});
+}
+
+}  // namespace longcat_ops::cpu
