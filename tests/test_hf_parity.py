@@ -9,12 +9,13 @@ import hf
 from longcat_ops import LongcatFlashForCausalLM
 from longcat_ops.model import layers as layers_module
 
-# Every configuration keeps routed_scaling_factor 6 and a non-zero bias: a factor of 1 or 0 hides mistakes.
+# Every configuration keeps routed_scaling_factor 6 and a non-zero bias: a factor of 1 or 0 hides mistakes. Two draw
+# smaller weights (std): at 0.1 some of their tokens amplify rounding so that HF itself is 1e-5 from its fp64 truth.
 CONFIGS = {
     "base": {},
     "one_layer": dict(num_layers=1),
     "three_layers": dict(num_layers=3),
-    "one_head": dict(num_attention_heads=1, v_head_dim=24),
+    "one_head": dict(num_attention_heads=1, std=0.07, v_head_dim=24),
     "six_heads": dict(num_attention_heads=6, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8),
     "ranks": dict(q_lora_rank=48, kv_lora_rank=16),
     "wide_rope": dict(qk_rope_head_dim=32, qk_nope_head_dim=8, rope_theta=1e7),
