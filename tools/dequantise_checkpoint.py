@@ -31,8 +31,10 @@ def _dequantise(name: str, weight: torch.Tensor, scales: torch.Tensor, dtype: to
     """weight [R, C] times its block's scale, in f32, rounded once to `dtype`; the last blocks may be ragged."""
     expected = [-(-side // BLOCK) for side in weight.shape]
     if list(scales.shape) != expected:
-        raise LongcatCheckpointError(f"{name}: scales of shape {list(scales.shape)} do not fit the weight "
-                                     f"{list(weight.shape)}, expected {expected}")
+        raise LongcatCheckpointError(
+            f"{name}: scales of shape {list(scales.shape)} do not fit the weight "
+            f"{list(weight.shape)}, expected {expected}"
+        )
     return dequant_fp8(weight.contiguous(), scales.float(), dtype)
 
 

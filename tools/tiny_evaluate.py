@@ -18,8 +18,14 @@ def _windows(stream: torch.Tensor, length: int, pad: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(parameters: dict[str, torch.Tensor], config: dict, stream: torch.Tensor, num_bytes: int,
-             length: int = 256, max_windows: int | None = None) -> dict:
+def evaluate(
+    parameters: dict[str, torch.Tensor],
+    config: dict,
+    stream: torch.Tensor,
+    num_bytes: int,
+    length: int = 256,
+    max_windows: int | None = None,
+) -> dict:
     """Metrics over the windows of `stream`, teacher-forced; every token after the first is predicted once.
 
     `mtp_agreement` is how often the head's most likely token is the target's own, one and two drafts deep (the head
@@ -42,8 +48,9 @@ def evaluate(parameters: dict[str, torch.Tensor], config: dict, stream: torch.Te
     for start in range(0, len(windows), batch):
         ids, where = windows[start : start + batch], position[start : start + batch]
         out = network(ids[:, : length + 1])
-        second = network.mtp(F.embedding(ids[:, 2 : length + 2], parameters["model.embed_tokens.weight"]),
-                             out.mtp_hidden)
+        second = network.mtp(
+            F.embedding(ids[:, 2 : length + 2], parameters["model.embed_tokens.weight"]), out.mtp_hidden
+        )
         target, draft, draft2 = (network.logits(h).float() for h in (out.hidden, out.mtp_hidden, second))
         best = target.argmax(-1)
         loss = F.cross_entropy(target.transpose(1, 2), ids[:, 1 : length + 1], reduction="none")

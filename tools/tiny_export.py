@@ -72,8 +72,9 @@ def read_checkpoint(directory: Path) -> tuple[dict[str, torch.Tensor], dict]:
     for layer in range(config["num_layers"]):
         prefix = f"model.layers.{layer}.{_EXPERTS}"
         names = [f"{prefix}{e}." for e in range(config["n_routed_experts"])]
-        gate, up, down = (torch.stack([values.pop(f"{n}{part}_proj.weight") for n in names])
-                          for part in ("gate", "up", "down"))
+        gate, up, down = (
+            torch.stack([values.pop(f"{n}{part}_proj.weight") for n in names]) for part in ("gate", "up", "down")
+        )
         values[prefix + "gate_up_proj"] = torch.cat((gate, up), 1)
         values[prefix + "down_proj"] = down
     return values, {name: config[name] for name in TINY_CONFIG}

@@ -233,8 +233,9 @@ class TinyLongcat:
         packed = rows.new_zeros(experts * capacity, rows.shape[1])
         packed = packed.index_copy(0, slot, rows.index_select(0, token)).view(experts, capacity, -1)
         gate_up = torch.bmm(packed, parameters[prefix + "experts.gate_up_proj"].transpose(1, 2))
-        out = torch.bmm(_SiluAndMul.apply(*gate_up.chunk(2, -1)),
-                        parameters[prefix + "experts.down_proj"].transpose(1, 2)).view(experts * capacity, -1)
+        out = torch.bmm(
+            _SiluAndMul.apply(*gate_up.chunk(2, -1)), parameters[prefix + "experts.down_proj"].transpose(1, 2)
+        ).view(experts * capacity, -1)
         out = out.index_select(0, slot) * weights.reshape(-1).index_select(0, order)[:, None].to(x.dtype)
         zero_weight = (weights * (chosen >= experts)).sum(-1, keepdim=True).to(x.dtype)
         return (rows * zero_weight).index_add(0, token, out).view(x.shape), counts, chosen

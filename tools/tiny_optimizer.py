@@ -41,8 +41,10 @@ class TinyOptimizer:
         self.momentum = {n: torch.zeros_like(m) for n, m in trained.items() if is_projection(n)}
         plain = [n for n in trained if n not in self.momentum]
         decayed = [n for n in plain if masters[n].ndim >= 2 and "embed_tokens" not in n]
-        groups = [{"params": [masters[n] for n in decayed], "weight_decay": WEIGHT_DECAY},
-                  {"params": [masters[n] for n in plain if n not in decayed], "weight_decay": 0.0}]
+        groups = [
+            {"params": [masters[n] for n in decayed], "weight_decay": WEIGHT_DECAY},
+            {"params": [masters[n] for n in plain if n not in decayed], "weight_decay": 0.0},
+        ]
         self.adam = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
     @torch.no_grad()

@@ -30,8 +30,12 @@ from tqdm import tqdm
 from longcat_ops.training import BiasController
 
 # Read when a process starts: keep freed memory between steps; let waiting threads sleep, the machine may be shared.
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824",
-               "MALLOC_TOP_PAD_": "67108864", "OMP_WAIT_POLICY": "PASSIVE"}
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "67108864",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 TARGET_REAL = 4.0  # of 6 chosen experts: the 2:1 of the report's 8 of 12
 WARMUP_STEPS = 30
 
@@ -44,8 +48,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="of the matrix products; auto takes bfloat16 where the CPU has AMX, float32 elsewhere")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the matrix products; auto takes bfloat16 where the CPU has AMX, float32 elsewhere",
+    )
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--mtp-weight", type=float, default=0.3)
     parser.add_argument("--distill-weight", type=float, default=0.3, help="MTP head towards the target's distribution")
@@ -89,8 +97,10 @@ class Trainer:
 
     def make_controllers(self, mu_final: float, decay_steps: int) -> list[BiasController]:
         sizes = [self.config[name] for name in ("n_routed_experts", "zero_expert_num", "moe_topk")]
-        return [BiasController(*sizes, TARGET_REAL, mu=self.args.mu, mu_final=mu_final, decay_steps=decay_steps)
-                for _ in range(self.config["num_layers"])]
+        return [
+            BiasController(*sizes, TARGET_REAL, mu=self.args.mu, mu_final=mu_final, decay_steps=decay_steps)
+            for _ in range(self.config["num_layers"])
+        ]
 
     def losses(self, ids: torch.Tensor):
         """(next-token loss, MTP loss, MTP distillation loss, output)."""
@@ -116,8 +126,13 @@ class Trainer:
         self.seconds += time.perf_counter() - begin
         self.cpu_seconds += time.process_time() - cpu_begin
         real = [c.real_per_token(n) for c, n in zip(self.controllers, out.counts, strict=True)]
-        return {"loss": loss.item(), "mtp": mtp_loss.item(), "norm": norm, "real": real,
-                "tokens": ids.shape[0] * length}
+        return {
+            "loss": loss.item(),
+            "mtp": mtp_loss.item(),
+            "norm": norm,
+            "real": real,
+            "tokens": ids.shape[0] * length,
+        }
 
     def set_bias(self, layer: int, bias: torch.Tensor) -> None:
         name = f"model.layers.{layer}.mlp.router.e_score_correction_bias"
@@ -125,9 +140,14 @@ class Trainer:
         self.optimizer.working[name].copy_(bias)
 
     def state_dict(self) -> dict:
-        return {"step": self.step, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds,
-                "optimizer": self.optimizer.state_dict(), "sampler": self.sampler.state_dict(),
-                "controllers": [c.state_dict() for c in self.controllers]}
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "controllers": [c.state_dict() for c in self.controllers],
+        }
 
     def load_state_dict(self, state: dict) -> None:
         self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state["cpu_seconds"]
@@ -153,17 +173,26 @@ def train(trainer: Trainer, validation: torch.Tensor | None = None) -> bool:
     try:
         while trainer.step < args.steps and time.monotonic() < deadline:
             begin, row = time.perf_counter(), trainer.train_step()
-            bar.set_postfix_str("loss {:.3f} mtp {:.3f} tok/s {:.0f} experts/token {}".format(
-                row["loss"], row["mtp"], row["tokens"] / (time.perf_counter() - begin),
-                "/".join(f"{value:.2f}" for value in row["real"])), refresh=False)
+            bar.set_postfix_str(
+                "loss {:.3f} mtp {:.3f} tok/s {:.0f} experts/token {}".format(
+                    row["loss"],
+                    row["mtp"],
+                    row["tokens"] / (time.perf_counter() - begin),
+                    "/".join(f"{value:.2f}" for value in row["real"]),
+                ),
+                refresh=False,
+            )
             bar.update()
             if trainer.step % args.save_every == 0 or trainer.step == args.steps:
                 save_state(trainer, args.state)
             if validation is not None and trainer.step % 100 == 0:
                 found = evaluate(trainer.optimizer.working, config, validation, 1, max_windows=16)
-                bar.write(f"step {trainer.step}: held-out sample {found['nats_per_token']:.4f} nats/token, "
-                          f"MTP agreement {found['mtp_agreement'][0]:.3f}, real experts "
-                          f"{found['real_experts_per_token']}, load {found['expert_load_max_over_mean']}", sys.stderr)
+                bar.write(
+                    f"step {trainer.step}: held-out sample {found['nats_per_token']:.4f} nats/token, "
+                    f"MTP agreement {found['mtp_agreement'][0]:.3f}, real experts "
+                    f"{found['real_experts_per_token']}, load {found['expert_load_max_over_mean']}",
+                    sys.stderr,
+                )
     except KeyboardInterrupt:
         bar.write("interrupted", sys.stderr)
     bar.close()
@@ -193,9 +222,14 @@ def measure(directory: Path, masters: dict, tokenizer, held_out: list[str], exce
         stream = tiny_corpus.encode_chapters(tokenizer, chapters)
         return evaluate(parameters, config, stream, sum(len(c.encode()) for c in chapters), length)
 
-    return {"fp8": {"held_out_256": run(stored, held_out, 256), "held_out_1024": run(stored, held_out, 1024),
-                    "excerpt_256": run(stored, excerpt, 256)},
-            "f32_masters": {"held_out_256": run(masters, held_out, 256)}}
+    return {
+        "fp8": {
+            "held_out_256": run(stored, held_out, 256),
+            "held_out_1024": run(stored, held_out, 1024),
+            "excerpt_256": run(stored, excerpt, 256),
+        },
+        "f32_masters": {"held_out_256": run(masters, held_out, 256)},
+    }
 
 
 def command_line(args: argparse.Namespace) -> str:
@@ -231,10 +265,16 @@ def main(arguments: list[str] | None = None) -> int:
     metrics = measure(args.out, trainer.optimizer.masters, tokenizer, held_out, tiny_corpus.read_excerpt(excerpt_path))
     metrics["training"] = {
         "command": command_line(args),
-        "date": datetime.date.today().isoformat(), "seed": args.seed, "steps": trainer.step,
-        "tokens": args.steps * args.batch_tokens, "minutes": round(trainer.seconds / 60, 1),
-        "cpu_minutes": round(trainer.cpu_seconds / 60, 1), "threads": args.threads,
-        "target_real_experts_per_token": TARGET_REAL, "torch": torch.__version__, "machine": platform.machine(),
+        "date": datetime.date.today().isoformat(),
+        "seed": args.seed,
+        "steps": trainer.step,
+        "tokens": args.steps * args.batch_tokens,
+        "minutes": round(trainer.seconds / 60, 1),
+        "cpu_minutes": round(trainer.cpu_seconds / 60, 1),
+        "threads": args.threads,
+        "target_real_experts_per_token": TARGET_REAL,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
     }
     (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics["fp8"]["held_out_256"]))
