@@ -2,65 +2,17 @@
 
 #include "base/check.h"
 #include "base/numeric.h"
+#include "config/tensor_checks.h"
 
 namespace longcat_ops {
 namespace {
 
 constexpr int64_t kWidthMultiple = 8;
 
-std::string describe(const char* name, const TensorDesc& tensor) {
-  return text(name, ": ", desc_text(tensor), " on ", device_text(tensor));
-}
-
-bool is_quantisable(DType dtype) {
-  return dtype == DType::kBFloat16 || dtype == DType::kFloat16 || dtype == DType::kFloat32;
-}
-
-void check_device(const char* op, const char* name, const TensorDesc& tensor) {
-  LC_CHECK(tensor.device != DeviceKind::kOther, op, name, "on another device type", "a tensor on cpu or cuda",
-           desc_text(tensor), "move it with .cpu() or .cuda()");
-}
-
-void check_same_device(const char* op, const char* name, const TensorDesc& tensor, const char* input_name,
-                       const TensorDesc& input) {
-  LC_CHECK(tensor.device == input.device && tensor.device_index == input.device_index, op, name,
-           "on " + device_text(tensor), "on " + device_text(input) + text(", the device of `", input_name, "`"),
-           describe(input_name, input), "");
-}
-
-void check_rank_2(const char* op, const char* name, const TensorDesc& tensor, const char* layout) {
-  LC_CHECK(tensor.dim == 2, op, name, text(tensor.dim, "-D ", shape_text(tensor)), text("2-D ", layout), "",
-           "reshape it to two dimensions, for example .reshape(-1, width)");
-}
-
-// Rows may be any distance apart; the elements of a row must be adjacent and rows must not overlap when written.
-void check_unit_inner_stride(const char* op, const char* name, const TensorDesc& tensor) {
-  LC_CHECK(tensor.strides[1] == 1 || tensor.sizes[0] == 0 || tensor.sizes[1] <= 1, op, name,
-           "of strides " + strides_text(tensor), "a last stride of 1", describe(name, tensor),
-           text(name, ".contiguous()"));
-}
-
-void check_rows_do_not_overlap(const char* op, const char* name, const TensorDesc& tensor) {
-  LC_CHECK(tensor.sizes[0] <= 1 || tensor.strides[0] >= tensor.sizes[1], op, name, "of strides " + strides_text(tensor),
-           text("a row stride of at least ", tensor.sizes[1]), describe(name, tensor),
-           "pass an output whose rows do not overlap");
-}
-
-void check_dtype(const char* op, const char* name, const TensorDesc& tensor, DType expected) {
-  LC_CHECK(tensor.dtype == expected, op, name, dtype_name(tensor.dtype), dtype_name(expected), describe(name, tensor),
-           "");
-}
-
-void check_shape(const char* op, const char* name, const TensorDesc& tensor, int64_t rows, int64_t columns,
-                 const char* input_name, const TensorDesc& input) {
-  LC_CHECK(tensor.dim == 2 && tensor.sizes[0] == rows && tensor.sizes[1] == columns, op, name,
-           "of shape " + shape_text(tensor), text("[", rows, ", ", columns, "]"), describe(input_name, input), "");
-}
-
 void check_quant_input(const char* op, const char* name, const TensorDesc& x, const char* layout) {
   check_device(op, name, x);
   check_rank_2(op, name, x, layout);
-  LC_CHECK(is_quantisable(x.dtype), op, name, dtype_name(x.dtype), "torch.bfloat16, torch.float16 or torch.float32",
+  LC_CHECK(is_floating(x.dtype), op, name, dtype_name(x.dtype), "torch.bfloat16, torch.float16 or torch.float32",
            describe(name, x), text(name, ".float()"));
   LC_CHECK(x.sizes[1] % kWidthMultiple == 0, op, name, text("of width ", x.sizes[1]),
            text("a multiple of ", kWidthMultiple), describe(name, x), "pad the last dimension with zeros");
@@ -132,7 +84,7 @@ void check_dequant_fp8(const TensorDesc& q, const TensorDesc& s, int64_t group_s
       describe("q", q), "pass the scales returned with q");
   if (!out) return;
   check_same_device(kOp, "out", *out, "q", q);
-  LC_CHECK(is_quantisable(out->dtype), kOp, "dtype", dtype_name(out->dtype),
+  LC_CHECK(is_floating(out->dtype), kOp, "dtype", dtype_name(out->dtype),
            "torch.bfloat16, torch.float16 or torch.float32", describe("q", q), "");
   check_shape(kOp, "out", *out, rows, columns, "q", q);
   check_unit_inner_stride(kOp, "out", *out);
