@@ -226,7 +226,6 @@ def test_excerpt_round_trip(tmp_path):
     assert tiny_corpus.read_excerpt(tmp_path / "text") == CHAPTERS[:count]
 
 
-@pytest.mark.skipif(not (SHIPPED / "metrics.json").exists(), reason="checkpoints/longcat-tiny is not there")
 def test_the_shipped_checkpoint_is_as_good_as_it_says():
     tokenizers = pytest.importorskip("tokenizers")
     parameters, config = tiny_export.read_checkpoint(SHIPPED)
