@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,30 +12,11 @@ from tokenizers import Tokenizer
 
 import longcat_ops
 import models
-from cli_checkpoint import TOY, write_checkpoint
-from longcat_ops import LongcatFlashForCausalLM, cli_generate
+from cli_checkpoint import TOY, checkpoint, model, one_thread
+from longcat_ops import cli_generate
 from longcat_ops.cli import main
 from longcat_ops.runtime import measure
 from longcat_ops.runtime.text import encode
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small lose time to a second thread, and much of it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint) -> LongcatFlashForCausalLM:
-    return LongcatFlashForCausalLM.from_pretrained(checkpoint, progress=False)
 
 
 def facts_of(capsys, *arguments: str) -> dict:

@@ -5,38 +5,17 @@ from __future__ import annotations
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
 import longcat_ops
-from cli_checkpoint import VOCAB, train_tokenizer, write_checkpoint
-from longcat_ops import LongcatFlashForCausalLM, cli_report, cli_terminal
+from cli_checkpoint import VOCAB, checkpoint, model, one_thread, train_tokenizer
+from longcat_ops import cli_report, cli_terminal
 from longcat_ops.model.layers import FFN, MLA, MoE
 from longcat_ops.model.mtp import MTP
 from longcat_ops.runtime import measure
 from longcat_ops.runtime.text import TextStream
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small lose time to a second thread, and much of it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint) -> LongcatFlashForCausalLM:
-    return LongcatFlashForCausalLM.from_pretrained(checkpoint, progress=False)
 
 
 def test_split_characters_wait_for_their_last_byte():

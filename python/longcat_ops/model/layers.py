@@ -17,6 +17,7 @@ from ..ops.gemm import fp8_gemm_nt
 from ..ops.moe import fused_moe, moe_route
 from ..ops.norm import rms_norm
 from ..ops.quant import per_token_group_quant_fp8
+from ..reference.moe import SMALL_T
 from ..reference.norm import rms_norm as reference_rms_norm
 from .cache import LatentCache
 from .config import LongcatFlashConfig
@@ -173,11 +174,11 @@ class MLA(nn.Module):
 
 
 def silu(x: Tensor) -> Tensor:
-    """F.silu of [T,W], where in a decode pass (T <= 8) the bits of a value do not depend on its row.
+    """F.silu of [T,W], where in a decode pass (T <= SMALL_T) the bits of a value do not depend on its row.
 
     torch ends a tensor, and each thread's share of one, in a scalar loop whose exp rounds unlike the vector one's.
     """
-    if len(x) > 8 or (x.shape[1] % 32 == 0 and x.numel() <= 1 << 15):  # no tail, one thread
+    if len(x) > SMALL_T or (x.shape[1] % 32 == 0 and x.numel() <= 1 << 15):  # no tail, one thread
         return F.silu(x)
     wide = x.to(acc_dtype(x.dtype))
     return (wide / (1 + (-wide).exp())).to(x.dtype)

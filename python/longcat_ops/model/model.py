@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from ..loading.source import RandomSource, Source, StateDictSource, released
+from ..reference.moe import SMALL_T
 from .cache import LatentCache
 from .config import LongcatFlashConfig
 from .layers import RMSNorm, RotaryTable, Rows, ScMoELayer, acc_dtype
@@ -20,7 +21,9 @@ from .mtp import PREFIX as MTP_PREFIX
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # accepted for token ids
-DECODE_ROWS = 8  # at most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass
+# At most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass. The blocks keep a
+# row's bits apart from its neighbours' up to the same number.
+DECODE_ROWS = SMALL_T
 
 
 @dataclass
