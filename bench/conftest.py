@@ -25,14 +25,32 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
-    for bench in getattr(session, "benchmarks", None) or []:
-        info = bench.extra_info
-        if "tokens_per_s" not in info:
-            continue
-        terminalreporter.write_line(f"\n{bench.group}, {_cpu_name()}, torch {torch.__version__}: peer {info['peer']}")
-        for name, rate in info["tokens_per_s"].items():
-            ratio = info["ratio_to_peer"].get(name)
-            against = f"{ratio:6.2f}x peer" if ratio is not None else ""
-            terminalreporter.write_line(
-                f"  {name:18s} {rate:9.1f} tokens/s  spread {info['spread'][name]:4.0%}  {against}"
-            )
+    infos = [(bench.group, bench.extra_info) for bench in getattr(session, "benchmarks", None) or []]
+    for group, info in infos:
+        if "tokens_per_s" in info:
+            _print_rates(terminalreporter, group, info)
+    _print_overheads(terminalreporter, [info for _, info in infos if "torch_ops_us" in info])
+
+
+def _print_rates(terminalreporter: pytest.TerminalReporter, group: str, info: dict) -> None:
+    terminalreporter.write_line(f"\n{group}, {_cpu_name()}, torch {torch.__version__}: peer {info['peer']}")
+    for name, rate in info["tokens_per_s"].items():
+        ratio = info["ratio_to_peer"].get(name)
+        against = f"{ratio:6.2f}x peer" if ratio is not None else ""
+        terminalreporter.write_line(f"  {name:18s} {rate:9.1f} tokens/s  spread {info['spread'][name]:4.0%}  {against}")
+
+
+def _print_overheads(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:
+    if not infos:
+        return
+    neg = sorted(info["torch_neg_us"] for info in infos)[len(infos) // 2]
+    terminalreporter.write_line(
+        f"\ncall overhead in us above the kernel's work, {_cpu_name()}, torch {torch.__version__}, 1 thread; "
+        f"torch.neg(out=) of 8 elements takes {neg}"
+    )
+    terminalreporter.write_line(f"  {'op':38s}{'kernel':>11s}{'its work':>10s}{'function':>10s}{'torch.ops':>11s}")
+    for info in infos:
+        terminalreporter.write_line(
+            f"  {info['op']:38s}{info['backend']:>11s}{info['kernel_us']:10.1f}{info['function_us']:10.1f}"
+            f"{info['torch_ops_us']:11.1f}"
+        )

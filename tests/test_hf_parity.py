@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import hf
-from longcat_ops import LongcatFlashForCausalLM
-from longcat_ops.model import layers as layers_module
+from longcat_ops import LongcatFlashForCausalLM, ops
 
 # Every configuration keeps routed_scaling_factor 6 and a non-zero bias: a factor of 1 or 0 hides mistakes. Two draw
 # smaller weights (std): at 0.1 some of their tokens amplify rounding so that HF itself is 1e-5 from its fp64 truth.
@@ -137,13 +136,13 @@ def test_two_epsilons_are_told_apart():
 
 
 def record_routing(monkeypatch):
-    seen, route = [], layers_module.moe_route
+    seen, route = [], ops.moe_route
 
     def recording(*args, **kwargs):
         seen.append(route(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(layers_module, "moe_route", recording)
+    monkeypatch.setattr(ops, "moe_route", recording)
     return seen
 
 

@@ -144,8 +144,13 @@ def test_fp8_is_decided_tensor_by_tensor(tmp_path):
     )  # always dense
     for e in range(4):
         name = f"model.layers.0.mlp.experts.{e}"
-        gate_up = [checkpoints.dequantise(layer.mlp.gate_up[e, a : a + 136], layer.mlp.gate_up_scale[e, b : b + 2])
-                   for a, b in ((0, 0), (136, 2))]  # fmt: skip
+        rows = layer.mlp.gate_up[e].view(torch.uint8).view(17, 2, 8, -1)  # 8 gate rows, 8 up rows, and so on
+        gate_up = [
+            checkpoints.dequantise(
+                rows[:, half].reshape(136, -1).view(torch.float8_e4m3fn), layer.mlp.gate_up_scale[e, half::2]
+            )
+            for half in (0, 1)
+        ]
         assert torch.equal(gate_up[0], wide[f"{name}.gate_proj.weight"])
         assert torch.equal(gate_up[1], wide[f"{name}.up_proj.weight"])
     error = (kept(IDS) - LongcatFlashForCausalLM.from_state_dict(c, wide)(IDS)).norm() / kept(IDS).norm()

@@ -3,10 +3,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <unordered_map>
+#include <vector>
+
 #include "base/check.h"
 #include "base/version.h"
 #include "config/checks.h"
 #include "config/device_check.h"
+#include "config/explain.h"
 #include "cpu/isa.h"
 #ifdef LONGCAT_WITH_CUDA
 #include "longcat_ops.h"
@@ -17,22 +22,70 @@ namespace py = pybind11;
 namespace longcat_ops {
 namespace {
 
-// (dtype, sizes, strides, device type, device index, alignment), the form of longcat_ops._library.describe.
+// torch's dtypes are singletons, so each is looked up by name once.
+DType dtype_from_object(const py::handle& dtype) {
+  static std::unordered_map<PyObject*, DType> known;
+  const auto found = known.find(dtype.ptr());
+  if (found != known.end()) return found->second;
+  return known[dtype.inc_ref().ptr()] = dtype_from_name(py::str(dtype));
+}
+
+void set_sizes(TensorDesc& desc, const py::tuple& sizes, const py::tuple& strides) {
+  if (sizes.size() != strides.size()) throw std::invalid_argument("sizes and strides differ in length");
+  desc.dim = static_cast<int>(sizes.size());
+  for (int i = 0; i < std::min(desc.dim, kMaxDims); ++i) {
+    desc.sizes[i] = PyLong_AsLongLong(sizes[i].ptr());
+    desc.strides[i] = PyLong_AsLongLong(strides[i].ptr());
+  }
+}
+
+// (dtype, sizes, strides, device type, device index, address), for a tensor that does not exist.
 TensorDesc tensor_from_tuple(const py::tuple& fields) {
   if (fields.size() != 6) throw std::invalid_argument("a tensor descriptor has six fields");
   TensorDesc desc;
   desc.dtype = dtype_from_name(fields[0].cast<std::string>());
-  const auto sizes = fields[1].cast<std::vector<int64_t>>(), strides = fields[2].cast<std::vector<int64_t>>();
-  if (sizes.size() != strides.size()) throw std::invalid_argument("sizes and strides differ in length");
-  desc.dim = static_cast<int>(sizes.size());
-  for (int i = 0; i < std::min(desc.dim, kMaxDims); ++i) {
-    desc.sizes[i] = sizes[i];
-    desc.strides[i] = strides[i];
-  }
+  set_sizes(desc, fields[1].cast<py::tuple>(), fields[2].cast<py::tuple>());
   desc.device = device_from_name(fields[3].cast<std::string>());
   desc.device_index = fields[4].cast<int>();
-  desc.alignment = fields[5].cast<int64_t>();
+  desc.address = fields[5].cast<uint64_t>();
   return desc;
+}
+
+// Types whose data_ptr() may be asked: subclasses can be fakes without storage. Set by `set_tensor_types`.
+std::vector<PyObject*> plain_tensor_types;
+
+TensorDesc tensor_from_object(const py::handle& tensor) {
+  // Interned once: these look-ups are most of the cost of a check.
+  static PyObject *const
+      dtype = PyUnicode_InternFromString("dtype"),
+      *const shape = PyUnicode_InternFromString("shape"), *const stride = PyUnicode_InternFromString("stride"),
+      *const device = PyUnicode_InternFromString("device"), *const type = PyUnicode_InternFromString("type"),
+      *const index = PyUnicode_InternFromString("index"), *const data_ptr = PyUnicode_InternFromString("data_ptr");
+  const auto get = [](const py::handle& object, PyObject* name) {
+    PyObject* value = PyObject_GetAttr(object.ptr(), name);
+    if (!value) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(value);
+  };
+  const auto call = [](const py::handle& object, PyObject* name) {
+    PyObject* value = PyObject_CallMethodNoArgs(object.ptr(), name);
+    if (!value) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(value);
+  };
+  TensorDesc desc;
+  desc.dtype = dtype_from_object(get(tensor, dtype));
+  set_sizes(desc, get(tensor, shape), call(tensor, stride));
+  const py::object place = get(tensor, device), number = get(place, index);
+  desc.device = device_from_name(get(place, type).cast<std::string>());
+  desc.device_index = number.is_none() ? 0 : number.cast<int>();
+  auto* const exact_type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
+  if (std::find(plain_tensor_types.begin(), plain_tensor_types.end(), exact_type) != plain_tensor_types.end())
+    desc.address = call(tensor, data_ptr).cast<uint64_t>();
+  return desc;
+}
+
+void set_tensor_types(const py::args& types) {
+  plain_tensor_types.clear();
+  for (const auto& type : types) plain_tensor_types.push_back(type.inc_ref().ptr());
 }
 
 Argument argument_from_object(const py::handle& object) {
@@ -41,19 +94,38 @@ Argument argument_from_object(const py::handle& object) {
   if (py::isinstance<py::int_>(object)) return object.cast<int64_t>();
   if (py::isinstance<py::float_>(object)) return object.cast<double>();
   if (py::isinstance<py::str>(object)) return object.cast<std::string>();
-  throw std::invalid_argument("an argument must be None, a descriptor tuple, an int, a float or a str");
+  if (py::hasattr(object, "dtype")) return tensor_from_object(object);
+  throw std::invalid_argument("an argument must be None, a tensor, a descriptor tuple, an int, a float or a str");
+}
+
+std::vector<Argument> arguments_from_objects(const py::args& objects) {
+  std::vector<Argument> arguments;
+  arguments.reserve(objects.size());
+  for (const auto& object : objects) arguments.push_back(argument_from_object(object));
+  return arguments;
 }
 
 // ("", "", "") when legal, else (code, reason, fix).
 py::tuple check_call(const std::string& op, const py::args& objects) {
-  std::vector<Argument> arguments;
-  for (const auto& object : objects) arguments.push_back(argument_from_object(object));
   try {
-    check(op, arguments);
+    check(op, arguments_from_objects(objects));
   } catch (const CheckError& error) {
     return py::make_tuple(check_code_name(error.code), error.reason, error.fix);
   }
   return py::make_tuple("", "", "");
+}
+
+py::dict explain_call(const std::string& op, const py::args& objects) {
+  const Explanation found = explain(op, arguments_from_objects(objects));
+  py::list floors;
+  for (const auto& floor : found.floors) floors.append(py::make_tuple(floor.device, floor.microseconds, floor.bound));
+  py::dict out;
+  out["bytes_read"] = found.bytes_read;
+  out["bytes_written"] = found.bytes_written;
+  out["flops"] = found.flops;
+  out["assumes"] = found.assumes;
+  out["floors"] = floors;
+  return out;
 }
 
 py::dict build_info() {
@@ -99,6 +171,8 @@ PYBIND11_MODULE(_C, m) {
   using namespace longcat_ops;
   m.doc() = "Native part of longcat_ops; use the functions of the longcat_ops package instead.";
   m.def("check", &check_call, "check(op, *arguments) -> (code, reason, fix), all empty when the call is legal");
+  m.def("explain", &explain_call, "explain(op, *arguments) -> bytes, flops and floors of a call, outputs included");
+  m.def("set_tensor_types", &set_tensor_types, "Tensor types that have an address; the rest are taken for fakes.");
   m.def("checked_ops", &checked_ops, "Names of the ops that `check` knows.");
   m.def("build_info", &build_info, "Version, compiler, CUDA architecture and torch of this build.");
   m.def("device_supported", &device_supported, py::arg("device") = 0, "(supported, text) for a CUDA device.");

@@ -4,6 +4,7 @@
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
 #include "config/quant_check.h"
+#include "config/tensor_checks.h"
 
 namespace longcat_ops::bindings {
 namespace {

@@ -41,8 +41,7 @@ inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
     desc.sizes[i] = sizes[i];
     desc.strides[i] = strides[i];
   }
-  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-  desc.alignment = static_cast<int64_t>(std::min<uintptr_t>(address ? address & -address : 128, 128));
+  desc.address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
   return desc;
 }
 

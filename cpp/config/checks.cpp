@@ -1,9 +1,12 @@
 #include "config/checks.h"
 
 #include <map>
+#include <optional>
 #include <stdexcept>
 
 #include "base/check.h"
+#include "config/gemm_check.h"
+#include "config/moe_check.h"
 #include "config/norm_check.h"
 #include "config/quant_check.h"
 
@@ -18,12 +21,17 @@ class Arguments {
   const TensorDesc& tensor(size_t index) const { return get<TensorDesc>(index, "a tensor"); }
   int64_t integer(size_t index) const { return get<int64_t>(index, "an integer"); }
   double number(size_t index) const { return get<double>(index, "a float"); }
-  const TensorDesc* optional_tensor(size_t index) const {
-    if (index >= values_.size() || std::holds_alternative<std::monostate>(values_[index])) return nullptr;
-    return &tensor(index);
+  const TensorDesc* optional_tensor(size_t index) const { return absent(index) ? nullptr : &tensor(index); }
+  std::optional<int64_t> optional_integer(size_t index) const {
+    return absent(index) ? std::nullopt : std::optional(integer(index));
   }
+  Fp8Pair pair(size_t index) const { return {tensor(index), tensor(index + 1)}; }
 
  private:
+  bool absent(size_t index) const {
+    return index >= values_.size() || std::holds_alternative<std::monostate>(values_[index]);
+  }
+
   template <class T>
   const T& get(size_t index, const char* wanted) const {
     const T* value = index < values_.size() ? std::get_if<T>(&values_[index]) : nullptr;
@@ -37,18 +45,69 @@ class Arguments {
 
 using CheckFunction = void (*)(const Arguments&);
 
+// Arguments in the order of each op's schema (bindings/torch_ops.cpp); outputs, which come last, may be missing.
 const std::map<std::string, CheckFunction>& check_table() {
+  using A = const Arguments&;
   static const std::map<std::string, CheckFunction> table = {
       {"per_token_group_quant_fp8",
-       [](const Arguments& a) {
+       [](A a) {
          check_per_token_group_quant_fp8(a.tensor(0), a.integer(1), a.optional_tensor(2), a.optional_tensor(3));
        }},
       {"per_block_quant_fp8",
-       [](const Arguments& a) { check_per_block_quant_fp8(a.tensor(0), a.optional_tensor(1), a.optional_tensor(2)); }},
-      {"dequant_fp8",
-       [](const Arguments& a) { check_dequant_fp8(a.tensor(0), a.tensor(1), a.integer(2), a.optional_tensor(3)); }},
-      {"rms_norm",
-       [](const Arguments& a) { check_rms_norm(a.tensor(0), a.tensor(1), a.number(2), a.optional_tensor(3)); }},
+       [](A a) { check_per_block_quant_fp8(a.tensor(0), a.optional_tensor(1), a.optional_tensor(2)); }},
+      {"silu_and_mul_quant_fp8",
+       [](A a) { check_silu_and_mul_quant_fp8(a.tensor(0), a.optional_tensor(1), a.optional_tensor(2)); }},
+      {"dequant_fp8", [](A a) { check_dequant_fp8(a.tensor(0), a.tensor(1), a.integer(2), a.optional_tensor(3)); }},
+      {"rms_norm", [](A a) { check_rms_norm(a.tensor(0), a.tensor(1), a.number(2), a.optional_tensor(3)); }},
+      {"rms_norm_quant_fp8",
+       [](A a) {
+         check_rms_norm_quant_fp8(a.tensor(0), a.tensor(1), a.number(2), a.optional_tensor(3), a.optional_tensor(4),
+                                  a.optional_tensor(5), a.optional_tensor(6), a.optional_tensor(7));
+       }},
+      {"fp8_gemm_nt", [](A a) { check_fp8_gemm_nt(a.pair(0), a.pair(2), a.optional_tensor(4)); }},
+      {"m_grouped_fp8_gemm_nt_offset",
+       [](A a) {
+         check_m_grouped_fp8_gemm_nt_offset(a.pair(0), a.pair(2), a.tensor(4), a.optional_integer(5),
+                                            a.optional_tensor(7));
+       }},
+      {"m_grouped_fp8_gemm_nt_masked",
+       [](A a) {
+         check_m_grouped_fp8_gemm_nt_masked(a.pair(0), a.pair(2), a.tensor(4), a.integer(5), a.optional_tensor(6));
+       }},
+      {"m_grouped_fp8_gemm_nt_contiguous",
+       [](A a) { check_m_grouped_fp8_gemm_nt_contiguous(a.pair(0), a.pair(2), a.tensor(4), a.optional_tensor(5)); }},
+      {"interleave_gate_up",
+       [](A a) { check_interleave_gate_up(a.pair(0), a.optional_tensor(2), a.optional_tensor(3)); }},
+      {"m_grouped_fp8_swiglu_gemm_nt_offset",
+       [](A a) {
+         check_m_grouped_fp8_swiglu_gemm_nt_offset(a.pair(0), a.pair(2), a.tensor(4), a.optional_integer(5),
+                                                   a.optional_tensor(7), a.optional_tensor(8));
+       }},
+      {"moe_route",
+       [](A a) {
+         check_moe_route(a.tensor(0), a.tensor(1), a.optional_tensor(2),
+                         {a.integer(3), a.integer(4), a.integer(5), a.number(6)},
+                         {a.optional_tensor(7), a.optional_tensor(8), a.optional_tensor(9), a.optional_tensor(10),
+                          a.optional_tensor(11), a.optional_tensor(12)});
+       }},
+      {"moe_plan",
+       [](A a) {
+         check_moe_plan(a.tensor(0), a.integer(1), a.optional_tensor(2), a.optional_tensor(3), a.optional_tensor(4));
+       }},
+      {"moe_permute_quant",
+       [](A a) {
+         check_moe_permute_quant(a.tensor(0), a.tensor(1), a.tensor(2), a.optional_tensor(3), a.optional_tensor(4));
+       }},
+      {"moe_combine",
+       [](A a) {
+         check_moe_combine(a.tensor(0), a.tensor(1), a.tensor(2), a.tensor(3), a.tensor(4), a.optional_tensor(5),
+                           a.optional_tensor(6));
+       }},
+      {"fused_moe",
+       [](A a) {
+         check_fused_moe(a.tensor(0), a.tensor(1), a.tensor(2), a.tensor(3),
+                         {a.tensor(4), a.optional_tensor(5), a.tensor(6), a.optional_tensor(7)}, a.optional_tensor(8));
+       }},
   };
   return table;
 }

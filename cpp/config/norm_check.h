@@ -1,4 +1,4 @@
-// Argument check of rms_norm. The output may be null: `supports` asks before anything is allocated.
+// Argument checks of the normalisation ops. Outputs may be null: `supports` asks before anything is allocated.
 #pragma once
 
 #include "config/tensor_desc.h"
@@ -6,5 +6,8 @@
 namespace longcat_ops {
 
 void check_rms_norm(const TensorDesc& x, const TensorDesc& weight, double eps, const TensorDesc* y);
+void check_rms_norm_quant_fp8(const TensorDesc& x, const TensorDesc& weight, double eps, const TensorDesc* residual,
+                              const TensorDesc* q, const TensorDesc* s, const TensorDesc* y,
+                              const TensorDesc* residual_out);
 
 }  // namespace longcat_ops

@@ -5,10 +5,9 @@
 
 namespace longcat_ops {
 
-constexpr int64_t kQuantBlock = 128;
-
 void check_per_token_group_quant_fp8(const TensorDesc& x, int64_t group_size, const TensorDesc* q, const TensorDesc* s);
 void check_per_block_quant_fp8(const TensorDesc& w, const TensorDesc* q, const TensorDesc* s);
+void check_silu_and_mul_quant_fp8(const TensorDesc& gate_up, const TensorDesc* q, const TensorDesc* s);
 void check_dequant_fp8(const TensorDesc& q, const TensorDesc& s, int64_t group_size, const TensorDesc* out);
 
 // dequant_fp8 tells its two granularities apart by the shape of s: [N, ceil(K / group_size)] is one row of scales per

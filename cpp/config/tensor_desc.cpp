@@ -26,6 +26,31 @@ std::string list_text(const std::array<int64_t, kMaxDims>& values, int dim, char
 
 }  // namespace
 
+int64_t element_size(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+    case DType::kInt64: return 8;
+    case DType::kFloat32:
+    case DType::kInt32: return 4;
+    case DType::kFloat16:
+    case DType::kBFloat16: return 2;
+    default: return 1;
+  }
+}
+
+int64_t num_elements(const TensorDesc& tensor) {
+  int64_t count = 1;
+  for (int i = 0; i < std::min(tensor.dim, kMaxDims); ++i) count *= tensor.sizes[i];
+  return count;
+}
+
+int64_t span_in_bytes(const TensorDesc& tensor) {
+  if (num_elements(tensor) == 0) return 0;
+  int64_t last = 0;
+  for (int i = 0; i < std::min(tensor.dim, kMaxDims); ++i) last += (tensor.sizes[i] - 1) * tensor.strides[i];
+  return (last + 1) * element_size(tensor.dtype);
+}
+
 const char* dtype_name(DType dtype) {
   for (const auto& [value, name] : kDTypeNames)
     if (value == dtype) return name;

@@ -32,8 +32,12 @@ struct TensorDesc {
   int dim = 0;           // may exceed kMaxDims; then only the first kMaxDims entries below are kept
   std::array<int64_t, kMaxDims> sizes{};
   std::array<int64_t, kMaxDims> strides{};  // in elements
-  int64_t alignment = 16;                   // largest power of two, at most 128, that divides the data address
+  uint64_t address = 0;                     // of the first element; 0 when there is no storage to speak of
 };
+
+int64_t element_size(DType dtype);                // in bytes; 1 for another dtype
+int64_t num_elements(const TensorDesc& tensor);   // 0 when any size is 0
+int64_t span_in_bytes(const TensorDesc& tensor);  // from the first element's start to the last one's end
 
 // One argument of a check: absent (an output that is not allocated yet), a tensor, or a scalar.
 using Argument = std::variant<std::monostate, TensorDesc, int64_t, double, std::string>;

@@ -17,6 +17,7 @@ from .errors import (
     LongcatTimeoutError,
     LongcatUnsupportedError,
 )
+from .ops.registry import OPS
 
 __version__ = "0.1.0"
 
@@ -25,16 +26,12 @@ _MODULE_OF = {
     "LongcatFlashConfig": "model",
     "LongcatFlashForCausalLM": "model",
     "Generation": "runtime.generate",
+    "Plan": "ops.moe",
     "Routing": "ops.moe",
-    "dequant_fp8": "ops.quant",
-    "fp8_gemm_nt": "ops.gemm",
-    "fused_moe": "ops.moe",
+    "explain": "ops.explain",
     "generate": "runtime.generate",
-    "moe_route": "ops.moe",
-    "per_block_quant_fp8": "ops.quant",
-    "per_token_group_quant_fp8": "ops.quant",
-    "rms_norm": "ops.norm",
     "supports": "ops",
+    **{name: f"ops.{op.module}" for name, op in OPS.items()},
 }
 _SUBMODULES = ("errors", "loading", "model", "ops", "reference", "runtime", "training")
 

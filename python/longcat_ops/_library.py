@@ -7,11 +7,12 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import LongcatError, LongcatShapeError, LongcatUnsupportedError
+from .errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 
 if TYPE_CHECKING:
     import torch
@@ -86,9 +87,12 @@ def _load() -> ModuleType:
             f"longcat_ops {python_version} found native libraries of version {native_version} in {PACKAGE}.\n"
             f"  fix: {_build_command()}"
         )
-    from .ops import fakes
+    import torch
 
-    fakes.register(backend())
+    from .ops import registration
+
+    module.set_tensor_types(torch.Tensor, torch.nn.Parameter)
+    registration.register(backend())
     return module
 
 
@@ -201,21 +205,14 @@ def _build_command() -> str:
 
 
 def describe(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """The descriptor of a tensor that C++ checks take: dtype, sizes, strides, device type and index, alignment."""
-    import torch
-
-    device = tensor.device
-    # A subclass may be a fake without storage, so only plain tensors are asked for their address.
-    address = tensor.data_ptr() if type(tensor) in (torch.Tensor, torch.nn.Parameter) else 0
-    alignment = min(address & -address, 128) if address else 128
-    return str(tensor.dtype), tuple(tensor.shape), tensor.stride(), device.type, device.index or 0, alignment
+    """The descriptor that C++ checks take for a tensor that need not exist: dtype, sizes, strides, device type and
+    index, address (0: unknown)."""
+    return str(tensor.dtype), tuple(tensor.shape), tensor.stride(), tensor.device.type, tensor.device.index or 0, 0
 
 
 def find_problem(op: str, *arguments: Any) -> tuple[str, str, str]:
-    """(code, reason, fix) of the C++ check of `op` for tensors, integers and None; all empty when the call is legal."""
-    import torch
-
-    return load().check(op, *[describe(a) if isinstance(a, torch.Tensor) else a for a in arguments])
+    """(code, reason, fix) of the C++ check of `op` for its schema arguments, outputs optional; empty when legal."""
+    return load().check(op, *arguments)
 
 
 def require(op: str, *arguments: Any) -> None:
@@ -223,6 +220,45 @@ def require(op: str, *arguments: Any) -> None:
     code, reason, fix = find_problem(op, *arguments)
     if code:
         raise RuntimeError(f"[{code}] {reason}" + (f"\n  fix: {fix}" if fix else ""))
+
+
+def refuse(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs: dict, error: Exception) -> NoReturn:
+    """Raises what is wrong with the arguments of a failed call, or `error` itself if nothing is.
+
+    flatten: from the call's arguments to those of the schema. An error of the check inside `torch.ops.longcat_ops`
+    becomes the exception its code names.
+    """
+    if isinstance(error, LongcatError):
+        raise error
+    text = str(error)
+    for code in ("LC-SHAPE", "LC-UNSUPPORTED"):
+        marker = f"[{code}] "
+        if marker in text:
+            raise _exception_class(code)(text.split(marker, 1)[1]) from None
+    try:
+        arguments = flatten(*args, **kwargs)
+    except (TypeError, AttributeError):  # the call itself is malformed; Python's own text says how
+        raise error from None
+    require_types(op, arguments)
+    check(op, *arguments)
+    raise error
+
+
+def require_types(op: str, arguments: tuple[Any, ...]) -> None:
+    """Raises `LongcatShapeError` for an argument that is not of the kind its schema names, a list for a tensor say."""
+    import torch
+
+    kinds = {"Tensor": (torch.Tensor,), "int": (int,), "float": (float, int), "bool": (bool,)}
+    load()
+    for spec, value in zip(getattr(torch.ops.longcat_ops, op).default._schema.arguments, arguments, strict=False):
+        kind = str(spec.type)
+        if value is None and (kind.startswith("Optional") or spec.is_out or spec.alias_info is not None):
+            continue
+        legal = kinds[kind.removeprefix("Optional[").removesuffix("]")]
+        described = legal[0] is torch.Tensor and isinstance(value, tuple)  # one that need not exist
+        if not isinstance(value, legal) and not described:
+            expected = "a torch.Tensor" if legal[0] is torch.Tensor else f"of type {legal[0].__name__}"
+            raise LongcatShapeError(message(op, spec.name, f"of type {type(value).__name__}", expected))
 
 
 def check(op: str, *arguments: Any) -> None:
@@ -234,13 +270,3 @@ def check(op: str, *arguments: Any) -> None:
 
 def _exception_class(code: str) -> type[LongcatError]:
     return LongcatShapeError if code == "LC-SHAPE" else LongcatUnsupportedError
-
-
-def reraise(error: RuntimeError) -> NoReturn:
-    """Turns a failed check inside `torch.ops.longcat_ops` into the exception its code names; others pass unchanged."""
-    text = str(error)
-    for code in ("LC-SHAPE", "LC-UNSUPPORTED"):
-        marker = f"[{code}] "
-        if marker in text:
-            raise _exception_class(code)(text.split(marker, 1)[1]) from None
-    raise error

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from . import __version__, _library, ops
+from .ops.registry import OPS
 
 _ISA_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 _PACKAGES = {  # optional ones, and what for
@@ -48,9 +49,8 @@ class OpRow:
 
 
 def op_names() -> list[str]:
-    """The public ops: functions that `longcat_ops.ops` lists, and whatever is registered in torch.ops.longcat_ops."""
-    public = {name for name in ops.__all__ if name[0].islower() and name != "supports"}
-    return sorted(public | _registered())
+    """The ops of `longcat_ops.ops.registry`, and whatever else is registered in torch.ops.longcat_ops."""
+    return sorted(OPS.keys() | _registered())
 
 
 def op_rows() -> list[OpRow]:
@@ -79,16 +79,10 @@ def _registered() -> set[str]:
     return {name.split("::")[1].split(".")[0] for name in names if name.startswith("longcat_ops::")}
 
 
-def _has_kernel(name: str, key: str) -> bool:
-    import torch
-
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{name}", key)
-
-
 def _function_problem(name: str) -> str:
-    """Why the public function cannot be had, or ""; a registered op without one is only for the ops that call it."""
-    if name not in ops.__all__:
-        return ""
+    """Why the public function cannot be had, or ""."""
+    if name not in OPS:
+        return "registered, but not in the list of ops"
     try:
         getattr(ops, name)
     except Exception as error:
@@ -100,23 +94,21 @@ def _cpu_row(name: str) -> Device:
     problem, backend = _function_problem(name), _library.backend()
     if problem:
         return Device("none", problem)
-    if name not in _registered():
-        return Device("reference", "plain torch: no C++ CPU kernel in this build")
     if backend == "cuda":
         return Device("none", "LONGCAT_OPS_BACKEND=cuda takes no CPU tensors", "unset LONGCAT_OPS_BACKEND")
     if backend == "reference":
         return Device("reference", "LONGCAT_OPS_BACKEND=reference")
-    if _has_kernel(name, "CPU"):
+    if name in _kernels()[0]:
         isa = _guard(lambda: _library.load().cpu_isa()) or "unknown"
         return Device("cpu", f"C++ kernel, instruction set {isa}")
-    return Device("none", "registered without a CPU kernel", _library._build_command())
+    return Device("reference", "plain torch: no C++ CPU kernel in this build")
 
 
 def _cuda_row(name: str, no_gpu: tuple[str, str] | None) -> Device:
     problem = _function_problem(name)
     if problem:
         return Device("none", problem)
-    native = name in _cuda_kernels()
+    native = name in _kernels()[1]
     then = "the CUDA kernel" if native else "the reference in plain torch"
     if no_gpu:
         reason, remedy = no_gpu
@@ -127,10 +119,11 @@ def _cuda_row(name: str, no_gpu: tuple[str, str] | None) -> Device:
     return Device("cuda", "sm_90a kernel") if supported else Device("none", text)
 
 
-def _cuda_kernels() -> frozenset[str]:
-    from .ops import fakes
+def _kernels() -> tuple[frozenset[str], frozenset[str]]:
+    """The ops with a C++ CPU kernel and those with a CUDA kernel."""
+    from .ops import registration
 
-    return fakes.CUDA_KERNELS
+    return frozenset(registration.CPU_KERNELS), registration.CUDA_KERNELS
 
 
 def _gpu_problem() -> tuple[str, str] | None:

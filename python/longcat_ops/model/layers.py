@@ -7,24 +7,22 @@ Accumulation happens in `acc_dtype(x)`: fp32, or fp64 in an fp64 model.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import ops, reference
 from ..loading.source import Source
-from ..ops.gemm import fp8_gemm_nt
-from ..ops.moe import fused_moe, moe_route
-from ..ops.norm import rms_norm
-from ..ops.quant import per_token_group_quant_fp8
-from ..reference.moe import SMALL_T
-from ..reference.norm import rms_norm as reference_rms_norm
+from ..reference.rows import acc_dtype, silu
 from .cache import LatentCache
 from .config import LongcatFlashConfig
 
 
-def acc_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+def ops_for(dtype: torch.dtype) -> ModuleType:
+    """Where a model of this dtype takes its ops from: kernels know no fp64, the reference does."""
+    return reference if dtype == torch.float64 else ops
 
 
 @dataclass
@@ -42,6 +40,7 @@ class Rows:
     rope: Tensor  # complex[T, qk_rope_head_dim / 2]
     index: Tensor = field(init=False)  # i64[n]: cache row of each valid row
     num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
+    _valid_rows: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.index = self.cache.row_index(self.sequences, self.positions)
@@ -49,6 +48,12 @@ class Rows:
     @property
     def num_valid(self) -> int:
         return len(self.positions)
+
+    def valid_rows(self, rows: int) -> Tensor | None:
+        """num_valid as `moe_route` takes it for `rows` rows: i32[1], made once a pass; None if no row is padding."""
+        if self.num_valid < rows and self._valid_rows is None:
+            self._valid_rows = torch.full((1,), self.num_valid, dtype=torch.int32, device=self.rope.device)
+        return self._valid_rows
 
 
 class Linear(nn.Module):
@@ -66,7 +71,7 @@ class Linear(nn.Module):
         if not self.fp8:
             return F.linear(x, self.weight)
         out = x.new_empty((x.shape[0], self.weight.shape[0]))
-        return fp8_gemm_nt(per_token_group_quant_fp8(x), (self.weight, self.scale), out)
+        return ops.fp8_gemm_nt(ops.per_token_group_quant_fp8(x), (self.weight, self.scale), out)
 
 
 class RMSNorm(nn.Module):
@@ -76,10 +81,10 @@ class RMSNorm(nn.Module):
         super().__init__()
         weight = source.dense(f"{name}.weight", (size,), acc_dtype(source.dtype))
         self.register_buffer("weight", weight * gain)
-        self.eps, self.native = eps, self.weight.dtype == torch.float32  # an fp64 model stays fp64 throughout
+        self.eps, self.ops = eps, ops_for(self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps) if self.native else reference_rms_norm(x, self.weight, self.eps)
+        return self.ops.rms_norm(x, self.weight, self.eps)
 
 
 class RotaryTable:
@@ -173,17 +178,6 @@ class MLA(nn.Module):
         return o.flatten(1).to(q_nope.dtype)
 
 
-def silu(x: Tensor) -> Tensor:
-    """F.silu of [T,W], where in a decode pass (T <= SMALL_T) the bits of a value do not depend on its row.
-
-    torch ends a tensor, and each thread's share of one, in a scalar loop whose exp rounds unlike the vector one's.
-    """
-    if len(x) > SMALL_T or (x.shape[1] % 32 == 0 and x.numel() <= 1 << 15):  # no tail, one thread
-        return F.silu(x)
-    wide = x.to(acc_dtype(x.dtype))
-    return (wide / (1 + (-wide).exp())).to(x.dtype)
-
-
 class FFN(nn.Module):
     """Dense SwiGLU: down(silu(gate(x)) * up(x))."""
 
@@ -204,12 +198,14 @@ class MoE(nn.Module):
         super().__init__()
         c, wide = config, acc_dtype(source.dtype)
         router = f"{name}.router"
-        self.config = config
+        self.config, self.ops = config, ops_for(wide)
         self.register_buffer(
             "router", source.dense(f"{router}.classifier.weight", (c.num_experts, c.hidden_size), wide)
         )
         self.register_buffer("bias", source.dense(f"{router}.e_score_correction_bias", (c.num_experts,), wide))
         gate_up, down = source.experts(f"{name}.experts", c.n_routed_experts, c.expert_ffn_hidden_size, c.hidden_size)
+        if isinstance(gate_up, tuple):
+            gate_up = ops.interleave_gate_up(*gate_up)
         for key, weight in (("gate_up", gate_up), ("down", down)):
             data, scale = weight if isinstance(weight, tuple) else (weight, None)
             self.register_buffer(key, data)
@@ -217,14 +213,14 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         c = self.config
-        routing = moe_route(
+        routing = self.ops.moe_route(
             F.linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
-            num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.num_valid,
+            num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.valid_rows(len(x)),
         )  # fmt: skip
         rows.num_real.append(routing.num_real)
         gate_up = self.gate_up if self.gate_up_scale is None else (self.gate_up, self.gate_up_scale)
         down = self.down if self.down_scale is None else (self.down, self.down_scale)
-        return fused_moe(x, routing, gate_up, down)
+        return self.ops.fused_moe(x, routing, gate_up, down)
 
 
 class ScMoELayer(nn.Module):

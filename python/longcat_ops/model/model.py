@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from ..loading.source import RandomSource, Source, StateDictSource, released
-from ..reference.moe import SMALL_T
+from ..reference.rows import SMALL_T
 from .cache import LatentCache
 from .config import LongcatFlashConfig
 from .layers import RMSNorm, RotaryTable, Rows, ScMoELayer, acc_dtype

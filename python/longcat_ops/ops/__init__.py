@@ -5,16 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULE_OF = {
-    "Routing": "moe",
-    "dequant_fp8": "quant",
-    "fp8_gemm_nt": "gemm",
-    "fused_moe": "moe",
-    "moe_route": "moe",
-    "per_block_quant_fp8": "quant",
-    "per_token_group_quant_fp8": "quant",
-    "rms_norm": "norm",
-}
+from .registry import OPS
+
+_MODULE_OF = {"Plan": "moe", "Routing": "moe", **{name: op.module for name, op in OPS.items()}}
 
 __all__ = ["supports", *_MODULE_OF]
 
@@ -22,14 +15,17 @@ __all__ = ["supports", *_MODULE_OF]
 def supports(op: str, *args: Any, **kwargs: Any) -> tuple[bool, str, str]:
     """Would `longcat_ops.<op>(*args, **kwargs)` be accepted? The same check as the call itself, without running it.
 
-    Tensors may be real or on the meta device: only dtype, shape, strides and device are read.
+    Tensors may be real or on the meta device: only dtype, shape, strides, device and address are read.
 
     Returns:
         (True, "", "") or (False, reason, fix); fix may be empty.
-    """
-    from . import support
 
-    return support.supports(op, args, kwargs)
+    Raises:
+        LongcatUnsupportedError: there is no such op.
+    """
+    from . import registry
+
+    return registry.supports(op, args, kwargs)
 
 
 def __getattr__(name: str) -> object:

@@ -1,42 +1,181 @@
-"""Matrix products over FP8 weights."""
+"""Matrix products over FP8 operands: e4m3 values with float32 scales, activations 1x128, weights 128x128, as in
+DeepSeek-V3 (arXiv:2412.19437, section 3.3). Names and argument order follow DeepGEMM.
+
+Sums run in float32 and are rounded once, to the dtype of `out` (bfloat16, float16 or float32). K and N are multiples of
+8; scale blocks at the edge may be smaller. An output that shares memory with an input is refused.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import LongcatShapeError, message
-from ..reference import gemm as reference
+from .calling import empty_scales, kernel, public
+from .registry import deepgemm_keywords, pair
 
 Fp8Pair = tuple[Tensor, Tensor]
 
+_fp8_gemm_nt = kernel("fp8_gemm_nt")
+_offset = kernel("m_grouped_fp8_gemm_nt_offset")
+_masked = kernel("m_grouped_fp8_gemm_nt_masked")
+_contiguous = kernel("m_grouped_fp8_gemm_nt_contiguous")
+_interleave_gate_up = kernel("interleave_gate_up")
+_swiglu = kernel("m_grouped_fp8_swiglu_gemm_nt_offset")
 
-def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None) -> Tensor:
-    """D = A @ B.T over block-scaled FP8 operands.
+
+@public
+def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, **deepgemm: Any) -> Tensor:
+    """D = A @ B.T.
 
     Args:
-        lhs: (a e4m3[M,K], sa f32[M,ceil(K/128)]): activations quantised 1x128 (`per_token_group_quant_fp8`).
-        rhs: (b e4m3[N,K], sb f32[ceil(N/128),ceil(K/128)]): weights quantised 128x128 (`per_block_quant_fp8`).
-        out: [M,N] of any floating dtype; bf16 is allocated if None.
+        lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)]), from `per_token_group_quant_fp8`; M may be 0.
+        rhs: (b e4m3 [N, K], sb f32 [ceil(N / 128), ceil(K / 128)]), from `per_block_quant_fp8`.
+        out: [M, N]; bfloat16 is allocated if None.
+        deepgemm: DeepGEMM's keywords (c, recipe, recipe_a, recipe_b, compiled_dims, disable_ue8m0_cast) at the values
+            they have on SM90.
 
-    Returns: `out`; accumulation in fp32, one rounding. Scaling as in DeepSeek-V3 (arXiv 2412.19437, section 3.3).
-    Raises: LongcatShapeError for operands that do not fit each other.
+    Returns:
+        out.
+
+    Raises:
+        LongcatShapeError: the operands do not fit each other.
+        LongcatUnsupportedError: a DeepGEMM keyword has another value.
     """
-    (a, sa), (b, sb) = lhs, rhs
-    for name, q in (("lhs", a), ("rhs", b)):
-        if q.dtype != torch.float8_e4m3fn:
-            raise LongcatShapeError(message("fp8_gemm_nt", name, q.dtype, torch.float8_e4m3fn))
-    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
-        raise LongcatShapeError(
-            message(
-                "fp8_gemm_nt", "rhs", f"{list(b.shape)} against lhs {list(a.shape)}", "a [M,K] and b [N,K] with one K"
-            )
-        )
-    blocks = -(-a.shape[1] // 128)
-    for name, s, shape in (("lhs", sa, (a.shape[0], blocks)), ("rhs", sb, (-(-b.shape[0] // 128), blocks))):
-        if s.shape != shape:
-            raise LongcatShapeError(message("fp8_gemm_nt", f"{name} scales", list(s.shape), list(shape)))
-    expected = (a.shape[0], b.shape[0])
-    if out is not None and out.shape != expected:
-        raise LongcatShapeError(message("fp8_gemm_nt", "out", list(out.shape), list(expected)))
-    return reference.fp8_gemm_nt(lhs, rhs, out)
+    if deepgemm:
+        deepgemm_keywords("fp8_gemm_nt", deepgemm, ("c",))
+    (a, sa), (b, sb) = pair("fp8_gemm_nt", "lhs", lhs), pair("fp8_gemm_nt", "rhs", rhs)
+    if out is None:
+        out = torch.empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16, device=a.device)
+    _fp8_gemm_nt(a, sa, b, sb, out)
+    return out
+
+
+@public
+def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offsets: Tensor, *,
+                                 max_m_hint: int | None = None, counts_ready: bool = False) -> Tensor:  # fmt: skip
+    """D[i] = A[i] @ B[g].T for the rows i in offsets[g] .. offsets[g+1]-1 of each group g: the native layout, compact,
+    any number of rows at any alignment.
+
+    Args:
+        lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)], row-major or column-major).
+        rhs: (b e4m3 [G, N, K] contiguous, sb f32 [G, ceil(N / 128), ceil(K / 128)]).
+        out: [M, N]. Rows of no group are neither read nor written.
+        offsets: i32 [G + 1], rising, from `moe_plan`. Parts beyond 0 .. M are cut off.
+        max_m_hint: upper estimate of the rows of a group; chooses among kernels, never changes the result.
+        counts_ready: the caller's word that offsets were written by a kernel before the immediate predecessor on this
+            stream, which itself waited for it; a kernel may then read them before that predecessor ends.
+
+    Returns:
+        out.
+
+    Raises:
+        LongcatShapeError: the operands do not fit each other.
+    """
+    op = "m_grouped_fp8_gemm_nt_offset"
+    _offset(*pair(op, "lhs", lhs), *pair(op, "rhs", rhs), offsets, max_m_hint, counts_ready, out)
+    return out
+
+
+@public
+def m_grouped_fp8_gemm_nt_masked(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, masked_m: Tensor, expected_m: int,
+                                 **deepgemm: Any) -> Tensor:  # fmt: skip
+    """D[g, i] = A[g, i] @ B[g].T for the first masked_m[g] rows of each group.
+
+    Args:
+        lhs: (a e4m3 [G, M, K], sa f32 [G, M, ceil(K / 128)]).
+        rhs: (b e4m3 [G, N, K] contiguous, sb f32 [G, ceil(N / 128), ceil(K / 128)]).
+        out: [G, M, N]. Rows from masked_m[g] on are neither read nor written.
+        masked_m: i32 [G], 0 .. M.
+        expected_m: typical rows of a group; chooses among kernels, never changes the result.
+        deepgemm: DeepGEMM's keywords (recipe, recipe_a, recipe_b, compiled_dims, disable_ue8m0_cast) at the values
+            they have on SM90.
+
+    Returns:
+        out.
+
+    Raises:
+        LongcatShapeError: the operands do not fit each other.
+        LongcatUnsupportedError: a DeepGEMM keyword has another value.
+    """
+    op = "m_grouped_fp8_gemm_nt_masked"
+    if deepgemm:
+        deepgemm_keywords(op, deepgemm)
+    _masked(*pair(op, "lhs", lhs), *pair(op, "rhs", rhs), masked_m, expected_m, out)
+    return out
+
+
+@public
+def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_indices: Tensor,
+                                     **deepgemm: Any) -> Tensor:  # fmt: skip
+    """D[i] = A[i] @ B[m_indices[i]].T.
+
+    Args:
+        lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)]).
+        rhs: (b e4m3 [G, N, K] contiguous, sb f32 [G, ceil(N / 128), ceil(K / 128)]).
+        out: [M, N]. Rows of index -1 are neither read nor written.
+        m_indices: i32 [M], group of each row, rows of one group adjacent; no alignment is needed. -1 skips the row.
+        deepgemm: DeepGEMM's keywords (recipe, recipe_a, recipe_b, compiled_dims, disable_ue8m0_cast, use_psum_layout,
+            expected_m_for_psum_layout) at the values they have on SM90.
+
+    Returns:
+        out.
+
+    Raises:
+        LongcatShapeError: the operands do not fit each other.
+        LongcatUnsupportedError: a DeepGEMM keyword has another value.
+    """
+    op = "m_grouped_fp8_gemm_nt_contiguous"
+    if deepgemm:
+        deepgemm_keywords(op, deepgemm, ("use_psum_layout", "expected_m_for_psum_layout"))
+    _contiguous(*pair(op, "lhs", lhs), *pair(op, "rhs", rhs), m_indices, out)
+    return out
+
+
+@public
+def interleave_gate_up(w: Tensor, s: Tensor) -> Fp8Pair:
+    """The row order `m_grouped_fp8_swiglu_gemm_nt_offset` and `fused_moe` read: 8 gate rows, the 8 up rows that belong
+    to them, and so on, so that one thread of the kernel holds both. Done once, when weights are loaded.
+
+    Args:
+        w: e4m3 [G, 2I, K] contiguous, gate rows, then up rows; I a multiple of 8.
+        s: f32 [G, 2 * ceil(I / 128), ceil(K / 128)], the scales of gate, then of up: the blocks of up start anew.
+
+    Returns:
+        w with row 16j + i = gate row 8j + i and row 16j + 8 + i = up row 8j + i (i < 8); s with row 2b = gate block b
+        and row 2b + 1 = up block b. Both contiguous, of the same shape as before.
+
+    Raises:
+        LongcatShapeError: w or s is not as above.
+    """
+    w_out, s_out = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (w, s))
+    _interleave_gate_up(w, s, w_out, s_out)
+    return w_out, s_out
+
+
+@public
+def m_grouped_fp8_swiglu_gemm_nt_offset(
+    lhs: Fp8Pair, gate_up: Fp8Pair, offsets: Tensor, *, max_m_hint: int | None = None, counts_ready: bool = False
+) -> Fp8Pair:
+    """gate_up GEMM, SwiGLU and 1x128 quantisation in one: h = silu(A @ gate[g].T) * (A @ up[g].T) on the float32 sums,
+    then the rule of `per_token_group_quant_fp8`. Groups of rows as in `m_grouped_fp8_gemm_nt_offset`.
+
+    Args:
+        lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)], row-major or column-major).
+        gate_up: (e4m3 [G, 2I, K], f32 [G, 2 * ceil(I / 128), ceil(K / 128)]) from `interleave_gate_up`.
+        offsets: i32 [G + 1], rising. max_m_hint, counts_ready: as in `m_grouped_fp8_gemm_nt_offset`.
+
+    Returns:
+        h, e4m3 [M, I]; sh, f32 [M, ceil(I / 128)]. Rows of no group are not set.
+
+    Raises:
+        LongcatShapeError: the operands do not fit each other.
+    """
+    op = "m_grouped_fp8_swiglu_gemm_nt_offset"
+    (a, sa), (w, sw) = pair(op, "lhs", lhs), pair(op, "gate_up", gate_up)
+    rows, width = a.shape[0], w.shape[1] // 2
+    h = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=a.device)
+    sh = empty_scales(rows, -(-width // 128), a.device, False)
+    _swiglu(a, sa, w, sw, offsets, max_m_hint, counts_ready, h, sh)
+    return h, sh

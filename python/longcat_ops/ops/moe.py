@@ -1,73 +1,158 @@
-"""Routing and the EP=1 expert chain of a ScMoE layer."""
+"""Routing, dispatch, combine and the EP=1 expert chain of a ScMoE layer (LongCat-Flash technical report,
+arXiv:2509.01322, section 2.1). An id of -1 is a zero expert, or no expert: it is safe in every op and costs no row.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ..errors import LongcatShapeError, message
-from ..reference import moe as reference
-from ..reference.moe import Routing
+from ..reference.moe import Plan, Routing
+from .calling import empty_scales, kernel, public
 from .gemm import Fp8Pair
+from .registry import check_num_valid, weight
 
-__all__ = ["Routing", "fused_moe", "moe_route"]
+__all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
+
+_moe_route = kernel("moe_route")
+_moe_plan = kernel("moe_plan")
+_moe_permute_quant = kernel("moe_permute_quant")
+_moe_combine = kernel("moe_combine")
+_fused_moe = kernel("fused_moe")
 
 
+@public
 def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num_zero_experts: int, scale: float,
-              num_valid: int | None = None) -> Routing:  # fmt: skip
+              num_valid: Tensor | int | None = None, errors: Tensor | None = None) -> Routing:  # fmt: skip
     """Choose `top_k` of E = `num_experts` experts, the last `num_zero_experts` of which are zero experts (identity).
 
+    p = softmax(logits) over all E in float32; the top_k of p + bias are chosen, larger first, equal ones lower id
+    first; weight = p * scale, neither biased nor renormalised (report, eq. 1). Zero experts leave the list as id -1,
+    weight 0, and their weights are summed in zero_weight.
+
     Args:
-        logits: [T,E] f32 or bf16. bias: f32[E], steers the choice and never the weights.
-        top_k: 1 .. min(E, 32). scale: multiplies every weight, those of zero experts too. num_valid: rows from here on
-            are padding.
+        logits: [T, E] float32 or bfloat16, E <= 1024, last stride 1. T may be 0.
+        bias: float32 [E].
+        top_k: 1 .. min(E, 32). num_experts: E. num_zero_experts: 0 .. E.
+        scale: finite; multiplies the weights of zero experts too.
+        num_valid: rows from here on are padding: i32 [1] on the device of logits, read there, or an int.
+        errors: i32 [1], counted up by the bad rows of this call and returned; None starts at 0.
 
-    Returns: Routing; softmax over all E in fp32, no renormalisation, order by score + bias descending, lower id first.
-        A row with NaN or +inf, or all of it -inf, leaves ids -1, zero_weight NaN and counts in `errors`;
-        rows >= num_valid: ids -1, weights 0.
-    Raises: LongcatShapeError. Source: LongCat-Flash technical report (arXiv 2509.01322), eq. 1 and section 2.1.
+    Returns:
+        Routing. A row with NaN or +inf, or all of it -inf, leaves ids -1, zero_weight NaN and one count in `errors`;
+        padding leaves ids -1 and weights 0. counts are of logical experts, zero experts included.
+
+    Raises:
+        LongcatShapeError: an argument is not as above.
     """
-    if logits.dim() != 2 or logits.shape[1] != num_experts:
-        raise LongcatShapeError(message("moe_route", "logits", list(logits.shape), f"[T, num_experts={num_experts}]"))
-    if not logits.is_floating_point():
-        raise LongcatShapeError(message("moe_route", "logits", logits.dtype, "float32 or bfloat16"))
-    if bias.shape != (num_experts,):
-        raise LongcatShapeError(message("moe_route", "bias", list(bias.shape), [num_experts]))
-    if not 0 <= num_zero_experts <= num_experts:
-        raise LongcatShapeError(message("moe_route", "num_zero_experts", num_zero_experts, f"0 .. {num_experts}"))
-    if not 1 <= top_k <= min(num_experts, 32):
-        raise LongcatShapeError(message("moe_route", "top_k", top_k, f"1 .. {min(num_experts, 32)}"))
-    if num_valid is not None and not 0 <= num_valid <= logits.shape[0]:
-        raise LongcatShapeError(message("moe_route", "num_valid", num_valid, f"0 .. {logits.shape[0]} rows"))
-    return reference.moe_route(logits, bias, top_k=top_k, num_experts=num_experts, num_zero_experts=num_zero_experts,
-                               scale=scale, num_valid=num_valid)  # fmt: skip
+    (tokens, experts), device = logits.shape, logits.device
+    if isinstance(num_valid, int):
+        check_num_valid(num_valid, logits)
+        num_valid = torch.full((1,), num_valid, dtype=torch.int32, device=device)
+    routing = Routing(
+        ids=torch.empty((tokens, top_k), dtype=torch.int32, device=device),
+        weights=torch.empty((tokens, top_k), dtype=torch.float32, device=device),
+        zero_weight=torch.empty(tokens, dtype=torch.float32, device=device),
+        num_real=torch.empty(tokens, dtype=torch.uint8, device=device),
+        counts=torch.empty(experts, dtype=torch.int32, device=device),
+        errors=torch.zeros(1, dtype=torch.int32, device=device) if errors is None else errors,
+    )
+    _moe_route(logits, bias, num_valid, top_k, num_experts, num_zero_experts, scale, *routing)
+    return routing
 
 
+@public
+def moe_plan(ids: Tensor, num_local: int) -> Plan:
+    """Sort the choices of T tokens by expert: a counting sort, stable in (token, k), the same on every run.
+
+    Args:
+        ids: i32 [T, K] contiguous, K <= 32. Ids outside 0 .. num_local - 1 have no row. A token must not name an
+            expert twice; if one does, choices that find no row left in R get none.
+        num_local: G, 1 .. 1024.
+
+    Returns:
+        Plan with R = T * min(K, G), enough for any routing, so that no size depends on the data.
+
+    Raises:
+        LongcatShapeError: ids or num_local is not as above.
+    """
+    (tokens, k), device = ids.shape, ids.device
+    plan = Plan(
+        offsets=torch.empty(num_local + 1, dtype=torch.int32, device=device),
+        row_of=torch.empty((tokens, k), dtype=torch.int32, device=device),
+        src_of=torch.empty(tokens * min(k, num_local), dtype=torch.int32, device=device),
+    )
+    _moe_plan(ids, num_local, *plan)
+    return plan
+
+
+@public
+def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = False) -> Fp8Pair:
+    """Each row of x, quantised 1x128 as `per_token_group_quant_fp8` does, once at every row the plan gives it.
+
+    Args:
+        x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
+        plan: from `moe_plan`, of the same T tokens.
+        column_major_scales: store s with strides (1, R rounded up to 4); the padding is not set.
+
+    Returns:
+        q, e4m3 [R, H]; s, f32 [R, ceil(H / 128)]. Rows from plan.offsets[G] on are not set.
+
+    Raises:
+        LongcatShapeError: x and plan do not fit each other.
+    """
+    rows, width = plan.src_of.shape[0], x.shape[1]
+    q = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=x.device)
+    s = empty_scales(rows, -(-width // 128), x.device, column_major_scales)
+    _moe_permute_quant(x, plan.row_of, plan.src_of, q, s)
+    return q, s
+
+
+@public
+def moe_combine(y: Tensor, plan: Plan, routing: Routing, x: Tensor, add: Tensor | None = None) -> Tensor:
+    """out[t] = sum over k of weights[t, k] * y[row_of[t, k]] + zero_weight[t] * x[t] + add[t].
+
+    In float32 and in this order, k rising, with one rounding at the end. A token without FFN experts is a normal row.
+
+    Args:
+        y: [R, H], bfloat16, float16 or float32: the experts' outputs. Rows that no choice points to are not read.
+        plan: gives row_of; -1 has no row. routing: gives weights and zero_weight.
+        x: [T, H], bfloat16, float16 or float32: what the router saw, the identity path of the zero experts.
+        add: [T, H] of x's dtype, for example the output of the dense path. All with last stride 1.
+
+    Returns:
+        [T, H] of x's dtype, contiguous.
+
+    Raises:
+        LongcatShapeError: the arguments do not fit each other.
+    """
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _moe_combine(y, plan.row_of, routing.weights, routing.zero_weight, x, add, out)
+    return out
+
+
+@public
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> Tensor:
-    """The expert chain of one rank: sum over k of weights[:,k] * SwiGLU_{ids[:,k]}(x), plus zero_weight * x.
+    """The expert chain of one rank: sum over k of weights[:, k] * SwiGLU_{ids[:, k]}(x), plus zero_weight * x.
+
+    With FP8 weights: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
+    `m_grouped_fp8_gemm_nt_offset`, `moe_combine`.
 
     Args:
-        x: [T,H]. routing: from `moe_route`, ids in 0 .. G-1 or -1 (costs nothing).
-        w_gate_up: [G,2I,H], gate rows then up rows; w_down: [G,H,I]. Each dense, or an FP8 pair (e4m3, f32 scales per
-            128x128 block, gate_up's blocks restarting at the first up row: [G,2*ceil(I/128),ceil(H/128)]).
+        x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
+        routing: from `moe_route`, ids in 0 .. G - 1 or -1.
+        w_gate_up: [G, 2I, H] of a floating dtype, gate rows, then up rows; or the FP8 pair of `interleave_gate_up`.
+        w_down: [G, H, I] of a floating dtype, or an FP8 pair (e4m3, f32 [G, ceil(H / 128), ceil(I / 128)]).
 
-    Returns: [T,H] in x's dtype: summed in k order in fp32, one rounding; a token without FFN experts is a normal row.
-    Raises: LongcatShapeError. Source: LongCat-Flash technical report (arXiv 2509.01322), eq. 1 and eq. 8.
+    Returns:
+        [T, H] in x's dtype, contiguous; summed as in `moe_combine`.
+
+    Raises:
+        LongcatShapeError: the arguments do not fit each other; on the CPU also for an id that no weight has.
+        Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
     """
-    gate_up = w_gate_up[0] if isinstance(w_gate_up, tuple) else w_gate_up
-    down = w_down[0] if isinstance(w_down, tuple) else w_down
-    if x.dim() != 2 or routing.ids.shape[0] != x.shape[0]:
-        raise LongcatShapeError(
-            message("fused_moe", "x", list(x.shape), f"[T,H] with T = {routing.ids.shape[0]}, the rows of routing.ids")
-        )
-    if gate_up.dim() != 3 or gate_up.shape[2] != x.shape[1] or gate_up.shape[1] % 2:
-        raise LongcatShapeError(message("fused_moe", "w_gate_up", list(gate_up.shape), f"[G, 2I, H={x.shape[1]}]"))
-    experts, width, hidden = gate_up.shape
-    if down.shape != (experts, hidden, width // 2):
-        raise LongcatShapeError(message("fused_moe", "w_down", list(down.shape), [experts, hidden, width // 2]))
-    for name, weight, halves in (("w_gate_up", w_gate_up, 2), ("w_down", w_down, 1)):
-        if isinstance(weight, tuple):
-            (g, n, k), got = weight[0].shape, weight[1].shape
-            want = (g, halves * -(-n // halves // 128), -(-k // 128))
-            if got != want:
-                raise LongcatShapeError(message("fused_moe", f"{name} scales", list(got), list(want)))
-    return reference.fused_moe(x, routing, w_gate_up, w_down)
+    gate_up, gate_up_scales = weight("fused_moe", "w_gate_up", w_gate_up)
+    down, down_scales = weight("fused_moe", "w_down", w_down)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _fused_moe(x, routing.ids, routing.weights, routing.zero_weight, gate_up, gate_up_scales, down, down_scales, out)
+    return out

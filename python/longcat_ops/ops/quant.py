@@ -4,21 +4,23 @@ them (arXiv:2412.19437, section 3.3.2) and as the published LongCat-Flash-Chat-F
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from .. import _library
+from .calling import empty_scales, kernel, public
 
-_library.load()
-_ops = torch.ops.longcat_ops
-_per_token_group_quant_fp8 = _ops.per_token_group_quant_fp8.default
-_per_block_quant_fp8 = _ops.per_block_quant_fp8.default
-_dequant_fp8 = _ops.dequant_fp8.default
+_per_token_group_quant_fp8 = kernel("per_token_group_quant_fp8")
+_per_block_quant_fp8 = kernel("per_block_quant_fp8")
+_silu_and_mul_quant_fp8 = kernel("silu_and_mul_quant_fp8")
+_dequant_fp8 = kernel("dequant_fp8")
 
 _BLOCK = 128
+_E4M3 = torch.float8_e4m3fn
 
 
+@public
 def per_token_group_quant_fp8(
-    x: torch.Tensor, group_size: int = _BLOCK, *, column_major_scales: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+    x: Tensor, group_size: int = _BLOCK, *, column_major_scales: bool = False
+) -> tuple[Tensor, Tensor]:
     """Quantises each run of `group_size` elements of a row to e4m3 with its own scale.
 
     `s = max(amax, 1e-4) / 448` in float32 and `q = e4m3(x / s)`: IEEE division, round to nearest even, saturating.
@@ -36,23 +38,15 @@ def per_token_group_quant_fp8(
     Raises:
         LongcatShapeError: x is not such a tensor, or group_size is not legal.
     """
-    if x.dim() != 2 or group_size <= 0:
-        _library.check("per_token_group_quant_fp8", x, group_size)
     rows, columns = x.shape
-    groups = -(-columns // group_size)
-    q = torch.empty_like(x, dtype=torch.float8_e4m3fn)
-    if column_major_scales:
-        s = torch.empty((groups, -(-rows // 4) * 4), dtype=torch.float32, device=x.device).t()[:rows]
-    else:
-        s = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
-    try:
-        _per_token_group_quant_fp8(x, group_size, q, s)
-    except RuntimeError as error:
-        _library.reraise(error)
+    q = torch.empty_like(x, dtype=_E4M3, memory_format=torch.contiguous_format)
+    s = empty_scales(rows, -(-columns // group_size), x.device, column_major_scales)
+    _per_token_group_quant_fp8(x, group_size, q, s)
     return q, s
 
 
-def per_block_quant_fp8(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+@public
+def per_block_quant_fp8(w: Tensor) -> tuple[Tensor, Tensor]:
     """Quantises each 128 x 128 block of a weight to e4m3, one scale each, by the rule of `per_token_group_quant_fp8`.
 
     Args:
@@ -64,21 +58,40 @@ def per_block_quant_fp8(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         LongcatShapeError: w is not such a tensor.
     """
-    if w.dim() != 2:
-        _library.check("per_block_quant_fp8", w)
     rows, columns = w.shape
-    q = torch.empty_like(w, dtype=torch.float8_e4m3fn)
-    s = torch.empty((-(-rows // _BLOCK), -(-columns // _BLOCK)), dtype=torch.float32, device=w.device)
-    try:
-        _per_block_quant_fp8(w, q, s)
-    except RuntimeError as error:
-        _library.reraise(error)
+    q = torch.empty_like(w, dtype=_E4M3, memory_format=torch.contiguous_format)
+    s = empty_scales(-(-rows // _BLOCK), -(-columns // _BLOCK), w.device, False)
+    _per_block_quant_fp8(w, q, s)
     return q, s
 
 
-def dequant_fp8(
-    q: torch.Tensor, s: torch.Tensor, dtype: torch.dtype = torch.bfloat16, *, group_size: int = _BLOCK
-) -> torch.Tensor:
+@public
+def silu_and_mul_quant_fp8(gate_up: Tensor, *, column_major_scales: bool = False) -> tuple[Tensor, Tensor]:
+    """SwiGLU, then 1x128 quantisation: h = silu(gate) * up in float32, quantised without a rounding in between.
+
+    silu(v) = v / (1 + exp(-v)) (Shazeer, arXiv:2002.05202); the rule of quantisation is `per_token_group_quant_fp8`'s.
+
+    Args:
+        gate_up: [T, 2I], bfloat16, float16 or float32, gate in the first I columns; I a multiple of 8; last stride 1,
+            rows any distance apart. T may be 0.
+        column_major_scales: store s with strides (1, T rounded up to 4); the padding is not set.
+
+    Returns:
+        q, float8_e4m3fn [T, I], contiguous; s, float32 [T, ceil(I / 128)].
+
+    Raises:
+        LongcatShapeError: gate_up is not such a tensor.
+    """
+    rows, columns = gate_up.shape
+    width = columns // 2
+    q = torch.empty((rows, width), dtype=_E4M3, device=gate_up.device)
+    s = empty_scales(rows, -(-width // _BLOCK), gate_up.device, column_major_scales)
+    _silu_and_mul_quant_fp8(gate_up, q, s)
+    return q, s
+
+
+@public
+def dequant_fp8(q: Tensor, s: Tensor, dtype: torch.dtype = torch.bfloat16, *, group_size: int = _BLOCK) -> Tensor:
     """`q * s` in float32, rounded once to `dtype`.
 
     The shape of s says how q was quantised: [N, ceil(K / group_size)] is one scale per row and group, otherwise s must
@@ -96,11 +109,6 @@ def dequant_fp8(
     Raises:
         LongcatShapeError: q, s or dtype is not as above.
     """
-    if q.dim() != 2:
-        _library.check("dequant_fp8", q, s, group_size)
     out = torch.empty(q.shape, dtype=dtype, device=q.device)
-    try:
-        _dequant_fp8(q, s, group_size, out)
-    except RuntimeError as error:
-        _library.reraise(error)
+    _dequant_fp8(q, s, group_size, out)
     return out

@@ -1,36 +1,44 @@
-"""Plain-torch FP8 GEMM: the oracle, and the CPU path. Quantising and widening go through the ops: same bits, native
+"""Plain-torch FP8 GEMMs: the oracle, and the CPU path. Quantising and widening go through the ops: same bits, native
 speed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..ops.quant import dequant_fp8
+from ..ops.quant import dequant_fp8, per_token_group_quant_fp8
+from .rows import product, silu
 
 Fp8Pair = tuple[Tensor, Tensor]
+_ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
 
 # Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode
 # step's product with it. Entries die with their weight and are renewed when it was written to.
 _widened: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def widen_weight(q: Tensor, s: Tensor, halves: int = 1) -> Tensor:
+def widen_weight(q: Tensor, s: Tensor, *, interleaved: bool = False) -> Tensor:
     """fp32 form of an FP8 weight q [..., N, K] with block scales s [..., ceil(N/128), ceil(K/128)], kept while q lives.
 
-    halves: 2 where N holds two weights on top of each other (gate, up), each with scale blocks of its own.
+    interleaved: q is gate_up [G, 2I, K] in the order of `interleave_gate_up`; the result is gate rows, then up rows.
     """
     # A tensor made in inference mode does not count its writes, so nothing tells when a kept copy is stale.
     counted = not (q.is_inference() or s.is_inference())
-    stamp = (q._version, s._version, s.data_ptr()) if counted else None
+    stamp = (q._version, s._version, s.data_ptr(), interleaved) if counted else None
     kept = _widened.get(q) if counted else None
     if kept is None or kept[0] != stamp:
-        matrices = q.view(-1, q.shape[-2] // halves, q.shape[-1]), s.view(-1, s.shape[-2] // halves, s.shape[-1])
-        wide = torch.stack([dequant_fp8(*pair, torch.float32) for pair in zip(*matrices, strict=True)])
-        kept = (stamp, wide.view(q.shape))
+        if interleaved:
+            w, scales = (t.unflatten(1, (2, -1)).flatten(0, 1) for t in _reorder(q, s, undo=True))
+        else:
+            w, scales = q.reshape(-1, *q.shape[-2:]), s.reshape(-1, *s.shape[-2:])
+        wide = [dequant_fp8(*pair, torch.float32) for pair in zip(w, scales, strict=True)]
+        kept = (stamp, torch.stack(wide).view(q.shape) if wide else q.float())
         if counted:
             _widened[q] = kept
     return kept[1]
@@ -38,8 +46,72 @@ def widen_weight(q: Tensor, s: Tensor, halves: int = 1) -> Tensor:
 
 def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None) -> Tensor:
     """D[M,N] = dequant(lhs[M,K]) @ dequant(rhs[N,K]).T, accumulated in fp32, rounded once to `out`'s dtype (bf16)."""
-    a = dequant_fp8(*lhs, torch.float32)
-    d = F.linear(a, widen_weight(*rhs))
+    d = F.linear(dequant_fp8(*lhs, torch.float32), widen_weight(*rhs))
+    return d.to(torch.bfloat16) if out is None else out.copy_(d)
+
+
+def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offsets: Tensor, *,
+                                 max_m_hint: int | None = None, counts_ready: bool = False) -> Tensor:  # fmt: skip
+    """out[offsets[g]:offsets[g+1]] = lhs[offsets[g]:offsets[g+1]] @ rhs[g].T; other rows are not written."""
+    a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*rhs)
+    for g, rows in _groups(offsets, len(a)):
+        out[rows] = product(a[rows], w[g]).to(out.dtype)
+    return out
+
+
+def m_grouped_fp8_gemm_nt_masked(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, masked_m: Tensor,
+                                 expected_m: int) -> Tensor:  # fmt: skip
+    """out[g,:masked_m[g]] = lhs[g,:masked_m[g]] @ rhs[g].T; other rows are not written."""
+    w = widen_weight(*rhs)
+    for g, m in enumerate(masked_m.tolist()):
+        if m > 0:
+            a = dequant_fp8(lhs[0][g, :m], lhs[1][g, :m], torch.float32)
+            out[g, :m] = product(a, w[g]).to(out.dtype)
+    return out
+
+
+def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_indices: Tensor) -> Tensor:
+    """out[i] = lhs[i] @ rhs[m_indices[i]].T; rows whose index is no group of rhs are not written."""
+    a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*rhs)
+    for g in m_indices.unique().tolist():
+        if 0 <= g < len(w):
+            rows = (m_indices == g).nonzero()[:, 0]
+            out[rows] = product(a[rows], w[g]).to(out.dtype)
+    return out
+
+
+def interleave_gate_up(w: Tensor, s: Tensor) -> Fp8Pair:
+    """Rows of w [G,2I,K] in groups of 8, gate and up in turn; the scale rows of s in turn, one by one."""
+    return _reorder(w, s, undo=False)
+
+
+def m_grouped_fp8_swiglu_gemm_nt_offset(lhs: Fp8Pair, gate_up: Fp8Pair, offsets: Tensor, *,
+                                        max_m_hint: int | None = None, counts_ready: bool = False,
+                                        out: Fp8Pair | None = None) -> Fp8Pair:  # fmt: skip
+    """quantise_1x128(silu(lhs @ gate[g].T) * (lhs @ up[g].T)) per group of rows; SwiGLU on the fp32 products."""
+    a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*gate_up, interleaved=True)
     if out is None:
-        return d.to(torch.bfloat16)
-    return out.copy_(d)
+        rows, width = len(a), w.shape[1] // 2
+        out = a.new_empty((rows, width), dtype=lhs[0].dtype), a.new_empty((rows, -(-width // 128)))
+    for g, rows in _groups(offsets, len(a)):
+        gate, up = product(a[rows], w[g]).chunk(2, -1)
+        for whole, part in zip(out, per_token_group_quant_fp8(silu(gate) * up), strict=True):
+            whole[rows] = part
+    return out
+
+
+def _groups(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
+    """(g, its rows) of each group that has some; offsets outside 0 .. rows are cut off."""
+    bounds = [min(max(at, 0), rows) for at in offsets.tolist()]
+    for g, (start, end) in enumerate(pairwise(bounds)):
+        if end > start:
+            yield g, slice(start, end)
+
+
+def _reorder(w: Tensor, s: Tensor, *, undo: bool) -> Fp8Pair:
+    experts, rows, columns = w.shape
+    groups, blocks = rows // (2 * _ROW_GROUP), s.shape[1] // 2
+    turns = (groups, 2) if undo else (2, groups)
+    w_out = w.view(torch.uint8).reshape(experts, *turns, _ROW_GROUP, columns).transpose(1, 2)
+    s_out = s.reshape(experts, *((blocks, 2) if undo else (2, blocks)), s.shape[2]).transpose(1, 2)
+    return w_out.reshape(w.shape).view(w.dtype), s_out.reshape(s.shape)

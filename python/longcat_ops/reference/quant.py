@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .rows import silu
+
 E4M3_MAX = 448.0
 MIN_AMAX = 1e-4
 BLOCK = 128
@@ -35,6 +37,14 @@ def per_block_quant_fp8(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scales = _scales(blocks.abs().amax((1, 3)))
     q = _to_e4m3(blocks / scales[:, None, :, None]).view(padded.shape)
     return q[:rows, :columns].contiguous(), scales
+
+
+def silu_and_mul_quant_fp8(
+    gate_up: torch.Tensor, *, column_major_scales: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `longcat_ops.silu_and_mul_quant_fp8`."""
+    gate, up = gate_up.float().chunk(2, -1)
+    return per_token_group_quant_fp8(silu(gate) * up, column_major_scales=column_major_scales)
 
 
 def dequant_fp8(

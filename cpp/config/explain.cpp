@@ -1,0 +1,98 @@
+#include "config/explain.h"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+
+#include "base/check.h"
+
+namespace longcat_ops {
+namespace {
+
+using Arguments = std::vector<Argument>;
+
+const TensorDesc& tensor(const Arguments& arguments, size_t index) { return std::get<TensorDesc>(arguments.at(index)); }
+
+// 2 * rows * N * K for rows of `a` times a weight whose last two sizes are [N, K].
+double product_flops(int64_t rows, const TensorDesc& weight) {
+  return 2.0 * rows * weight.sizes[weight.dim - 2] * weight.sizes[weight.dim - 1];
+}
+
+struct OpCost {
+  size_t first_output;
+  double (*flops)(const Arguments&) = nullptr;
+  const char* assumes = "";
+};
+
+constexpr const char* kEveryExpert = "every row is used and every expert has one";
+
+const std::map<std::string, OpCost>& costs() {
+  static const std::map<std::string, OpCost> table = {
+      {"per_token_group_quant_fp8", {2}},
+      {"per_block_quant_fp8", {1}},
+      {"silu_and_mul_quant_fp8", {1}},
+      {"dequant_fp8", {3}},
+      {"rms_norm", {3}},
+      {"rms_norm_quant_fp8", {4}},
+      {"fp8_gemm_nt", {4, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }}},
+      {"m_grouped_fp8_gemm_nt_offset",
+       {7, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
+      {"m_grouped_fp8_gemm_nt_masked",
+       {6,
+        [](const Arguments& a) {
+          const TensorDesc& x = tensor(a, 0);
+          return product_flops(x.sizes[0] * x.sizes[1], tensor(a, 2));
+        },
+        kEveryExpert}},
+      {"m_grouped_fp8_gemm_nt_contiguous",
+       {5, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
+      {"interleave_gate_up", {2}},
+      {"m_grouped_fp8_swiglu_gemm_nt_offset",
+       {7, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
+      {"moe_route", {7}},
+      {"moe_plan", {2}},
+      {"moe_permute_quant", {3, nullptr, "every choice has a row"}},
+      {"moe_combine", {6, nullptr, "every row of y is used"}},
+      {"fused_moe",
+       {8,
+        [](const Arguments& a) {
+          const int64_t rows = tensor(a, 1).sizes[0] * std::min(tensor(a, 1).sizes[1], tensor(a, 4).sizes[0]);
+          return product_flops(rows, tensor(a, 4)) + product_flops(rows, tensor(a, 6));
+        },
+        "every choice is an FFN expert and every expert is chosen"}},
+  };
+  return table;
+}
+
+int64_t bytes(const Argument& argument) {
+  const TensorDesc* desc = std::get_if<TensorDesc>(&argument);
+  return desc ? num_elements(*desc) * element_size(desc->dtype) : 0;
+}
+
+}  // namespace
+
+const std::vector<Device>& known_devices() {
+  static const std::vector<Device> devices = {
+      {"H100", 3.35e12, 1.979e15}, {"H800", 3.35e12, 1.979e15}, {"H200", 4.8e12, 1.979e15}};
+  return devices;
+}
+
+Explanation explain(const std::string& op, const std::vector<Argument>& arguments) {
+  const auto found = costs().find(op);
+  if (found == costs().end()) throw std::invalid_argument("explain: there is no op " + op);
+  const OpCost& cost = found->second;
+  Explanation out;
+  for (size_t i = 0; i < arguments.size(); ++i)
+    (i < cost.first_output ? out.bytes_read : out.bytes_written) += bytes(arguments[i]);
+  out.flops = cost.flops ? cost.flops(arguments) : 0;
+  out.assumes = cost.assumes;
+  for (const Device& device : known_devices()) {
+    const double memory = static_cast<double>(out.bytes_read + out.bytes_written) / device.bytes_per_second;
+    const double tensor_cores = out.flops / device.fp8_flops_per_second;
+    out.floors.push_back(
+        {device.name, 1e6 * std::max(memory, tensor_cores), tensor_cores > memory ? "tensor cores" : "memory"});
+  }
+  return out;
+}
+
+}  // namespace longcat_ops

@@ -1,0 +1,38 @@
+// What a call must cost at least: the bytes it moves, the products it forms, and the time that takes on each device.
+// Pure functions of the arguments, so that every answer is had without a GPU.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/tensor_desc.h"
+
+namespace longcat_ops {
+
+struct Device {
+  const char* name;
+  double bytes_per_second;      // HBM peak
+  double fp8_flops_per_second;  // dense FP8 tensor-core peak
+};
+
+// H100 SXM, H800 SXM and H200 SXM as NVIDIA's data sheets state them.
+const std::vector<Device>& known_devices();
+
+struct Floor {
+  const char* device;
+  double microseconds;
+  const char* bound;  // "memory" or "tensor cores"
+};
+
+struct Explanation {
+  int64_t bytes_read = 0;     // every input once
+  int64_t bytes_written = 0;  // every output once
+  double flops = 0;           // of matrix products, counting a multiply-add as two
+  std::string assumes;        // what depends on the data; "" if nothing
+  std::vector<Floor> floors;  // one per known device
+};
+
+// arguments: those of the op's schema, outputs included. Throws std::invalid_argument for an op that does not exist.
+Explanation explain(const std::string& op, const std::vector<Argument>& arguments);
+
+}  // namespace longcat_ops

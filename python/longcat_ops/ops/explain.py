@@ -1,0 +1,112 @@
+"""What a call would do, without running it: is it legal, which backend serves it, and what it must cost at least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .. import _library, ops
+from ..errors import LongcatUnsupportedError
+from . import registration
+from .registry import OPS
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time on one device, and what binds it: "memory" or "tensor cores"."""
+
+    device: str
+    microseconds: float
+    bound: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One call of one op. `str()` of it is a report.
+
+    arguments: name and descriptor or value, in the order of the schema. backends: for CPU and for CUDA tensors.
+    bytes_read, bytes_written: every input and output once. flops: of matrix products, a multiply-add being two.
+    assumes: what the counts take for granted where they depend on data. floors: from the peaks of NVIDIA's data sheets.
+    """
+
+    op: str
+    arguments: tuple[tuple[str, str], ...]
+    backends: dict[str, str]
+    bytes_read: int
+    bytes_written: int
+    flops: float
+    assumes: str
+    floors: tuple[Floor, ...]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.arguments) + 2
+        lines = [self.op, *(f"  {name:<{width}}{text}" for name, text in self.arguments)]
+        lines += [f"  runs on {device} tensors as: {backend}" for device, backend in self.backends.items()]
+        lines += [f"  reads {self.bytes_read:,} bytes, writes {self.bytes_written:,}, {self.flops:.4g} flops"]
+        lines += [f"  assuming that {self.assumes}"] if self.assumes else []
+        lines += [f"  floor on {f.device}: {f.microseconds:.2f} us, bound by {f.bound}" for f in self.floors]
+        return "\n".join(lines)
+
+
+class _Capture(TorchDispatchMode):
+    """Keeps the arguments of the op's schema, outputs included, instead of running it."""
+
+    def __init__(self, op: str) -> None:
+        super().__init__()
+        self.overload = getattr(torch.ops.longcat_ops, op).default
+        self.arguments: tuple[Any, ...] = ()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is self.overload:
+            self.arguments = args
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
+    """What `longcat_ops.<op>(*args, **kwargs)` would do. Nothing is run or allocated; tensors may be meta tensors.
+
+    Raises:
+        LongcatUnsupportedError: there is no such op.
+        LongcatShapeError: the call would be refused, for the reason given.
+    """
+    if op not in OPS:
+        raise LongcatUnsupportedError(f"explain: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
+    native = _library.load()
+    _library.check(op, *OPS[op].arguments(*args, **kwargs))
+    with _Capture(op) as capture:
+        getattr(ops, op)(*_to_meta(args), **{key: _to_meta(value) for key, value in kwargs.items()})
+    found = native.explain(op, *capture.arguments)
+    names = [spec.name for spec in capture.overload._schema.arguments]
+    return Explanation(
+        op=op,
+        arguments=tuple((name, _text(a)) for name, a in zip(names, capture.arguments, strict=True)),
+        backends={
+            "CPU": "C++ kernel" if op in registration.CPU_KERNELS else "plain-torch reference",
+            "CUDA": "sm_90a kernel" if op in registration.CUDA_KERNELS else "plain-torch reference",
+        },
+        bytes_read=found["bytes_read"],
+        bytes_written=found["bytes_written"],
+        flops=found["flops"],
+        assumes=found["assumes"],
+        floors=tuple(Floor(*floor) for floor in found["floors"]),
+    )
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    if isinstance(value, tuple | list):
+        parts = [_to_meta(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

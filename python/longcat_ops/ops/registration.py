@@ -1,0 +1,76 @@
+"""What the C++ library does not register itself: fakes (tracing, meta tensors) and the reference as a kernel.
+
+CUDA tensors run the reference on the GPU until an op has a CUDA kernel; CPU tensors run it where there is no C++ CPU
+kernel, and everywhere under LONGCAT_OPS_BACKEND=reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import _library
+from ..errors import LongcatUnsupportedError
+from .registry import OPS
+
+# Ops that have a CUDA kernel in this build.
+CUDA_KERNELS: frozenset[str] = frozenset()
+
+# Ops with a C++ CPU kernel, found when the library is loaded.
+CPU_KERNELS: set[str] = set()
+
+_libraries: list[torch.library.Library] = []
+
+
+def register(backend: str) -> None:
+    """Registers fakes, the reference for CUDA tensors and, where nothing else serves them, for CPU tensors."""
+    library = torch.library.Library("longcat_ops", "IMPL")
+    _libraries.append(library)  # a Library that is collected takes its registrations along
+    for op in OPS:
+        torch.library.register_fake(f"longcat_ops::{op}", _fake(op), lib=library)
+        if op not in CUDA_KERNELS:
+            library.impl(op, _reference(op), "CUDA")
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", "CPU"):
+            CPU_KERNELS.add(op)
+        if backend == "cuda":
+            library.impl(op, _refuse_cpu(op), "CPU", allow_override=True)
+        elif backend == "reference" or op not in CPU_KERNELS:
+            library.impl(op, _reference(op), "CPU", allow_override=True)
+
+
+def _reference(op: str) -> Callable[..., None]:
+    """The reference as a kernel, checked like any other. Loaded at the first call: it uses the ops itself."""
+    run: Callable[..., None] | None = None
+    check = _library.require
+
+    def kernel(*arguments: Any) -> None:
+        nonlocal run
+        if run is None:
+            from ..reference import kernels
+
+            run = getattr(kernels, op)
+        check(op, *arguments)
+        run(*arguments)
+
+    return kernel
+
+
+def _fake(op: str) -> Callable[..., None]:
+    # Symbolic sizes are not checked: that would pin them to one value.
+    def fake(*arguments: Any) -> None:
+        tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
+        if all(type(n) is int for t in tensors for n in (*t.shape, *t.stride())):
+            _library.require(op, *arguments)
+
+    return fake
+
+
+def _refuse_cpu(op: str) -> Callable[..., None]:
+    def kernel(*arguments: Any) -> None:
+        raise LongcatUnsupportedError(
+            f"{op}: LONGCAT_OPS_BACKEND=cuda takes no CPU tensors.\n  fix: use .cuda(), or unset the variable"
+        )
+
+    return kernel

@@ -1,0 +1,289 @@
+"""One set of calls per op, on shapes that force edges, for the tests that go through all ops."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import longcat_ops
+from longcat_ops import per_block_quant_fp8, per_token_group_quant_fp8
+from longcat_ops.ops.registry import OPS
+
+
+class Call(NamedTuple):
+    """Arguments of a public function."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+def _seeded(function: Callable[..., Call]) -> Callable[..., Call]:
+    @functools.wraps(function)
+    def build(*args: Any, **kwargs: Any) -> Call:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            return function(*args, **kwargs)
+
+    return build
+
+
+def call(*args: Any, **kwargs: Any) -> Call:
+    return Call(args, kwargs)
+
+
+def activation(*shape: int) -> tuple[Tensor, Tensor]:
+    """FP8 pair of [..., K] with 1x128 scales."""
+    q, s = per_token_group_quant_fp8(torch.randn(*shape).view(-1, shape[-1]))
+    return q.view(shape), s.view(*shape[:-1], -(-shape[-1] // 128))
+
+
+def stacked_weight(groups: int, n: int, k: int) -> tuple[Tensor, Tensor]:
+    pairs = [per_block_quant_fp8(torch.randn(n, k)) for _ in range(groups)]
+    return torch.stack([q for q, _ in pairs]), torch.stack([s for _, s in pairs])
+
+
+def gate_up(groups: int, width: int, k: int) -> tuple[Tensor, Tensor]:
+    """Before interleaving: gate rows, then up rows, scale blocks restarting at the first up row."""
+    halves = [stacked_weight(groups, width, k) for _ in range(2)]
+    return tuple(torch.cat(parts, 1) for parts in zip(*halves, strict=True))
+
+
+def route(tokens: int, experts: int = 6, zero: int = 3, top_k: int = 4) -> longcat_ops.Routing:
+    e = experts + zero
+    return longcat_ops.moe_route(
+        torch.randn(tokens, e), torch.randn(e) * 0.05, top_k=top_k, num_experts=e, num_zero_experts=zero, scale=6.0
+    )
+
+
+def _offsets(groups: int, rows: int) -> Tensor:
+    """Unaligned, with an empty group and rows left over at the end."""
+    inner = [rows * g // (groups + 1) for g in range(1, groups)]
+    if groups > 2:
+        inner[1] = inner[0]
+    return torch.tensor([0, *inner, max(rows - 1, 0)], dtype=torch.int32)
+
+
+@_seeded
+def _quant(rows: int, width: int, **kwargs: Any) -> Call:
+    return call(torch.randn(rows, width).bfloat16(), **kwargs)
+
+
+@_seeded
+def _dequant(rows: int, width: int, dtype: torch.dtype, per_row: bool) -> Call:
+    x = torch.randn(rows, width)
+    return call(*(per_token_group_quant_fp8(x) if per_row else per_block_quant_fp8(x)), dtype)
+
+
+@_seeded
+def _norm(rows: int, width: int, residual: bool = False) -> Call:
+    x = torch.randn(rows, width).bfloat16()
+    return call(x, torch.rand(width) + 0.5, 1e-5, *([torch.randn(rows, width).bfloat16()] if residual else []))
+
+
+@_seeded
+def _gemm(m: int, n: int, k: int, **kwargs: Any) -> Call:
+    return call(activation(m, k), per_block_quant_fp8(torch.randn(n, k)), **kwargs)
+
+
+@_seeded
+def _offset(m: int, n: int, k: int, groups: int, **kwargs: Any) -> Call:
+    out = torch.zeros(m, n, dtype=torch.bfloat16)
+    return call(activation(m, k), stacked_weight(groups, n, k), out, _offsets(groups, m), **kwargs)
+
+
+@_seeded
+def _masked(m: int, n: int, k: int, groups: int) -> Call:
+    out = torch.zeros(groups, m, n, dtype=torch.bfloat16)
+    masked_m = torch.tensor([(3 * g) % (m + 1) for g in range(groups)], dtype=torch.int32)
+    return call(activation(groups, m, k), stacked_weight(groups, n, k), out, masked_m, 4)
+
+
+@_seeded
+def _contiguous(m: int, n: int, k: int, groups: int) -> Call:
+    out = torch.zeros(m, n, dtype=torch.bfloat16)
+    indices = torch.tensor([-1 if i % 5 == 4 else i * groups // max(m, 1) for i in range(m)], dtype=torch.int32)
+    return call(activation(m, k), stacked_weight(groups, n, k), out, indices)
+
+
+@_seeded
+def _interleave(groups: int, width: int, k: int) -> Call:
+    return call(*gate_up(groups, width, k))
+
+
+@_seeded
+def _swiglu(m: int, width: int, k: int, groups: int, **kwargs: Any) -> Call:
+    weights = longcat_ops.interleave_gate_up(*gate_up(groups, width, k))
+    return call(activation(m, k), weights, _offsets(groups, m), **kwargs)
+
+
+@_seeded
+def _route(tokens: int, experts: int, zero: int, top_k: int, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Call:
+    logits = torch.randn(tokens, experts).to(dtype)
+    return call(
+        logits,
+        torch.randn(experts) * 0.05,
+        top_k=top_k,
+        num_experts=experts,
+        num_zero_experts=zero,
+        scale=6.0,
+        **kwargs,
+    )
+
+
+@_seeded
+def _plan(tokens: int, num_local: int, top_k: int = 4) -> Call:
+    return call(route(tokens, top_k=top_k).ids, num_local)
+
+
+@_seeded
+def _permute(tokens: int, width: int, **kwargs: Any) -> Call:
+    return call(torch.randn(tokens, width).bfloat16(), longcat_ops.moe_plan(route(tokens).ids, 6), **kwargs)
+
+
+@_seeded
+def _combine(tokens: int, width: int, add: bool) -> Call:
+    routing = route(tokens)
+    plan = longcat_ops.moe_plan(routing.ids, 6)
+    x = torch.randn(tokens, width).bfloat16()
+    y = torch.randn(len(plan.src_of), width).bfloat16()
+    return call(y, plan, routing, x, *([torch.randn(tokens, width).bfloat16()] if add else []))
+
+
+@_seeded
+def _fused(tokens: int, hidden: int, width: int, fp8: bool) -> Call:
+    x = torch.randn(tokens, hidden).bfloat16()
+    if not fp8:
+        weights = (torch.randn(6, 2 * width, hidden).bfloat16() * 0.1, torch.randn(6, hidden, width).bfloat16() * 0.1)
+        return call(x, route(tokens), *weights)
+    weights = longcat_ops.interleave_gate_up(*gate_up(6, width, hidden)), stacked_weight(6, hidden, width)
+    return call(x, route(tokens), *weights)
+
+
+# Per op, cases by name. The first is the typical one; "empty" has no token.
+CASES: dict[str, dict[str, Callable[[], Call]]] = {
+    "per_token_group_quant_fp8": {
+        "ragged": lambda: _quant(5, 160),
+        "column_major": lambda: _quant(5, 576, column_major_scales=True),
+        "empty": lambda: _quant(0, 128),
+    },
+    "per_block_quant_fp8": {"ragged": lambda: _quant(136, 160), "empty": lambda: _quant(0, 128)},
+    "silu_and_mul_quant_fp8": {
+        "ragged": lambda: _quant(5, 320),
+        "column_major": lambda: _quant(3, 1152, column_major_scales=True),
+        "empty": lambda: _quant(0, 128),
+    },
+    "dequant_fp8": {
+        "per_row": lambda: _dequant(5, 160, torch.bfloat16, True),
+        "per_block": lambda: _dequant(136, 160, torch.float32, False),
+        "empty": lambda: _dequant(0, 128, torch.float16, True),
+    },
+    "rms_norm": {"odd": lambda: _norm(5, 97), "empty": lambda: _norm(0, 64)},
+    "rms_norm_quant_fp8": {
+        "residual": lambda: _norm(5, 160, residual=True),
+        "plain": lambda: _norm(3, 576),
+        "empty": lambda: _norm(0, 128, residual=True),
+    },
+    "fp8_gemm_nt": {
+        "ragged": lambda: _gemm(5, 72, 160),
+        "into": lambda: _gemm(3, 136, 256, out=torch.zeros(3, 136)),
+        "empty": lambda: _gemm(0, 64, 128),
+    },
+    "m_grouped_fp8_gemm_nt_offset": {
+        "ragged": lambda: _offset(11, 72, 160, 3),
+        "hints": lambda: _offset(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "empty": lambda: _offset(0, 64, 128, 3),
+    },
+    "m_grouped_fp8_gemm_nt_masked": {
+        "ragged": lambda: _masked(5, 72, 160, 3),
+        "empty": lambda: _masked(0, 64, 128, 2),
+    },
+    "m_grouped_fp8_gemm_nt_contiguous": {
+        "ragged": lambda: _contiguous(11, 72, 160, 3),
+        "empty": lambda: _contiguous(0, 64, 128, 2),
+    },
+    "interleave_gate_up": {"ragged": lambda: _interleave(2, 136, 160), "one": lambda: _interleave(1, 8, 8)},
+    "m_grouped_fp8_swiglu_gemm_nt_offset": {
+        "ragged": lambda: _swiglu(11, 136, 160, 3),
+        "hints": lambda: _swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "empty": lambda: _swiglu(0, 64, 128, 3),
+    },
+    "moe_route": {
+        "odd": lambda: _route(5, 13, 4, 5),
+        "padding": lambda: _route(5, 768, 256, 12, num_valid=torch.tensor([3], dtype=torch.int32)),
+        "bf16": lambda: _route(3, 24, 8, 4, torch.bfloat16, errors=torch.ones(1, dtype=torch.int32)),
+        "empty": lambda: _route(0, 12, 4, 5),
+    },
+    "moe_plan": {
+        "all": lambda: _plan(7, 6),
+        "few_local": lambda: _plan(7, 2),
+        "empty": lambda: _plan(0, 6),
+    },
+    "moe_permute_quant": {
+        "ragged": lambda: _permute(7, 160),
+        "column_major": lambda: _permute(3, 576, column_major_scales=True),
+        "empty": lambda: _permute(0, 128),
+    },
+    "moe_combine": {
+        "add": lambda: _combine(7, 160, add=True),
+        "plain": lambda: _combine(3, 64, add=False),
+        "empty": lambda: _combine(0, 64, add=False),
+    },
+    "fused_moe": {
+        "fp8": lambda: _fused(7, 160, 136, fp8=True),
+        "dense": lambda: _fused(3, 64, 48, fp8=False),
+        "empty": lambda: _fused(0, 128, 64, fp8=True),
+    },
+}
+EVERY = [(op, name) for op, cases in CASES.items() for name in cases]
+FIRST = [(op, next(iter(cases))) for op, cases in CASES.items()]
+
+
+def public(op: str) -> Callable[..., Any]:
+    return getattr(longcat_ops, op)
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[torch._ops.OpOverload, tuple]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "longcat_ops":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+def schema_call(op: str, name: str) -> tuple[torch._ops.OpOverload, tuple, Call]:
+    """What the public function of this case hands to torch.ops: (overload, all arguments), outputs already written."""
+    made = CASES[op][name]()
+    with _Recorder() as recorder:
+        public(op)(*made.args, **made.kwargs)
+    (overload, arguments), *others = recorder.calls
+    assert overload._schema.name == f"longcat_ops::{op}" and not others
+    return overload, arguments, made
+
+
+def is_output(spec: torch._C.Argument) -> bool:
+    return spec.alias_info is not None and spec.alias_info.is_write
+
+
+def blank(tensor: Tensor) -> Tensor:
+    """A tensor of the same layout with all bytes 0."""
+    storage = torch.zeros(tensor.untyped_storage().nbytes(), dtype=torch.uint8)
+    whole = storage.view(tensor.dtype) if len(storage) else torch.empty(0, dtype=tensor.dtype)
+    return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def bits(value: Any) -> list[bytes]:
+    """The bytes of every tensor in a result."""
+    if isinstance(value, Tensor):
+        return [value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()] if value.numel() else [b""]
+    return [part for item in value if item is not None for part in bits(item)]
+
+
+assert CASES.keys() == OPS.keys()

@@ -1,0 +1,44 @@
+"""The generated page of ops is up to date, and every error class has its paragraph."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from longcat_ops import _library, errors
+from longcat_ops.ops.registry import OPS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_page_of_ops_is_what_the_docstrings_make() -> None:
+    done = subprocess.run([sys.executable, "tools/ops_page.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs/ops.md").read_text(encoding="utf-8"), flags=re.M)
+    assert headings == list(OPS)
+
+
+def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; sys.path.insert(0, 'tools'); import ops_page;"
+        f"ops_page.PAGE = pathlib.Path({str(tmp_path / 'ops.md')!r});"
+        "assert ops_page.main(['--check']) == 1; assert ops_page.main([]) == 0; assert ops_page.main(['--check']) == 0;"
+        "ops_page.PAGE.write_text(ops_page.PAGE.read_text().replace('top_k', 'topk', 1));"
+        "assert ops_page.main(['--check']) == 1"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_error_class_has_a_paragraph() -> None:
+    classes = {name for name, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)}
+    classes |= {
+        name for name, value in inspect.getmembers(_library, inspect.isclass) if issubclass(value, errors.LongcatError)
+    }
+    text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+    sections = dict(zip(*[iter(re.split(r"^## (\w+)\n", text, flags=re.M)[1:])] * 2, strict=True))
+    assert sections.keys() == classes
+    assert all(len(body.split()) > 30 for body in sections.values())
