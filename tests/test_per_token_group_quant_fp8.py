@@ -7,18 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import longcat_ops
-from build_oracle import (
-    assert_only_marked_arguments_change,
-    assert_same_bits,
-    codes_of,
-    decode,
-    hostile_input,
-    quantise,
-)
+from build_oracle import assert_same_bits, codes_of, decode, hostile_input, quantise
 from longcat_ops.reference import quant as reference_quant
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-OP = torch.ops.longcat_ops.per_token_group_quant_fp8.default
 
 
 def check_against_oracle(x: torch.Tensor, group_size: int = 128) -> None:
@@ -115,75 +107,7 @@ def test_column_major_scales(rows: int) -> None:
     assert_same_bits(s, row_s)
 
 
-BAD_ARGUMENTS = [
-    (lambda: (torch.zeros(128),), "argument `x` is 1-D [128], expected 2-D [T, H]"),
-    (lambda: (torch.zeros(()),), "argument `x` is 0-D [], expected 2-D [T, H]"),
-    (lambda: (torch.zeros(2, 2, 8),), "argument `x` is 3-D [2, 2, 8], expected 2-D [T, H]"),
-    (lambda: (torch.zeros(4, 9),), "argument `x` is of width 9, expected a multiple of 8"),
-    (lambda: (torch.zeros(4, 8, dtype=torch.float64),), "is torch.float64, expected torch.bfloat16, torch.float16 or"),
-    (lambda: (torch.zeros(4, 8, dtype=torch.int8),), "argument `x` is another dtype, expected torch.bfloat16"),
-    (lambda: (torch.zeros(8, 16).t(),), "argument `x` is of strides (1, 16), expected a last stride of 1"),
-    (lambda: (torch.zeros(4, 8), 0), "argument `group_size` is 0, expected a positive multiple of 8"),
-    (lambda: (torch.zeros(4, 8), -8), "argument `group_size` is -8, expected a positive multiple of 8"),
-    (lambda: (torch.zeros(4, 8), 100), "argument `group_size` is 100, expected a positive multiple of 8"),
-]
-
-
-@pytest.mark.parametrize(("make", "text"), BAD_ARGUMENTS)
-def test_bad_arguments(make, text: str) -> None:
-    arguments = make()
-    with pytest.raises(longcat_ops.LongcatShapeError) as caught:
-        longcat_ops.per_token_group_quant_fp8(*arguments)
-    message = str(caught.value)
-    assert message.startswith("per_token_group_quant_fp8: argument `")
-    assert text in message
-    assert "[LC-" not in message
-    supported, reason, fix = longcat_ops.supports("per_token_group_quant_fp8", *arguments)
-    assert not supported
-    assert message == reason + (f"\n  fix: {fix}" if fix else "")
-
-
-def test_bad_outputs_of_the_bare_op() -> None:
-    x = torch.zeros(4, 256)
-    q, s = longcat_ops.per_token_group_quant_fp8(x)
-    for bad_q, bad_s, text in [
-        (q[:3], s, "argument `q` is of shape [3, 256], expected [4, 256]"),
-        (q.float(), s, "argument `q` is torch.float32, expected torch.float8_e4m3fn"),
-        (q, s[:, :1], "argument `s` is of shape [4, 1], expected [4, 2]"),
-        (q, s.double(), "argument `s` is torch.float64, expected torch.float32"),
-        (q[:1].expand(4, 256), s, "argument `q` is of strides (0, 1), expected a row stride of at least 256"),
-    ]:
-        with pytest.raises(RuntimeError, match=r"\[LC-SHAPE\]") as caught:
-            OP(x, 128, bad_q, bad_s)
-        assert text in str(caught.value)
-
-
-def test_supports() -> None:
+def test_supports_takes_meta_tensors() -> None:
     x = torch.empty(5, 576, dtype=torch.bfloat16, device="meta")
     assert longcat_ops.supports("per_token_group_quant_fp8", x) == (True, "", "")
     assert longcat_ops.supports("per_token_group_quant_fp8", x, group_size=3)[0] is False
-    with pytest.raises(longcat_ops.LongcatUnsupportedError, match="no check; these have: dequant_fp8"):
-        longcat_ops.supports("no_such_op")
-
-
-def test_op_contract() -> None:
-    x = torch.randn(3, 160).bfloat16()
-    q, s = (torch.zeros(3, 160, dtype=torch.uint8).view(torch.float8_e4m3fn), torch.zeros(3, 2))
-    # test_schema compares with allclose, which e4m3 lacks; the bytes are compared below instead.
-    utils = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(OP, (x, 128, q.clone(), s.clone()), test_utils=utils)
-    assert_only_marked_arguments_change(OP, (x, 128, q, s))
-
-
-def test_meta_and_compile() -> None:
-    q, s = longcat_ops.per_token_group_quant_fp8(torch.empty(5, 576, device="meta"))
-    assert (q.device.type, q.shape, q.dtype) == ("meta", (5, 576), torch.float8_e4m3fn)
-    assert s.shape == (5, 5)
-    with pytest.raises(longcat_ops.LongcatShapeError):
-        longcat_ops.per_token_group_quant_fp8(torch.empty(5, 577, device="meta"))
-
-    compiled = torch.compile(longcat_ops.per_token_group_quant_fp8, fullgraph=True, backend="aot_eager", dynamic=True)
-    for rows in (2, 7):
-        x = torch.randn(rows, 576)
-        for actual, expected in zip(compiled(x), longcat_ops.per_token_group_quant_fp8(x), strict=True):
-            assert_same_bits(actual, expected)
