@@ -56,11 +56,14 @@ std::vector<PyObject*> plain_tensor_types;
 
 TensorDesc tensor_from_object(const py::handle& tensor) {
   // Interned once: these look-ups are most of the cost of a check.
-  static PyObject *const
-      dtype = PyUnicode_InternFromString("dtype"),
-      *const shape = PyUnicode_InternFromString("shape"), *const stride = PyUnicode_InternFromString("stride"),
-      *const device = PyUnicode_InternFromString("device"), *const type = PyUnicode_InternFromString("type"),
-      *const index = PyUnicode_InternFromString("index"), *const data_ptr = PyUnicode_InternFromString("data_ptr");
+  static PyObject* const dtype = PyUnicode_InternFromString("dtype");
+  static PyObject* const shape = PyUnicode_InternFromString("shape");
+  static PyObject* const stride = PyUnicode_InternFromString("stride");
+  static PyObject* const is_cpu = PyUnicode_InternFromString("is_cpu");
+  static PyObject* const device = PyUnicode_InternFromString("device");
+  static PyObject* const type = PyUnicode_InternFromString("type");
+  static PyObject* const index = PyUnicode_InternFromString("index");
+  static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
   const auto get = [](const py::handle& object, PyObject* name) {
     PyObject* value = PyObject_GetAttr(object.ptr(), name);
     if (!value) throw py::error_already_set();
@@ -74,9 +77,11 @@ TensorDesc tensor_from_object(const py::handle& tensor) {
   TensorDesc desc;
   desc.dtype = dtype_from_object(get(tensor, dtype));
   set_sizes(desc, get(tensor, shape), call(tensor, stride));
-  const py::object place = get(tensor, device), number = get(place, index);
-  desc.device = device_from_name(get(place, type).cast<std::string>());
-  desc.device_index = number.is_none() ? 0 : number.cast<int>();
+  if (get(tensor, is_cpu).ptr() != Py_True) {  // making a device and its name costs more than all the rest
+    const py::object place = get(tensor, device), number = get(place, index);
+    desc.device = device_from_name(get(place, type).cast<std::string>());
+    desc.device_index = number.is_none() ? 0 : number.cast<int>();
+  }
   auto* const exact_type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
   if (std::find(plain_tensor_types.begin(), plain_tensor_types.end(), exact_type) != plain_tensor_types.end())
     desc.address = call(tensor, data_ptr).cast<uint64_t>();
@@ -94,8 +99,7 @@ Argument argument_from_object(const py::handle& object) {
   if (py::isinstance<py::int_>(object)) return object.cast<int64_t>();
   if (py::isinstance<py::float_>(object)) return object.cast<double>();
   if (py::isinstance<py::str>(object)) return object.cast<std::string>();
-  if (py::hasattr(object, "dtype")) return tensor_from_object(object);
-  throw std::invalid_argument("an argument must be None, a tensor, a descriptor tuple, an int, a float or a str");
+  return tensor_from_object(object);
 }
 
 std::vector<Argument> arguments_from_objects(const py::args& objects) {
