@@ -184,6 +184,18 @@ def test_a_bad_row_is_marked_and_leaves_its_neighbours_alone(name, dtype):
         assert torch.equal(ours[others], expected[others])
 
 
+def test_a_nan_in_bias_makes_every_row_bad():
+    logits, bias = random_case(tokens=5)
+    bias[3] = torch.nan
+    got = route(logits, bias, num_valid=4)
+    assert (got.ids == -1).all()
+    assert got.zero_weight[:4].isnan().all()
+    assert got.zero_weight[4] == 0
+    assert got.errors.tolist() == [4]
+    assert not got.weights.any()
+    assert not got.counts.any()
+
+
 def test_minus_inf_logits_are_legal():
     logits, bias = random_case(tokens=3)
     logits[:, 1] = -torch.inf

@@ -39,8 +39,9 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
         errors: i32 [1], counted up by the bad rows of this call and returned; None starts at 0.
 
     Returns:
-        Routing. A row with NaN or +inf, or all of it -inf, leaves ids -1, zero_weight NaN and one count in `errors`;
-        padding leaves ids -1 and weights 0. counts are of logical experts, zero experts included.
+        Routing. A row with NaN or +inf, or all of it -inf, leaves ids -1, zero_weight NaN and one count in `errors`, as
+        does every row if bias holds a NaN; padding leaves ids -1 and weights 0. counts are of logical experts, zero
+        experts included.
 
     Raises:
         LongcatShapeError: an argument is not as above.

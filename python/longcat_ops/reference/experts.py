@@ -20,9 +20,11 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     FP8: x and the SwiGLU output are quantised 1x128, SwiGLU runs on the fp32 product.
     """
     experts = len(w_down[0] if isinstance(w_down, tuple) else w_down)
-    highest = int(routing.ids.max()) if routing.ids.numel() else -1
-    if highest >= experts:
-        raise LongcatShapeError(message("fused_moe", "routing.ids", f"up to {highest}", f"-1 .. {experts - 1}"))
+    if routing.ids.numel():
+        lowest, highest = (int(bound) for bound in torch.aminmax(routing.ids))
+        if lowest < -1 or highest >= experts:
+            got = f"from {lowest}" if lowest < -1 else f"up to {highest}"
+            raise LongcatShapeError(message("fused_moe", "routing.ids", got, f"-1 .. {experts - 1}"))
     if isinstance(w_gate_up, tuple) and isinstance(w_down, tuple):
         return _fp8_chain(x, routing, w_gate_up, w_down)
     chain = _Experts(x, w_gate_up, w_down)

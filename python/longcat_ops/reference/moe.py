@@ -54,9 +54,10 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
     acc = acc_dtype(logits.dtype)
     tokens, experts = logits.shape
     scores = logits.softmax(-1, dtype=acc)
-    chosen = torch.sort(scores + bias.to(acc), dim=-1, descending=True, stable=True).indices[:, :top_k]
+    biased = scores + bias.to(acc)
+    chosen = torch.sort(biased, dim=-1, descending=True, stable=True).indices[:, :top_k]
     weights = scores.gather(1, chosen) * scale
-    dropped = bad = weights.isnan().any(-1)  # softmax makes NaN of a row with NaN or +inf, and of one all of -inf
+    dropped = bad = biased.isnan().any(-1)  # softmax makes NaN of a row with NaN or +inf, and of one all of -inf
     if num_valid is not None:
         padding = torch.arange(tokens, device=logits.device) >= num_valid
         weights = weights.masked_fill(padding[:, None], 0)
@@ -70,7 +71,7 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
     return Routing(
         ids=chosen.to(torch.int32).masked_fill_(zero, -1),
         weights=weights.masked_fill(zero, 0),
-        zero_weight=(weights * zero).sum(-1),
+        zero_weight=(weights * zero).sum(-1).masked_fill(bad, torch.nan),
         num_real=(~zero).sum(-1, dtype=torch.uint8),
         counts=counts[:experts],
         errors=num_bad if errors is None else errors.add_(num_bad),
