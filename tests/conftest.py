@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
 try:
@@ -16,6 +19,27 @@ except ImportError:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the tests marked slow")
+    parser.addoption(
+        "--backend",
+        choices=("reference", "cpu", "emu", "cuda"),
+        help="what runs the ops of these tests: LONGCAT_OPS_BACKEND, and for cuda also torch's default device",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    backend = config.getoption("--backend")
+    if backend is None:
+        return
+    if "longcat_ops" in sys.modules:
+        raise pytest.UsageError("--backend comes too late: longcat_ops is already imported")
+    if backend != "cuda":
+        os.environ["LONGCAT_OPS_BACKEND"] = backend  # read when longcat_ops is imported, by the first test module
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("--backend cuda needs a Hopper GPU: torch sees no CUDA device")
+    torch.set_default_device("cuda")
 
 
 def _gpu_problem() -> str:

@@ -105,10 +105,10 @@ def _check_variables() -> None:
             raise LongcatShapeError(f"environment variable {name} is {value!r}, expected one of {', '.join(legal)}.")
         if legal == "seconds" and not _is_positive_number(value):
             raise LongcatShapeError(f"environment variable {name} is {value!r}, expected a positive number of seconds.")
-    if backend() == "emu":
+    if backend() == "emu" and not (PACKAGE / "liblongcat_emu.so").exists():
         raise LongcatUnsupportedError(
-            "LONGCAT_OPS_BACKEND=emu: the host emulator is not part of this build.\n"
-            "  fix: unset LONGCAT_OPS_BACKEND, or use cpu or reference"
+            "LONGCAT_OPS_BACKEND=emu: the host emulator is built in a source tree and is not part of this build.\n"
+            "  fix: unset LONGCAT_OPS_BACKEND, or use cpu or reference; or clone the sources and call ./run build"
         )
 
 

@@ -96,8 +96,10 @@ def _cpu_row(name: str) -> Device:
         return Device("none", problem)
     if backend == "cuda":
         return Device("none", "LONGCAT_OPS_BACKEND=cuda takes no CPU tensors", "unset LONGCAT_OPS_BACKEND")
-    if backend == "reference":
-        return Device("reference", "LONGCAT_OPS_BACKEND=reference")
+    if backend == "emu" and name in _kernels()[2]:
+        return Device("emu", "LONGCAT_OPS_BACKEND=emu: the CUDA kernel in the host emulator")
+    if backend in ("reference", "emu"):
+        return Device("reference", f"LONGCAT_OPS_BACKEND={backend}")
     if name in _kernels()[0]:
         isa = _guard(lambda: _library.load().cpu_isa()) or "unknown"
         return Device("cpu", f"C++ kernel, instruction set {isa}")
@@ -119,11 +121,11 @@ def _cuda_row(name: str, no_gpu: tuple[str, str] | None) -> Device:
     return Device("cuda", "sm_90a kernel") if supported else Device("none", text)
 
 
-def _kernels() -> tuple[frozenset[str], frozenset[str]]:
-    """The ops with a C++ CPU kernel and those with a CUDA kernel."""
-    from .ops import registration
+def _kernels() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """The ops with a C++ CPU kernel, with a CUDA kernel, and with one that the emulator runs."""
+    from .ops import emulated, registration
 
-    return frozenset(registration.CPU_KERNELS), registration.CUDA_KERNELS
+    return frozenset(registration.CPU_KERNELS), registration.CUDA_KERNELS, emulated.OPS
 
 
 def _gpu_problem() -> tuple[str, str] | None:

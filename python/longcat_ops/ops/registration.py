@@ -1,11 +1,13 @@
 """What the C++ library does not register itself: fakes (tracing, meta tensors) and the reference as a kernel.
 
 CUDA tensors run the reference on the GPU until an op has a CUDA kernel; CPU tensors run it where there is no C++ CPU
-kernel, and everywhere under LONGCAT_OPS_BACKEND=reference.
+kernel, and everywhere under LONGCAT_OPS_BACKEND=reference. Under LONGCAT_OPS_BACKEND=emu CPU tensors run the CUDA
+kernels in the host emulator, where there are any.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 
 from .. import _library
 from ..errors import LongcatUnsupportedError
+from . import emulated
 from .registry import OPS
 
 # Ops that have a CUDA kernel in this build.
@@ -34,10 +37,20 @@ def register(backend: str) -> None:
             library.impl(op, _reference(op), "CUDA")
         if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", "CPU"):
             CPU_KERNELS.add(op)
-        if backend == "cuda":
-            library.impl(op, _refuse_cpu(op), "CPU", allow_override=True)
-        elif backend == "reference" or op not in CPU_KERNELS:
-            library.impl(op, _reference(op), "CPU", allow_override=True)
+        kernel = _cpu_kernel(op, backend)
+        if kernel is not None:
+            with warnings.catch_warnings():  # torch warns of any override; this one was asked for
+                warnings.filterwarnings("ignore", message="Warning only once for all operators")
+                library.impl(op, kernel, "CPU", allow_override=True)
+
+
+def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
+    """What `backend` puts in the place of the C++ CPU kernel; None keeps it."""
+    if backend == "cuda":
+        return _refuse_cpu(op)
+    if backend == "emu" and op in emulated.OPS:
+        return emulated.kernel(op, _library.require)
+    return _reference(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
 
 
 def _reference(op: str) -> Callable[..., None]:

@@ -1,0 +1,93 @@
+"""LONGCAT_OPS_BACKEND=emu: CPU tensors through the CUDA kernels themselves, executed by the host emulator.
+
+liblongcat_emu.so has the C ABI of cuda/include/longcat_ops.h; it is built in a source tree, not shipped in a wheel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import LongcatError
+
+LIBRARY = Path(__file__).resolve().parent.parent / "liblongcat_emu.so"
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8_e4m3fn: 3}  # lc_dtype
+POLICIES = {"random": 0, "eager": 1, "lazy": 2}
+
+
+class EmulatorError(LongcatError, RuntimeError):
+    """The emulator stopped a kernel: race, proxy, protocol, bounds, deadlock. A defect of the kernel, never of a call."""
+
+
+class _Matrix(ctypes.Structure):
+    """lc_matrix."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("dtype", ctypes.c_int32),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("row_stride", ctypes.c_int64),
+        ("column_stride", ctypes.c_int64),
+    ]
+
+
+_loaded: ctypes.CDLL | None = None
+
+
+def load() -> ctypes.CDLL:
+    """The emulator library. Raises OSError when it is not built."""
+    global _loaded
+    if _loaded is None:
+        library = ctypes.CDLL(str(LIBRARY), mode=os.RTLD_LOCAL)
+        library.lc_last_error.restype = ctypes.c_char_p
+        _loaded = library
+    return _loaded
+
+
+def configure(seed: int = 1, policy: str = "random", detectors: bool = True) -> None:
+    """How the next launches are scheduled. Same seed and policy, same run."""
+    load().lc_emu_configure(ctypes.c_uint64(seed), ctypes.c_int32(POLICIES[policy]), ctypes.c_int32(detectors))
+
+
+def _matrix(t: Tensor | None) -> Any:
+    if t is None:
+        return None
+    return ctypes.byref(_Matrix(t.data_ptr(), _DTYPES[t.dtype], *t.shape, *t.stride()))
+
+
+# From the arguments of the schema to those of the C function, the stream left out.
+_ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "per_token_group_quant_fp8": lambda x, group, q, s: (_matrix(x), ctypes.c_int64(group), _matrix(q), _matrix(s)),
+    "per_block_quant_fp8": lambda w, q, s: (_matrix(w), _matrix(q), _matrix(s)),
+    "silu_and_mul_quant_fp8": lambda gate_up, q, s: (_matrix(gate_up), _matrix(q), _matrix(s)),
+    "dequant_fp8": lambda q, s, group, out: (_matrix(q), _matrix(s), ctypes.c_int64(group), _matrix(out)),
+    "rms_norm_quant_fp8": lambda x, weight, eps, residual, q, s, y, residual_out: (
+        _matrix(x),
+        ctypes.c_void_p(weight.data_ptr()),
+        ctypes.c_double(eps),
+        _matrix(residual),
+        *(_matrix(t) for t in (q, s, y, residual_out)),
+    ),
+}
+
+OPS = frozenset(_ARGUMENTS)
+
+
+def kernel(op: str, check: Callable[..., None]) -> Callable[..., None]:
+    """The op as a torch kernel for CPU tensors: checked like any other, then launched over host memory."""
+    function = getattr(load(), f"lc_{op}")
+    flatten = _ARGUMENTS[op]
+
+    def run(*arguments: Any) -> None:
+        check(op, *arguments)
+        if function(*flatten(*arguments), None) != 0:
+            raise EmulatorError(f"{op}: {load().lc_last_error().decode()}")
+
+    return run
