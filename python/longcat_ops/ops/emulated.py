@@ -22,7 +22,7 @@ POLICIES = {"random": 0, "eager": 1, "lazy": 2}
 
 
 class EmulatorError(LongcatError, RuntimeError):
-    """The emulator stopped a kernel: race, proxy, protocol, bounds, deadlock. A defect of the kernel, never of a call."""
+    """The emulator stopped a kernel: race, proxy, protocol, bounds, deadlock. The kernel is at fault, not the call."""
 
 
 class _Matrix(ctypes.Structure):
