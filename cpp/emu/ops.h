@@ -1,0 +1,80 @@
+// What the emulated primitives (ptx/*.h) call. Not for kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "emu/error.h"
+
+namespace longcat_ops::ptx {
+struct TensorMap;
+}
+
+namespace longcat_ops::emu {
+
+enum class Scope : uint8_t { kCta, kCluster, kGpu, kSys };
+enum class Order : uint8_t { kRelaxed, kAcquire, kRelease, kAcqRel };
+enum class Shuffle { kIndex, kXor, kUp, kDown };
+
+uint32_t thread_index();
+uint32_t block_index();
+uint32_t grid_size();
+uint32_t dynamic_smem_base();
+uint64_t globaltimer_ns();
+void grid_dependency_wait(const Location& where);
+void grid_dependency_launch(const Location& where);
+void set_max_registers(uint32_t count, bool increase, const Location& where);
+bool elect_one(const Location& where);
+uint32_t shuffle(uint32_t value, Shuffle kind, int argument, const Location& where);
+uint32_t ballot(bool predicate, const Location& where);
+void warp_sync(const Location& where);
+void sync_threads(const Location& where);
+void named_barrier(uint32_t id, uint32_t threads, bool wait, const Location& where);
+void spin_pause(const Location& where);
+
+void load_shared(uint32_t address, void* value, uint32_t bytes, const Location& where);
+void store_shared(uint32_t address, const void* value, uint32_t bytes, const Location& where);
+void load_global(const void* address, void* value, uint32_t bytes, bool read_only, const Location& where);
+void store_global(void* address, const void* value, uint32_t bytes, const Location& where);
+void load_strong(const void* address, void* value, uint32_t bytes, Order order, Scope scope, const Location& where);
+void store_strong(void* address, const void* value, uint32_t bytes, Order order, Scope scope, const Location& where);
+uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope, const Location& where);
+void fence_acq_rel(Scope scope, const Location& where);
+void fence_proxy_async(bool shared, bool global);
+void fence_mbarrier_init();
+
+void mbarrier_init(uint32_t address, uint32_t count, const Location& where);
+void mbarrier_invalidate(uint32_t address, const Location& where);
+void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where);  // count may be 0
+bool mbarrier_try_wait(uint32_t address, uint32_t parity, const Location& where);
+bool mbarrier_test_wait(uint32_t address, uint32_t parity, const Location& where);
+void mbarrier_wait(uint32_t address, uint32_t parity, const Location& where);
+
+void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
+              const Location& where);
+void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, uint32_t rank, bool reduce,
+               const Location& where);
+void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, const Location& where);
+void bulk_store(void* dst, uint32_t src, uint32_t bytes, bool reduce, const Location& where);
+void bulk_commit();
+void bulk_wait(uint32_t keep, bool read_only, const Location& where);
+
+struct WgmmaCall {
+  float* accumulator;
+  int n;
+  bool bf16 = false;        // else e4m3
+  bool mn_major_a = false;  // bf16 only
+  bool mn_major_b = false;
+  const uint32_t* a_registers = nullptr;  // null: A comes from shared memory
+  uint64_t a = 0;
+  uint64_t b = 0;
+  bool accumulate = true;
+};
+void wgmma_fence(const Location& where);
+void wgmma(const WgmmaCall& call, const Location& where);
+void wgmma_commit(const Location& where);
+void wgmma_wait(uint32_t keep, const Location& where);
+
+void load_matrix(uint32_t* registers, int count, bool transposed, uint32_t row_address, const Location& where);
+void store_matrix(const uint32_t* registers, int count, bool transposed, uint32_t row_address, const Location& where);
+
+}  // namespace longcat_ops::emu

@@ -1,0 +1,106 @@
+// Loads, stores, atomics and fences of the generic proxy.
+#pragma once
+
+#include <type_traits>
+
+#include "emu/ops.h"
+#include "emu/ptx/types.h"
+
+namespace longcat_ops::ptx {
+
+template <class T>
+T load_shared(uint32_t addr, emu::Location where = emu::Location::current()) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  T v;
+  emu::load_shared(addr, &v, sizeof v, where);
+  return v;
+}
+template <class T>
+void store_shared(uint32_t addr, T v, emu::Location where = emu::Location::current()) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  emu::store_shared(addr, &v, sizeof v, where);
+}
+
+template <class T>
+T load_global(const T* p, emu::Location where = emu::Location::current()) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  T v;
+  emu::load_global(p, &v, sizeof v, false, where);
+  return v;
+}
+// Data that nobody writes while the kernel runs.
+template <class T>
+T load_global_nc(const T* p, emu::Location where = emu::Location::current()) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  T v;
+  emu::load_global(p, &v, sizeof v, true, where);
+  return v;
+}
+template <class T>
+void store_global(T* p, std::type_identity_t<T> v, emu::Location where = emu::Location::current()) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  emu::store_global(p, &v, sizeof v, where);
+}
+
+// Strong operations: T is uint32_t, uint64_t or int32_t.
+#define LC_EMU_STRONG_LOAD(name, order, scope)                         \
+  template <class T>                                                   \
+  T name(const T* p, emu::Location where = emu::Location::current()) { \
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);                   \
+    T v;                                                               \
+    emu::load_strong(p, &v, sizeof v, order, scope, where);            \
+    return v;                                                          \
+  }
+LC_EMU_STRONG_LOAD(load_relaxed_gpu, emu::Order::kRelaxed, emu::Scope::kGpu)
+LC_EMU_STRONG_LOAD(load_relaxed_sys, emu::Order::kRelaxed, emu::Scope::kSys)
+LC_EMU_STRONG_LOAD(load_acquire_gpu, emu::Order::kAcquire, emu::Scope::kGpu)
+LC_EMU_STRONG_LOAD(load_acquire_sys, emu::Order::kAcquire, emu::Scope::kSys)
+#undef LC_EMU_STRONG_LOAD
+
+#define LC_EMU_STRONG_STORE(name, order, scope)                                                \
+  template <class T>                                                                           \
+  void name(T* p, std::type_identity_t<T> v, emu::Location where = emu::Location::current()) { \
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);                                           \
+    emu::store_strong(p, &v, sizeof v, order, scope, where);                                   \
+  }
+LC_EMU_STRONG_STORE(store_relaxed_gpu, emu::Order::kRelaxed, emu::Scope::kGpu)
+LC_EMU_STRONG_STORE(store_relaxed_sys, emu::Order::kRelaxed, emu::Scope::kSys)
+LC_EMU_STRONG_STORE(store_release_gpu, emu::Order::kRelease, emu::Scope::kGpu)
+LC_EMU_STRONG_STORE(store_release_sys, emu::Order::kRelease, emu::Scope::kSys)
+#undef LC_EMU_STRONG_STORE
+
+inline void red_add_relaxed_gpu(uint32_t* p, uint32_t v, emu::Location where = emu::Location::current()) {
+  emu::atomic_add(p, v, emu::Order::kRelaxed, emu::Scope::kGpu, where);
+}
+inline void red_add_release_gpu(uint32_t* p, uint32_t v, emu::Location where = emu::Location::current()) {
+  emu::atomic_add(p, v, emu::Order::kRelease, emu::Scope::kGpu, where);
+}
+inline void red_add_relaxed_sys(uint32_t* p, uint32_t v, emu::Location where = emu::Location::current()) {
+  emu::atomic_add(p, v, emu::Order::kRelaxed, emu::Scope::kSys, where);
+}
+inline void red_add_release_sys(uint32_t* p, uint32_t v, emu::Location where = emu::Location::current()) {
+  emu::atomic_add(p, v, emu::Order::kRelease, emu::Scope::kSys, where);
+}
+inline uint32_t atomic_add_acq_rel_gpu(uint32_t* p, uint32_t v, emu::Location where = emu::Location::current()) {
+  return emu::atomic_add(p, v, emu::Order::kAcqRel, emu::Scope::kGpu, where);
+}
+
+inline void fence_acq_rel_cta(emu::Location where = emu::Location::current()) {
+  emu::fence_acq_rel(emu::Scope::kCta, where);
+}
+inline void fence_acq_rel_cluster(emu::Location where = emu::Location::current()) {
+  emu::fence_acq_rel(emu::Scope::kCluster, where);
+}
+inline void fence_acq_rel_gpu(emu::Location where = emu::Location::current()) {
+  emu::fence_acq_rel(emu::Scope::kGpu, where);
+}
+inline void fence_acq_rel_sys(emu::Location where = emu::Location::current()) {
+  emu::fence_acq_rel(emu::Scope::kSys, where);
+}
+
+inline void fence_proxy_async_shared() { emu::fence_proxy_async(true, false); }
+inline void fence_proxy_async_global() { emu::fence_proxy_async(false, true); }
+inline void fence_proxy_async() { emu::fence_proxy_async(true, true); }
+inline void fence_mbarrier_init() { emu::fence_mbarrier_init(); }
+
+}  // namespace longcat_ops::ptx

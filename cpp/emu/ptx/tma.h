@@ -1,0 +1,52 @@
+// Bulk and tensor copies, executed by the async proxy.
+#pragma once
+
+#include "emu/ops.h"
+#include "emu/ptx/types.h"
+
+namespace longcat_ops::ptx {
+
+inline void prefetch_tensormap(const TensorMap*) {}
+
+template <int R>
+void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
+              emu::Location where = emu::Location::current()) {
+  static_assert(R >= 1 && R <= 5);
+  emu::tma_load(dst, *map, bar, coord, R, where);
+}
+template <int R>
+void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coord)[R],
+               emu::Location where = emu::Location::current()) {
+  static_assert(R >= 1 && R <= 5);
+  emu::tma_store(*map, src, coord, R, false, where);
+}
+template <int R>
+void tma_reduce_add(const TensorMap* map, uint32_t src, const int32_t (&coord)[R],
+                    emu::Location where = emu::Location::current()) {
+  static_assert(R >= 1 && R <= 5);
+  emu::tma_store(*map, src, coord, R, true, where);
+}
+
+inline void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar,
+                      emu::Location where = emu::Location::current()) {
+  emu::bulk_load(dst, src, bytes, bar, where);
+}
+inline void bulk_store(void* dst, uint32_t src, uint32_t bytes, emu::Location where = emu::Location::current()) {
+  emu::bulk_store(dst, src, bytes, false, where);
+}
+inline void bulk_reduce_add_f32(float* dst, uint32_t src, uint32_t bytes,
+                                emu::Location where = emu::Location::current()) {
+  emu::bulk_store(dst, src, bytes, true, where);
+}
+
+inline void bulk_commit() { emu::bulk_commit(); }
+template <int N>
+void bulk_wait_read(emu::Location where = emu::Location::current()) {
+  emu::bulk_wait(N, true, where);
+}
+template <int N>
+void bulk_wait(emu::Location where = emu::Location::current()) {
+  emu::bulk_wait(N, false, where);
+}
+
+}  // namespace longcat_ops::ptx

@@ -1,0 +1,39 @@
+// Macros and types of kernels, emulated side.
+#pragma once
+
+#include <cstdint>
+
+#include "emu/error.h"
+
+#define LC_KERNEL inline void
+#define LC_DEVICE inline
+#define LC_GRID_CONSTANT const
+#define LC_LAUNCH_BOUNDS(threads, min_blocks)
+#define LC_UNROLL
+
+namespace longcat_ops::ptx {
+
+struct alignas(16) Vec16 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) Vec8 {
+  uint32_t x, y;
+};
+
+enum class Swizzle { kNone, k32B, k64B, k128B };
+
+// Needed by reductions only.
+enum class ElementType { kRaw, kF32, kBF16, kU32 };
+
+struct alignas(64) TensorMap {
+  uint8_t* base;
+  uint32_t rank;
+  uint32_t element_size;  // bytes
+  uint64_t sizes[5];      // elements, fastest dimension first
+  uint64_t strides[5];    // bytes; strides[0] == element_size
+  uint32_t box[5];        // elements
+  Swizzle swizzle;
+  ElementType element_type = ElementType::kRaw;
+};
+
+}  // namespace longcat_ops::ptx
