@@ -1,0 +1,55 @@
+// Functions of floats that a GPU and a CPU evaluate to the same bits: every step is one of the rounded operations of
+// ptx/convert.cuh, which the emulator has too. Both sides' ptx.h(.cuh) include this file after those.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "ptx/ptx.cuh"
+
+namespace longcat_ops::ptx {
+namespace detail {
+
+// 2^exponent, for -126 <= exponent <= 127.
+LC_DEVICE float power_of_two(int32_t exponent) {
+  const uint32_t bits = static_cast<uint32_t>(exponent + 127) << 23;
+  float power;
+  memcpy(&power, &bits, sizeof(power));
+  return power;
+}
+
+}  // namespace detail
+
+// e^x within 2 ulp: 0 for x <= -104 (at -103.98 it is half of the least subnormal), infinity on overflow; a NaN is
+// returned as it came.
+LC_DEVICE float exp(float x) {
+  // Limits that keep the exponents below in range without changing a result.
+  float y = x < -104.0f ? -104.0f : x;
+  y = y > 89.0f ? 89.0f : y;
+
+  // x = n ln2 + r with |r| <= ln2 / 2. Adding 1.5 * 2^23 rounds to an integer, which then is in the low bits.
+  constexpr float kRounder = 12582912.0f;
+  const float shifted = fma_rn(y, 0x1.715476p+0f, kRounder);
+  const float n = add_rn(shifted, -kRounder);
+  float r = fma_rn(n, -0x1.62e400p-1f, y);  // ln2 in two parts, the first short enough to make the product exact
+  r = fma_rn(n, -0x1.7f7d1cp-20f, r);
+
+  // e^r = 1 + r + r^2 q(r), q a minimax fit: relative error 0.06 * 2^-24 before rounding.
+  float p = 0x1.6a4d14p-10f;
+  p = fma_rn(p, r, 0x1.12398ap-7f);
+  p = fma_rn(p, r, 0x1.5558b0p-5f);
+  p = fma_rn(p, r, 0x1.555492p-3f);
+  p = fma_rn(p, r, 0x1.fffffcp-2f);
+  p = fma_rn(p, r, 1.0f);
+  p = fma_rn(p, r, 1.0f);
+
+  // Times 2^n in two steps, since n reaches from -150 to 128; only the second one can round.
+  uint32_t bits;
+  memcpy(&bits, &shifted, sizeof(bits));
+  const int32_t exponent = static_cast<int32_t>(bits & 0x1ff) - ((bits & 0x100) != 0 ? 0x200 : 0);
+  const int32_t half = exponent / 2;
+  const float scaled = multiply_rn(multiply_rn(p, detail::power_of_two(half)), detail::power_of_two(exponent - half));
+  return x == x ? scaled : x;
+}
+
+}  // namespace longcat_ops::ptx

@@ -1,0 +1,125 @@
+// Bulk copies by the TMA unit. One thread issues for all. They read and write through the async proxy: see
+// fence_proxy_async_*. Loads report to an mbarrier, the rest to the issuing thread's bulk groups.
+// "memory" clobber: on everything but prefetch, so that no access moves over the start or the end of a copy.
+// volatile: on everything, for each starts or awaits work outside the thread.
+#pragma once
+
+#include "ptx/types.cuh"
+
+namespace longcat_ops::ptx {
+
+// The map may stay in kernel parameters: its generic address is what the instructions take.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prefetch-prefetchu
+LC_DEVICE void prefetch_tensormap(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map)); }
+
+// A box of a tiled tensor of rank R to shared memory, coord[0] being that of the innermost dimension. All bytes of the
+// box count on the mbarrier; elements out of bounds arrive as zeros. The destination is written as shared::cluster, of
+// which a block's own shared::cta addresses are a part.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
+template <int R>
+LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R]) {
+  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");
+#define LC_PTX_TMA_LOAD(DIM, COORDS)                                                                          \
+  "cp.async.bulk.tensor." DIM ".shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {" COORDS \
+  "}], [%2];"
+  if constexpr (R == 1) {
+    asm volatile(LC_PTX_TMA_LOAD("1d", "%3")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]) : "memory");
+  } else if constexpr (R == 2) {
+    asm volatile(LC_PTX_TMA_LOAD("2d", "%3, %4")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]), "r"(coord[1])
+                 : "memory");
+  } else if constexpr (R == 3) {
+    asm volatile(LC_PTX_TMA_LOAD("3d", "%3, %4, %5")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]), "r"(coord[1]),
+                 "r"(coord[2])
+                 : "memory");
+  } else if constexpr (R == 4) {
+    asm volatile(LC_PTX_TMA_LOAD("4d", "%3, %4, %5, %6")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]), "r"(coord[1]),
+                 "r"(coord[2]), "r"(coord[3])
+                 : "memory");
+  } else {
+    asm volatile(LC_PTX_TMA_LOAD("5d", "%3, %4, %5, %6, %7")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]),
+                 "r"(coord[1]), "r"(coord[2]), "r"(coord[3]), "r"(coord[4])
+                 : "memory");
+  }
+#undef LC_PTX_TMA_LOAD
+}
+
+// The statement of a copy from shared memory to a tiled tensor, which OPCODE and OPERATION name.
+#define LC_PTX_TMA_WRITE(DIM, COORDS) \
+  LC_PTX_TMA_OPCODE "." DIM ".global.shared::cta" LC_PTX_TMA_OPERATION ".tile.bulk_group [%0, {" COORDS "}], [%1];"
+#define LC_PTX_TMA_WRITE_BODY                                                                                          \
+  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");                                                   \
+  if constexpr (R == 1) {                                                                                              \
+    asm volatile(LC_PTX_TMA_WRITE("1d", "%2")::"l"(map), "r"(src), "r"(coord[0]) : "memory");                          \
+  } else if constexpr (R == 2) {                                                                                       \
+    asm volatile(LC_PTX_TMA_WRITE("2d", "%2, %3")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]) : "memory");       \
+  } else if constexpr (R == 3) {                                                                                       \
+    asm volatile(LC_PTX_TMA_WRITE("3d", "%2, %3, %4")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]), "r"(coord[2]) \
+                 : "memory");                                                                                          \
+  } else if constexpr (R == 4) {                                                                                       \
+    asm volatile(LC_PTX_TMA_WRITE("4d", "%2, %3, %4, %5")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]),           \
+                 "r"(coord[2]), "r"(coord[3])                                                                          \
+                 : "memory");                                                                                          \
+  } else {                                                                                                             \
+    asm volatile(LC_PTX_TMA_WRITE("5d", "%2, %3, %4, %5, %6")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]),       \
+                 "r"(coord[2]), "r"(coord[3]), "r"(coord[4])                                                           \
+                 : "memory");                                                                                          \
+  }
+
+// A box from shared memory to a tiled tensor; elements out of bounds are dropped.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
+#define LC_PTX_TMA_OPCODE "cp.async.bulk.tensor"
+#define LC_PTX_TMA_OPERATION ""
+template <int R>
+LC_DEVICE void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coord)[R]){LC_PTX_TMA_WRITE_BODY}
+#undef LC_PTX_TMA_OPCODE
+#undef LC_PTX_TMA_OPERATION
+
+// The same, adding to what is there in the map's element type; each element's addition is atomic, relaxed, at gpu
+// scope.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-reduce-async-bulk-tensor
+#define LC_PTX_TMA_OPCODE "cp.reduce.async.bulk.tensor"
+#define LC_PTX_TMA_OPERATION ".add"
+template <int R>
+LC_DEVICE void tma_reduce_add(const TensorMap* map, uint32_t src, const int32_t (&coord)[R]){LC_PTX_TMA_WRITE_BODY}
+#undef LC_PTX_TMA_OPCODE
+#undef LC_PTX_TMA_OPERATION
+#undef LC_PTX_TMA_WRITE
+#undef LC_PTX_TMA_WRITE_BODY
+
+// Contiguous bytes, both addresses and the size multiples of 16.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk
+LC_DEVICE void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
+               "l"(detail::global_address(src)), "r"(bytes), "r"(bar)
+               : "memory");
+}
+LC_DEVICE void bulk_store(void* dst, uint32_t src, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(detail::global_address(dst)),
+               "r"(src), "r"(bytes)
+               : "memory");
+}
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-reduce-async-bulk
+LC_DEVICE void bulk_reduce_add_f32(float* dst, uint32_t src, uint32_t bytes) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(detail::global_address(dst)),
+      "r"(src), "r"(bytes)
+      : "memory");
+}
+
+// Closes the thread's current bulk group.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-commit-group
+LC_DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Until at most N of the thread's newest groups still read their shared memory, or are not complete.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-wait-group
+template <int N>
+LC_DEVICE void bulk_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+template <int N>
+LC_DEVICE void bulk_wait() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(N) : "memory");
+}
+
+}  // namespace longcat_ops::ptx

@@ -1,0 +1,49 @@
+// Macros and types that kernels are written with; the emulator has the same names in emu/ptx/types.h.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#define LC_KERNEL __global__ void
+#define LC_DEVICE __device__ __forceinline__
+#define LC_GRID_CONSTANT const __grid_constant__
+#define LC_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
+#define LC_UNROLL _Pragma("unroll")
+#define LC_EXPECT_ALIGNED(address, bytes) static_cast<void>(0)  // checked by the emulator
+
+namespace longcat_ops::ptx {
+
+// What one 16-byte or 8-byte access moves.
+struct alignas(16) Vec16 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) Vec8 {
+  uint32_t x, y;
+};
+
+// Layout of a tile in shared memory, the same for TMA and wgmma: 16-byte chunks are XORed with higher address bits.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#tensor-swizzling-modes
+enum class Swizzle { kNone, k32B, k64B, k128B };
+
+// The bytes of a CUtensorMap, without cuda.h. Passed to kernels as LC_GRID_CONSTANT.
+struct alignas(64) TensorMap {
+  uint64_t opaque[16];
+};
+static_assert(sizeof(TensorMap) == 128 && sizeof(Vec16) == 16 && sizeof(Vec8) == 8);
+
+namespace detail {
+
+// ld/st with a .global qualifier take global addresses, which a pointer becomes at no cost.
+LC_DEVICE uint64_t global_address(const void* p) { return __cvta_generic_to_global(p); }
+
+template <class To, class From>
+LC_DEVICE To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From) && std::is_trivially_copyable_v<To> && std::is_trivially_copyable_v<From>);
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+}  // namespace detail
+}  // namespace longcat_ops::ptx
