@@ -5,17 +5,11 @@
 
 #include "base/version.h"
 #include "config/device_check.h"
+#include "launch/status.h"
 #include "longcat_ops.h"
 
 namespace longcat_ops {
 namespace {
-
-thread_local std::string last_error;
-
-int set_status(int status, std::string message) {
-  last_error = std::move(message);
-  return status;
-}
 
 int cuda_failure(const char* call, cudaError_t error) {
   cudaGetLastError();  // clear a sticky-free error so that the caller's next check does not see it
@@ -70,8 +64,6 @@ extern "C" {
 int lc_abi_version(void) { return LC_ABI_VERSION; }
 
 const char* lc_build_info(void) { return "longcat_ops " LC_VERSION " arch=sm_90a cudart=static nvcc=" LC_NVCC; }
-
-const char* lc_last_error(void) { return longcat_ops::last_error.c_str(); }
 
 int lc_device_supported(int device) {
   longcat_ops::DeviceFacts facts;

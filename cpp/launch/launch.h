@@ -1,0 +1,79 @@
+// The one way to start a kernel: on a GPU a checked cudaLaunchKernelEx, in the emulator a run over host memory.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "launch/memory.h"
+#include "launch/status.h"
+#include "longcat_ops.h"
+
+#ifndef LC_EMULATE
+#include <cuda_runtime.h>
+#else
+#include <functional>
+#endif
+
+namespace longcat_ops {
+
+struct LaunchConfig {
+  const char* name;  // of the op, for errors
+  int64_t grid;      // blocks; 0 launches nothing
+  int block;         // threads
+  int smem = 0;      // bytes of dynamic shared memory
+  bool pdl = true;   // may start before the kernel ahead of it on the stream ends: it calls grid_dependency_wait
+};
+
+// SMs to plan for; the emulator counts as a small device, so that small tests reach what large launches do.
+#ifdef LC_EMULATE
+constexpr int kTypicalSms = 1;
+#else
+constexpr int kTypicalSms = 132;
+#endif
+
+// LC_OK, or the status of an error with its text set.
+int check_grid(const LaunchConfig& config);
+
+#ifndef LC_EMULATE
+
+int report_launch(const LaunchConfig& config, const char* call, cudaError_t error);
+
+template <class Params>
+int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_t<Params>& params, lc_stream_t stream,
+           const Memory&) {
+  if (config.grid == 0) return set_status(LC_OK, "");
+  if (const int status = check_grid(config)) return status;
+  constexpr int kDefaultSmem = 48 * 1024;  // more must be asked for
+  if (config.smem > kDefaultSmem) {
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, config.smem);
+    if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t launch_config{};
+  launch_config.gridDim = dim3(static_cast<unsigned>(config.grid));
+  launch_config.blockDim = dim3(static_cast<unsigned>(config.block));
+  launch_config.dynamicSmemBytes = static_cast<size_t>(config.smem);
+  launch_config.stream = static_cast<cudaStream_t>(stream);
+  launch_config.attrs = &attribute;
+  launch_config.numAttrs = config.pdl ? 1 : 0;
+  return report_launch(config, "cudaLaunchKernelEx", cudaLaunchKernelEx(&launch_config, kernel, params));
+}
+
+#else
+
+int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory);
+
+template <class Params>
+int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_t<Params>& params, lc_stream_t,
+           const Memory& memory) {
+  if (config.grid == 0) return set_status(LC_OK, "");
+  if (const int status = check_grid(config)) return status;
+  return emulate(config, [kernel, params] { kernel(params); }, memory);
+}
+
+#endif
+
+}  // namespace longcat_ops

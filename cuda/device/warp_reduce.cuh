@@ -1,0 +1,45 @@
+// Reductions in one fixed order: a butterfly over the lanes, then the warps of the block in order. Every lane returns
+// the same bits.
+#pragma once
+
+#include <cstdint>
+
+#include "ptx/ptx.cuh"
+
+namespace longcat_ops::device {
+
+struct Max {
+  LC_DEVICE uint32_t operator()(uint32_t a, uint32_t b) const { return a > b ? a : b; }
+};
+
+struct Sum {
+  LC_DEVICE float operator()(float a, float b) const { return ptx::add_rn(a, b); }
+};
+
+// Over each aligned team of kLanes lanes; all 32 lanes of the warp call it.
+template <int kLanes, class Combine, class T>
+LC_DEVICE T reduce_lanes(T value, Combine combine) {
+  static_assert(kLanes == 1 || kLanes == 2 || kLanes == 4 || kLanes == 8 || kLanes == 16 || kLanes == 32);
+  LC_UNROLL
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) value = combine(value, ptx::shuffle_xor(value, mask));
+  return value;
+}
+
+// Over the first `warps` <= kMaxWarps warps, which all call it. T() is the neutral element. `scratch`: kMaxWarps * 4
+// bytes of shared memory, free again only after the block's next barrier.
+constexpr int kMaxWarps = 8;
+constexpr uint32_t kReduceScratchBytes = kMaxWarps * 4;
+
+template <class Combine, class T>
+LC_DEVICE T reduce_block(T value, Combine combine, uint32_t warps, uint32_t scratch) {
+  static_assert(sizeof(T) == 4);
+  value = reduce_lanes<32>(value, combine);
+  const uint32_t lane = ptx::lane_index();
+  if (lane == 0) ptx::store_shared<T>(scratch + 4 * ptx::warp_index(), value);
+  ptx::sync_threads();
+  const T partial = lane < warps ? ptx::load_shared<T>(scratch + 4 * lane) : T();
+  // Lanes of one team of 8 hold all partial values; the other teams hold neutral ones, so lane 0's is broadcast.
+  return ptx::shuffle(reduce_lanes<kMaxWarps>(partial, combine), 0);
+}
+
+}  // namespace longcat_ops::device
