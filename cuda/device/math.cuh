@@ -20,8 +20,7 @@ LC_DEVICE float power_of_two(int32_t exponent) {
 
 }  // namespace detail
 
-// e^x within 2 ulp: 0 for x <= -104 (at -103.98 it is half of the least subnormal), infinity on overflow; a NaN is
-// returned as it came.
+// e^x within 2 ulp: 0 for x <= -104 (at -103.98 it is half of the least subnormal), infinity on overflow; NaN of NaN.
 LC_DEVICE float exp(float x) {
   // Limits that keep the exponents below in range without changing a result.
   float y = x < -104.0f ? -104.0f : x;
@@ -48,8 +47,7 @@ LC_DEVICE float exp(float x) {
   memcpy(&bits, &shifted, sizeof(bits));
   const int32_t exponent = static_cast<int32_t>(bits & 0x1ff) - ((bits & 0x100) != 0 ? 0x200 : 0);
   const int32_t half = exponent / 2;
-  const float scaled = multiply_rn(multiply_rn(p, detail::power_of_two(half)), detail::power_of_two(exponent - half));
-  return x == x ? scaled : x;
+  return multiply_rn(multiply_rn(p, detail::power_of_two(half)), detail::power_of_two(exponent - half));
 }
 
 }  // namespace longcat_ops::ptx

@@ -1,5 +1,5 @@
 // Conversions and arithmetic, each rounded once to nearest even, so that plain float code on a CPU gives the same bits.
-// NaNs are the exception: the device makes 0x7fffffff of them, a CPU keeps their payload. Subnormals are kept.
+// A NaN result is the device's, 0x7fffffff, whatever the operands' payload. Subnormals are kept.
 // No "memory" clobber and no volatile: results depend on the operands alone.
 #pragma once
 
@@ -18,7 +18,7 @@ LC_DEVICE uint32_t pack_e4m3x4(float a, float b, float c, float d) {
   return pack_e4m3x2(a, b) | static_cast<uint32_t>(pack_e4m3x2(c, d)) << 16;
 }
 
-// Exact, but for NaN, whose sign and payload are unspecified.
+// Exact. By way of f16 for e4m3, of which it holds every value.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cvt
 LC_DEVICE void unpack_f16x2(uint32_t v, float& lo, float& hi) {
   asm("{\n"
@@ -31,7 +31,7 @@ LC_DEVICE void unpack_f16x2(uint32_t v, float& lo, float& hi) {
       : "r"(v));
 }
 LC_DEVICE void unpack_e4m3x4(uint32_t v, float (&out)[4]) {
-  uint32_t low, high;  // by way of f16, which holds every e4m3 value
+  uint32_t low, high;
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(low) : "h"(static_cast<uint16_t>(v)));
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(high) : "h"(static_cast<uint16_t>(v >> 16)));
   unpack_f16x2(low, out[0], out[1]);

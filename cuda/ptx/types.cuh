@@ -10,7 +10,6 @@
 #define LC_GRID_CONSTANT const __grid_constant__
 #define LC_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
 #define LC_UNROLL _Pragma("unroll")
-#define LC_EXPECT_ALIGNED(address, bytes) static_cast<void>(0)  // checked by the emulator
 
 namespace longcat_ops::ptx {
 

@@ -81,10 +81,10 @@ LC_DEVICE void wgmma_bf16(float (&acc)[N / 2], uint64_t a, uint64_t b, bool accu
   static_assert((TRANS_A == 0 || TRANS_A == 1) && (TRANS_B == 0 || TRANS_B == 1));
   detail::Wgmma<N>::template bf16<TRANS_A, TRANS_B>(acc, a, b, accumulate);
 }
-template <int N, int TRANS_A = 0, int TRANS_B = 0>
+template <int N, int TRANS_B = 0>
 LC_DEVICE void wgmma_bf16(float (&acc)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256, "wgmma has N = 8, 16, ..., 256");
-  static_assert(TRANS_A == 0 && (TRANS_B == 0 || TRANS_B == 1), "A in registers has one layout");
+  static_assert(TRANS_B == 0 || TRANS_B == 1);
   detail::Wgmma<N>::template bf16_ra<TRANS_B>(acc, a, b, accumulate);
 }
 
