@@ -1,0 +1,27 @@
+# What longcat_kernels is made of, and the same files over the host emulator: liblongcat_emu.so, not part of all.
+set(LONGCAT_KERNEL_SOURCES
+    cuda/quant/dequant_fp8.cu
+    cuda/quant/per_block_quant_fp8.cu
+    cuda/quant/per_token_group_quant_fp8.cu
+    cuda/quant/rms_norm_quant_fp8.cu
+    cuda/quant/silu_and_mul_quant_fp8.cu)
+set(LONGCAT_LAUNCH_SOURCES cpp/launch/launch.cpp cpp/launch/status.cpp)
+
+if(LONGCAT_WITH_CUDA)
+  include(Ptx)
+endif()
+if(TARGET longcat_emu_core)
+  # CMake knows one language per file and directory, so the C++ compiler gets each .cu through a file that includes it.
+  set(emu_kernel_sources "")
+  foreach(source ${LONGCAT_KERNEL_SOURCES})
+    get_filename_component(name ${source} NAME_WE)
+    set(wrapper ${CMAKE_BINARY_DIR}/generated/emu/${name}.cpp)
+    file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${CMAKE_SOURCE_DIR}/${source}\"\n" @ONLY)
+    list(APPEND emu_kernel_sources ${wrapper})
+  endforeach()
+  add_library(longcat_emu SHARED EXCLUDE_FROM_ALL ${emu_kernel_sources} ${LONGCAT_LAUNCH_SOURCES} cpp/launch/emulate.cpp)
+  target_include_directories(longcat_emu PUBLIC cuda/include PRIVATE ${CMAKE_BINARY_DIR}/generated)
+  target_compile_options(longcat_emu PRIVATE -Wall -Wextra -O2)
+  target_link_libraries(longcat_emu PRIVATE longcat_emu_core)
+  target_link_options(longcat_emu PRIVATE -Wl,--exclude-libs,ALL -Wl,-z,defs)
+endif()
