@@ -7,9 +7,6 @@ set(LONGCAT_KERNEL_SOURCES
     cuda/quant/silu_and_mul_quant_fp8.cu)
 set(LONGCAT_LAUNCH_SOURCES cpp/launch/launch.cpp cpp/launch/status.cpp)
 
-if(LONGCAT_WITH_CUDA)
-  include(Ptx)
-endif()
 if(TARGET longcat_emu_core)
   # CMake knows one language per file and directory, so the C++ compiler gets each .cu through a file that includes it.
   set(emu_kernel_sources "")
