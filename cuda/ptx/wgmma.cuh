@@ -25,7 +25,8 @@ namespace longcat_ops::ptx {
 // unused. K-major without: core matrices of 8 rows x 16 bytes, leading_bytes between neighbours along K, stride_bytes
 // along M or N. Steps along K inside a swizzled row add to the address.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-shared-memory-layout-matrix-descriptor
-LC_DEVICE uint64_t make_descriptor(uint32_t addr, uint32_t leading_bytes, uint32_t stride_bytes, Swizzle swizzle) {
+LC_DEVICE constexpr uint64_t make_descriptor(uint32_t addr, uint32_t leading_bytes, uint32_t stride_bytes,
+                                             Swizzle swizzle) {
   constexpr uint32_t kField = 0x3ffff;  // 18-bit byte counts, kept in units of 16
   const uint32_t layout = swizzle == Swizzle::kNone ? 0 : 4 - static_cast<uint32_t>(swizzle);  // 1: 128 B, 2: 64, 3: 32
   const uint32_t low = ((addr & kField) >> 4) | ((leading_bytes & kField) >> 4) << 16;

@@ -66,16 +66,12 @@ LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) overlap_kernel(float* out, uint64_t a, uint64
   ptx::store_global(out + 1, second[0]);
 }
 
-// Constants of the machine code, which the test looks for.
-template <ptx::Swizzle SWIZZLE>
-LC_DEVICE void store_descriptor(uint64_t* out) {
-  ptx::store_global(out, ptx::make_descriptor(0x12340, 0x560, 0x7890, SWIZZLE));
-}
-LC_KERNEL descriptor_kernel(uint64_t* out) {
-  store_descriptor<ptx::Swizzle::kNone>(out);
-  store_descriptor<ptx::Swizzle::k32B>(out + 1);
-  store_descriptor<ptx::Swizzle::k64B>(out + 2);
-  store_descriptor<ptx::Swizzle::k128B>(out + 3);
-}
+// Bytes / 16 in their fields, the layout in the top two bits.
+constexpr uint64_t kFields = 0x0000078900561234;
+static_assert(ptx::make_descriptor(0x12340, 0x560, 0x7890, ptx::Swizzle::kNone) == kFields);
+static_assert(ptx::make_descriptor(0x12340, 0x560, 0x7890, ptx::Swizzle::k128B) == (kFields | uint64_t{1} << 62));
+static_assert(ptx::make_descriptor(0x12340, 0x560, 0x7890, ptx::Swizzle::k64B) == (kFields | uint64_t{2} << 62));
+static_assert(ptx::make_descriptor(0x12340, 0x560, 0x7890, ptx::Swizzle::k32B) == (kFields | uint64_t{3} << 62));
+static_assert(ptx::make_descriptor(0x3fff0, 0x3fff0, 0x3fff0, ptx::Swizzle::kNone) == 0x00003fff3fff3fff);
 
 }  // namespace longcat_ops
