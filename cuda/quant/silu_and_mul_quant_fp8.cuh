@@ -5,6 +5,7 @@
 #pragma once
 
 #include "device/fp8_scale.cuh"
+#include "device/math.cuh"
 #include "device/vector_io.cuh"
 #include "device/warp_reduce.cuh"
 #include "quant/row_tiles.cuh"
