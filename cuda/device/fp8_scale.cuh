@@ -25,30 +25,37 @@ LC_DEVICE uint32_t max_abs_bits(const float (&values)[kChunk], uint32_t start = 
 }
 
 struct Fp8Scale {
-  float value;    // s
-  float divisor;  // s, but 0 where s is inf
-  float inverse;  // 1 / s
+  float value;             // s
+  float divisor;           // s, but 0 where s is inf
+  float inverse, negated;  // 1 / s, -1 / s
 };
 
-LC_DEVICE Fp8Scale make_fp8_scale(uint32_t amax_bits) {
-  const uint32_t bits = amax_bits > kMinAmaxBits ? amax_bits : kMinAmaxBits;
-  const float quotient = ptx::divide_rn(bits_float(bits), kMaxE4M3);
-  const float value = bits > kInfBits ? bits_float(kNanBits) : quotient;
-  return {value, bits == kInfBits ? 0.0f : value, ptx::divide_rn(1.0f, value)};
+// x / divisor as IEEE division rounds it, in five FMA-class instructions where divide_rn takes about twelve, given
+// inverse = 1 / divisor correctly rounded, negated = -inverse, and nothing near overflow or underflow.
+// NOTE: q0 is within 1.5 ulp; one residual step brings q1 within half an ulp and a hair, and then the second one is
+// Markstein's: residual exact, result correctly rounded. The residual is divisor * q - x rather than x - divisor * q,
+// which for x = -0 would be +0 and lose the sign.
+LC_DEVICE float divide_shared(float x, float divisor, float inverse, float negated) {
+  const float q0 = ptx::multiply_rn(x, inverse);
+  const float q1 = ptx::fma_rn(ptx::fma_rn(divisor, q0, -x), negated, q0);
+  return ptx::fma_rn(ptx::fma_rn(divisor, q1, -x), negated, q1);
 }
 
-// x / s, equal to IEEE division wherever e4m3 can tell: same sign, same value from 2^-11 up, below it some value that
-// rounds to zero too.
-// NOTE: one reciprocal per group and five FMA-class instructions per element, where divide_rn takes about twelve.
-//   q0 = x * y, with y = 1 / s rounded, is within 1.5 ulp of x / s; one residual step brings q1 within half an ulp and
-//   a hair, and then the second is Markstein's: residual exact, result correctly rounded. |x / s| <= 448 and s is
-//   normal, so nothing overflows, and from 2^-11 up no residual underflows. Zero would lose its sign: put it back.
-//   s = inf (y = 0): with a divisor of 0 the steps give 0 for a finite x and NaN for an inf. s = NaN: all NaN.
+LC_DEVICE Fp8Scale make_fp8_scale(uint32_t amax_bits) {
+  constexpr float kInverseMax = 1.0f / kMaxE4M3;
+  const uint32_t bits = amax_bits > kMinAmaxBits ? amax_bits : kMinAmaxBits;
+  const float quotient = divide_shared(bits_float(bits), kMaxE4M3, kInverseMax, -kInverseMax);
+  const float value = bits < kInfBits ? quotient : bits_float(bits == kInfBits ? kInfBits : kNanBits);
+  const float inverse = ptx::divide_rn(1.0f, value);
+  return {value, bits == kInfBits ? 0.0f : value, inverse, -inverse};
+}
+
+// x / s, equal to IEEE division wherever e4m3 can tell: the same value from 2^-11 up, below it some value that rounds
+// to a zero of the same sign.
+// NOTE: s is normal and |x / s| <= 448, so nothing overflows, and from 2^-11 up no residual underflows. s = inf, so
+// inverse = 0: with a divisor of 0 the steps give 0 for a finite x and NaN for an inf. s = NaN: all NaN.
 LC_DEVICE float divide_by_scale(float x, const Fp8Scale& scale) {
-  const float q0 = ptx::multiply_rn(x, scale.inverse);
-  const float q1 = ptx::fma_rn(ptx::fma_rn(-scale.divisor, q0, x), scale.inverse, q0);
-  const float q2 = ptx::fma_rn(ptx::fma_rn(-scale.divisor, q1, x), scale.inverse, q1);
-  return bits_float(float_bits(q2) | (float_bits(x) & ~kAbsMask));
+  return divide_shared(x, scale.divisor, scale.inverse, scale.negated);
 }
 
 LC_DEVICE ptx::Vec8 quantise_chunk(const float (&values)[kChunk], const Fp8Scale& scale) {
