@@ -57,12 +57,12 @@ class Compiler:
     def __init__(self, generated: Path, folder: Path) -> None:
         listed = re.search(r"set\(LONGCAT_NVCC_FLAGS ([^)]*)\)", (ROOT / "cmake" / "Cuda.cmake").read_text())
         assert listed
-        self.flags = ["-std=c++20", *listed[1].split(), f"-I{ROOT / 'cuda'}", f"-I{generated}"]
+        self.flags = [*listed[1].split(), f"-I{ROOT / 'cuda'}", f"-I{generated}"]
         self.folder = folder
 
-    def run(self, source: Path, kind: str) -> tuple[Path, str]:
+    def run(self, source: Path, kind: str, standard: int = 20) -> tuple[Path, str]:
         output = self.folder / f"{source.stem}.{kind}"
-        command = [NVCC, *self.flags, f"-{kind}", "-o", output, source]
+        command = [NVCC, f"-std=c++{standard}", *self.flags, f"-{kind}", "-o", output, source]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         return output, result.stdout + result.stderr
@@ -84,10 +84,10 @@ def compiler(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Compi
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", ["ptx_layer", "ptx_wgmma"])
-def test_compiles_without_a_word(compiler: Compiler, name: str) -> None:
+@pytest.mark.parametrize(("name", "standard"), [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_wgmma", 20)])
+def test_compiles_without_a_word(compiler: Compiler, name: str, standard: int) -> None:
     """Warnings of nvcc, spills, and ptxas notes such as C7510 (wgmma serialised) would all be printed."""
-    _, printed = compiler.run(SOURCES / f"{name}.cu", "cubin")
+    _, printed = compiler.run(SOURCES / f"{name}.cu", "cubin", standard)
     assert printed == ""
 
 
@@ -281,7 +281,7 @@ def test_exp(tmp_path: Path) -> None:
     lines = subprocess.run([program, "101"], capture_output=True, text=True, check=True).stdout.split("\n")
     for line in lines[:2]:
         where, error = map(float, line.split())
-        assert error <= 2, f"exp({where}) is {error} ulp off; exact: {math.exp(where)}"
+        assert error <= 1, f"exp({where}) is {error} ulp off; exact: {math.exp(where)}"
     zeros, infinities, nans, ones = lines[2:6], lines[6:10], lines[10:12], lines[12:14]
     assert zeros == ["00000000"] * 4
     assert infinities == ["7f800000"] * 4
