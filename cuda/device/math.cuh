@@ -20,7 +20,8 @@ LC_DEVICE float power_of_two(int32_t exponent) {
 
 }  // namespace detail
 
-// e^x within 0.9 ulp, over all floats: 0 for x <= -104 (at -103.98 it is half of the least subnormal), infinity on overflow; NaN of NaN.
+// e^x within 0.9 ulp, over all floats: 0 for x <= -104 (at -103.98 it is half of the least subnormal), infinity on
+// overflow, NaN of NaN.
 LC_DEVICE float exp(float x) {
   // Limits that keep the exponents below in range without changing a result.
   float y = x < -104.0f ? -104.0f : x;
