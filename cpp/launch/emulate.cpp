@@ -3,10 +3,12 @@
 #include <exception>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/version.h"
 #include "emu/world.h"
 #include "launch/launch.h"
+#include "ptx/ptx.cuh"
 
 namespace longcat_ops {
 namespace {
@@ -33,26 +35,41 @@ size_t dtype_bytes(int32_t dtype) {
 // Rows or columns one by one where there are gaps between them, so that an access to a gap is out of bounds.
 Memory& Memory::add(const char* name, const lc_matrix* matrix, bool written) {
   if (matrix == nullptr || matrix->rows == 0 || matrix->columns == 0) return *this;
-  const bool by_column = matrix->column_stride != 1 && matrix->row_stride == 1;
-  const int64_t runs = by_column ? matrix->columns : matrix->rows,
-                run_size = by_column ? matrix->rows : matrix->columns;
-  const int64_t run_stride = by_column ? matrix->column_stride : matrix->row_stride;
-  const int64_t element_stride = by_column ? matrix->row_stride : matrix->column_stride;
-  const size_t bytes = dtype_bytes(matrix->dtype);
+  struct Axis {
+    int64_t size, stride;
+  };
+  Axis outer{matrix->rows, matrix->row_stride}, inner{matrix->columns, matrix->column_stride};
+  if (inner.stride != 1 && outer.stride == 1) std::swap(outer, inner);
+  Axis run{1, 1};  // what lies in one piece
+  if (inner.stride == 1) std::swap(run, inner);
+  if (outer.stride == run.size && inner.size == 1) {
+    run.size *= outer.size;
+    outer.size = 1;
+  }
+  const auto bytes = static_cast<int64_t>(dtype_bytes(matrix->dtype));
   auto* data = static_cast<uint8_t*>(matrix->data);
-  if (run_stride == run_size && element_stride == 1) {
-    regions_.push_back({data, bytes * static_cast<size_t>(runs * run_size), name, written});
-    return *this;
-  }
-  for (int64_t run = 0; run < runs; ++run) {
-    for (int64_t i = 0; i < (element_stride == 1 ? 1 : run_size); ++i) {
-      const int64_t offset = run * run_stride + i * element_stride, size = element_stride == 1 ? run_size : 1;
+  for (int64_t i = 0; i < outer.size; ++i)
+    for (int64_t j = 0; j < inner.size; ++j)
       regions_.push_back(
-          {data + static_cast<int64_t>(bytes) * offset, bytes * static_cast<size_t>(size), name, written});
-    }
-  }
+          {data + bytes * (i * outer.stride + j * inner.stride), static_cast<size_t>(bytes * run.size), name, written});
   return *this;
 }
+
+namespace {
+
+// The kernel ahead on the stream: lets the next one start at once, and only then writes all arguments (each one's first
+// bytes, with what they hold). A kernel that touches an argument before grid_dependency_wait races with it.
+void write_arguments(const std::vector<Memory::Region>& regions) {
+  ptx::grid_dependency_launch();
+  if (ptx::thread_index() != 0) return;
+  constexpr size_t kBytes = 4;
+  for (const Memory::Region& region : regions) {
+    auto* data = static_cast<uint8_t*>(region.data);
+    for (size_t i = 0; i < region.bytes && i < kBytes; ++i) ptx::store_global(data + i, data[i]);
+  }
+}
+
+}  // namespace
 
 int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory) try {
   emu::Settings settings;
@@ -60,6 +77,13 @@ int emulate(const LaunchConfig& config, std::function<void()> body, const Memory
   emu::World world(schedule.seed, schedule.policy, settings);
   for (const Memory::Region& region : memory.regions())
     world.register_memory(region.data, region.bytes, 0, region.name, !region.written);
+  if (config.pdl) {
+    emu::Launch predecessor;
+    predecessor.block = 32;
+    predecessor.body = [&memory] { write_arguments(memory.regions()); };
+    predecessor.name = "predecessor";
+    world.launch(std::move(predecessor));
+  }
   emu::Launch launch;
   launch.grid = static_cast<uint32_t>(config.grid);
   launch.block = static_cast<uint32_t>(config.block);
@@ -87,11 +111,8 @@ int lc_device_supported(int) { return longcat_ops::set_status(LC_OK, "the host e
 // How this thread's next launches run. policy: 0 random, 1 eager, 2 lazy. Same seed and policy, same run.
 LC_API void lc_emu_configure(uint64_t seed, int32_t policy, int32_t detectors) {
   using longcat_ops::emu::Policy;
-  longcat_ops::schedule = {seed,
-                           policy == 1   ? Policy::kEager
-                           : policy == 2 ? Policy::kLazy
-                                         : Policy::kRandom,
-                           detectors != 0};
+  constexpr Policy kPolicies[] = {Policy::kRandom, Policy::kEager, Policy::kLazy};
+  longcat_ops::schedule = {seed, kPolicies[policy < 0 || policy > 2 ? 0 : policy], detectors != 0};
 }
 
 }  // extern "C"
