@@ -39,6 +39,20 @@ void per_block_quant_fp8_cpu(const Tensor& w, const Tensor& q, const Tensor& s) 
   run_quant(w, w_desc, q, q_desc, s, s_desc, kQuantBlock, kQuantBlock);
 }
 
+void silu_and_mul_quant_fp8_cpu(const Tensor& gate_up, const Tensor& q, const Tensor& s) {
+  const TensorDesc in_desc = describe_tensor(gate_up), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
+  check_silu_and_mul_quant_fp8(in_desc, &q_desc, &s_desc);
+  const cpu::SiluAndMulQuantParams params{
+      .dtype = in_desc.dtype,
+      .gate_up = matrix_view(gate_up.const_data_ptr(), in_desc),
+      .q = matrix_view(q.mutable_data_ptr(), q_desc),
+      .s = matrix_view(s.mutable_data_ptr(), s_desc),
+      .width = q_desc.sizes[1],
+  };
+  parallel_over(in_desc.sizes[0], 4 * params.width,
+                [&](int64_t begin, int64_t end) { cpu::silu_and_mul_quant_fp8(params, begin, end); });
+}
+
 void dequant_fp8_cpu(const Tensor& q, const Tensor& s, int64_t group_size, const Tensor& out) {
   const TensorDesc q_desc = describe_tensor(q), s_desc = describe_tensor(s), out_desc = describe_tensor(out);
   check_dequant_fp8(q_desc, s_desc, group_size, &out_desc);

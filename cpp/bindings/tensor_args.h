@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "config/tensor_desc.h"
 #include "cpu/quant.h"
@@ -44,6 +45,18 @@ inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
   desc.address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
   return desc;
 }
+
+// The descriptor of an argument that may be None.
+class OptionalDesc {
+ public:
+  explicit OptionalDesc(const std::optional<torch::stable::Tensor>& tensor) {
+    if (tensor) desc_ = describe_tensor(*tensor);
+  }
+  const TensorDesc* get() const { return desc_ ? &*desc_ : nullptr; }
+
+ private:
+  std::optional<TensorDesc> desc_;
+};
 
 inline cpu::Matrix matrix_view(const void* data, const TensorDesc& desc) {
   return {const_cast<void*>(data), desc.strides[0], desc.strides[1]};

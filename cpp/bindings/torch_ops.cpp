@@ -65,6 +65,18 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
   m.impl("per_token_group_quant_fp8", TORCH_BOX(&per_token_group_quant_fp8_cpu));
   m.impl("per_block_quant_fp8", TORCH_BOX(&per_block_quant_fp8_cpu));
+  m.impl("silu_and_mul_quant_fp8", TORCH_BOX(&silu_and_mul_quant_fp8_cpu));
   m.impl("dequant_fp8", TORCH_BOX(&dequant_fp8_cpu));
   m.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
+  m.impl("rms_norm_quant_fp8", TORCH_BOX(&rms_norm_quant_fp8_cpu));
+  m.impl("fp8_gemm_nt", TORCH_BOX(&fp8_gemm_nt_cpu));
+  m.impl("m_grouped_fp8_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_gemm_nt_offset_cpu));
+  m.impl("m_grouped_fp8_gemm_nt_masked", TORCH_BOX(&m_grouped_fp8_gemm_nt_masked_cpu));
+  m.impl("m_grouped_fp8_gemm_nt_contiguous", TORCH_BOX(&m_grouped_fp8_gemm_nt_contiguous_cpu));
+  m.impl("interleave_gate_up", TORCH_BOX(&interleave_gate_up_cpu));
+  m.impl("m_grouped_fp8_swiglu_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_swiglu_gemm_nt_offset_cpu));
+  m.impl("moe_route", TORCH_BOX(&moe_route_cpu));
+  m.impl("moe_plan", TORCH_BOX(&moe_plan_cpu));
+  m.impl("moe_permute_quant", TORCH_BOX(&moe_permute_quant_cpu));
+  m.impl("moe_combine", TORCH_BOX(&moe_combine_cpu));
 }

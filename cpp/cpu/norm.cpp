@@ -56,7 +56,22 @@ LC_TARGET_AVX512 void rms_norm_avx512(const RmsNormParams& p, int64_t begin, int
   rms_norm_body<Format>(p, begin, end);
 }
 
+template <class Format>
+void add_rows(const AddParams& p, int64_t begin, int64_t end) {
+  using Storage = typename Format::Storage;
+  for (int64_t row = begin; row < end; ++row) {
+    const Storage* __restrict a = static_cast<const Storage*>(p.a.data) + row * p.a.row_stride;
+    const Storage* __restrict b = static_cast<const Storage*>(p.b.data) + row * p.b.row_stride;
+    Storage* __restrict out = static_cast<Storage*>(p.out.data) + row * p.out.row_stride;
+    for (int64_t i = 0; i < p.columns; ++i) out[i] = Format::store(Format::load(a[i]) + Format::load(b[i]));
+  }
+}
+
 }  // namespace
+
+void add(const AddParams& params, int64_t begin, int64_t end) {
+  visit_format(params.dtype, [&](auto format) { add_rows<decltype(format)>(params, begin, end); });
+}
 
 void rms_norm(const RmsNormParams& params, int64_t begin, int64_t end) {
   visit_format(params.dtype, [&](auto format) {

@@ -14,6 +14,16 @@ struct RmsNormParams {
   float eps;
 };
 
+// out = a + b in float32, rounded once to their dtype.
+struct AddParams {
+  DType dtype;
+  Matrix a, b, out;  // column stride 1
+  int64_t columns;
+};
+
+// Rows [begin, end).
+void add(const AddParams& params, int64_t begin, int64_t end);
+
 // Rows [begin, end).
 void rms_norm(const RmsNormParams& params, int64_t begin, int64_t end);
 

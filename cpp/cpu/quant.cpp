@@ -1,6 +1,7 @@
 #include "cpu/quant.h"
 
 #include "cpu/dispatch.h"
+#include "cpu/exp.h"
 #include "cpu/isa.h"
 
 namespace longcat_ops::cpu {
@@ -71,15 +72,38 @@ LC_INLINE void dequant_body(const DequantParams& p, int64_t begin, int64_t end) 
   }
 }
 
+template <class Format>
+LC_INLINE void silu_and_mul_body(const SiluAndMulQuantParams& p, int64_t begin, int64_t end) {
+  constexpr int64_t kGroup = 128;
+  for (int64_t row = begin; row < end; ++row) {
+    const auto* __restrict gate = row_of<const typename Format::Storage>(p.gate_up, row);
+    const auto* __restrict up = gate + p.width;
+    float* s = row_of<float>(p.s, row);
+    for (int64_t column = 0; column < p.width; column += kGroup, s += p.s.column_stride) {
+      const int64_t count = smaller(kGroup, p.width - column);
+      float h[kGroup];
+      for (int64_t i = 0; i < count; ++i) h[i] = silu(Format::load(gate[column + i])) * Format::load(up[column + i]);
+      const uint32_t bits = max_abs_bits<Float32>(h, count, 0);
+      const float amax = bits_float(bits > kInfBits ? kNanBits : bits);
+      *s = (amax < kMinAmax ? kMinAmax : amax) / kMaxE4M3;
+      quantise_run<Float32>(h, row_of<uint8_t>(p.q, row) + column, count, *s);
+    }
+  }
+}
+
 // One copy of every kernel per instruction set.
-#define LC_DEFINE_KERNELS(name, ...)                                                    \
-  template <class Format>                                                               \
-  __VA_ARGS__ void quant_##name(const QuantParams& p, int64_t begin, int64_t end) {     \
-    quant_body<Format>(p, begin, end);                                                  \
-  }                                                                                     \
-  template <class Format>                                                               \
-  __VA_ARGS__ void dequant_##name(const DequantParams& p, int64_t begin, int64_t end) { \
-    dequant_body<Format>(p, begin, end);                                                \
+#define LC_DEFINE_KERNELS(name, ...)                                                                 \
+  template <class Format>                                                                            \
+  __VA_ARGS__ void quant_##name(const QuantParams& p, int64_t begin, int64_t end) {                  \
+    quant_body<Format>(p, begin, end);                                                               \
+  }                                                                                                  \
+  template <class Format>                                                                            \
+  __VA_ARGS__ void dequant_##name(const DequantParams& p, int64_t begin, int64_t end) {              \
+    dequant_body<Format>(p, begin, end);                                                             \
+  }                                                                                                  \
+  template <class Format>                                                                            \
+  __VA_ARGS__ void silu_and_mul_##name(const SiluAndMulQuantParams& p, int64_t begin, int64_t end) { \
+    silu_and_mul_body<Format>(p, begin, end);                                                        \
   }
 
 LC_DEFINE_KERNELS(baseline, )
@@ -95,6 +119,17 @@ void quant_fp8(const QuantParams& params, int64_t begin, int64_t end) {
       case Isa::kBaseline: return quant_baseline<Format>(params, begin, end);
       case Isa::kAvx2: return quant_avx2<Format>(params, begin, end);
       case Isa::kAvx512: return quant_avx512<Format>(params, begin, end);
+    }
+  });
+}
+
+void silu_and_mul_quant_fp8(const SiluAndMulQuantParams& params, int64_t begin, int64_t end) {
+  visit_format(params.dtype, [&](auto format) {
+    using Format = decltype(format);
+    switch (active_isa()) {
+      case Isa::kBaseline: return silu_and_mul_baseline<Format>(params, begin, end);
+      case Isa::kAvx2: return silu_and_mul_avx2<Format>(params, begin, end);
+      case Isa::kAvx512: return silu_and_mul_avx512<Format>(params, begin, end);
     }
   });
 }

@@ -30,6 +30,16 @@ struct DequantParams {
   int64_t block_rows, block_columns;
 };
 
+// q, s = silu(gate) * up in float32, quantised in groups of 128 columns.
+struct SiluAndMulQuantParams {
+  DType dtype;
+  Matrix gate_up, q, s;  // gate_up [rows, 2 * width] and q [rows, width] have a column stride of 1
+  int64_t width;
+};
+
+// Rows [begin, end).
+void silu_and_mul_quant_fp8(const SiluAndMulQuantParams& params, int64_t begin, int64_t end);
+
 // Rows of scales [begin, end): block_rows rows of x each.
 void quant_fp8(const QuantParams& params, int64_t begin, int64_t end);
 // Rows of q [begin, end).

@@ -50,7 +50,8 @@ class Source:
         scale = self._scale(name, stored, rows, cols)
         if dense or not self.precision.is_fp8(name, scale is not None):
             return dequant_fp8(stored, scale, self.dtype) if scale is not None else stored.to(self.dtype, copy=True)
-        return (stored, scale) if scale is not None else per_block_quant_fp8(stored)
+        # What a file lends is copied: a mapped file may change or vanish while the model lives.
+        return (stored.clone(), scale) if scale is not None else per_block_quant_fp8(stored)
 
     def experts(self, name: str, count: int, width: int, hidden: int) -> tuple[Tensor | Fp8Pair, Tensor | Fp8Pair]:
         """(gate_up [G,2*width,hidden], down [G,hidden,width]) of this rank's experts, stacked as they are read.
@@ -71,7 +72,7 @@ class Source:
             return None
         if not self.has(name + SCALE_SUFFIX):
             raise LongcatCheckpointError(f"tensor {name} is float8_e4m3fn but {name}{SCALE_SUFFIX} is missing.")
-        return self.fetch(name + SCALE_SUFFIX, scale_shape(rows, cols)).to(self.device, torch.float32)
+        return self.fetch(name + SCALE_SUFFIX, scale_shape(rows, cols)).to(self.device, torch.float32, copy=True)
 
 
 class _Stack:

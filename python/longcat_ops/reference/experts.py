@@ -30,8 +30,9 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     chain = _Experts(x, w_gate_up, w_down)
     run = _run_on_all_rows if x.shape[0] <= SMALL_T else _run_by_expert
     rows, row_of = run(chain, routing.ids)
-    plan = Plan(routing.ids, row_of.masked_fill(routing.ids < 0, -1), routing.ids)  # only row_of is read
-    return moe_combine(rows, plan, routing, x)
+    plan = Plan(routing.ids, row_of.masked_fill_(routing.ids < 0, -1).to(torch.int32), routing.ids)  # row_of is read
+    combine = moe_combine if x.dtype == torch.float64 else ops.moe_combine
+    return combine(rows, plan, routing, x)
 
 
 def _fp8_chain(x: Tensor, routing: Routing, w_gate_up: Fp8Pair, w_down: Fp8Pair) -> Tensor:

@@ -1,0 +1,97 @@
+#include "cpu/gemm.h"
+
+#include <cstring>
+#include <vector>
+
+#include "base/numeric.h"
+#include "cpu/dispatch.h"
+#include "cpu/exp.h"
+#include "cpu/isa.h"
+
+namespace longcat_ops::cpu {
+namespace {
+
+constexpr int kBlock = 128;   // of k, under one scale
+constexpr int kRows = 8;      // of a at once: their partial sums stay in registers
+constexpr int kLanes = 16;    // of a partial sum: one 512-bit, two 256-bit or four 128-bit registers
+constexpr int kGateRows = 8;  // of gate, then of up, in an interleaved weight
+
+// A GCC and Clang vector: what the target lacks in width they split.
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+
+LC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T>
+LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
+  return static_cast<T*>(matrix.data) + row * matrix.row_stride;
+}
+
+// Up to kRows rows of a as float32, k rounded up to whole blocks with zeros, and their scales.
+struct Panel {
+  float* values;  // [kRows, blocks * kBlock]
+  float* scales;  // [kRows, blocks]
+  int64_t rows, blocks;
+};
+
+namespace baseline {
+#define LC_BODY LC_INLINE
+#include "cpu/gemm_body.inc"
+#undef LC_BODY
+}  // namespace baseline
+namespace avx2 {
+#define LC_BODY LC_TARGET_AVX2 LC_INLINE
+#include "cpu/gemm_body.inc"
+#undef LC_BODY
+}  // namespace avx2
+namespace avx512 {
+#define LC_BODY LC_TARGET_AVX512 LC_INLINE
+#include "cpu/gemm_body.inc"
+#undef LC_BODY
+}  // namespace avx512
+
+// One entry of every kernel per instruction set.
+#define LC_DEFINE_KERNELS(isa, ...)                                                                   \
+  template <class Format>                                                                             \
+  __VA_ARGS__ void gemm_##isa(const Fp8GemmParams& p, Panel& panel, int64_t begin, int64_t end) {     \
+    isa::gemm<Format>(p, panel, begin, end);                                                          \
+  }                                                                                                   \
+  __VA_ARGS__ void swiglu_##isa(const Fp8SwigluParams& p, Panel& panel, int64_t begin, int64_t end) { \
+    isa::swiglu(p, panel, begin, end);                                                                \
+  }
+
+LC_DEFINE_KERNELS(baseline, )
+LC_DEFINE_KERNELS(avx2, LC_TARGET_AVX2)
+LC_DEFINE_KERNELS(avx512, LC_TARGET_AVX512)
+
+// A panel over this thread's own memory.
+Panel make_panel(int64_t k) {
+  thread_local std::vector<float> memory;
+  const int64_t blocks = ceil_div(k, kBlock);
+  memory.resize(kRows * blocks * (kBlock + 1));
+  return {memory.data(), memory.data() + kRows * blocks * kBlock, 0, blocks};
+}
+
+}  // namespace
+
+void fp8_gemm_nt(const Fp8GemmParams& params, int64_t begin, int64_t end) {
+  Panel panel = make_panel(params.k);
+  visit_format(params.out_dtype, [&](auto format) {
+    using Format = decltype(format);
+    switch (active_isa()) {
+      case Isa::kBaseline: return gemm_baseline<Format>(params, panel, begin, end);
+      case Isa::kAvx2: return gemm_avx2<Format>(params, panel, begin, end);
+      case Isa::kAvx512: return gemm_avx512<Format>(params, panel, begin, end);
+    }
+  });
+}
+
+void fp8_swiglu_gemm_nt(const Fp8SwigluParams& params, int64_t begin, int64_t end) {
+  Panel panel = make_panel(params.k);
+  switch (active_isa()) {
+    case Isa::kBaseline: return swiglu_baseline(params, panel, begin, end);
+    case Isa::kAvx2: return swiglu_avx2(params, panel, begin, end);
+    case Isa::kAvx512: return swiglu_avx512(params, panel, begin, end);
+  }
+}
+
+}  // namespace longcat_ops::cpu

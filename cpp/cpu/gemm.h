@@ -1,0 +1,41 @@
+// CPU kernels of the FP8 matrix products. Free of torch; each works on a range of tiles so that the caller owns the
+// threads. A row of the result depends on nothing but its row of a and the weight: no padding, no batch, no ISA.
+#pragma once
+
+#include "cpu/quant.h"
+
+namespace longcat_ops::cpu {
+
+// One FP8 weight [n, k]; s holds a scale per 128 x 128 block.
+struct Fp8Weight {
+  const uint8_t* data;
+  int64_t row_stride;
+  Matrix s;
+};
+
+// out[i, :] = a[i, :] @ b.T for the rows [row_begin, row_end).
+struct Fp8GemmParams {
+  Matrix a, sa;  // e4m3 [m, k], f32 [m, ceil(k / 128)]
+  Fp8Weight b;
+  Matrix out;
+  DType out_dtype;
+  int64_t row_begin, row_end, n, k;
+};
+
+constexpr int64_t kGemmTile = 16;  // weight rows per tile
+
+// Tiles [begin, end) of ceil(n / kGemmTile).
+void fp8_gemm_nt(const Fp8GemmParams& params, int64_t begin, int64_t end);
+
+// h, sh = quantised silu(a @ gate.T) * (a @ up.T); b holds gate and up rows in turns of 8, its scales in turns of 1.
+struct Fp8SwigluParams {
+  Matrix a, sa;
+  Fp8Weight gate_up;  // [2 * width, k]
+  Matrix h, sh;       // e4m3 [m, width], f32 [m, ceil(width / 128)]
+  int64_t row_begin, row_end, width, k;
+};
+
+// Blocks [begin, end) of 128 columns of h.
+void fp8_swiglu_gemm_nt(const Fp8SwigluParams& params, int64_t begin, int64_t end);
+
+}  // namespace longcat_ops::cpu
