@@ -9,21 +9,25 @@
 namespace longcat_ops::ptx {
 
 template <class T>
+constexpr bool is_memory_type =
+    std::is_trivially_copyable_v<T> && sizeof(T) <= 16 && (sizeof(T) & (sizeof(T) - 1)) == 0;
+
+template <class T>
 T load_shared(uint32_t addr, emu::Location where = emu::Location::current()) {
-  static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(is_memory_type<T>);
   T v;
   emu::load_shared(addr, &v, sizeof v, where);
   return v;
 }
 template <class T>
 void store_shared(uint32_t addr, T v, emu::Location where = emu::Location::current()) {
-  static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(is_memory_type<T>);
   emu::store_shared(addr, &v, sizeof v, where);
 }
 
 template <class T>
 T load_global(const T* p, emu::Location where = emu::Location::current()) {
-  static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(is_memory_type<T>);
   T v;
   emu::load_global(p, &v, sizeof v, false, where);
   return v;
@@ -31,14 +35,14 @@ T load_global(const T* p, emu::Location where = emu::Location::current()) {
 // Data that nobody writes while the kernel runs.
 template <class T>
 T load_global_nc(const T* p, emu::Location where = emu::Location::current()) {
-  static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(is_memory_type<T>);
   T v;
   emu::load_global(p, &v, sizeof v, true, where);
   return v;
 }
 template <class T>
 void store_global(T* p, std::type_identity_t<T> v, emu::Location where = emu::Location::current()) {
-  static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(is_memory_type<T>);
   emu::store_global(p, &v, sizeof v, where);
 }
 

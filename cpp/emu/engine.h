@@ -1,0 +1,242 @@
+// The emulator's state: threads, CTAs, launches, scheduler. Internal to cpp/emu.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "emu/barriers.h"
+#include "emu/clock.h"
+#include "emu/fiber.h"
+#include "emu/memory_map.h"
+#include "emu/ops.h"
+#include "emu/random.h"
+#include "emu/world.h"
+
+namespace longcat_ops::emu {
+
+struct Cta;
+struct Grid;
+struct BulkCopy;
+struct WarpgroupUnit;
+struct WgmmaThreadState;
+
+// Work of the async proxy that happens later, in one or several steps.
+struct AsyncOperation {
+  virtual ~AsyncOperation() = default;
+  virtual bool step() = 0;  // true: finished
+};
+
+// A thread's bulk groups: committed ones in order, then the open one.
+struct BulkGroups {
+  std::deque<std::vector<std::shared_ptr<BulkCopy>>> committed;
+  std::vector<std::shared_ptr<BulkCopy>> open;
+  uint32_t first_number = 1;           // of the front of `committed`; group numbers are times on the two components
+  uint32_t start_number = 1;           // of the thread's first group
+  uint32_t read_component = kNobody;   // reads of the source
+  uint32_t write_component = kNobody;  // writes of the destination
+  bool waiting = false;
+
+  uint32_t open_number() const { return first_number + uint32_t(committed.size()); }
+};
+
+struct Thread {
+  Thread(Cta* cta_, uint32_t index_, uint32_t component_);
+  ~Thread();
+
+  uint32_t time() const { return clock.order[component]; }
+  void tick() { clock.order.raise(component, time() + 1); }  // after a release: later accesses are not covered by it
+  uint32_t warp() const { return index / 32; }
+  uint32_t lane() const { return index % 32; }
+
+  Cta* cta;
+  uint32_t index;
+  uint32_t component;
+  Fiber fiber;
+  Clock clock;
+  uint32_t own_since = 0;  // accesses of the component before this time are another thread's, of an earlier CTA
+  uint32_t own_seen = 0;   // up to this time they are known to have happened before
+  bool done = false;
+  const char* blocked_on = nullptr;
+  Location blocked_at;
+
+  BulkGroups bulk;
+  std::unique_ptr<WgmmaThreadState> wgmma;
+  VectorClock fence_release;  // what a fence.acq_rel covers, published by later relaxed writes
+  std::optional<Scope> fence_scope;
+  VectorClock pending_acquire;  // what relaxed reads saw, acquired by a later fence.acq_rel
+  bool has_pending_acquire = false;
+  uint64_t seen_events = 0;  // Engine::events when a flag was last looked at
+  bool read_timer = false;
+  uint32_t failed_tries = 0;
+};
+
+struct Cta {
+  Cta(Grid* grid_, uint32_t index_, uint32_t slot_);
+  ~Cta();
+
+  uint8_t* shared(uint32_t address, size_t bytes, const char* operation, const Location& where);  // checks bounds
+
+  Grid* grid;
+  uint32_t index;
+  uint32_t slot;
+  uint32_t smem_base;
+  std::vector<uint8_t> smem;
+  ShadowMemory shadow;
+  std::vector<std::unique_ptr<Thread>> threads;
+  uint32_t live_threads;
+  uint32_t copies_in_flight = 0;  // that read or write this CTA's shared memory
+  bool triggered = false;         // griddepcontrol.launch_dependents
+  BarrierTable barriers;
+  std::array<NamedBarrier, 16> named;
+  std::vector<Collective> warps;
+  std::vector<uint32_t> elected;         // leader lane of each warp
+  std::vector<uint32_t> warp_registers;  // per thread
+  int64_t free_registers = 0;
+  std::vector<Thread*> register_waiters;
+  std::vector<std::shared_ptr<WarpgroupUnit>> warpgroups;
+  uint32_t next_component = 0;  // of the slot's extra components
+};
+
+// A launch on its stream.
+struct Grid {
+  Launch launch;
+  uint16_t number = 0;
+  uint32_t started = 0;
+  uint32_t running = 0;
+  uint32_t not_triggered = 0;     // CTAs that have neither triggered nor exited
+  uint32_t writes_in_flight = 0;  // bulk stores that outlive their CTA
+  bool complete = false;
+  std::shared_ptr<Grid> predecessor;  // of a dependent launch, until it is complete and waited for
+  VectorClock base;                   // what its threads know when they start
+  VectorClock final;                  // what is known when it is complete
+  std::vector<Thread*> dependents_waiting;
+};
+
+// Who a component of the clocks stands for at the moment. Slots of resident CTAs own ranges of them and hand them on;
+// times only grow, so nobody takes a later owner's access for an earlier one's.
+struct Component {
+  uint32_t last_time = 0;
+  const char* kind = "?";
+  int device = 0;
+  uint32_t cta = 0;
+  uint32_t index = 0;
+};
+struct Slot {
+  bool free = true;
+  uint32_t threads = 0;
+  uint32_t first_thread_component = 0;
+  std::vector<uint32_t> extra;
+};
+
+// What a release left behind at an address.
+struct SyncVariable {
+  VectorClock order;
+  bool released = false;
+  Scope scope = Scope::kSys;
+  int device = 0;
+  uint64_t cta = 0;
+};
+
+struct Site {
+  Location where;
+  const char* operation;
+};
+
+struct Engine {
+  Engine(uint64_t seed, Policy policy_, Settings settings_);
+  ~Engine();
+
+  // --- scheduler
+  void run();
+  void wake(Thread* thread) { runnable.push_back(thread); }
+  void wake_all(std::vector<Thread*>& threads);
+  void enqueue(std::shared_ptr<AsyncOperation> operation) { pending.push_back(std::move(operation)); }
+  void note_event();  // somebody who spins may have something new to see
+  void note_poll(const Location& where);
+
+  // --- clocks
+  uint32_t extra_component(Cta* cta, const char* kind, uint32_t index);
+  void join(Thread& thread, const Clock& other);              // a barrier
+  void join_order(Thread& thread, const VectorClock& other);  // an acquire: nothing for the async proxy
+  uint16_t site(const Location& where, const char* operation);
+  std::string describe_component(uint32_t component) const;
+
+  // --- accesses
+  Access thread_access(const Thread& thread, const Location& where, const char* operation);
+  void check_shared(Cta& cta, uint32_t address, size_t bytes, const Access& access);
+  void check_global(Allocation& allocation, const void* address, size_t bytes, const Access& access);
+
+  uint64_t seed;
+  Policy policy;
+  Settings settings;
+  Stats stats;
+  Random random;
+  MemoryMap memory;
+  std::map<int, std::deque<std::shared_ptr<Grid>>> streams;
+  std::map<int, VectorClock> completed;  // per device
+  std::vector<std::unique_ptr<Cta>> ctas;
+  std::vector<Slot> slots;
+  std::vector<Component> components;
+  std::vector<Site> sites;
+  std::unordered_map<uint64_t, uint16_t> site_index;
+  std::unordered_map<uint64_t, SyncVariable> sync;
+  std::vector<Thread*> runnable;
+  std::vector<std::shared_ptr<AsyncOperation>> pending;
+  std::vector<Thread*> spinning;
+  uint64_t events = 0;
+  uint64_t polls = 0;
+  uint64_t timer_ns = 1000;
+  uint16_t launches = 0;
+  bool cancelling = false;
+  bool start_needed = false;
+  std::unique_ptr<Error> error;
+
+ private:
+  void run_thread(size_t position);
+  void run_async();
+  bool choose_async();
+  void when_stuck();
+  void cancel_threads();
+  void start_ctas();
+  bool may_start_early(const Grid& grid);
+  void start_cta(Grid& grid);
+  uint32_t take_slot(uint32_t threads);
+  void finish_ctas();
+  void finish_cta(Cta& cta);
+  bool finish_grids();
+  std::string deadlock_report() const;
+};
+
+// The machine and the thread that run on this operating-system thread.
+struct Current {
+  Engine* engine = nullptr;
+  Thread* thread = nullptr;
+};
+extern thread_local Current current;
+
+inline Engine& engine() { return *current.engine; }
+Thread& this_thread();   // outside a kernel: an error
+void run_thread_body();  // entry of every fiber
+void check_exit(const Thread& thread);
+void check_bulk_reads_done(const Thread& thread);
+
+// Leaves the running thread until somebody wakes it.
+void block(const char* on, const Location& where);
+// Now and then lets others run first.
+void maybe_yield();
+
+// Runs `last` once, in the last of a warp's 32 threads to come; payload[lane] is what each passed.
+void warp_collective(int kind, void* payload, const Location& where,
+                     const std::function<void(std::array<void*, 32>& payload)>& last);
+
+void check_alignment(uint64_t address, uint64_t alignment, const char* operation, const Location& where);
+
+}  // namespace longcat_ops::emu

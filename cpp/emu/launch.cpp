@@ -1,0 +1,197 @@
+// Streams of launches: when CTAs start and end, and what their threads know of earlier work.
+#include <algorithm>
+
+#include "emu/engine.h"
+#include "emu/wgmma.h"
+
+namespace longcat_ops::emu {
+namespace {
+
+uint32_t round_up(uint32_t value, uint32_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Thread::Thread(Cta* cta_, uint32_t index_, uint32_t component_) : cta(cta_), index(index_), component(component_) {}
+
+Cta::Cta(Grid* grid_, uint32_t index_, uint32_t slot_)
+    : grid(grid_),
+      index(index_),
+      slot(slot_),
+      smem_base(1024 * (1 + engine().random.below(4))),  // nobody may count on its address
+      smem(grid_->launch.smem_bytes, 0xff),
+      shadow(grid_->launch.smem_bytes, false),
+      live_threads(grid_->launch.block),
+      barriers(grid_->launch.smem_bytes) {
+  const uint32_t warp_count = round_up(live_threads, 32) / 32;
+  warps.resize(warp_count);
+  for (uint32_t i = 0; i < warp_count; ++i) elected.push_back(engine().random.below(32));
+  warp_registers.assign(warp_count, grid->launch.registers_per_thread);
+  for (uint32_t i = 0; i * kWarpgroup < live_threads; ++i)
+    warpgroups.push_back(std::make_shared<WarpgroupUnit>(this, i));
+}
+
+Cta::~Cta() = default;
+
+uint8_t* Cta::shared(uint32_t address, size_t bytes, const char* operation, const Location& where) {
+  if (address < smem_base || address + bytes > smem_base + smem.size())
+    fail("out-of-bounds",
+         std::string(operation) + " of " + std::to_string(bytes) + " B at offset " +
+             std::to_string(int64_t(address) - int64_t(smem_base)) + " of " + std::to_string(smem.size()) +
+             " B of shared memory",
+         where);
+  return smem.data() + (address - smem_base);
+}
+
+uint32_t Engine::take_slot(uint32_t threads) {
+  for (uint32_t i = 0; i < slots.size(); ++i)
+    if (slots[i].free && slots[i].threads == threads) {
+      slots[i].free = false;
+      return i;
+    }
+  // Warps begin at a chunk of the clocks, which their threads then share.
+  const uint32_t first = round_up(uint32_t(components.size()), VectorClock::kChunk);
+  components.resize(first + round_up(threads, VectorClock::kChunk));
+  slots.push_back({.free = false, .threads = threads, .first_thread_component = first, .extra = {}});
+  return uint32_t(slots.size() - 1);
+}
+
+uint32_t Engine::extra_component(Cta* cta, const char* kind, uint32_t index) {
+  Slot& slot = slots[cta->slot];
+  if (cta->next_component == slot.extra.size()) {
+    // A chunk of their own keeps them out of the threads' chunks.
+    const uint32_t first = round_up(uint32_t(components.size()), VectorClock::kChunk);
+    components.resize(first + VectorClock::kChunk);
+    for (uint32_t i = 0; i < VectorClock::kChunk; ++i) slot.extra.push_back(first + i);
+  }
+  const uint32_t component = slot.extra[cta->next_component++];
+  components[component] = {components[component].last_time, kind, cta->grid->launch.device, cta->index, index};
+  return component;
+}
+
+bool Engine::may_start_early(const Grid& grid) {
+  if (!grid.launch.dependent_launch) return false;
+  if (grid.predecessor == nullptr || grid.predecessor->not_triggered != 0) return false;
+  if (policy == Policy::kEager) return true;
+  const bool now = policy == Policy::kLazy ? runnable.empty() : random.one_in(16);
+  start_needed |= !now;  // ask again
+  return now;
+}
+
+void Engine::start_ctas() {
+  start_needed = false;
+  for (auto& [device, queue] : streams) {
+    for (size_t i = 0; i < queue.size(); ++i) {
+      Grid& grid = *queue[i];
+      if (grid.started == 0) {
+        if (i > 0 && !may_start_early(grid)) break;
+        // NOTE: even when the launch before a dependent one is complete, only grid_dependency_wait says so.
+        grid.base = grid.predecessor != nullptr ? grid.predecessor->base : completed[device];
+      }
+      while (grid.started < grid.launch.grid && grid.running < settings.max_resident_ctas) {
+        start_cta(grid);
+        if (i > 0) ++stats.early_starts;
+      }
+      if (grid.started < grid.launch.grid) break;
+    }
+  }
+}
+
+void Engine::start_cta(Grid& grid) {
+  const uint32_t slot = take_slot(grid.launch.block);
+  auto owner = std::make_unique<Cta>(&grid, grid.started++, slot);
+  Cta& cta = *owner;
+  ++grid.running;
+  for (uint32_t i = 0; i < grid.launch.block; ++i) {
+    const uint32_t id = slots[slot].first_thread_component + i;
+    Component& component = components[id];
+    component = {component.last_time, "thread", grid.launch.device, cta.index, i};
+    auto thread = std::make_unique<Thread>(&cta, i, id);
+    thread->clock.order = grid.base;
+    thread->clock.async_global = grid.base;
+    thread->own_since = component.last_time + 1;
+    thread->own_seen = grid.base[id];
+    thread->clock.order.raise(id, thread->own_since);
+    thread->wgmma = std::make_unique<WgmmaThreadState>();
+    thread->fiber.prepare(run_thread_body);
+    runnable.push_back(thread.get());
+    cta.threads.push_back(std::move(thread));
+  }
+  ctas.push_back(std::move(owner));
+}
+
+void Engine::finish_cta(Cta& cta) {
+  Grid& grid = *cta.grid;
+  auto leave_behind = [&](uint32_t component, uint32_t time) {
+    components[component].last_time = std::max(components[component].last_time, time);
+    grid.final.raise(component, time);
+  };
+  for (const auto& thread : cta.threads) {
+    grid.final.join(thread->clock.order);
+    leave_behind(thread->component, thread->time());
+    if (thread->bulk.read_component != kNobody) {
+      leave_behind(thread->bulk.read_component, thread->bulk.open_number());
+      leave_behind(thread->bulk.write_component, thread->bulk.open_number());
+    }
+  }
+  for (const MBarrier& barrier : cta.barriers.all()) leave_behind(barrier.component, barrier.copy_time());
+  for (const auto& unit : cta.warpgroups) leave_behind(unit->component, unit->first_time + uint32_t(unit->issued));
+  slots[cta.slot].free = true;
+  --grid.running;
+  if (!cta.triggered) --grid.not_triggered;
+  start_needed = true;
+}
+
+void Engine::finish_ctas() {
+  for (size_t i = 0; i < ctas.size();) {
+    if (ctas[i]->live_threads > 0) {
+      ++i;
+      continue;
+    }
+    finish_cta(*ctas[i]);
+    ctas[i] = std::move(ctas.back());
+    ctas.pop_back();
+  }
+}
+
+bool Engine::finish_grids() {
+  bool any = false;
+  for (auto& [device, queue] : streams) {
+    for (const auto& grid : queue) {
+      if (grid->complete || grid->started < grid->launch.grid || grid->running > 0 || grid->writes_in_flight > 0)
+        continue;
+      grid->complete = any = true;
+      wake_all(grid->dependents_waiting);
+    }
+    while (!queue.empty() && queue.front()->complete) {
+      completed[device].join(queue.front()->final);
+      queue.front()->predecessor.reset();
+      queue.pop_front();
+      start_needed = true;
+    }
+  }
+  return any;
+}
+
+void grid_dependency_launch(const Location&) {
+  Cta& cta = *this_thread().cta;
+  maybe_yield();
+  if (cta.triggered) return;
+  cta.triggered = true;
+  --cta.grid->not_triggered;
+  engine().start_needed = true;
+}
+
+void grid_dependency_wait(const Location& where) {
+  Thread& self = this_thread();
+  Grid* before = self.cta->grid->predecessor.get();
+  if (before == nullptr) return;
+  while (!before->complete) {
+    before->dependents_waiting.push_back(&self);
+    block("griddepcontrol.wait", where);
+  }
+  if (!engine().settings.detectors) return;
+  engine().join_order(self, before->final);
+  self.clock.async_global.join(before->final);
+}
+
+}  // namespace longcat_ops::emu

@@ -1,0 +1,182 @@
+#include <algorithm>
+
+#include "emu/engine.h"
+
+namespace longcat_ops::emu {
+namespace {
+
+constexpr int64_t kLargestCount = (1 << 20) - 1;
+
+void access_object(uint32_t address, const char* operation, const Location& where) {
+  Thread& self = this_thread();
+  self.cta->shared(address, 8, operation, where);
+  check_alignment(address, 8, operation, where);
+  Access access = engine().thread_access(self, where, operation);
+  access.write = true;
+  engine().check_shared(*self.cta, address, 8, access);
+}
+
+MBarrier& live_barrier(uint32_t address, const Location& where) {
+  const Thread& self = this_thread();
+  self.cta->shared(address, 8, "mbarrier", where);
+  check_alignment(address, 8, "mbarrier", where);
+  MBarrier* barrier = self.cta->barriers.find(address - self.cta->smem_base);
+  if (barrier == nullptr || !barrier->live) fail("mbarrier", "there is no initialised mbarrier here", where);
+  if (engine().settings.detectors && self.clock.order[barrier->init_component] < barrier->init_time)
+    fail("race", "use of an mbarrier is not ordered after its initialisation at " + describe(barrier->init_at), where);
+  return *barrier;
+}
+
+bool phase_complete(const MBarrier& barrier, uint32_t parity) { return (barrier.phase & 1) != parity; }
+
+void acquire_phase(MBarrier& barrier) {
+  barrier.observed = true;
+  this_thread().failed_tries = 0;
+  engine().join(this_thread(), barrier.complete);
+}
+
+}  // namespace
+
+MBarrier* BarrierTable::find(size_t offset) {
+  const uint16_t position = index_[offset / 8];
+  return position == 0 ? nullptr : &barriers_[position - 1];
+}
+
+MBarrier& BarrierTable::create(size_t offset) {
+  barriers_.emplace_back();
+  index_[offset / 8] = uint16_t(barriers_.size());
+  return barriers_.back();
+}
+
+bool BarrierTable::touches_live(size_t offset, size_t bytes) const {
+  if (barriers_.empty()) return false;
+  for (size_t word = offset / 8; word < (offset + bytes + 7) / 8; ++word)
+    if (index_[word] != 0 && barriers_[index_[word] - 1].live) return true;
+  return false;
+}
+
+void MBarrier::complete_if_done() {
+  if (pending != 0 || tx != 0) return;
+  ++phase;
+  observed = false;
+  pending = expected;
+  complete = std::move(arriving);
+  arriving.clear();
+  engine().wake_all(waiters);
+  engine().note_event();
+}
+
+void MBarrier::complete_tx(uint32_t bytes, uint32_t issued_in_phase, const Location& where) {
+  if (!live) fail("mbarrier", "a copy completes on an mbarrier that was invalidated", where);
+  if (phase != issued_in_phase)
+    fail("mbarrier",
+         "a copy was issued in phase " + std::to_string(issued_in_phase) + " and completes in phase " +
+             std::to_string(phase) + ": its bytes were not expected",
+         where);
+  tx -= bytes;
+  if (tx < -kLargestCount) fail("mbarrier", "tx-count out of range", where);
+  if (engine().settings.detectors) arriving.order.raise(component, copy_time());
+  complete_if_done();
+}
+
+void mbarrier_init(uint32_t address, uint32_t count, const Location& where) {
+  Thread& self = this_thread();
+  Cta& cta = *self.cta;
+  access_object(address, "mbarrier.init", where);
+  if (count < 1 || count > kLargestCount) fail("mbarrier", "init with count " + std::to_string(count), where);
+  MBarrier* barrier = cta.barriers.find(address - cta.smem_base);
+  if (barrier != nullptr && barrier->live) fail("mbarrier", "init of a live mbarrier", where);
+  if (barrier == nullptr) {
+    barrier = &cta.barriers.create(address - cta.smem_base);
+    barrier->component =
+        engine().extra_component(&cta, "copies counted by mbarrier", uint32_t(cta.barriers.all().size() - 1));
+    barrier->first_time = engine().components[barrier->component].last_time + 1;
+  } else {
+    barrier->first_time += barrier->phase + 1;
+  }
+  barrier->live = true;
+  barrier->fenced = false;
+  barrier->observed = true;
+  barrier->address = address;
+  barrier->expected = count;
+  barrier->pending = count;
+  barrier->tx = 0;
+  barrier->phase = 0;
+  barrier->init_component = self.component;
+  barrier->init_time = self.time();
+  barrier->init_at = where;
+  barrier->arriving.clear();
+  barrier->complete.clear();
+}
+
+void mbarrier_invalidate(uint32_t address, const Location& where) {
+  MBarrier& barrier = live_barrier(address, where);
+  if (!barrier.waiters.empty()) fail("mbarrier", "inval of an mbarrier that threads wait for", where);
+  access_object(address, "mbarrier.inval", where);
+  barrier.live = false;
+}
+
+void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where) {
+  maybe_yield();
+  MBarrier& barrier = live_barrier(address, where);
+  barrier.tx += expect_bytes;
+  if (barrier.tx > kLargestCount) fail("mbarrier", "tx-count out of range", where);
+  if (count == 0) return;
+  if (barrier.pending < int64_t(count))
+    fail("mbarrier", "more arrivals in a phase than the " + std::to_string(barrier.expected) + " expected", where);
+  if (!barrier.observed)
+    fail("mbarrier",
+         "arrival in phase " + std::to_string(barrier.phase) + " before any wait has seen phase " +
+             std::to_string(barrier.phase - 1) + " complete",
+         where);
+  if (engine().settings.detectors) {
+    ++engine().stats.clock_joins;
+    barrier.arriving.join(this_thread().clock);
+    this_thread().tick();
+  }
+  barrier.pending -= count;
+  barrier.complete_if_done();
+}
+
+void mbarrier_wait(uint32_t address, uint32_t parity, const Location& where) {
+  Thread& self = this_thread();
+  MBarrier& barrier = live_barrier(address, where);
+  while (!phase_complete(barrier, parity)) {
+    barrier.waiters.push_back(&self);
+    block("mbarrier wait", where);
+  }
+  acquire_phase(barrier);
+}
+
+bool mbarrier_try_wait(uint32_t address, uint32_t parity, const Location& where) {
+  Thread& self = this_thread();
+  MBarrier& barrier = live_barrier(address, where);
+  if (!phase_complete(barrier, parity)) {
+    // The first tries may time out; later ones wait, so that loops do not hide a deadlock.
+    constexpr uint32_t kTimeouts = 2;
+    if (self.failed_tries < kTimeouts && engine().random.one_in(2)) {
+      ++self.failed_tries;
+      engine().wake(&self);
+      block("ready", where);
+      if (!phase_complete(barrier, parity)) return false;
+    }
+    mbarrier_wait(address, parity, where);
+    return true;
+  }
+  acquire_phase(barrier);
+  return true;
+}
+
+bool mbarrier_test_wait(uint32_t address, uint32_t parity, const Location& where) {
+  Thread& self = this_thread();
+  engine().note_poll(where);
+  engine().wake(&self);
+  block("ready", where);
+  MBarrier& barrier = live_barrier(address, where);
+  self.seen_events = engine().events;
+  if (!phase_complete(barrier, parity)) return false;
+  acquire_phase(barrier);
+  return true;
+}
+
+}  // namespace longcat_ops::emu

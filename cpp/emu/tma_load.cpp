@@ -1,0 +1,168 @@
+// Copies from global to shared memory that complete on an mbarrier.
+#include <cstring>
+
+#include "emu/engine.h"
+#include "emu/tensor_box.h"
+
+namespace longcat_ops::emu {
+namespace {
+
+struct Load : AsyncOperation {
+  Load(Cta* cta_, MBarrier* barrier_, uint32_t dst_, const Location& where_)
+      : cta(cta_), barrier(barrier_), phase(barrier_->phase), dst(dst_), where(where_) {
+    ++cta->copies_in_flight;
+  }
+
+  // Some of what is left, in `units`; all of it when asynchronous work is eager.
+  uint32_t next_share(uint32_t units) const {
+    return engine().policy == Policy::kEager ? units : 1 + engine().random.below(units);
+  }
+  bool finish(bool done) {
+    if (done) --cta->copies_in_flight;
+    return done;
+  }
+
+  Cta* cta;
+  MBarrier* barrier;
+  uint32_t phase;
+  uint32_t dst;
+  Location where;
+};
+
+struct TensorLoad : Load {
+  TensorLoad(Cta* cta_, MBarrier* barrier_, uint32_t dst_, const TensorBox& box_, const Location& where_)
+      : Load(cta_, barrier_, dst_, where_), box(box_), row_data(box_.row_bytes) {}
+
+  void copy_row(uint32_t index) {
+    const TensorBox::Span span = box.row(index);
+    std::fill(row_data.begin(), row_data.end(), uint8_t(0));
+    if (span.bytes > 0) std::memcpy(row_data.data() + span.skip, span.global, span.bytes);
+    for (uint32_t b = 0; b < box.row_bytes; b += 16)
+      std::memcpy(cta->shared(swizzled(dst + index * box.row_bytes + b, box.map.swizzle), 16, "TMA load", where),
+                  row_data.data() + b, 16);
+  }
+
+  bool step() override {
+    const uint32_t count = next_share(box.rows - rows_done);
+    for (uint32_t i = 0; i < count; ++i) copy_row(rows_done + i);
+    rows_done += count;
+    // NOTE: bytes outside the tensor count as well.
+    barrier->complete_tx(count * box.row_bytes, phase, where);
+    return finish(rows_done == box.rows);
+  }
+
+  TensorBox box;
+  std::vector<uint8_t> row_data;
+  uint32_t rows_done = 0;
+};
+
+struct BulkLoad : Load {
+  BulkLoad(Cta* cta_, MBarrier* barrier_, uint32_t dst_, const uint8_t* src_, uint32_t bytes_, const Location& where_)
+      : Load(cta_, barrier_, dst_, where_), src(src_), bytes(bytes_) {}
+
+  bool step() override {
+    const uint32_t count = 16 * next_share((bytes - bytes_done) / 16);
+    std::memcpy(cta->shared(dst + bytes_done, count, "bulk load", where), src + bytes_done, count);
+    bytes_done += count;
+    barrier->complete_tx(count, phase, where);
+    return finish(bytes_done == bytes);
+  }
+
+  const uint8_t* src;
+  uint32_t bytes;
+  uint32_t bytes_done = 0;
+};
+
+MBarrier& counting_barrier(uint32_t address, const Location& where) {
+  Thread& self = this_thread();
+  self.cta->shared(address, 8, "mbarrier", where);
+  check_alignment(address, 8, "mbarrier", where);
+  MBarrier* barrier = self.cta->barriers.find(address - self.cta->smem_base);
+  if (barrier == nullptr || !barrier->live) fail("mbarrier", "the copy's mbarrier has not been initialised", where);
+  if (!barrier->fenced)
+    fail("mbarrier", "the async proxy may not see the mbarrier's initialisation: fence.mbarrier_init is missing",
+         where);
+  return *barrier;
+}
+
+// An access on behalf of a copy that `barrier` counts, issued by this thread.
+Access copy_access(const MBarrier& barrier, bool write, const char* operation, const Location& where) {
+  const Thread& self = this_thread();
+  Access access{.component = barrier.component, .time = barrier.copy_time(), .order = &self.clock.order};
+  access.async_visible = write ? &self.clock.async_shared : &self.clock.async_global;
+  access.write = write;
+  access.site = engine().site(where, operation);
+  access.launch = self.cta->grid->number;
+  return access;
+}
+
+void check_destination(uint32_t dst, uint32_t bytes, const Access& access, const char* operation,
+                       const Location& where) {
+  Cta& cta = *this_thread().cta;
+  cta.shared(dst, bytes, operation, where);
+  if (cta.barriers.touches_live(dst - cta.smem_base, bytes))
+    fail("mbarrier", std::string(operation) + " overwrites a live mbarrier", where);
+  engine().check_shared(cta, dst, bytes, access);
+}
+
+}  // namespace
+
+void check_tensor_copy(const ptx::TensorMap& map, uint32_t smem_address, uint32_t rank, const char* operation,
+                       const Location& where) {
+  constexpr uint32_t kSpan[] = {0, 32, 64, 128};
+  const std::string prefix = std::string(operation) + ": ";
+  auto require = [&](bool condition, const char* text) {
+    if (!condition) fail("tensor-map", prefix + text, where);
+  };
+  check_alignment(smem_address, 128, operation, where);
+  require(map.rank == rank, "the map has another rank than the coordinates");
+  require(map.rank >= 1 && map.rank <= 5, "the rank is not 1 to 5");
+  require(map.element_size == 1 || map.element_size == 2 || map.element_size == 4 || map.element_size == 8,
+          "the element size is not 1, 2, 4 or 8");
+  require(reinterpret_cast<uint64_t>(map.base) % 16 == 0, "the tensor is not at a multiple of 16 B");
+  require(map.strides[0] == map.element_size, "the fastest dimension is not contiguous");
+  for (uint32_t d = 0; d < rank; ++d) {
+    require(map.box[d] >= 1 && map.box[d] <= 256, "a side of the box is not 1 to 256");
+    require(map.sizes[d] >= 1, "a dimension is empty");
+    require(d == 0 || map.strides[d] % 16 == 0, "a stride is not a multiple of 16 B");
+  }
+  const uint32_t row_bytes = map.box[0] * map.element_size;
+  require(row_bytes % 16 == 0, "the box is not a multiple of 16 B wide");
+  if (map.swizzle != ptx::Swizzle::kNone)
+    require(row_bytes == kSpan[int(map.swizzle)], "the box is not as wide as the swizzle (narrower is not modelled)");
+}
+
+void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier_address, const int32_t* coord, uint32_t rank,
+              const Location& where) {
+  constexpr const char* kName = "TMA load";
+  maybe_yield();
+  check_tensor_copy(map, dst, rank, kName, where);
+  MBarrier& barrier = counting_barrier(barrier_address, where);
+  const TensorBox box(map, coord);
+  Access write = copy_access(barrier, true, kName, where);
+  write.swizzle = uint8_t(map.swizzle);
+  check_destination(dst, box.bytes(), write, kName, where);
+  const Access read = copy_access(barrier, false, kName, where);
+  for (uint32_t r = 0; r < box.rows; ++r) {
+    const TensorBox::Span span = box.row(r);
+    if (span.bytes == 0) continue;
+    engine().check_global(engine().memory.find(span.global, span.bytes, kName, where), span.global, span.bytes, read);
+  }
+  engine().enqueue(std::make_shared<TensorLoad>(this_thread().cta, &barrier, dst, box, where));
+}
+
+void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier_address, const Location& where) {
+  constexpr const char* kName = "bulk load";
+  maybe_yield();
+  check_alignment(dst, 16, kName, where);
+  check_alignment(reinterpret_cast<uint64_t>(src), 16, kName, where);
+  if (bytes == 0 || bytes % 16 != 0) fail("misaligned", "a bulk load of " + std::to_string(bytes) + " B", where);
+  MBarrier& barrier = counting_barrier(barrier_address, where);
+  check_destination(dst, bytes, copy_access(barrier, true, kName, where), kName, where);
+  engine().check_global(engine().memory.find(src, bytes, kName, where), src, bytes,
+                        copy_access(barrier, false, kName, where));
+  engine().enqueue(
+      std::make_shared<BulkLoad>(this_thread().cta, &barrier, dst, static_cast<const uint8_t*>(src), bytes, where));
+}
+
+}  // namespace longcat_ops::emu
