@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import longcat_ops
 from longcat_ops import _library, doctor, reference
-from longcat_ops.ops import registration
 from longcat_ops.ops.registry import OPS
 from longcat_ops.reference import kernels
 from op_cases import CASES, EVERY, FIRST, bits, blank, is_output, public, schema_call

@@ -43,4 +43,13 @@ void moe_permute_quant_cpu(const Tensor& x, const Tensor& row_of, const Tensor& 
 void moe_combine_cpu(const Tensor& y, const Tensor& row_of, const Tensor& weights, const Tensor& zero_weight,
                      const Tensor& x, const std::optional<Tensor>& add, const Tensor& out);
 
+// With LONGCAT_WITH_CUDA: the same on a GPU, through liblongcat_kernels.so.
+void per_token_group_quant_fp8_cuda(const Tensor& x, int64_t group_size, const Tensor& q, const Tensor& s);
+void per_block_quant_fp8_cuda(const Tensor& w, const Tensor& q, const Tensor& s);
+void silu_and_mul_quant_fp8_cuda(const Tensor& gate_up, const Tensor& q, const Tensor& s);
+void dequant_fp8_cuda(const Tensor& q, const Tensor& s, int64_t group_size, const Tensor& out);
+void rms_norm_quant_fp8_cuda(const Tensor& x, const Tensor& weight, double eps, const std::optional<Tensor>& residual,
+                             const Tensor& q, const Tensor& s, const Tensor& y,
+                             const std::optional<Tensor>& residual_out);
+
 }  // namespace longcat_ops::bindings

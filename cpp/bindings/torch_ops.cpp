@@ -80,3 +80,14 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   m.impl("moe_permute_quant", TORCH_BOX(&moe_permute_quant_cpu));
   m.impl("moe_combine", TORCH_BOX(&moe_combine_cpu));
 }
+
+#ifdef LONGCAT_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("per_token_group_quant_fp8", TORCH_BOX(&per_token_group_quant_fp8_cuda));
+  m.impl("per_block_quant_fp8", TORCH_BOX(&per_block_quant_fp8_cuda));
+  m.impl("silu_and_mul_quant_fp8", TORCH_BOX(&silu_and_mul_quant_fp8_cuda));
+  m.impl("dequant_fp8", TORCH_BOX(&dequant_fp8_cuda));
+  m.impl("rms_norm_quant_fp8", TORCH_BOX(&rms_norm_quant_fp8_cuda));
+}
+#endif

@@ -125,7 +125,7 @@ def _kernels() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """The ops with a C++ CPU kernel, with a CUDA kernel, and with one that the emulator runs."""
     from .ops import emulated, registration
 
-    return frozenset(registration.CPU_KERNELS), registration.CUDA_KERNELS, emulated.OPS
+    return frozenset(registration.CPU_KERNELS), frozenset(registration.CUDA_KERNELS), emulated.OPS
 
 
 def _gpu_problem() -> tuple[str, str] | None:

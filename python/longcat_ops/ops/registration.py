@@ -18,11 +18,9 @@ from ..errors import LongcatUnsupportedError
 from . import emulated
 from .registry import OPS
 
-# Ops that have a CUDA kernel in this build.
-CUDA_KERNELS: frozenset[str] = frozenset()
-
-# Ops with a C++ CPU kernel, found when the library is loaded.
+# Ops with a C++ CPU kernel and with a CUDA kernel in this build, found when the library is loaded.
 CPU_KERNELS: set[str] = set()
+CUDA_KERNELS: set[str] = set()
 
 _libraries: list[torch.library.Library] = []
 
@@ -33,10 +31,11 @@ def register(backend: str) -> None:
     _libraries.append(library)  # a Library that is collected takes its registrations along
     for op in OPS:
         torch.library.register_fake(f"longcat_ops::{op}", _fake(op), lib=library)
+        for key, found in (("CPU", CPU_KERNELS), ("CUDA", CUDA_KERNELS)):
+            if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", key):
+                found.add(op)
         if op not in CUDA_KERNELS:
             library.impl(op, _reference(op), "CUDA")
-        if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", "CPU"):
-            CPU_KERNELS.add(op)
         kernel = _cpu_kernel(op, backend)
         if kernel is not None:
             with warnings.catch_warnings():  # torch warns of any override; this one was asked for

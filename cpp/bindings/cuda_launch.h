@@ -1,0 +1,47 @@
+// From torch tensors on a GPU to the C ABI of the kernel library: descriptors, device, stream, errors.
+#pragma once
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+
+#include "base/check.h"
+#include "bindings/tensor_args.h"
+#include "longcat_ops.h"
+
+namespace longcat_ops::bindings {
+
+inline lc_matrix cuda_matrix(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+  return {const_cast<void*>(tensor.const_data_ptr()),
+          static_cast<int32_t>(desc.dtype),
+          desc.sizes[0],
+          desc.sizes[1],
+          desc.strides[0],
+          desc.strides[1]};
+}
+
+static_assert(static_cast<int>(DType::kFloat32) == LC_F32 && static_cast<int>(DType::kFloat16) == LC_F16 &&
+              static_cast<int>(DType::kBFloat16) == LC_BF16 && static_cast<int>(DType::kFloat8E4M3) == LC_E4M3);
+
+// torch's current stream of a device. NOTE: found at run time, as only a torch with CUDA has the symbol.
+inline lc_stream_t current_stream(int device) {
+  using Function = int32_t (*)(int32_t, void**);
+  static const auto find = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  void* stream = nullptr;
+  if (!find || find(device, &stream) != 0)
+    fail_unsupported("this torch has no current CUDA stream for device " + std::to_string(device),
+                     "install a CUDA build of torch");
+  return stream;
+}
+
+// Runs `function(stream)`, an lc_ call, with `device` current; throws what it reports.
+template <class Function>
+void launch_on(int device, const Function& function) {
+  if (lc_device_supported(device) != LC_OK) fail_unsupported(lc_last_error(), "use an H100, H200 or H800");
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  if (function(current_stream(device)) != LC_OK) throw std::runtime_error(lc_last_error());
+}
+
+}  // namespace longcat_ops::bindings
