@@ -167,7 +167,7 @@ Thread::~Thread() {
 void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, uint32_t rank, bool reduce,
                const Location& where) {
   const char* name = reduce ? "TMA reduce" : "TMA store";
-  maybe_yield();
+  maybe_yield(where);
   check_tensor_copy(map, src, rank, name, where);
   if (reduce) {
     if (map.element_type == ptx::ElementType::kRaw)
@@ -193,7 +193,7 @@ void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, ui
 
 void bulk_store(void* dst, uint32_t src, uint32_t bytes, bool reduce, const Location& where) {
   const char* name = reduce ? "bulk reduce" : "bulk store";
-  maybe_yield();
+  maybe_yield(where);
   check_alignment(src, 16, name, where);
   check_alignment(reinterpret_cast<uint64_t>(dst), 16, name, where);
   if (bytes == 0 || bytes % 16 != 0)
@@ -219,7 +219,7 @@ void bulk_commit() {
 void bulk_wait(uint32_t keep, bool read_only, const Location& where) {
   Thread& self = this_thread();
   BulkGroups& groups = groups_of(self);
-  maybe_yield();
+  maybe_yield(where);
   const size_t count = groups.committed.size() > keep ? groups.committed.size() - keep : 0;
   for (size_t i = 0; i < count; ++i)
     while (!group_done(groups.committed[i], read_only)) {
@@ -238,10 +238,13 @@ void bulk_wait(uint32_t keep, bool read_only, const Location& where) {
 }
 
 void check_bulk_reads_done(const Thread& thread) {
+  if (!thread.bulk.open.empty())
+    fail("exit", "a thread ends with bulk copies that it has not committed", thread.bulk.open.front()->where);
   for (const auto& group : thread.bulk.committed)
-    if (!group_done(group, true))
-      fail("exit", "a thread ends while its bulk store may still read shared memory: wait_group.read is missing",
-           thread.blocked_at);
+    for (const auto& copy : group)
+      if (!copy->read_done)
+        fail("exit", "a thread ends while its bulk store may still read shared memory: wait_group.read is missing",
+             copy->where);
 }
 
 }  // namespace longcat_ops::emu

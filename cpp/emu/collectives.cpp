@@ -136,12 +136,12 @@ static void join_barrier(uint32_t id, uint32_t threads, bool wait, const Locatio
 }
 
 void sync_threads(const Location& where) {
-  maybe_yield();
+  maybe_yield(where);
   join_barrier(0, uint32_t(this_thread().cta->threads.size()), true, where);
 }
 
 void named_barrier(uint32_t id, uint32_t threads, bool wait, const Location& where) {
-  maybe_yield();
+  maybe_yield(where);
   if (id > 15) fail("named-barrier", "there is no barrier " + std::to_string(id), where);
   if (threads == 0 || threads % 32 != 0 || threads > (this_thread().cta->threads.size() + 31) / 32 * 32)
     fail("named-barrier", "a barrier of " + std::to_string(threads) + " threads", where);
@@ -190,10 +190,10 @@ void set_max_registers(uint32_t count, bool increase, const Location& where) {
 }
 
 void check_exit(const Thread& thread) {
-  const Location where = thread.blocked_at;
-  if (!thread.bulk.open.empty()) fail("exit", "a thread ends with bulk copies that it has not committed", where);
+  const Location where = thread.blocked_at;  // roughly: the end of a kernel has no location
   check_bulk_reads_done(thread);
-  if (!thread.wgmma->in_flight.empty()) fail("exit", "a thread ends without having waited for its wgmma", where);
+  if (!thread.wgmma->in_flight.empty())
+    fail("exit", "a thread ends without having waited for its wgmma", thread.wgmma->in_flight.front().where);
   const Cta& cta = *thread.cta;
   if (cta.live_threads > 1) return;
   if (cta.copies_in_flight > 0) fail("exit", "a CTA ends while copies to its shared memory are in flight", where);

@@ -120,10 +120,10 @@ void block(const char* on, const Location& where) {
   if (engine().cancelling) throw Cancelled();
 }
 
-void maybe_yield() {
+void maybe_yield(const Location& where) {
   if (!engine().random.one_in(8)) return;
   engine().wake(&this_thread());
-  block("ready", Location::current());
+  block("ready", where);
 }
 
 void check_alignment(uint64_t address, uint64_t alignment, const char* operation, const Location& where) {

@@ -231,7 +231,7 @@ void check_bulk_reads_done(const Thread& thread);
 // Leaves the running thread until somebody wakes it.
 void block(const char* on, const Location& where);
 // Now and then lets others run first.
-void maybe_yield();
+void maybe_yield(const Location& where);
 
 // Runs `last` once, in the last of a warp's 32 threads to come; payload[lane] is what each passed.
 void warp_collective(int kind, void* payload, const Location& where,

@@ -172,9 +172,9 @@ bool Engine::finish_grids() {
   return any;
 }
 
-void grid_dependency_launch(const Location&) {
+void grid_dependency_launch(const Location& where) {
   Cta& cta = *this_thread().cta;
-  maybe_yield();
+  maybe_yield(where);
   if (cta.triggered) return;
   cta.triggered = true;
   --cta.grid->not_triggered;

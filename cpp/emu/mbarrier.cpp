@@ -117,7 +117,7 @@ void mbarrier_invalidate(uint32_t address, const Location& where) {
 }
 
 void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where) {
-  maybe_yield();
+  maybe_yield(where);
   MBarrier& barrier = live_barrier(address, where);
   barrier.tx += expect_bytes;
   if (barrier.tx > kLargestCount) fail("mbarrier", "tx-count out of range", where);

@@ -109,7 +109,7 @@ void store_global(void* address, const void* value, uint32_t bytes, const Locati
 }
 
 void load_strong(const void* address, void* value, uint32_t bytes, Order order, Scope scope, const Location& where) {
-  maybe_yield();
+  maybe_yield(where);
   engine().note_poll(where);
   access_global(address, bytes, false, strength(scope), false, order == Order::kAcquire ? "ld.acquire" : "ld.relaxed",
                 where);
@@ -118,7 +118,7 @@ void load_strong(const void* address, void* value, uint32_t bytes, Order order, 
 }
 
 void store_strong(void* address, const void* value, uint32_t bytes, Order order, Scope scope, const Location& where) {
-  maybe_yield();
+  maybe_yield(where);
   access_global(address, bytes, true, strength(scope), false, order == Order::kRelease ? "st.release" : "st.relaxed",
                 where);
   std::memcpy(address, value, bytes);
@@ -126,7 +126,7 @@ void store_strong(void* address, const void* value, uint32_t bytes, Order order,
 }
 
 uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope, const Location& where) {
-  maybe_yield();
+  maybe_yield(where);
   // NOTE: the read half is checked first: a counter that nobody initialised is an error.
   access_global(address, sizeof *address, false, strength(scope), false, "atomic add", where);
   access_global(address, sizeof *address, true, strength(scope), false, "atomic add", where);

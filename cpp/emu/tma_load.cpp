@@ -135,7 +135,7 @@ void check_tensor_copy(const ptx::TensorMap& map, uint32_t smem_address, uint32_
 void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier_address, const int32_t* coord, uint32_t rank,
               const Location& where) {
   constexpr const char* kName = "TMA load";
-  maybe_yield();
+  maybe_yield(where);
   check_tensor_copy(map, dst, rank, kName, where);
   MBarrier& barrier = counting_barrier(barrier_address, where);
   const TensorBox box(map, coord);
@@ -153,7 +153,7 @@ void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier_address,
 
 void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier_address, const Location& where) {
   constexpr const char* kName = "bulk load";
-  maybe_yield();
+  maybe_yield(where);
   check_alignment(dst, 16, kName, where);
   check_alignment(reinterpret_cast<uint64_t>(src), 16, kName, where);
   if (bytes == 0 || bytes % 16 != 0) fail("misaligned", "a bulk load of " + std::to_string(bytes) + " B", where);

@@ -82,7 +82,7 @@ void enter_accumulator(Thread& self, WarpgroupUnit& unit, MmaInstruction& instru
       if (call.accumulate) values[fragment_row(lane, i) * call.n + fragment_column(lane, i)] = call.accumulator[i];
       call.accumulator[i] = std::bit_cast<float>(kPoison);
     }
-    state.in_flight.push_back({call.accumulator, number, instruction.accumulator});
+    state.in_flight.push_back({call.accumulator, number, instruction.accumulator, where});
     chain = state.in_flight.end() - 1;
   }
   if (chain->accumulator != instruction.accumulator)
@@ -298,7 +298,7 @@ void wgmma_wait(uint32_t keep, const Location& where) {
   Thread& self = this_thread();
   WarpgroupUnit& unit = unit_of(self, where);
   WgmmaThreadState& state = *self.wgmma;
-  maybe_yield();
+  maybe_yield(where);
   if (state.groups.size() <= keep) return;
   const uint64_t target = state.groups[state.groups.size() - 1 - keep];
   while (unit.executed < target) {

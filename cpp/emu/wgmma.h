@@ -46,6 +46,7 @@ struct WgmmaThreadState {
     float* registers;
     uint64_t last_instruction;
     std::shared_ptr<Accumulator> accumulator;
+    Location where;
   };
   struct Fragment {
     const uint32_t* registers;

@@ -1,0 +1,114 @@
+// A whole kernel: right numbers in every schedule, and every planted bug found in every schedule.
+#include <cstdlib>
+#include <ctime>
+
+#include "gemm.h"
+
+namespace test {
+namespace {
+
+template <int N>
+void check_correct(emu::MmaMode mode, GemmShape shape) {
+  emu::Settings settings;
+  settings.mma_mode = mode;
+  for (const emu::Policy policy : kPolicies) {
+    const GemmResult result = gemm<N, Bug::kNone>(3, policy, settings, shape);
+    CHECK_EQ(result.wrong, 0);
+    CHECK(result.relative_error < 3e-3);  // the rounding of bf16 is 1.6e-3
+  }
+}
+
+template <Bug BUG>
+void check_found(GemmShape shape = {}) {
+  const bool print = std::getenv("EMU_TESTS_VERBOSE") != nullptr;
+  for (const emu::Policy policy : kPolicies)
+    for (uint64_t seed = 1; seed <= 3; ++seed) {
+      try {
+        const GemmResult result = gemm<16, BUG>(seed, policy, {}, shape);
+        CHECK(result.wrong > 0);
+        if (print) std::printf("  policy %d seed %d: %ld wrong numbers\n", int(policy), int(seed), result.wrong);
+      } catch (const emu::Error& error) {
+        if (print && seed == 1) std::printf("  policy %d: %s\n", int(policy), error.what());
+      }
+    }
+}
+
+}  // namespace
+
+TEST(gemm_correct_n8) { check_correct<8>(emu::MmaMode::kExact, {5, 256, 512, 2}); }
+TEST(gemm_correct_n32) { check_correct<32>(emu::MmaMode::kExact, {40, 256, 1024, 2}); }
+TEST(gemm_correct_n64_hopper) { check_correct<64>(emu::MmaMode::kHopper, {70, 256, 512, 2}); }
+TEST(gemm_correct_in_waves) {
+  emu::Settings settings;
+  settings.max_resident_ctas = 2;
+  const GemmResult result = gemm<8, Bug::kNone>(1, emu::Policy::kRandom, settings, {33, 256, 256, 7});
+  CHECK_EQ(result.wrong, 0);
+}
+
+TEST(gemm_no_complaints_over_36_seeds) {
+  for (uint64_t seed = 100; seed < 136; ++seed)
+    CHECK_EQ((gemm<16, Bug::kNone>(seed, kPolicies[seed % 3], {}, {24, 256, 768, 2}).wrong), 0);
+}
+
+TEST(gemm_same_seed_same_run) {
+  const emu::Stats a = gemm<16, Bug::kNone>(5, emu::Policy::kRandom).stats;
+  const emu::Stats b = gemm<16, Bug::kNone>(5, emu::Policy::kRandom).stats;
+  const emu::Stats c = gemm<16, Bug::kNone>(6, emu::Policy::kRandom).stats;
+  CHECK_EQ(a.switches, b.switches);
+  CHECK_EQ(a.async_steps, b.async_steps);
+  CHECK(a.async_steps != c.async_steps);
+}
+
+TEST(gemm_without_detectors) {
+  emu::Settings settings;
+  settings.detectors = false;
+  const GemmResult result = gemm<16, Bug::kNone>(1, emu::Policy::kRandom, settings);
+  CHECK_EQ(result.wrong, 0);
+  CHECK_EQ(result.stats.cell_checks, 0u);
+}
+
+TEST(bug_no_full_wait) { check_found<Bug::kNoFullWait>(); }
+TEST(bug_no_wgmma_wait) { check_found<Bug::kNoWgmmaWait>(); }
+TEST(bug_no_wgmma_wait_one_block) { check_found<Bug::kNoWgmmaWait>({16, 128, 128, 1}); }
+TEST(bug_wrong_swizzle) { check_found<Bug::kWrongSwizzle>(); }
+TEST(bug_bad_stride) { check_found<Bug::kBadStride>(); }
+TEST(bug_no_wgmma_fence) { check_found<Bug::kNoWgmmaFence>(); }
+TEST(bug_no_proxy_fence) { check_found<Bug::kNoProxyFence>(); }
+TEST(bug_no_epilogue_barrier) { check_found<Bug::kNoEpilogueBarrier>(); }
+TEST(bug_early_release) { check_found<Bug::kEarlyRelease>(); }
+TEST(bug_no_empty_wait) { check_found<Bug::kNoEmptyWait>(); }
+TEST(bug_tx_short) { check_found<Bug::kTxShort>(); }
+TEST(bug_tx_long) { check_found<Bug::kTxLong>(); }
+TEST(bug_phase_stuck) { check_found<Bug::kPhaseStuck>(); }
+TEST(bug_scale_stage) { check_found<Bug::kScaleStage>(); }
+TEST(bug_global_out_of_bounds) { check_found<Bug::kGlobalOutOfBounds>(); }
+TEST(bug_no_init_fence) { check_found<Bug::kNoInitFence>(); }
+TEST(bug_no_init_sync) { check_found<Bug::kNoInitSync>(); }
+TEST(bug_touch_accumulator) { check_found<Bug::kTouchAccumulator>(); }
+TEST(bug_wrong_empty_count) { check_found<Bug::kWrongEmptyCount>(); }
+TEST(bug_fence_first) { check_found<Bug::kFenceFirst>(); }
+TEST(bug_no_warp_sync) { check_found<Bug::kNoWarpSync>(); }
+// Needs a CTA with two tiles: the second overwrites what the first one's store reads.
+TEST(bug_no_store_wait) { check_found<Bug::kNoStoreWait>({40, 256, 256, 1}); }
+
+// Not a check: `emu_tests time` prints figures. The world is made outside.
+TEST(time) {
+  for (const bool detectors : {true, false}) {
+    emu::Settings settings;
+    settings.detectors = detectors;
+    const timespec zero{};
+    timespec begin = zero, end = zero;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
+    const int runs = 5;
+    emu::Stats stats;
+    for (int i = 0; i < runs; ++i)
+      stats = gemm<16, Bug::kNone>(1 + i, emu::Policy::kRandom, settings, {16, 256, 2048, 1}).stats;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+    const double ms = (end.tv_sec - begin.tv_sec) * 1e3 + (end.tv_nsec - begin.tv_nsec) * 1e-6;
+    std::printf(
+        "  n=16 k=2048, detectors %d: %.2f ms per CTA tile, data and check included; switches %llu, cells %llu\n",
+        int(detectors), ms / runs / 2, (unsigned long long)stats.switches, (unsigned long long)stats.cell_checks);
+  }
+}
+
+}  // namespace test
