@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if "longcat_ops" in sys.modules:
         raise pytest.UsageError("--backend comes too late: longcat_ops is already imported")
+    if backend == "emu":
+        subprocess.run([sys.executable, Path(__file__).parent.parent / "tools" / "build_emulator.py"], check=True)
     if backend != "cuda":
         os.environ["LONGCAT_OPS_BACKEND"] = backend  # read when longcat_ops is imported, by the first test module
         return

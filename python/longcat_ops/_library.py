@@ -108,7 +108,7 @@ def _check_variables() -> None:
     if backend() == "emu" and not (PACKAGE / "liblongcat_emu.so").exists():
         raise LongcatUnsupportedError(
             "LONGCAT_OPS_BACKEND=emu: the host emulator is built in a source tree and is not part of this build.\n"
-            "  fix: unset LONGCAT_OPS_BACKEND, or use cpu or reference; or clone the sources and call ./run build"
+            "  fix: unset LONGCAT_OPS_BACKEND, or use cpu or reference; in a clone: python tools/build_emulator.py"
         )
 
 

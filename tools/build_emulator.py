@@ -1,0 +1,58 @@
+"""Builds liblongcat_emu.so, the CUDA kernels over the host emulator, and puts it beside the package.
+
+python tools/build_emulator.py                     # needs cmake, ninja and a C++20 compiler; nothing if up to date
+LONGCAT_OPS_BACKEND=emu python your_script.py      # CPU tensors now run the kernels in the emulator
+python -m pytest --backend emu tests/test_dequant_fp8.py
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "liblongcat_emu.so"
+INSTALLED = ROOT / "python" / "longcat_ops" / NAME
+
+
+def find_tool(name: str) -> str:
+    """The tool of this interpreter's environment, else the one on PATH."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed: pip install -r requirements/build.txt")
+    return found
+
+
+def build() -> Path:
+    """The library, built and installed if it is not up to date. Raises RuntimeError with the compiler's words."""
+    tree = ROOT / "build" / "emu"
+    tree.mkdir(parents=True, exist_ok=True)
+    cmake, ninja = find_tool("cmake"), find_tool("ninja")
+    configure = [cmake, "-S", ROOT, "-B", tree, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    configure += ["-DLONGCAT_CUDA=OFF", "-DLONGCAT_EMU=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    with (tree / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may ask at once
+        if not (tree / "build.ninja").exists():
+            _run(configure)
+        _run([cmake, "--build", tree, "--target", "longcat_emu", "--parallel", str(os.cpu_count() or 1)])
+        built = tree / NAME
+        if not INSTALLED.exists() or INSTALLED.stat().st_mtime < built.stat().st_mtime:
+            copy = INSTALLED.with_suffix(f".{os.getpid()}")
+            shutil.copy2(built, copy)
+            copy.replace(INSTALLED)  # whoever has the old one loaded keeps it
+    return INSTALLED
+
+
+def _run(command: list) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command[:3]))} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+
+
+if __name__ == "__main__":
+    print(build())
