@@ -30,17 +30,15 @@ struct Fp8Scale {
   float inverse, negated;  // 1 / s, -1 / s
 };
 
-// x / divisor as IEEE division rounds it, in five FMA-class instructions where divide_rn takes about twelve, given
-// inverse = 1 / divisor correctly rounded, negated = -inverse, and nothing near overflow or underflow.
-// NOTE: q0 is within 1.5 ulp; one residual step brings q1 within half an ulp and a hair, and then the second one is
-// Markstein's: residual exact, result correctly rounded. The residual is divisor * q - x rather than x - divisor * q,
-// which for x = -0 would be +0 and lose the sign.
+// x / divisor in three FMA-class instructions, where divide_rn takes about twelve, given inverse = 1 / divisor
+// correctly rounded and negated = -inverse, and nothing near overflow or underflow. It errs by half an ulp and a hair.
+// NOTE: the residual is divisor * q - x rather than x - divisor * q, which for x = -0 would be +0 and lose the sign.
 LC_DEVICE float divide_shared(float x, float divisor, float inverse, float negated) {
-  const float q0 = ptx::multiply_rn(x, inverse);
-  const float q1 = ptx::fma_rn(ptx::fma_rn(divisor, q0, -x), negated, q0);
-  return ptx::fma_rn(ptx::fma_rn(divisor, q1, -x), negated, q1);
+  const float q = ptx::multiply_rn(x, inverse);
+  return ptx::fma_rn(ptx::fma_rn(divisor, q, -x), negated, q);
 }
 
+// NOTE: the quotient by 448 is IEEE's for every amax; tests/exhaustive_quotients.cpp tries them all.
 LC_DEVICE Fp8Scale make_fp8_scale(uint32_t amax_bits) {
   constexpr float kInverseMax = 1.0f / kMaxE4M3;
   const uint32_t bits = amax_bits > kMinAmaxBits ? amax_bits : kMinAmaxBits;
@@ -50,10 +48,12 @@ LC_DEVICE Fp8Scale make_fp8_scale(uint32_t amax_bits) {
   return {value, bits == kInfBits ? 0.0f : value, inverse, -inverse};
 }
 
-// x / s, equal to IEEE division wherever e4m3 can tell: the same value from 2^-11 up, below it some value that rounds
-// to a zero of the same sign.
-// NOTE: s is normal and |x / s| <= 448, so nothing overflows, and from 2^-11 up no residual underflows. s = inf, so
-// inverse = 0: with a divisor of 0 the steps give 0 for a finite x and NaN for an inf. s = NaN: all NaN.
+// x / s, equal to IEEE division as far as e4m3 can tell: it lies on the same side of every tie between two codes, or on
+// the tie.
+// NOTE: tests/exhaustive_quotients.cpp shows that for every significand of s and every x near a tie; s is normal,
+// |x / s| <= 448 and no residual underflows where a tie is near, so exponents do not matter. An x so small that steps
+// are lost gives a zero of its sign. s = inf, so inverse = 0: with a divisor of 0 the steps give 0 for a finite x and
+// NaN for an inf. s = NaN: all NaN.
 LC_DEVICE float divide_by_scale(float x, const Fp8Scale& scale) {
   return divide_shared(x, scale.divisor, scale.inverse, scale.negated);
 }
