@@ -148,7 +148,7 @@ def test_every_float16_value() -> None:
 
 
 def test_quotients_at_ties() -> None:
-    """The kernels divide by an FMA step; x / s within 2 ulp of a tie between two codes must round as IEEE division does."""
+    """The kernels divide by an FMA step: within 2 ulp of a tie between two codes x / s must round as IEEE division."""
     generator = np.random.default_rng(0)
     amax = np.float32(10.0) ** generator.uniform(-5, 38, (96, 1)).astype(np.float32)
     s = np.maximum(amax, np.float32(1e-4)) / np.float32(448)
