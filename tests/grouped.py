@@ -19,7 +19,8 @@ from longcat_ops import (
     per_block_quant_fp8,
     per_token_group_quant_fp8,
 )
-from op_cases import activation, bits, stacked_weight
+from op_cases import activation, stacked_weight
+from op_results import bits
 
 Fp8Pair = tuple[Tensor, Tensor]
 Run = Callable[..., list[Tensor]]

@@ -272,18 +272,4 @@ def is_output(spec: torch._C.Argument) -> bool:
     return spec.alias_info is not None and spec.alias_info.is_write
 
 
-def blank(tensor: Tensor) -> Tensor:
-    """A tensor of the same layout with all bytes 0."""
-    storage = torch.zeros(tensor.untyped_storage().nbytes(), dtype=torch.uint8)
-    whole = storage.view(tensor.dtype) if len(storage) else torch.empty(0, dtype=tensor.dtype)
-    return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-
-
-def bits(value: Any) -> list[bytes]:
-    """The bytes of every tensor in a result."""
-    if isinstance(value, Tensor):
-        return [value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()] if value.numel() else [b""]
-    return [part for item in value if item is not None for part in bits(item)]
-
-
 assert CASES.keys() == OPS.keys()

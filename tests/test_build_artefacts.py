@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from longcat_ops import _library
+from op_cases import CASES, EVERY, public
+from op_results import settled, tensors, to_device
 
 NATIVE = _library.load()
 KERNELS = _library.PACKAGE / "liblongcat_kernels.so"
@@ -104,10 +106,15 @@ def test_check_refuses_what_no_caller_may_send() -> None:
 
 
 @pytest.mark.gpu
-def test_reference_serves_cuda_tensors() -> None:
-    import longcat_ops
-
-    x = torch.randn(7, 576, device="cuda").bfloat16()
-    for op in (longcat_ops.per_token_group_quant_fp8, longcat_ops.per_block_quant_fp8):
-        for actual, expected in zip(op(x), op(x.cpu()), strict=True):
-            assert torch.equal(actual.cpu().view(torch.uint8), expected.view(torch.uint8))
+@pytest.mark.parametrize(("op", "name"), EVERY)
+def test_cuda_tensors_give_what_cpu_tensors_give(op: str, name: str) -> None:
+    """By the CUDA kernel or the reference on the GPU; exact but for sums in another order and for exp."""
+    made = CASES[op][name]()
+    expected = public(op)(*made.args, **made.kwargs)
+    made = CASES[op][name]()
+    on_gpu = to_device(made.args, "cuda"), {key: to_device(value, "cuda") for key, value in made.kwargs.items()}
+    actual = to_device(public(op)(*on_gpu[0], **on_gpu[1]), "cpu")
+    for ours, theirs in zip(tensors(settled(op, made, actual)), tensors(settled(op, made, expected)), strict=True):
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        step = {torch.float8_e4m3fn: 2**-3, torch.bfloat16: 2**-8}.get(ours.dtype, 2**-19)
+        assert torch.allclose(ours.float(), theirs.float(), rtol=step, atol=1e-5)

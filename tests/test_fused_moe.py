@@ -18,7 +18,7 @@ from longcat_ops import (
     per_token_group_quant_fp8,
     reference,
 )
-from op_cases import bits
+from op_results import bits
 
 TOKENS = [0, 1, 2, 7, 8, 9, 33]
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16

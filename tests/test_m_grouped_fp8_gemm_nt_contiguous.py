@@ -8,7 +8,7 @@ import torch
 import grouped
 from grouped import NAN_CODE, SENTINEL, SIZES, WIDTHS, activations, assert_close, gemm, run_contiguous, select, weights
 from longcat_ops import m_grouped_fp8_gemm_nt_contiguous
-from op_cases import bits
+from op_results import bits
 
 
 @pytest.mark.parametrize(("n", "k"), WIDTHS)

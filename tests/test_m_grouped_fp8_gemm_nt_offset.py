@@ -11,7 +11,7 @@ from torch import Tensor
 import grouped
 from grouped import SENTINEL, SIZES, WIDTHS, activations, assert_close, gemm, place, run_offset, weights
 from longcat_ops import fp8_gemm_nt, m_grouped_fp8_gemm_nt_offset
-from op_cases import bits
+from op_results import bits
 
 
 @pytest.mark.parametrize(("n", "k"), WIDTHS)

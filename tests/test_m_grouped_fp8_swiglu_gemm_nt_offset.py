@@ -26,7 +26,8 @@ from grouped import (
 )
 from longcat_ops import interleave_gate_up, m_grouped_fp8_swiglu_gemm_nt_offset, per_token_group_quant_fp8
 from near_oracle import FLOOR_SCALE, assert_quantised, silu_and_mul
-from op_cases import bits, gate_up
+from op_cases import gate_up
+from op_results import bits
 
 OP = torch.ops.longcat_ops.m_grouped_fp8_swiglu_gemm_nt_offset.default
 UNSET_CODE = 0x11

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import longcat_ops
 from longcat_ops import LongcatShapeError, Plan, Routing, fused_moe, moe_combine, moe_permute_quant, moe_plan, moe_route
-from op_cases import bits, gate_up, stacked_weight
+from op_cases import gate_up, stacked_weight
+from op_results import bits
 
 N, Z, K, H, W = 16, 8, 12, 128, 64
 Pair = tuple[Tensor, Tensor]

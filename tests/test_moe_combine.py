@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longcat_ops import Plan, Routing, moe_combine, moe_plan
-from op_cases import bits
+from op_results import bits
 
 OP = torch.ops.longcat_ops.moe_combine.default
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16

@@ -14,7 +14,8 @@ import longcat_ops
 from longcat_ops import _library, doctor, reference
 from longcat_ops.ops.registry import OPS
 from longcat_ops.reference import kernels
-from op_cases import CASES, EVERY, FIRST, bits, blank, is_output, public, schema_call
+from op_cases import CASES, EVERY, FIRST, is_output, public, schema_call
+from op_results import bits, blank, settled
 
 ROOT = Path(__file__).parents[1]
 FP8 = torch.float8_e4m3fn
@@ -187,15 +188,6 @@ def run_blank(overload, arguments):
     arguments = with_blank_outputs(overload, arguments)
     overload(*arguments)
     return bits([a for spec, a in zip(overload._schema.arguments, arguments, strict=True) if is_output(spec)])
-
-
-def settled(op, made, result):
-    """The result without the rows that the op leaves unset."""
-    offsets = {
-        "m_grouped_fp8_swiglu_gemm_nt_offset": lambda: made.args[2],
-        "moe_permute_quant": lambda: made.args[1].offsets,
-    }
-    return [t[: int(offsets[op]()[-1])] for t in result] if op in offsets else result
 
 
 def replaced(arguments, index, value):

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from longcat_ops import _library
-from op_cases import FIRST, bits, blank, is_output, schema_call
+from op_cases import FIRST, is_output, schema_call
+from op_results import bits, blank
 
 SHAPE = re.compile(r"(\w+): argument `([^`]+)` is (.+?), expected (.+?)\.(\n|$)", re.DOTALL)
 # Sizes that no other argument fixes: (op, argument, dimension).

@@ -8,7 +8,7 @@ import torch
 from build_oracle import assert_same_bits, codes_of
 from longcat_ops import per_token_group_quant_fp8, rms_norm, rms_norm_quant_fp8
 from near_oracle import FLOOR_SCALE
-from op_cases import bits
+from op_results import bits
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 HALF_STEP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}  # relative

@@ -9,7 +9,7 @@ import torch
 from build_oracle import assert_same_bits, codes_of, hostile_input
 from longcat_ops import per_token_group_quant_fp8, silu_and_mul_quant_fp8
 from near_oracle import FLOOR_SCALE, assert_quantised, silu_and_mul
-from op_cases import bits
+from op_results import bits
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 NAN, INF = float("nan"), float("inf")
