@@ -57,6 +57,32 @@ void enter_accumulator(Thread& self, WarpgroupUnit& unit, MmaInstruction& instru
     fail("divergent", "threads of warpgroup " + std::to_string(unit.component) + " use different accumulators", where);
 }
 
+// Hands the registers of finished instructions back to the thread.
+void retire_accumulators(Thread& self, uint64_t target, const Location& where) {
+  WgmmaThreadState& state = *self.wgmma;
+  const uint32_t lane = self.index % kWarpgroup;
+  std::erase_if(state.in_flight, [&](const WgmmaThreadState::InFlight& entry) {
+    if (entry.last_instruction > target) return false;
+    const int n = entry.accumulator->n;
+    for (uint32_t i = 0; i < uint32_t(n) / 2; ++i) {
+      if (std::bit_cast<uint32_t>(entry.registers[i]) != kPoison) fail("wgmma", kTouched, where);
+      entry.registers[i] = entry.accumulator->values[fragment_row(lane, i) * n + fragment_column(lane, i)];
+    }
+    state.fenced = false;
+    return true;
+  });
+}
+
+void retire_fragments(WgmmaThreadState& state, uint64_t target, const Location& where) {
+  std::erase_if(state.fragments, [&](const WgmmaThreadState::Fragment& fragment) {
+    if (fragment.instruction > target) return false;
+    if (!std::equal(fragment.values.begin(), fragment.values.end(), fragment.registers))
+      fail("wgmma", "a register of A was modified while the wgmma at " + describe(fragment.where) + " was in flight",
+           where);
+    return true;
+  });
+}
+
 }  // namespace
 
 void wgmma_fence(const Location& where) {
@@ -128,32 +154,8 @@ void wgmma_wait(uint32_t keep, const Location& where) {
   state.groups.erase(state.groups.begin(), state.groups.end() - keep);
   if (engine().settings.detectors) self.clock.order.raise(unit.component, unit.first_time + uint32_t(target));
 
-  const uint32_t lane = self.index % kWarpgroup;
-  for (size_t e = 0; e < state.in_flight.size();) {
-    const WgmmaThreadState::InFlight entry = state.in_flight[e];
-    if (entry.last_instruction > target) {
-      ++e;
-      continue;
-    }
-    const int n = entry.accumulator->n;
-    for (uint32_t i = 0; i < uint32_t(n) / 2; ++i) {
-      if (std::bit_cast<uint32_t>(entry.registers[i]) != kPoison) fail("wgmma", kTouched, where);
-      entry.registers[i] = entry.accumulator->values[fragment_row(lane, i) * n + fragment_column(lane, i)];
-    }
-    state.in_flight.erase(state.in_flight.begin() + e);
-    state.fenced = false;
-  }
-  for (size_t f = 0; f < state.fragments.size();) {
-    const WgmmaThreadState::Fragment& fragment = state.fragments[f];
-    if (fragment.instruction > target) {
-      ++f;
-      continue;
-    }
-    if (!std::equal(fragment.values.begin(), fragment.values.end(), fragment.registers))
-      fail("wgmma", "a register of A was modified while the wgmma at " + describe(fragment.where) + " was in flight",
-           where);
-    state.fragments.erase(state.fragments.begin() + f);
-  }
+  retire_accumulators(self, target, where);
+  retire_fragments(state, target, where);
 }
 
 }  // namespace longcat_ops::emu
