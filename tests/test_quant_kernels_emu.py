@@ -6,7 +6,6 @@ e4m3 of fp64; rms_norm_quant_fp8's y within the bound of its own test, and its q
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
 import sys
@@ -42,28 +41,10 @@ SMALL_SHAPES = [(0, 8), (1, 160), (7, 576), (129, 8)]
 FILLER = 0xA5  # of the bytes between rows
 
 
-def _tool(name: str) -> str | None:
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def library() -> None:
     """liblongcat_emu.so of this source tree, built when it is out of date."""
-    cmake, ninja = _tool("cmake"), _tool("ninja")
-    if cmake is None or ninja is None:
-        pytest.skip("cmake or ninja is not installed")
-    tree = ROOT / "build" / "emu"
-    tree.mkdir(parents=True, exist_ok=True)
-    configure = [cmake, "-S", ROOT, "-B", tree, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    configure += ["-DLONGCAT_CUDA=OFF", "-DLONGCAT_EMU=ON", f"-DPython_EXECUTABLE={sys.executable}"]
-    with (tree / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for command in ([] if (tree / "build.ninja").exists() else [configure]) + [[ninja, "-C", tree, "longcat_emu"]]:
-            result = subprocess.run(command, capture_output=True, text=True)
-            assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-    if emulated._loaded is None:
-        emulated.LIBRARY = tree / "liblongcat_emu.so"
+    subprocess.run([sys.executable, ROOT / "tools" / "build_emulator.py"], check=True)
 
 
 @pytest.fixture(autouse=True)
