@@ -16,11 +16,13 @@ target_compile_options(
   longcat_emu_core
   PUBLIC -O2 -ffp-contract=off -Wno-psabi -Wno-unknown-pragmas
   PRIVATE -Wall -Wextra)
+target_precompile_headers(longcat_emu_core PRIVATE ${emu_root}/cpp/emu/engine.h)
 
 file(GLOB emu_test_sources CONFIGURE_DEPENDS ${emu_root}/tests/emu/*.cpp)
 add_executable(emu_tests EXCLUDE_FROM_ALL ${emu_test_sources})
 target_compile_options(emu_tests PRIVATE -Wall -Wextra)
 target_link_libraries(emu_tests PRIVATE longcat_emu_core)
+target_precompile_headers(emu_tests PRIVATE ${emu_root}/tests/emu/check.h)
 
 add_library(emu_numerics SHARED EXCLUDE_FROM_ALL ${emu_root}/tests/emu/numerics/numerics.cpp)
 target_compile_options(emu_numerics PRIVATE -Wall -Wextra)

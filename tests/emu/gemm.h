@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <ctime>
 #include <random>
 #include <vector>
 
@@ -17,7 +18,14 @@ struct GemmResult {
   double relative_error = 0;
   long wrong = 0;
   emu::Stats stats;
+  double cpu_ms = 0;  // of the launch
 };
+
+inline double cpu_milliseconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return double(now.tv_sec) * 1e3 + double(now.tv_nsec) * 1e-6;
+}
 
 struct GemmData {
   GemmData(emu::World& world, GemmShape shape_, uint32_t n);
@@ -41,9 +49,12 @@ GemmResult gemm(uint64_t seed, emu::Policy policy, emu::Settings settings = {}, 
                 .registers_per_thread = 168,
                 .body = [params] { gemm_kernel<N, BUG>(params); },
                 .name = "gemm"});
+  const double begin = cpu_milliseconds();
   world.synchronize();
+  const double cpu_ms = cpu_milliseconds() - begin;
   GemmResult result = data.compare();
   result.stats = world.stats();
+  result.cpu_ms = cpu_ms;
   return result;
 }
 
