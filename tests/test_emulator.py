@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import subprocess
@@ -45,8 +46,10 @@ def build_directory() -> Path:
     cmake, ninja = _tool("cmake"), _tool("ninja")
     BUILD.mkdir(parents=True, exist_ok=True)
     options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DCMAKE_BUILD_TYPE=None"]
-    _run(cmake, "-S", ROOT / "tests" / "emu", "-B", BUILD, "-G", "Ninja", *options)
-    _run(cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1))
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come at once
+        _run(cmake, "-S", ROOT / "tests" / "emu", "-B", BUILD, "-G", "Ninja", *options)
+        _run(cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1))
     return BUILD
 
 

@@ -1,6 +1,7 @@
 // ldmatrix and stmatrix: 8x8 matrices of 16-bit elements between the registers of a warp and shared memory.
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #include "emu/engine.h"
 
@@ -25,7 +26,15 @@ Place place_of(uint32_t row, uint32_t element, bool transposed) {
   return {4 * row + element / 2, element % 2};
 }
 
+// Reports name the lane that gave the address, not the last one to come.
+struct ActAs {
+  explicit ActAs(Thread* thread) : self(std::exchange(current.thread, thread)) {}
+  ~ActAs() { current.thread = self; }
+  Thread* self;
+};
+
 uint8_t* access_row(const LaneMatrix& lane, bool write, const char* operation, const Location& where) {
+  const ActAs addressing(lane.thread);
   Cta& cta = *lane.thread->cta;
   uint8_t* row = cta.shared(lane.row_address, 16, operation, where);
   check_alignment(lane.row_address, 16, operation, where);
