@@ -46,6 +46,15 @@ def library() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "build_emulator.py"], check=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other longer than these small tensors take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def schedule() -> Iterator[None]:
     emulated.configure(seed=1, policy="random", detectors=True)
