@@ -67,18 +67,10 @@ struct Operand {  // value = significand * 2^(exponent - fraction bits of the fo
   std::vector<uint8_t> special_rows;  // with an infinity or a NaN
 };
 
-int exponent_of(double value) {
-  int exponent;
-  std::frexp(value, &exponent);
-  return exponent - 1;
-}
+// Of values that are normal in double, so of all floats but zero.
+int exponent_of(double value) { return int(std::bit_cast<uint64_t>(value) >> 52 & 0x7ff) - 1023; }
+double power_of_two(int exponent) { return std::bit_cast<double>(uint64_t(exponent + 1023) << 52); }
 
-struct AlignedSum {
-  int64_t units;
-  int exponent;
-};
-
-// Products have `product_fraction` fraction bits; `fraction` are kept.
 LC_EMU_VECTOR int largest_exponent(const int32_t* ea, const int32_t* eb, int k_count) {
   int largest = kNoExponent;
   for (int k = 0; k < k_count; ++k) {
@@ -88,16 +80,16 @@ LC_EMU_VECTOR int largest_exponent(const int32_t* ea, const int32_t* eb, int k_c
   return largest;
 }
 
-template <int kProductFraction, int kFraction>
-int64_t sum_of_products(const int32_t* a, const int32_t* ea, const int32_t* b, const int32_t* eb, int k_count,
-                        int alignment) {
-  int64_t sum = 0;
+// In units of the last place that is kept; `up` is how many more fraction bits are kept than products have. NOTE: 32
+// bits are enough: 32 * 15^2 * 2^7 for e4m3, 16 * 255^2 * 2^11 for bf16.
+LC_EMU_VECTOR int32_t sum_of_products(const int32_t* a, const int32_t* ea, const int32_t* b, const int32_t* eb,
+                                      int k_count, int alignment, int up) {
+  int32_t sum = 0;
   for (int k = 0; k < k_count; ++k) {
-    const int64_t product = int64_t(a[k]) * b[k];
-    // NOTE: cut toward zero, so the magnitude is shifted.
-    const int64_t magnitude = (product < 0 ? -product : product) << std::max(0, kFraction - kProductFraction);
-    const int shift = std::min(63, alignment - (ea[k] + eb[k]) + std::max(0, kProductFraction - kFraction));
-    sum += product < 0 ? -(magnitude >> shift) : magnitude >> shift;
+    const int32_t product = a[k] * b[k];
+    const int32_t shift = std::min(31, alignment - (ea[k] + eb[k]));
+    const int32_t magnitude = (product < 0 ? -product : product) << up >> shift;  // cut toward zero
+    sum += product < 0 ? -magnitude : magnitude;
   }
   return sum;
 }
@@ -109,11 +101,11 @@ float hopper_element(const int32_t* a, const int32_t* ea, const int32_t* b, cons
   if (c != 0) alignment = std::max(alignment, exponent_of(c));
   if (alignment == kNoExponent) return 0.0f;
   alignment = std::max(alignment, kSmallestExponent);
-  const int64_t products = sum_of_products<kProductFraction, kFraction>(a, ea, b, eb, k_count, alignment);
-  const double unit = std::ldexp(1.0, alignment - kFraction);
-  const double sum = double(products + int64_t(double(c) / unit)) * unit;
+  const int32_t products = sum_of_products(a, ea, b, eb, k_count, alignment, kFraction - kProductFraction);
+  const double unit = power_of_two(alignment - kFraction);
+  const double sum = double(int64_t(products) + int64_t(double(c) / unit)) * unit;
   if (sum == 0) return 0.0f;
-  const double step = std::ldexp(1.0, std::max(exponent_of(sum), -126) - kResultFraction);
+  const double step = power_of_two(std::max(exponent_of(sum), -126) - kResultFraction);
   return float(std::trunc(sum / step) * step);
 }
 
