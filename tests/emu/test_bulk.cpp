@@ -55,7 +55,7 @@ TEST(bulk_groups) {
     CHECK(false);
   } catch (const emu::Error& error) {
     CHECK_EQ(error.kind, std::string("exit"));
-    CHECK(error.text.find("test_copies.cpp") != std::string::npos);
+    CHECK(error.text.find("test_bulk.cpp") != std::string::npos);
   }
 }
 
