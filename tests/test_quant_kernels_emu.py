@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,83 +15,22 @@ import pytest
 import torch
 
 from build_oracle import VALUES, assert_same_bits, codes_of, encode, hostile_input
+from emulated_kernels import (  # noqa: F401  (fixtures of every test here)
+    DTYPES,
+    LAYOUTS,
+    ROOT,
+    SHAPES,
+    SMALL_SHAPES,
+    apart,
+    assert_gaps_untouched,
+    copied,
+    library,
+    one_thread,
+    run,
+    scales,
+    schedule,
+)
 from longcat_ops import reference
-from longcat_ops.ops import emulated
-from test_rms_norm_quant_fp8 import assert_normed
-
-ROOT = Path(__file__).resolve().parent.parent
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# (T, H)
-SHAPES = [
-    (0, 128),
-    (1, 8),
-    (1, 6144),
-    (7, 128),
-    (7, 160),
-    (7, 576),
-    (7, 6144),
-    (129, 8),
-    (129, 128),
-    (129, 576),
-]
-SMALL_SHAPES = [(0, 8), (1, 160), (7, 576), (129, 8)]
-FILLER = 0xA5  # of the bytes between rows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library() -> None:
-    """liblongcat_emu.so of this source tree, built when it is out of date."""
-    subprocess.run([sys.executable, ROOT / "tools" / "build_emulator.py"], check=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other longer than these small tensors take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def schedule() -> Iterator[None]:
-    emulated.configure(seed=1, policy="random", detectors=True)
-    yield
-    emulated.configure()
-
-
-def run(op: str, *arguments: object) -> None:
-    emulated.kernel(op, lambda *_: None)(*arguments)
-
-
-def apart(rows: int, columns: int, dtype: torch.dtype, gap: int = 0, offset: int = 0) -> torch.Tensor:
-    """[rows, columns] with `gap` elements between rows, `offset` elements after a 64-byte boundary, all of FILLER."""
-    storage = torch.empty((rows + 1) * (columns + gap) + offset + 64, dtype=dtype)
-    storage.view(torch.uint8).fill_(FILLER)
-    return storage[offset:].as_strided((rows, columns), (columns + gap, 1))
-
-
-def copied(x: torch.Tensor, gap: int, offset: int) -> torch.Tensor:
-    return apart(*x.shape, x.dtype, gap, offset).copy_(x)
-
-
-def scales(rows: int, columns: int, column_major: bool) -> torch.Tensor:
-    if not column_major:
-        return apart(rows, columns, torch.float32)
-    padded = -(-rows // 4) * 4
-    return apart(columns, padded, torch.float32).t()[:rows]
-
-
-def assert_gaps_untouched(*tensors: torch.Tensor) -> None:
-    for t in tensors:
-        everything = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
-        inside = torch.zeros(everything.numel(), dtype=torch.bool)
-        inside.as_strided(t.shape, t.stride(), t.storage_offset()).fill_(True)
-        assert bool((everything.view(torch.uint8).view(-1, t.element_size())[~inside] == FILLER).all())
-
-
-# (gap of x, offset of x, gap of q, offset of q): aligned; rows apart; a base off 16 bytes; q off 8; all at once.
-LAYOUTS = [(0, 0, 0, 0), (8, 0, 8, 0), (0, 1, 0, 0), (0, 0, 0, 3), (3, 5, 1, 7)]
 
 
 def quantise(x: torch.Tensor, group_size: int, layout: tuple[int, ...], column_major: bool) -> None:
@@ -236,133 +173,3 @@ def test_silu_and_mul_quant(rows: int, columns: int, dtype: torch.dtype) -> None
         run("silu_and_mul_quant_fp8", copied(x, gap, offset), q, s)
         assert_near_fp64(q, s, h)
         assert_gaps_untouched(q, s)
-
-
-def norm(x: torch.Tensor, residual: torch.Tensor | None, layout: tuple[int, ...], column_major: bool) -> None:
-    gap, offset, q_gap, q_offset = layout
-    rows, columns = x.shape
-    weight = apart(1, columns, torch.float32, 0, offset).uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
-    q = apart(rows, columns, torch.float8_e4m3fn, q_gap, q_offset)
-    s = scales(rows, -(-columns // 128), column_major)
-    y, total = apart(rows, columns, x.dtype, gap, offset), None
-    if residual is not None:
-        total, residual = apart(rows, columns, x.dtype, gap, offset), copied(residual, gap, offset)
-    run("rms_norm_quant_fp8", copied(x, gap, offset), weight[0], 1e-5, residual, q, s, y, total)
-    if residual is not None:
-        assert_same_bits(total, (x.float() + residual.float()).to(x.dtype))
-        assert_gaps_untouched(total)
-    assert_normed(y, x if total is None else total, weight[0], 1e-5)
-    expected_q, expected_s = reference.per_token_group_quant_fp8(y)
-    assert_same_bits(q, expected_q)
-    assert_same_bits(s, expected_s)
-    assert_gaps_untouched(q, s, y)
-
-
-# One, two, three, four and more chunks per thread; the last two are read twice.
-WIDTHS = [8, 128, 160, 576, 2056, 4096, 6144, 8192, 16384, 16392, 20000]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("columns", WIDTHS)
-def test_rms_norm_quant_widths(columns: int, dtype: torch.dtype) -> None:
-    x, residual = (torch.randn(2, columns, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(2))
-    norm(x, None, LAYOUTS[0], column_major=False)
-    norm(x, residual, LAYOUTS[0], column_major=True)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize(("rows", "columns"), [(0, 8), (1, 160), (7, 576), (33, 8), (2, 16392)])
-def test_rms_norm_quant_layouts(rows: int, columns: int, layout: tuple[int, ...]) -> None:
-    for dtype in DTYPES:
-        x, residual = (torch.randn(rows, columns, generator=torch.Generator().manual_seed(i)) * 30 for i in range(2))
-        norm(x.to(dtype), residual.to(dtype), layout, column_major=False)
-        norm(x.to(dtype), None, layout, column_major=True)
-
-
-def test_rms_norm_quant_special_rows() -> None:
-    x = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
-    x[0] = 0
-    x[1] = 1e-40
-    x[2, 3] = float("nan")
-    x[3, 200] = float("inf")
-    x[4] *= 1e6
-    expected = reference.rms_norm(x, torch.ones(256), 1e-5)
-    q, s, y = apart(6, 256, torch.float8_e4m3fn), scales(6, 2, False), apart(6, 256, torch.float32)
-    run("rms_norm_quant_fp8", x, torch.ones(256), 1e-5, None, q, s, y, None)
-    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-44, equal_nan=True)
-    expected_q, expected_s = reference.per_token_group_quant_fp8(y)
-    assert_same_bits(q, expected_q)
-    assert_same_bits(s, expected_s)
-
-
-def _all_outputs() -> list[torch.Tensor]:
-    x, residual = hostile_input(9, 576, torch.bfloat16), hostile_input(9, 576, torch.bfloat16, seed=2)
-    q, s = apart(9, 576, torch.float8_e4m3fn), scales(9, 5, True)
-    run("per_token_group_quant_fp8", x, 128, q, s)
-    outputs = [q, s]
-    q, s = apart(9, 576, torch.float8_e4m3fn), scales(1, 5, False)
-    run("per_block_quant_fp8", x.nan_to_num(1, 1, 1), q, s)
-    out = apart(9, 576, torch.float16)
-    run("dequant_fp8", q, s, 128, out)
-    outputs += [q, s, out]
-    q, s = apart(9, 288, torch.float8_e4m3fn), scales(9, 3, False)
-    run("silu_and_mul_quant_fp8", x, q, s)
-    outputs += [q, s]
-    q, s, y, total = apart(9, 576, q.dtype), scales(9, 5, False), apart(9, 576, x.dtype), apart(9, 576, x.dtype)
-    run("rms_norm_quant_fp8", x, torch.ones(576), 1e-5, residual, q, s, y, total)
-    return [*outputs, q, s, y, total]
-
-
-def test_bits_do_not_depend_on_the_schedule() -> None:
-    expected = _all_outputs()
-    for policy in emulated.POLICIES:
-        for seed in (2, 3, 4):
-            emulated.configure(seed, policy, detectors=True)
-            for actual, wanted in zip(_all_outputs(), expected, strict=True):
-                assert_same_bits(actual, wanted)
-
-
-def test_bits_of_a_row_do_not_depend_on_its_neighbours_or_alignment() -> None:
-    """Enough rows that a thread takes several of them, against one row at a time; and against unaligned rows."""
-    x = torch.randn(40, 1152, generator=torch.Generator().manual_seed(0)).bfloat16()
-
-    def each(x: torch.Tensor) -> list[torch.Tensor]:
-        rows = len(x)
-        q, s = apart(rows, 576, torch.float8_e4m3fn), scales(rows, 5, False)
-        run("silu_and_mul_quant_fp8", x, q, s)
-        q2, s2, y = apart(rows, 1152, q.dtype), scales(rows, 9, False), apart(rows, 1152, x.dtype)
-        run("rms_norm_quant_fp8", x, torch.ones(1152), 1e-5, None, q2, s2, y, None)
-        return [q, s, q2, s2, y]
-
-    together = each(x)
-    for row in (0, 17, 39):
-        for actual, wanted in zip(each(x[row : row + 1]), together, strict=True):
-            assert_same_bits(actual, wanted[row : row + 1])
-    for actual, wanted in zip(each(copied(x, 3, 1)), together, strict=True):
-        assert_same_bits(actual, wanted)
-
-
-def _short_scales() -> None:
-    q, s = apart(7, 128, torch.float8_e4m3fn), torch.empty(6, 1)
-    run("per_token_group_quant_fp8", torch.ones(7, 128), 128, q, s)
-
-
-def _short_residual() -> None:
-    x, q, s = torch.ones(7, 128), apart(7, 128, torch.float8_e4m3fn), scales(7, 1, False)
-    run(
-        "rms_norm_quant_fp8",
-        x,
-        torch.ones(128),
-        0.0,
-        torch.ones(7, 120),
-        q,
-        s,
-        torch.empty(7, 128),
-        torch.empty(7, 128),
-    )
-
-
-@pytest.mark.parametrize("call", [_short_scales, _short_residual])
-def test_an_access_outside_the_arguments_is_reported(call: Callable[[], None]) -> None:
-    with pytest.raises(emulated.EmulatorError, match="out-of-bounds"):
-        call()
