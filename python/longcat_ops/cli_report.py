@@ -52,7 +52,10 @@ def _run_lines(run: dict[str, Any]) -> list[str]:
             f"{run['device']}, {run['threads']} thread{'s' * (run['threads'] != 1)}, {run['dtype']}; {how}, {draft}",
         )
     ]
-    out += [_line("ops", f"{backend}: {', '.join(names)}") for backend, names in sorted(by_backend.items())]
+    most = max(by_backend, key=lambda backend: len(by_backend[backend]), default=None)
+    for backend, names in sorted(by_backend.items()):
+        others = len(by_backend) > 1 and backend == most and len(names) > 3
+        out.append(_line("ops", f"{backend}: {'all others' if others else ', '.join(names)}"))
     return out
 
 
