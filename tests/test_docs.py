@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from longcat_ops import _library, errors
+from longcat_ops.ops import emulated
 from longcat_ops.ops.registry import OPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,10 @@ def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
 def test_every_error_class_has_a_paragraph() -> None:
     classes = {name for name, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)}
     classes |= {
-        name for name, value in inspect.getmembers(_library, inspect.isclass) if issubclass(value, errors.LongcatError)
+        name
+        for module in (_library, emulated)
+        for name, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, errors.LongcatError)
     }
     text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
     sections = dict(zip(*[iter(re.split(r"^## (\w+)\n", text, flags=re.M)[1:])] * 2, strict=True))

@@ -31,8 +31,7 @@ def test_the_op_passes_its_own_tests(op: str) -> None:
 
 def test_the_contract_of_the_ops_holds() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "emu"]
-    chosen = " or ".join(f"[{op}-" for op in sorted(emulated.OPS))
-    done = run([*command, "tests/test_op_contract.py", "-k", chosen.replace("[", "").replace("-", "")])
+    done = run([*command, "tests/test_op_contract.py", "-k", " or ".join(sorted(emulated.OPS))])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 

@@ -1,5 +1,6 @@
-"""rms_norm_quant_fp8 in the host emulator, and what holds of all quantisation kernels: bits that no schedule, neighbour
-or alignment changes, and accesses outside the arguments that are reported.
+"""rms_norm_quant_fp8 in the host emulator: y within the bound of its own test, q and s the reference's of that y. And
+what holds of all quantisation kernels: bits that no schedule, neighbour or alignment changes, and accesses outside the
+arguments that are reported.
 """
 
 from __future__ import annotations

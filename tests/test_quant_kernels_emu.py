@@ -1,7 +1,7 @@
-"""The CUDA kernels of the quantisation ops and of rms_norm_quant_fp8 in the host emulator, its detectors on.
+"""The CUDA kernels of the quantisation ops in the host emulator, its detectors on.
 
 The pure quantisers must have the reference's bits. silu_and_mul_quant_fp8 is within 4 ulp of the scale and one step of
-e4m3 of fp64; rms_norm_quant_fp8's y within the bound of its own test, and its q and s are the reference's of that y.
+e4m3 of fp64.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <optional>
+#include <atomic>
 
 #include "base/check.h"
 #include "bindings/tensor_args.h"
@@ -36,10 +36,19 @@ inline lc_stream_t current_stream(int device) {
   return stream;
 }
 
+// NOTE: asked once per device: the answer stays, and finding it costs more than a launch.
+inline void require_supported(int device) {
+  static std::atomic<uint64_t> supported{0};
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if (supported.load(std::memory_order_relaxed) & bit) return;
+  if (lc_device_supported(device) != LC_OK) fail_unsupported(lc_last_error(), "use an H100, H200 or H800");
+  supported.fetch_or(bit, std::memory_order_relaxed);
+}
+
 // Runs `function(stream)`, an lc_ call, with `device` current; throws what it reports.
 template <class Function>
 void launch_on(int device, const Function& function) {
-  if (lc_device_supported(device) != LC_OK) fail_unsupported(lc_last_error(), "use an H100, H200 or H800");
+  require_supported(device);
   const torch::stable::accelerator::DeviceGuard guard(device);
   if (function(current_stream(device)) != LC_OK) throw std::runtime_error(lc_last_error());
 }

@@ -43,13 +43,28 @@ void check_hint(const char* op, const char* name, std::optional<int64_t> hint) {
   LC_CHECK(hint.value_or(0) >= 0, op, name, std::to_string(*hint), "0 or more rows", "", "");
 }
 
+// What the three layouts share: a [.., K] against b [G, N, K].
+void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, const char* layout) {
+  check_activation(op, lhs, rank, layout);
+  check_stacked_weight(op, "b", "sb", rhs, &lhs.values);
+  check_inner_size(op, "b", rhs.values, lhs.values);
+}
+
+void check_grouped_output(const char* op, Fp8Pair lhs, Fp8Pair rhs, Named index, const TensorDesc* out,
+                          std::initializer_list<int64_t> sizes) {
+  const Named like{"a", &lhs.values};
+  check_gemm_output(op, out, sizes, like);
+  check_no_alias(op, {like, {"sa", &lhs.scales}, {"b", &rhs.values}, {"sb", &rhs.scales}, index}, {{"out", out}});
+}
+
 }  // namespace
 
 void check_stacked_weight(const char* op, const char* name, const char* scales_name, Fp8Pair weight,
                           const TensorDesc* like) {
   const auto& [w, s] = weight;
   check_lead(op, {name, &w}, 3, "[G, N, K]");
-  check_operand(op, {name, &w}, DType::kFloat8E4M3, {w.sizes[0], w.sizes[1], w.sizes[2]}, {"a", like ? like : &w});
+  if (like) check_same_device(op, {name, &w}, {"a", like});
+  check_dtype(op, name, w, DType::kFloat8E4M3);
   check_width(op, name, w, w.sizes[1]);
   check_width(op, name, w, w.sizes[2]);
   check_contiguous(op, name, w);
@@ -60,7 +75,8 @@ void check_stacked_weight(const char* op, const char* name, const char* scales_n
 void check_gate_up(const char* op, const char* name, const char* scales_name, Fp8Pair gate_up, const TensorDesc* like) {
   const auto& [w, s] = gate_up;
   check_lead(op, {name, &w}, 3, "[G, 2I, K]");
-  check_operand(op, {name, &w}, DType::kFloat8E4M3, {w.sizes[0], w.sizes[1], w.sizes[2]}, {"a", like ? like : &w});
+  if (like) check_same_device(op, {name, &w}, {"a", like});
+  check_dtype(op, name, w, DType::kFloat8E4M3);
   LC_CHECK(w.sizes[1] > 0 && w.sizes[1] % (2 * kWidthMultiple) == 0, op, name, "of shape " + shape_text(w),
            text("[G, 2I, K] with I a positive multiple of ", kWidthMultiple), describe(name, w), "");
   check_width(op, name, w, w.sizes[2]);
@@ -77,7 +93,8 @@ void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc* out) {
   check_lead(kOp, {"b", &b}, 2, "[N, K]");
   check_inner_size(kOp, "b", b, a);
   const int64_t n = b.sizes[0], k = b.sizes[1];
-  check_operand(kOp, {"b", &b}, DType::kFloat8E4M3, {n, k}, like);
+  check_same_device(kOp, {"b", &b}, like);
+  check_dtype(kOp, "b", b, DType::kFloat8E4M3);
   check_width(kOp, "b", b, n);
   check_unit_inner_stride(kOp, "b", b);
   check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &b});
@@ -90,14 +107,10 @@ void check_m_grouped_fp8_gemm_nt_offset(Fp8Pair lhs, Fp8Pair rhs, const TensorDe
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_offset";
   const TensorDesc &a = lhs.values, &b = rhs.values;
   const Named like{"a", &a};
-  check_activation(kOp, lhs, 2, "[M, K]");
-  check_stacked_weight(kOp, "b", "sb", rhs, &a);
-  check_inner_size(kOp, "b", b, a);
+  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
   check_index_vector(kOp, "offsets", offsets, b.sizes[0] + 1, like);
   check_hint(kOp, "max_m_hint", max_m_hint);
-  check_gemm_output(kOp, out, {a.sizes[0], b.sizes[1]}, like);
-  check_no_alias(kOp, {like, {"sa", &lhs.scales}, {"b", &b}, {"sb", &rhs.scales}, {"offsets", &offsets}},
-                 {{"out", out}});
+  check_grouped_output(kOp, lhs, rhs, {"offsets", &offsets}, out, {a.sizes[0], b.sizes[1]});
 }
 
 void check_m_grouped_fp8_gemm_nt_masked(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& masked_m, int64_t expected_m,
@@ -105,16 +118,12 @@ void check_m_grouped_fp8_gemm_nt_masked(Fp8Pair lhs, Fp8Pair rhs, const TensorDe
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_masked";
   const TensorDesc &a = lhs.values, &b = rhs.values;
   const Named like{"a", &a};
-  check_activation(kOp, lhs, 3, "[G, M, K]");
-  check_stacked_weight(kOp, "b", "sb", rhs, &a);
-  check_inner_size(kOp, "b", b, a);
+  check_grouped_operands(kOp, lhs, rhs, 3, "[G, M, K]");
   LC_CHECK(b.sizes[0] == a.sizes[0], kOp, "b", "of shape " + shape_text(b),
            text("a first size of ", a.sizes[0], ", the G of `a`"), describe("a", a), "");
   check_index_vector(kOp, "masked_m", masked_m, a.sizes[0], like);
   check_hint(kOp, "expected_m", expected_m);
-  check_gemm_output(kOp, out, {a.sizes[0], a.sizes[1], b.sizes[1]}, like);
-  check_no_alias(kOp, {like, {"sa", &lhs.scales}, {"b", &b}, {"sb", &rhs.scales}, {"masked_m", &masked_m}},
-                 {{"out", out}});
+  check_grouped_output(kOp, lhs, rhs, {"masked_m", &masked_m}, out, {a.sizes[0], a.sizes[1], b.sizes[1]});
 }
 
 void check_m_grouped_fp8_gemm_nt_contiguous(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& m_indices,
@@ -122,13 +131,9 @@ void check_m_grouped_fp8_gemm_nt_contiguous(Fp8Pair lhs, Fp8Pair rhs, const Tens
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_contiguous";
   const TensorDesc &a = lhs.values, &b = rhs.values;
   const Named like{"a", &a};
-  check_activation(kOp, lhs, 2, "[M, K]");
-  check_stacked_weight(kOp, "b", "sb", rhs, &a);
-  check_inner_size(kOp, "b", b, a);
+  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
   check_index_vector(kOp, "m_indices", m_indices, a.sizes[0], like);
-  check_gemm_output(kOp, out, {a.sizes[0], b.sizes[1]}, like);
-  check_no_alias(kOp, {like, {"sa", &lhs.scales}, {"b", &b}, {"sb", &rhs.scales}, {"m_indices", &m_indices}},
-                 {{"out", out}});
+  check_grouped_output(kOp, lhs, rhs, {"m_indices", &m_indices}, out, {a.sizes[0], b.sizes[1]});
 }
 
 void check_interleave_gate_up(Fp8Pair gate_up, const TensorDesc* w_out, const TensorDesc* s_out) {

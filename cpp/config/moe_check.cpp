@@ -44,7 +44,7 @@ void check_expert_weight(const char* op, const char* name, const char* scales_na
   if (scales && is_gate_up) return check_gate_up(op, name, scales_name, {w, *scales}, &x);
   if (scales) return check_stacked_weight(op, name, scales_name, {w, *scales}, &x);
   check_lead(op, {name, &w}, 3, is_gate_up ? "[G, 2I, H]" : "[G, H, I]");
-  check_operand(op, {name, &w}, w.dtype, {w.sizes[0], w.sizes[1], w.sizes[2]}, {"x", &x});
+  check_same_device(op, {name, &w}, {"x", &x});
   check_contiguous(op, name, w);
 }
 

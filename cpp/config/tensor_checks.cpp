@@ -71,14 +71,18 @@ void check_alignment(const char* op, const char* name, const TensorDesc& tensor)
            text(name, ".clone()"));
 }
 
-void check_operand(const char* op, Named argument, DType dtype, std::initializer_list<int64_t> sizes, Named like) {
+void check_same_device(const char* op, Named argument, Named like) {
   const TensorDesc &tensor = *argument.tensor, &leader = *like.tensor;
   LC_CHECK(tensor.device == leader.device && tensor.device_index == leader.device_index, op, argument.name,
            "on " + device_text(tensor), "on " + device_text(leader) + text(", the device of `", like.name, "`"),
            describe(like.name, leader), "");
-  check_dtype(op, argument.name, tensor, dtype);
-  check_shape(op, argument.name, tensor, sizes, like);
-  check_alignment(op, argument.name, tensor);
+}
+
+void check_operand(const char* op, Named argument, DType dtype, std::initializer_list<int64_t> sizes, Named like) {
+  check_same_device(op, argument, like);
+  check_dtype(op, argument.name, *argument.tensor, dtype);
+  check_shape(op, argument.name, *argument.tensor, sizes, like);
+  check_alignment(op, argument.name, *argument.tensor);
 }
 
 void check_lead(const char* op, Named argument, int rank, const char* layout) {

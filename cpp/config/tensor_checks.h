@@ -31,6 +31,8 @@ void check_shape(const char* op, const char* name, const TensorDesc& tensor, std
 // The data address must be a multiple of the element size, which C++ requires of any access.
 void check_alignment(const char* op, const char* name, const TensorDesc& tensor);
 
+void check_same_device(const char* op, Named argument, Named like);
+
 // Device, dtype, shape and alignment of an argument that `like` fixes; strides are left to the checks below.
 void check_operand(const char* op, Named argument, DType dtype, std::initializer_list<int64_t> sizes, Named like);
 

@@ -1,5 +1,6 @@
 // exp in float32 without a library call or a fused multiply-add: compilers vectorise it, and every instruction set
-// gives the same bits. Within 2 ulp; below -104 it is 0, above 89 inf, NaN stays NaN.
+// gives the same bits. Within 2 ulp; below -104 it is 0, above 89 inf, NaN stays NaN. Not the exp of the CUDA kernels
+// (cuda/device/math.cuh), which is built on fused multiply-adds.
 #pragma once
 
 #include "cpu/float_formats.h"

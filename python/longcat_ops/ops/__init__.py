@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from . import registry
 from .registry import OPS
 
 _MODULE_OF = {"Plan": "moe", "Routing": "moe", **{name: op.module for name, op in OPS.items()}}
@@ -23,8 +24,6 @@ def supports(op: str, *args: Any, **kwargs: Any) -> tuple[bool, str, str]:
     Raises:
         LongcatUnsupportedError: there is no such op.
     """
-    from . import registry
-
     return registry.supports(op, args, kwargs)
 
 

@@ -1,5 +1,5 @@
-"""Plain-torch FP8 GEMMs: the oracle, and the CPU path. Quantising and widening go through the ops: same bits, native
-speed.
+"""Plain-torch FP8 GEMMs: the oracle, and the path where there is no kernel. Quantising and widening go through the ops:
+same bits, native speed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Plain-torch routing, dispatch and combine: the oracle, and the CPU path. Nothing here reads a tensor on the host, so
-on a GPU the same code can be captured in a graph.
+"""Plain-torch routing, dispatch and combine: the oracle, and the path where there is no kernel. Nothing here
+reads a tensor on the host, so on a GPU the same code can be captured in a graph.
 """
 
 from __future__ import annotations
