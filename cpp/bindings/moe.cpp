@@ -11,20 +11,6 @@
 #include "config/tensor_checks.h"
 
 namespace longcat_ops::bindings {
-namespace {
-
-template <class T>
-T* data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-template <class T>
-const T* const_data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-}  // namespace
-
 void moe_route_cpu(const Tensor& logits, const Tensor& bias, const std::optional<Tensor>& num_valid, int64_t top_k,
                    int64_t num_experts, int64_t num_zero_experts, double scale, const Tensor& ids,
                    const Tensor& weights, const Tensor& zero_weight, const Tensor& num_real, const Tensor& counts,

@@ -54,9 +54,8 @@ void rms_norm_quant_fp8_cuda(const Tensor& x, const Tensor& weight, double eps, 
     sum = cuda_matrix(*residual_out, *residual_out_desc.get());
   }
   launch_on(x_desc.device_index, [&](lc_stream_t stream) {
-    return lc_rms_norm_quant_fp8(&in, static_cast<const float*>(weight.const_data_ptr()), eps,
-                                 residual ? &residual_in : nullptr, &values, &scales, &normed,
-                                 residual ? &sum : nullptr, stream);
+    return lc_rms_norm_quant_fp8(&in, const_data<float>(weight), eps, residual ? &residual_in : nullptr, &values,
+                                 &scales, &normed, residual ? &sum : nullptr, stream);
   });
 }
 

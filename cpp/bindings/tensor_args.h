@@ -58,6 +58,16 @@ class OptionalDesc {
   std::optional<TensorDesc> desc_;
 };
 
+template <class T>
+T* data(const torch::stable::Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <class T>
+const T* const_data(const torch::stable::Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
 inline cpu::Matrix matrix_view(const void* data, const TensorDesc& desc) {
   return {const_cast<void*>(data), desc.strides[0], desc.strides[1]};
 }

@@ -55,6 +55,11 @@ Memory& Memory::add(const char* name, const lc_matrix* matrix, bool written) {
   return *this;
 }
 
+Memory& Memory::add(const char* name, void* data, size_t bytes, bool written) {
+  if (data != nullptr && bytes > 0) regions_.push_back({data, bytes, name, written});
+  return *this;
+}
+
 namespace {
 
 // The kernel ahead on the stream: lets the next one start at once, and only then writes all arguments (each one's first

@@ -19,20 +19,38 @@ class Memory {
     void* data;
     size_t bytes;
     const char* name;
-    bool written;  // by the kernel: what it held before is lost
+    bool written;  // by the kernel: what it held before is lost; a kernel that adds to an argument reads it
   };
 
   Memory& reads(const char* name, const lc_matrix* matrix) { return add(name, matrix, false); }
   Memory& writes(const char* name, const lc_matrix* matrix) { return add(name, matrix, true); }
+  // What is contiguous; null is no argument.
+  template <class T>
+  Memory& reads(const char* name, const T* data, int64_t count) {
+    return add(name, const_cast<T*>(data), static_cast<size_t>(count) * sizeof(T), false);
+  }
+  template <class T>
+  Memory& writes(const char* name, T* data, int64_t count) {
+    return add(name, data, static_cast<size_t>(count) * sizeof(T), true);
+  }
   const std::vector<Region>& regions() const { return regions_; }
 
  private:
   Memory& add(const char* name, const lc_matrix* matrix, bool written);
+  Memory& add(const char* name, void* data, size_t bytes, bool written);
 
   std::vector<Region> regions_;
 #else
   Memory& reads(const char*, const lc_matrix*) { return *this; }
   Memory& writes(const char*, const lc_matrix*) { return *this; }
+  template <class T>
+  Memory& reads(const char*, const T*, int64_t) {
+    return *this;
+  }
+  template <class T>
+  Memory& writes(const char*, T*, int64_t) {
+    return *this;
+  }
 #endif
 };
 

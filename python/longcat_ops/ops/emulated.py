@@ -62,6 +62,10 @@ def _matrix(t: Tensor | None) -> Any:
     return ctypes.byref(_Matrix(t.data_ptr(), _DTYPES[t.dtype], *t.shape, *t.stride()))
 
 
+def _data(t: Tensor | None) -> Any:
+    return ctypes.c_void_p(None if t is None else t.data_ptr())
+
+
 # From the arguments of the schema to those of the C function, the stream left out.
 _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "per_token_group_quant_fp8": lambda x, group, q, s: (_matrix(x), ctypes.c_int64(group), _matrix(q), _matrix(s)),
@@ -70,7 +74,7 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "dequant_fp8": lambda q, s, group, out: (_matrix(q), _matrix(s), ctypes.c_int64(group), _matrix(out)),
     "rms_norm_quant_fp8": lambda x, weight, eps, residual, q, s, y, residual_out: (
         _matrix(x),
-        ctypes.c_void_p(weight.data_ptr()),
+        _data(weight),
         ctypes.c_double(eps),
         _matrix(residual),
         *(_matrix(t) for t in (q, s, y, residual_out)),
