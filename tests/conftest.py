@@ -66,3 +66,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             gpu_problem = _gpu_problem() if gpu_problem is None else gpu_problem
             if gpu_problem:
                 item.add_marker(pytest.mark.skip(reason=gpu_problem))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What tests/test_conformance.py found, if it ran."""
+    from conformance import primitives
+
+    if lines := config.stash.get(primitives.SUMMARY, None):
+        terminalreporter.section("primitives of cuda/ptx")
+        for line in lines:
+            terminalreporter.write_line(line)

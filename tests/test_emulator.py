@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import emulator_build
+
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "emulator-tests"
-
-
-def _tool(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        pytest.skip(f"needs {name}")
-    return found
 
 
 def _test_names() -> list[str]:
@@ -34,23 +23,9 @@ def _test_names() -> list[str]:
     return [name for name in names if name != "time"]
 
 
-def _run(*command: str | Path, **kwargs) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
-    return done.stdout
-
-
 @pytest.fixture(scope="session")
 def build_directory() -> Path:
-    """Configured and built once; later runs rebuild what has changed."""
-    cmake, ninja = _tool("cmake"), _tool("ninja")
-    BUILD.mkdir(parents=True, exist_ok=True)
-    options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DCMAKE_BUILD_TYPE=None"]
-    with (BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come at once
-        _run(cmake, "-S", ROOT / "tests" / "emu", "-B", BUILD, "-G", "Ninja", *options)
-        _run(cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1))
-    return BUILD
+    return emulator_build.build()
 
 
 @pytest.fixture(scope="session")

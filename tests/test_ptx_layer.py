@@ -5,7 +5,6 @@ Nothing here runs on a GPU. The compiled tests need nvcc, those that read machin
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import re
@@ -16,26 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from conformance.primitives import FUNCTION, wrapped
+from cuda_tools import NVCC, find_tool, nvcc_flags
+
 ROOT = Path(__file__).resolve().parents[1]
 PTX = ROOT / "cuda" / "ptx"
 SOURCES = ROOT / "tests" / "cuda"
 GENERATOR = ROOT / "cmake" / "generate_wgmma.py"
 LINK = re.compile(r"// https://docs\.nvidia\.com/cuda/parallel-thread-execution/#[a-z0-9-]+\n")
-FUNCTION = re.compile(r"^LC_DEVICE (?:constexpr )?[\w:]+ (\w+)\(", re.MULTILINE)
 
 
-def find_tool(name: str) -> str | None:
-    """On PATH, in a CUDA toolkit, or in the wheels that carry it (nvidia-cuda-nvdisasm, triton)."""
-    folders = [Path(os.environ[key], "bin") for key in ("CUDA_HOME", "CUDA_PATH") if key in os.environ]
-    folders.append(Path("/usr/local/cuda/bin"))
-    for package, pattern in (("nvidia", "*/bin"), ("triton", "backends/nvidia/bin")):
-        spec = importlib.util.find_spec(package)
-        for location in (spec.submodule_search_locations or []) if spec else []:
-            folders += Path(location).glob(pattern)
-    return shutil.which(name) or next((str(f / name) for f in folders if os.access(f / name, os.X_OK)), None)
-
-
-NVCC = os.environ.get("CUDACXX") or find_tool("nvcc")
 NVDISASM = find_tool("nvdisasm")
 CXX = shutil.which(os.environ.get("CXX", "g++"))
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc was not found on PATH, in CUDA_HOME or in /usr/local/cuda")
@@ -55,9 +44,7 @@ class Compiler:
     """nvcc with the flags of cmake/Cuda.cmake. Each source is compiled once, and must give no diagnostics."""
 
     def __init__(self, generated: Path, folder: Path) -> None:
-        listed = re.search(r"set\(LONGCAT_NVCC_FLAGS ([^)]*)\)", (ROOT / "cmake" / "Cuda.cmake").read_text())
-        assert listed
-        self.flags = [*listed[1].split(), f"-I{ROOT / 'cuda'}", f"-I{generated}"]
+        self.flags = [*nvcc_flags(), f"-I{ROOT / 'cuda'}", f"-I{generated}"]
         self.folder = folder
 
     def run(self, source: Path, kind: str, standard: int = 20) -> tuple[Path, str]:
@@ -101,18 +88,9 @@ def test_missing_fence_would_be_noticed(compiler: Compiler, tmp_path: Path) -> N
     assert "C7519" in printed
 
 
-def wrappers() -> dict[str, str]:
-    """Name -> file of every function that kernels may call."""
-    found = {}
-    for path in PTX.glob("*.cuh"):
-        text = re.sub(r"namespace detail \{.*?\}  // namespace detail\n", "", path.read_text(), flags=re.DOTALL)
-        found |= dict.fromkeys(FUNCTION.findall(text), path.name)
-    return found
-
-
 def test_every_wrapper_is_called() -> None:
     text = "".join(path.read_text() for path in SOURCES.glob("*.cu"))
-    names = wrappers()
+    names = wrapped()
     assert len(names) > 80
     assert [name for name in names if not re.search(rf"\bptx::{name}\b", text)] == []
 

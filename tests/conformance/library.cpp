@@ -1,0 +1,2 @@
+// The conformance cases over the host emulator.
+#include "library.h"

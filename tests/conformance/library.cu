@@ -1,0 +1,2 @@
+// The conformance cases for a GPU.
+#include "library.h"

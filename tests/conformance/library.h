@@ -1,0 +1,54 @@
+// The conformance library's C ABI, the same over the emulator (library.cpp) and for a GPU (library.cu).
+#pragma once
+
+#include "convert.cuh"
+#include "matrix.cuh"
+
+namespace longcat_ops::conformance {
+
+// Every chapter's cases, in the order in which they run.
+inline const std::vector<Case>& all_cases() {
+  static const std::vector<Case> all = [] {
+    Cases cases;
+    convert_cases(cases);
+    matrix_cases(cases);
+    return cases.all();
+  }();
+  return all;
+}
+
+inline Result last_result;
+inline std::string last_error;
+
+}  // namespace longcat_ops::conformance
+
+#define LC_EXPORT extern "C" __attribute__((visibility("default")))
+
+LC_EXPORT int conformance_count() { return static_cast<int>(longcat_ops::conformance::all_cases().size()); }
+LC_EXPORT const char* conformance_name(int i) { return longcat_ops::conformance::all_cases()[i].name.c_str(); }
+LC_EXPORT const char* conformance_primitives(int i) {
+  return longcat_ops::conformance::all_cases()[i].primitives.c_str();
+}
+LC_EXPORT const char* conformance_note(int i) { return longcat_ops::conformance::all_cases()[i].note.c_str(); }
+
+// Runs case i; 0 when it produced its outputs, whatever they are. A GPU takes no notice of seed and policy.
+LC_EXPORT int conformance_run(int i, uint64_t seed, int policy) {
+  using namespace longcat_ops::conformance;
+  last_result = {};
+  last_error.clear();
+  try {
+    Machine machine(seed, policy);
+    all_cases()[i].run(machine);
+    last_result = std::move(machine.result);
+    return 0;
+  } catch (const std::exception& error) {
+    last_error = error.what();
+    return 1;
+  }
+}
+
+LC_EXPORT const char* conformance_error() { return longcat_ops::conformance::last_error.c_str(); }
+// Outputs of the last run, and what they should be: as many bytes.
+LC_EXPORT size_t conformance_size() { return longcat_ops::conformance::last_result.actual.size(); }
+LC_EXPORT const uint8_t* conformance_actual() { return longcat_ops::conformance::last_result.actual.data(); }
+LC_EXPORT const uint8_t* conformance_expected() { return longcat_ops::conformance::last_result.expected.data(); }
