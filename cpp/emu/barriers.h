@@ -14,6 +14,13 @@ namespace longcat_ops::emu {
 struct Thread;
 struct Cta;
 
+// What the arrivals of a phase make known.
+struct BarrierPhase {
+  Clock clock;
+  bool across_cluster = false;  // by a release at cluster scope: the wait must have that scope too
+  bool too_narrow = false;      // by another CTA's release at CTA scope
+};
+
 struct MBarrier {
   bool live = false;
   bool fenced = false;   // its initialisation is visible to the async proxy
@@ -26,10 +33,13 @@ struct MBarrier {
   uint32_t init_component = 0;
   uint32_t init_time = 0;
   Location init_at;
-  uint32_t component = 0;  // of the copies that it counts; their time is first_time + phase
+  Thread* init_by = nullptr;
+  uint32_t shown_component = 0;  // of its initialisation as fence.mbarrier_init shows it to the cluster
+  uint32_t shown_time = 0;       // 0: not yet
+  uint32_t component = 0;        // of the copies that it counts; their time is first_time + phase
   uint32_t first_time = 1;
-  Clock arriving;  // of the phase in progress
-  Clock complete;  // of the newest complete phase
+  BarrierPhase arriving;  // the phase in progress
+  BarrierPhase complete;  // the newest complete phase
   std::vector<Thread*> waiters;
 
   uint32_t copy_time() const { return first_time + phase; }

@@ -197,6 +197,7 @@ void check_exit(const Thread& thread) {
   const Cta& cta = *thread.cta;
   if (cta.live_threads > 1) return;
   if (cta.copies_in_flight > 0) fail("exit", "a CTA ends while copies to its shared memory are in flight", where);
+  check_foreign_done(cta, where);
   for (size_t warp = 0; warp < cta.warp_registers.size(); ++warp)
     if (cta.warp_registers[warp] != cta.warp_registers[warp / 4 * 4])
       fail("setmaxnreg", "warps of one warpgroup have different register counts", where);

@@ -26,8 +26,16 @@ std::string hex(uint64_t value) {
 
 struct Place {
   const Engine& engine;
-  const char* memory;  // "shared memory" or the allocation's name
+  const char* memory;        // "shared memory" or the allocation's name
+  const Cta* cta = nullptr;  // whose shared memory
 };
+
+// Ordered by a fence that covers only what a CTA does to its own shared memory.
+bool ordered_as_own(const Place& place, const Access& access, uint32_t component, uint32_t time) {
+  if (place.cta == nullptr || access.order_shared == nullptr || (*access.order_shared)[component] < time) return false;
+  const Component& who = place.engine.components[component];
+  return who.cta == place.cta->index && who.device == place.cta->grid->launch.device;
+}
 
 void report_fault(void* context, Fault fault, const Access& access, const Cell& cell, const ReadEpoch* read,
                   size_t offset) {
@@ -42,9 +50,11 @@ void report_fault(void* context, Fault fault, const Access& access, const Cell& 
   const std::string at = std::string(", in ") + place.memory + "+" + hex(offset);
   switch (fault) {
     case Fault::kWriteRace:
+      if (ordered_as_own(place, access, cell.write_component, cell.write_time)) return;
       fail("race", what + " is not ordered after the write by " + other(cell.write_site, cell.write_component) + at,
            mine.where);
     case Fault::kReadRace:
+      if (ordered_as_own(place, access, read->component, read->time)) return;
       fail("race", what + " is not ordered after the read by " + other(read->site, read->component) + at, mine.where);
     case Fault::kProxy:
       fail("proxy",
@@ -191,6 +201,7 @@ std::string Engine::describe_component(uint32_t component) const {
 Access Engine::thread_access(const Thread& thread, const Location& where, const char* operation) {
   Access access{.component = thread.component, .time = thread.time(), .order = &thread.clock.order};
   access.site = site(where, operation);
+  access.order_shared = &thread.clock.order_shared;
   access.own_accesses_ordered = true;
   access.own_since = thread.own_since;
   access.own_seen = thread.own_seen;
@@ -200,7 +211,7 @@ Access Engine::thread_access(const Thread& thread, const Location& where, const 
 
 void Engine::check_shared(Cta& cta, uint32_t address, size_t bytes, const Access& access) {
   if (!settings.detectors) return;
-  Place place{*this, "shared memory"};
+  Place place{*this, "shared memory", &cta};
   cta.shadow.access(address - cta.smem_base, bytes, access, report_fault, &place, stats.cell_checks);
 }
 

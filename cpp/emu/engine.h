@@ -14,6 +14,7 @@
 
 #include "emu/barriers.h"
 #include "emu/clock.h"
+#include "emu/cluster.h"
 #include "emu/fiber.h"
 #include "emu/memory_map.h"
 #include "emu/ops.h"
@@ -73,25 +74,40 @@ struct Thread {
   std::optional<Scope> fence_scope;
   VectorClock pending_acquire;  // what relaxed reads saw, acquired by a later fence.acq_rel
   bool has_pending_acquire = false;
+  VectorClock shared_release;           // what a fence.release of the CTA's own shared memory covers
+  bool cluster_arrived = false;         // and not yet waited
+  uint32_t cluster_phase = 0;           // of that arrival
+  uint32_t remote_component = kNobody;  // of accesses to other CTAs' shared memory
+  uint32_t remote_time = 0;
+  uint32_t remote_since = 0;           // own time at which remote_time began
+  uint32_t shown_component = kNobody;  // of fence.mbarrier_init
+  uint32_t shown_time = 0;
   uint64_t seen_events = 0;  // Engine::events when a flag was last looked at
   bool read_timer = false;
   uint32_t failed_tries = 0;
 };
 
 struct Cta {
-  Cta(Grid* grid_, uint32_t index_, uint32_t slot_);
+  Cta(Grid* grid_, std::shared_ptr<Cluster> cluster_, uint32_t index_, uint32_t slot_);
   ~Cta();
 
   uint8_t* shared(uint32_t address, size_t bytes, const char* operation, const Location& where);  // checks bounds
+  // Descriptors hold the low bits of an address.
+  uint32_t own_address(uint32_t low) const { return cluster->window(rank) | low; }
 
   Grid* grid;
+  std::shared_ptr<Cluster> cluster;
   uint32_t index;
+  uint32_t rank;  // in the cluster
   uint32_t slot;
   uint32_t smem_base;
   std::vector<uint8_t> smem;
   ShadowMemory shadow;
   std::vector<std::unique_ptr<Thread>> threads;
   uint32_t live_threads;
+  uint32_t start_component = 0;  // of the CTA's start, in clusters
+  uint32_t start_time = 0;
+  std::vector<ForeignAccess> foreign;
   uint32_t copies_in_flight = 0;  // that read or write this CTA's shared memory
   bool triggered = false;         // griddepcontrol.launch_dependents
   BarrierTable barriers;
@@ -207,7 +223,8 @@ struct Engine {
   void cancel_threads();
   void start_ctas();
   bool may_start_early(const Grid& grid);
-  void start_cta(Grid& grid);
+  void start_cluster(Grid& grid);
+  void start_cta(Grid& grid, const std::shared_ptr<Cluster>& cluster);
   uint32_t take_slot(uint32_t threads);
   void finish_ctas();
   void finish_cta(Cta& cta);
@@ -227,6 +244,9 @@ Thread& this_thread();   // outside a kernel: an error
 void run_thread_body();  // entry of every fiber
 void check_exit(const Thread& thread);
 void check_bulk_reads_done(const Thread& thread);
+
+// The live mbarrier at an address in the CTA's shared memory; its initialisation is known to the running thread.
+MBarrier& live_barrier(Cta& cta, uint32_t address, const Location& where);
 
 // Leaves the running thread until somebody wakes it.
 void block(const char* on, const Location& where);

@@ -13,11 +13,13 @@ uint32_t round_up(uint32_t value, uint32_t unit) { return (value + unit - 1) / u
 
 Thread::Thread(Cta* cta_, uint32_t index_, uint32_t component_) : cta(cta_), index(index_), component(component_) {}
 
-Cta::Cta(Grid* grid_, uint32_t index_, uint32_t slot_)
+Cta::Cta(Grid* grid_, std::shared_ptr<Cluster> cluster_, uint32_t index_, uint32_t slot_)
     : grid(grid_),
+      cluster(std::move(cluster_)),
       index(index_),
+      rank(index_ % cluster->size()),
       slot(slot_),
-      smem_base(1024 * (1 + engine().random.below(4))),  // nobody may count on its address
+      smem_base(cluster->window(rank) | cluster->smem_offset),
       smem(grid_->launch.smem_bytes, 0xff),
       shadow(grid_->launch.smem_bytes, false),
       live_threads(grid_->launch.block),
@@ -33,6 +35,10 @@ Cta::Cta(Grid* grid_, uint32_t index_, uint32_t slot_)
 Cta::~Cta() = default;
 
 uint8_t* Cta::shared(uint32_t address, size_t bytes, const char* operation, const Location& where) {
+  if ((address ^ smem_base) >> Cluster::kWindowBits != 0)
+    fail("out-of-bounds",
+         std::string(operation) + " takes shared memory of the CTA itself, not an address elsewhere in the cluster",
+         where);
   if (address < smem_base || address + bytes > smem_base + smem.size())
     fail("out-of-bounds",
          std::string(operation) + " of " + std::to_string(bytes) + " B at offset " +
@@ -87,19 +93,32 @@ void Engine::start_ctas() {
         // NOTE: even when the launch before a dependent one is complete, only grid_dependency_wait says so.
         grid.base = grid.predecessor != nullptr ? grid.predecessor->base : completed[device];
       }
-      while (grid.started < grid.launch.grid && grid.running < settings.max_resident_ctas) {
-        start_cta(grid);
-        if (i > 0) ++stats.early_starts;
+      const uint32_t cluster = grid.launch.cluster;
+      const uint32_t resident = std::max(settings.max_resident_ctas, cluster);
+      while (grid.started < grid.launch.grid && grid.running + cluster <= resident) {
+        start_cluster(grid);
+        if (i > 0) stats.early_starts += cluster;
       }
       if (grid.started < grid.launch.grid) break;
     }
   }
 }
 
-void Engine::start_cta(Grid& grid) {
+void Engine::start_cluster(Grid& grid) {
+  const uint32_t size = grid.launch.cluster;
+  const auto cluster = std::make_shared<Cluster>(grid.started / size, size, grid.launch.block);
+  for (uint32_t rank = 0; rank < size; ++rank) start_cta(grid, cluster);
+}
+
+void Engine::start_cta(Grid& grid, const std::shared_ptr<Cluster>& cluster) {
   const uint32_t slot = take_slot(grid.launch.block);
-  auto owner = std::make_unique<Cta>(&grid, grid.started++, slot);
+  auto owner = std::make_unique<Cta>(&grid, cluster, grid.started++, slot);
   Cta& cta = *owner;
+  cluster->ctas[cta.rank] = &cta;
+  if (cluster->size() > 1) {
+    cta.start_component = extra_component(&cta, "start", 0);
+    cta.start_time = components[cta.start_component].last_time + 1;
+  }
   ++grid.running;
   for (uint32_t i = 0; i < grid.launch.block; ++i) {
     const uint32_t id = slots[slot].first_thread_component + i;
@@ -111,6 +130,7 @@ void Engine::start_cta(Grid& grid) {
     thread->own_since = component.last_time + 1;
     thread->own_seen = grid.base[id];
     thread->clock.order.raise(id, thread->own_since);
+    if (cluster->size() > 1) thread->clock.order.raise(cta.start_component, cta.start_time);
     thread->wgmma = std::make_unique<WgmmaThreadState>();
     thread->fiber.prepare(run_thread_body);
     runnable.push_back(thread.get());
@@ -132,9 +152,13 @@ void Engine::finish_cta(Cta& cta) {
       leave_behind(thread->bulk.read_component, thread->bulk.open_number());
       leave_behind(thread->bulk.write_component, thread->bulk.open_number());
     }
+    if (thread->remote_component != kNobody) leave_behind(thread->remote_component, thread->remote_time);
+    if (thread->shown_component != kNobody) leave_behind(thread->shown_component, thread->shown_time);
   }
   for (const MBarrier& barrier : cta.barriers.all()) leave_behind(barrier.component, barrier.copy_time());
   for (const auto& unit : cta.warpgroups) leave_behind(unit->component, unit->first_time + uint32_t(unit->issued));
+  if (cta.cluster->size() > 1) leave_behind(cta.start_component, cta.start_time);
+  cta.cluster->ctas[cta.rank] = nullptr;
   slots[cta.slot].free = true;
   --grid.running;
   if (!cta.triggered) --grid.not_triggered;

@@ -16,26 +16,80 @@ void access_object(uint32_t address, const char* operation, const Location& wher
   engine().check_shared(*self.cta, address, 8, access);
 }
 
-MBarrier& live_barrier(uint32_t address, const Location& where) {
-  const Thread& self = this_thread();
-  self.cta->shared(address, 8, "mbarrier", where);
-  check_alignment(address, 8, "mbarrier", where);
-  MBarrier* barrier = self.cta->barriers.find(address - self.cta->smem_base);
-  if (barrier == nullptr || !barrier->live) fail("mbarrier", "there is no initialised mbarrier here", where);
-  if (engine().settings.detectors && self.clock.order[barrier->init_component] < barrier->init_time)
-    fail("race", "use of an mbarrier is not ordered after its initialisation at " + describe(barrier->init_at), where);
-  return *barrier;
+MBarrier& own_barrier(uint32_t address, const Location& where) {
+  return live_barrier(*this_thread().cta, address, where);
 }
 
 bool phase_complete(const MBarrier& barrier, uint32_t parity) { return (barrier.phase & 1) != parity; }
 
-void acquire_phase(MBarrier& barrier) {
+void acquire_phase(MBarrier& barrier, Scope scope, const Location& where) {
   barrier.observed = true;
   this_thread().failed_tries = 0;
-  engine().join(this_thread(), barrier.complete);
+  if (!engine().settings.detectors) return;
+  const BarrierPhase& phase = barrier.complete;
+  if (phase.too_narrow) fail("scope", "another CTA arrived at the mbarrier with release at CTA scope", where);
+  if (phase.across_cluster && scope < Scope::kCluster)
+    fail("scope", "another CTA arrived at the mbarrier: the wait must acquire at cluster scope", where);
+  engine().join(this_thread(), phase.clock);
+}
+
+// `own`: by a thread of the mbarrier's CTA.
+void make_known(BarrierPhase& phase, Order order, Scope scope, bool own) {
+  Thread& self = this_thread();
+  ++engine().stats.clock_joins;
+  if (order == Order::kRelease) {
+    if (own)
+      phase.clock.join(self.clock);
+    else
+      phase.clock.join_across(self.clock);
+    phase.too_narrow |= !own && scope < Scope::kCluster;
+    phase.across_cluster |= !own;
+    self.tick();
+    return;
+  }
+  // Relaxed: what fences before it cover.
+  const bool fenced = self.fence_scope && *self.fence_scope >= (own ? Scope::kCta : Scope::kCluster);
+  if (fenced) phase.clock.order.join(self.fence_release);
+  phase.clock.order_shared.join(self.shared_release);
+  phase.clock.async_shared.join(self.clock.async_shared);
+  phase.across_cluster |= !own && (fenced || !self.shared_release.empty());
+}
+
+void arrive_at(MBarrier& barrier, uint32_t count, uint32_t expect_bytes, Order order, Scope scope, bool own,
+               const Location& where) {
+  barrier.tx += expect_bytes;
+  if (barrier.tx > kLargestCount) fail("mbarrier", "tx-count out of range", where);
+  if (count == 0) return;
+  if (barrier.pending < int64_t(count))
+    fail("mbarrier", "more arrivals in a phase than the " + std::to_string(barrier.expected) + " expected", where);
+  if (!barrier.observed)
+    fail("mbarrier",
+         "arrival in phase " + std::to_string(barrier.phase) + " before any wait has seen phase " +
+             std::to_string(barrier.phase - 1) + " complete",
+         where);
+  if (engine().settings.detectors) make_known(barrier.arriving, order, scope, own);
+  barrier.pending -= count;
+  barrier.complete_if_done();
 }
 
 }  // namespace
+
+MBarrier& live_barrier(Cta& cta, uint32_t address, const Location& where) {
+  const Thread& self = this_thread();
+  cta.shared(address, 8, "mbarrier", where);
+  check_alignment(address, 8, "mbarrier", where);
+  MBarrier* barrier = cta.barriers.find(address - cta.smem_base);
+  if (barrier == nullptr || !barrier->live) fail("mbarrier", "there is no initialised mbarrier here", where);
+  if (!engine().settings.detectors) return *barrier;
+  const bool shown = barrier->shown_time != 0;
+  if (&cta != self.cta && !shown)
+    fail("mbarrier", "another CTA may not see the mbarrier's initialisation: fence.mbarrier_init is missing", where);
+  const bool known = (shown && self.clock.order[barrier->shown_component] >= barrier->shown_time) ||
+                     (&cta == self.cta && self.clock.order[barrier->init_component] >= barrier->init_time);
+  if (!known)
+    fail("race", "use of an mbarrier is not ordered after its initialisation at " + describe(barrier->init_at), where);
+  return *barrier;
+}
 
 MBarrier* BarrierTable::find(size_t offset) {
   const uint16_t position = index_[offset / 8];
@@ -61,7 +115,7 @@ void MBarrier::complete_if_done() {
   observed = false;
   pending = expected;
   complete = std::move(arriving);
-  arriving.clear();
+  arriving = {};
   engine().wake_all(waiters);
   engine().note_event();
 }
@@ -75,7 +129,7 @@ void MBarrier::complete_tx(uint32_t bytes, uint32_t issued_in_phase, const Locat
          where);
   tx -= bytes;
   if (tx < -kLargestCount) fail("mbarrier", "tx-count out of range", where);
-  if (engine().settings.detectors) arriving.order.raise(component, copy_time());
+  if (engine().settings.detectors) arriving.clock.order.raise(component, copy_time());
   complete_if_done();
 }
 
@@ -105,12 +159,14 @@ void mbarrier_init(uint32_t address, uint32_t count, const Location& where) {
   barrier->init_component = self.component;
   barrier->init_time = self.time();
   barrier->init_at = where;
-  barrier->arriving.clear();
-  barrier->complete.clear();
+  barrier->init_by = &self;
+  barrier->shown_time = 0;
+  barrier->arriving = {};
+  barrier->complete = {};
 }
 
 void mbarrier_invalidate(uint32_t address, const Location& where) {
-  MBarrier& barrier = live_barrier(address, where);
+  MBarrier& barrier = own_barrier(address, where);
   if (!barrier.waiters.empty()) fail("mbarrier", "inval of an mbarrier that threads wait for", where);
   access_object(address, "mbarrier.inval", where);
   barrier.live = false;
@@ -118,39 +174,33 @@ void mbarrier_invalidate(uint32_t address, const Location& where) {
 
 void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where) {
   maybe_yield(where);
-  MBarrier& barrier = live_barrier(address, where);
-  barrier.tx += expect_bytes;
-  if (barrier.tx > kLargestCount) fail("mbarrier", "tx-count out of range", where);
-  if (count == 0) return;
-  if (barrier.pending < int64_t(count))
-    fail("mbarrier", "more arrivals in a phase than the " + std::to_string(barrier.expected) + " expected", where);
-  if (!barrier.observed)
-    fail("mbarrier",
-         "arrival in phase " + std::to_string(barrier.phase) + " before any wait has seen phase " +
-             std::to_string(barrier.phase - 1) + " complete",
-         where);
-  if (engine().settings.detectors) {
-    ++engine().stats.clock_joins;
-    barrier.arriving.join(this_thread().clock);
-    this_thread().tick();
-  }
-  barrier.pending -= count;
-  barrier.complete_if_done();
+  arrive_at(own_barrier(address, where), count, expect_bytes, Order::kRelease, Scope::kCta, true, where);
 }
 
-void mbarrier_wait(uint32_t address, uint32_t parity, const Location& where) {
+void mbarrier_arrive_cluster(uint32_t address, uint32_t count, uint32_t expect_bytes, Order order, Scope scope,
+                             const Location& where) {
+  constexpr const char* kName = "mbarrier.arrive on shared::cluster";
+  maybe_yield(where);
   Thread& self = this_thread();
-  MBarrier& barrier = live_barrier(address, where);
+  Cta& cta = cluster_target(address, 8, kName, where);
+  MBarrier& barrier = live_barrier(cta, address, where);
+  if (&cta != self.cta) note_foreign(cta, engine().thread_access(self, where, kName));
+  arrive_at(barrier, count, expect_bytes, order, scope, &cta == self.cta, where);
+}
+
+void mbarrier_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where) {
+  Thread& self = this_thread();
+  MBarrier& barrier = own_barrier(address, where);
   while (!phase_complete(barrier, parity)) {
     barrier.waiters.push_back(&self);
     block("mbarrier wait", where);
   }
-  acquire_phase(barrier);
+  acquire_phase(barrier, scope, where);
 }
 
-bool mbarrier_try_wait(uint32_t address, uint32_t parity, const Location& where) {
+bool mbarrier_try_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where) {
   Thread& self = this_thread();
-  MBarrier& barrier = live_barrier(address, where);
+  MBarrier& barrier = own_barrier(address, where);
   if (!phase_complete(barrier, parity)) {
     // The first tries may time out; later ones wait, so that loops do not hide a deadlock.
     constexpr uint32_t kTimeouts = 2;
@@ -160,22 +210,22 @@ bool mbarrier_try_wait(uint32_t address, uint32_t parity, const Location& where)
       block("ready", where);
       if (!phase_complete(barrier, parity)) return false;
     }
-    mbarrier_wait(address, parity, where);
+    mbarrier_wait(address, parity, scope, where);
     return true;
   }
-  acquire_phase(barrier);
+  acquire_phase(barrier, scope, where);
   return true;
 }
 
-bool mbarrier_test_wait(uint32_t address, uint32_t parity, const Location& where) {
+bool mbarrier_test_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where) {
   Thread& self = this_thread();
   engine().note_poll(where);
   engine().wake(&self);
   block("ready", where);
-  MBarrier& barrier = live_barrier(address, where);
+  MBarrier& barrier = own_barrier(address, where);
   self.seen_events = engine().events;
   if (!phase_complete(barrier, parity)) return false;
-  acquire_phase(barrier);
+  acquire_phase(barrier, scope, where);
   return true;
 }
 

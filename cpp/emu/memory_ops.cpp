@@ -157,20 +157,44 @@ void fence_acq_rel(Scope scope, const Location&) {
   self.tick();
 }
 
-// Shared memory: the writing thread fences its own writes. Global memory: the reading CTA fences what it has acquired.
-void fence_proxy_async(bool shared, bool global) {
+// Shared memory: the writing thread fences its own writes; those of other CTAs, the CTA that has acquired them may
+// fence as well. Global memory: the reading CTA fences what it has acquired.
+void fence_proxy_async(bool own, bool cluster, bool global) {
   Thread& self = this_thread();
-  if (shared) {
-    for (MBarrier& barrier : self.cta->barriers.all()) barrier.fenced |= barrier.init_component == self.component;
+  if (own) {
+    for (MBarrier& barrier : self.cta->barriers.all()) barrier.fenced |= barrier.init_by == &self;
     self.clock.async_shared.raise(self.component, self.time());
+    for (const ForeignAccess& other : self.cta->foreign)
+      self.clock.async_shared.raise(other.component, self.clock.order[other.component]);
   }
+  if (cluster && self.remote_component != kNobody)
+    self.clock.async_shared.raise(self.remote_component, self.remote_time);
   if (global) self.clock.async_global.join(self.clock.order);
   self.tick();
 }
 
 void fence_mbarrier_init() {
   Thread& self = this_thread();
-  for (MBarrier& barrier : self.cta->barriers.all()) barrier.fenced |= barrier.init_component == self.component;
+  const bool cluster = self.cta->cluster->size() > 1;
+  if (cluster && self.shown_component == kNobody) {
+    self.shown_component = engine().extra_component(self.cta, "mbarriers initialised by thread", self.index);
+    self.shown_time = engine().components[self.shown_component].last_time;
+  }
+  if (cluster) self.clock.order.raise(self.shown_component, ++self.shown_time);
+  for (MBarrier& barrier : self.cta->barriers.all()) {
+    if (barrier.init_by != &self || barrier.shown_time != 0) continue;
+    barrier.fenced = true;
+    if (!cluster) continue;
+    barrier.shown_component = self.shown_component;
+    barrier.shown_time = self.shown_time;
+  }
+}
+
+void fence_release_shared_cluster() {
+  Thread& self = this_thread();
+  if (!engine().settings.detectors) return;
+  self.shared_release = self.clock.order;
+  self.tick();
 }
 
 }  // namespace longcat_ops::emu

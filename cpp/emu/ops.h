@@ -20,6 +20,12 @@ uint32_t block_index();
 uint32_t grid_size();
 uint32_t dynamic_smem_base();
 uint64_t globaltimer_ns();
+uint32_t cluster_rank();
+uint32_t cluster_size();
+uint32_t cluster_index();
+uint32_t cluster_address(uint32_t address, uint32_t rank, const Location& where);
+void cluster_arrive(bool release, const Location& where);
+void cluster_wait(const Location& where);
 void grid_dependency_wait(const Location& where);
 void grid_dependency_launch(const Location& where);
 void set_max_registers(uint32_t count, bool increase, const Location& where);
@@ -33,27 +39,42 @@ void spin_pause(const Location& where);
 
 void load_shared(uint32_t address, void* value, uint32_t bytes, const Location& where);
 void store_shared(uint32_t address, const void* value, uint32_t bytes, const Location& where);
+void load_cluster(uint32_t address, void* value, uint32_t bytes, const Location& where);
+void store_cluster(uint32_t address, const void* value, uint32_t bytes, const Location& where);
+void load_cluster_strong(uint32_t address, void* value, uint32_t bytes, Order order, const Location& where);
+void store_cluster_strong(uint32_t address, const void* value, uint32_t bytes, Order order, const Location& where);
+uint32_t atomic_add_cluster(uint32_t address, uint32_t value, Order order, const Location& where);
+void store_async(uint32_t address, const void* value, uint32_t bytes, uint32_t barrier, const Location& where);
 void load_global(const void* address, void* value, uint32_t bytes, bool read_only, const Location& where);
 void store_global(void* address, const void* value, uint32_t bytes, const Location& where);
 void load_strong(const void* address, void* value, uint32_t bytes, Order order, Scope scope, const Location& where);
 void store_strong(void* address, const void* value, uint32_t bytes, Order order, Scope scope, const Location& where);
 uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope, const Location& where);
 void fence_acq_rel(Scope scope, const Location& where);
-void fence_proxy_async(bool shared, bool global);
+// own: shared memory of the CTA; cluster: what this thread has written in other CTAs' shared memory.
+void fence_proxy_async(bool own, bool cluster, bool global);
+void fence_release_shared_cluster();
 void fence_mbarrier_init();
 
 void mbarrier_init(uint32_t address, uint32_t count, const Location& where);
 void mbarrier_invalidate(uint32_t address, const Location& where);
 void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where);  // count may be 0
-bool mbarrier_try_wait(uint32_t address, uint32_t parity, const Location& where);
-bool mbarrier_test_wait(uint32_t address, uint32_t parity, const Location& where);
-void mbarrier_wait(uint32_t address, uint32_t parity, const Location& where);
+void mbarrier_arrive_cluster(uint32_t address, uint32_t count, uint32_t expect_bytes, Order order, Scope scope,
+                             const Location& where);
+bool mbarrier_try_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where);
+bool mbarrier_test_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where);
+void mbarrier_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where);
 
 void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
               const Location& where);
+void tma_load_multicast(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
+                        uint32_t cta_mask, const Location& where);
 void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, uint32_t rank, bool reduce,
                const Location& where);
 void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, const Location& where);
+void bulk_load_multicast(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, uint32_t cta_mask,
+                         const Location& where);
+void bulk_copy_cluster(uint32_t dst, uint32_t src, uint32_t bytes, uint32_t barrier, const Location& where);
 void bulk_store(void* dst, uint32_t src, uint32_t bytes, bool reduce, const Location& where);
 void bulk_commit();
 void bulk_wait(uint32_t keep, bool read_only, const Location& where);

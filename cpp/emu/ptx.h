@@ -1,6 +1,7 @@
 // The emulated side of ptx/ptx.cuh.
 #pragma once
 
+#include "emu/ptx/cluster.h"
 #include "emu/ptx/convert.h"
 #include "emu/ptx/matrix.h"
 #include "emu/ptx/mbarrier.h"

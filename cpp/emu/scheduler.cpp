@@ -80,6 +80,7 @@ void Engine::run_thread(size_t position) {
   thread->fiber.enter();
   current.thread = nullptr;
   if (!thread->done) return;
+  thread->cta->cluster->thread_exits(*thread);
   if (--thread->cta->live_threads > 0) return;
   finish_ctas();
   finish_grids();
@@ -119,6 +120,8 @@ std::string Engine::deadlock_report() const {
     if (!cta->register_waiters.empty())
       text += "\n  CTA " + std::to_string(cta->index) + ": " + std::to_string(cta->free_registers) + " registers free";
   }
+  for (const auto& cta : ctas)
+    if (cta->cluster->size() > 1) text += cta->cluster->describe_waiting(*cta);
   for (const auto& [device, queue] : streams)
     for (const auto& grid : queue)
       if (grid->started > 0 && grid->started < grid->launch.grid)

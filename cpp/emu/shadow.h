@@ -47,6 +47,7 @@ struct Access {
   uint32_t time;
   const VectorClock* order;                    // what happened before it
   const VectorClock* async_visible = nullptr;  // access by the async proxy: the generic writes it may see
+  const VectorClock* order_shared = nullptr;   // see Clock; the fault reporter looks at it
   bool write = false;
   uint8_t strength = kWeak;
   uint16_t site = 0;

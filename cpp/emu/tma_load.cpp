@@ -1,4 +1,4 @@
-// Copies from global to shared memory that complete on an mbarrier.
+// Copies to shared memory that complete on an mbarrier: of one CTA, or of several of a cluster.
 #include <cstring>
 
 #include "emu/engine.h"
@@ -7,9 +7,23 @@
 namespace longcat_ops::emu {
 namespace {
 
+// Where a copy puts its bytes, and which mbarrier counts them.
+struct Target {
+  Target(Cta& cta_, uint32_t dst_, uint32_t barrier_address, const Location& where)
+      : cta(cta_), dst(dst_), barrier(live_barrier(cta_, barrier_address, where)) {
+    if (!barrier.fenced)
+      fail("mbarrier", "the async proxy may not see the mbarrier's initialisation: fence.mbarrier_init is missing",
+           where);
+  }
+
+  Cta& cta;
+  uint32_t dst;
+  MBarrier& barrier;
+};
+
 struct Load : AsyncOperation {
-  Load(Cta* cta_, MBarrier* barrier_, uint32_t dst_, const Location& where_)
-      : cta(cta_), barrier(barrier_), phase(barrier_->phase), dst(dst_), where(where_) {
+  Load(const Target& target, const Location& where_)
+      : cta(&target.cta), barrier(&target.barrier), phase(barrier->phase), dst(target.dst), where(where_) {
     ++cta->copies_in_flight;
   }
 
@@ -30,8 +44,8 @@ struct Load : AsyncOperation {
 };
 
 struct TensorLoad : Load {
-  TensorLoad(Cta* cta_, MBarrier* barrier_, uint32_t dst_, const TensorBox& box_, const Location& where_)
-      : Load(cta_, barrier_, dst_, where_), box(box_), row_data(box_.row_bytes) {}
+  TensorLoad(const Target& target, const TensorBox& box_, const Location& where_)
+      : Load(target, where_), box(box_), row_data(box_.row_bytes) {}
 
   void copy_row(uint32_t index) {
     const TensorBox::Span span = box.row(index);
@@ -56,33 +70,48 @@ struct TensorLoad : Load {
   uint32_t rows_done = 0;
 };
 
+// source: the CTA whose shared memory is read, or null for global memory.
 struct BulkLoad : Load {
-  BulkLoad(Cta* cta_, MBarrier* barrier_, uint32_t dst_, const uint8_t* src_, uint32_t bytes_, const Location& where_)
-      : Load(cta_, barrier_, dst_, where_), src(src_), bytes(bytes_) {}
+  BulkLoad(Cta* source_, const uint8_t* src_, const Target& target, uint32_t bytes_, const Location& where_)
+      : Load(target, where_), source(source_), src(src_), bytes(bytes_) {
+    if (source != nullptr) ++source->copies_in_flight;
+  }
 
   bool step() override {
     const uint32_t count = 16 * next_share((bytes - bytes_done) / 16);
     std::memcpy(cta->shared(dst + bytes_done, count, "bulk load", where), src + bytes_done, count);
     bytes_done += count;
     barrier->complete_tx(count, phase, where);
-    return finish(bytes_done == bytes);
+    const bool done = finish(bytes_done == bytes);
+    if (done && source != nullptr) --source->copies_in_flight;
+    return done;
   }
 
+  Cta* source;
   const uint8_t* src;
   uint32_t bytes;
   uint32_t bytes_done = 0;
 };
 
-MBarrier& counting_barrier(uint32_t address, const Location& where) {
-  Thread& self = this_thread();
-  self.cta->shared(address, 8, "mbarrier", where);
-  check_alignment(address, 8, "mbarrier", where);
-  MBarrier* barrier = self.cta->barriers.find(address - self.cta->smem_base);
-  if (barrier == nullptr || !barrier->live) fail("mbarrier", "the copy's mbarrier has not been initialised", where);
-  if (!barrier->fenced)
-    fail("mbarrier", "the async proxy may not see the mbarrier's initialisation: fence.mbarrier_init is missing",
-         where);
-  return *barrier;
+Target own_target(uint32_t dst, uint32_t barrier, const Location& where) {
+  return {*this_thread().cta, dst, barrier, where};
+}
+
+// The CTAs of the mask, each with the destination and the mbarrier at the offsets that they have here.
+std::vector<Target> multicast_targets(uint32_t dst, uint32_t barrier, uint32_t cta_mask, const char* operation,
+                                      const Location& where) {
+  Cta& self = *this_thread().cta;
+  self.shared(dst, 1, operation, where);
+  self.shared(barrier, 8, operation, where);
+  if (cta_mask == 0) fail("cluster", std::string(operation) + ": the mask names no CTA", where);
+  std::vector<Target> targets;
+  for (uint32_t rank = 0; rank < 32; ++rank) {
+    if ((cta_mask >> rank & 1) == 0) continue;
+    Cta& cta = cluster_peer(rank, operation, where);
+    targets.emplace_back(cta, cta.smem_base + (dst - self.smem_base), cta.smem_base + (barrier - self.smem_base),
+                         where);
+  }
+  return targets;
 }
 
 // An access on behalf of a copy that `barrier` counts, issued by this thread.
@@ -90,19 +119,50 @@ Access copy_access(const MBarrier& barrier, bool write, const char* operation, c
   const Thread& self = this_thread();
   Access access{.component = barrier.component, .time = barrier.copy_time(), .order = &self.clock.order};
   access.async_visible = write ? &self.clock.async_shared : &self.clock.async_global;
+  if (write) access.order_shared = &self.clock.order_shared;
   access.write = write;
   access.site = engine().site(where, operation);
   access.launch = self.cta->grid->number;
   return access;
 }
 
-void check_destination(uint32_t dst, uint32_t bytes, const Access& access, const char* operation,
+void check_destination(const Target& target, uint32_t bytes, const Access& access, const char* operation,
                        const Location& where) {
-  Cta& cta = *this_thread().cta;
-  cta.shared(dst, bytes, operation, where);
-  if (cta.barriers.touches_live(dst - cta.smem_base, bytes))
+  Cta& cta = target.cta;
+  cta.shared(target.dst, bytes, operation, where);
+  if (cta.barriers.touches_live(target.dst - cta.smem_base, bytes))
     fail("mbarrier", std::string(operation) + " overwrites a live mbarrier", where);
-  engine().check_shared(cta, dst, bytes, access);
+  engine().check_shared(cta, target.dst, bytes, access);
+  if (&cta != this_thread().cta) note_foreign(cta, access);
+}
+
+void start_tensor_load(const Target& target, const TensorBox& box, const char* operation, const Location& where) {
+  Access write = copy_access(target.barrier, true, operation, where);
+  write.swizzle = uint8_t(box.map.swizzle);
+  check_destination(target, box.bytes(), write, operation, where);
+  const Access read = copy_access(target.barrier, false, operation, where);
+  for (uint32_t r = 0; r < box.rows; ++r) {
+    const TensorBox::Span span = box.row(r);
+    if (span.bytes == 0) continue;
+    engine().check_global(engine().memory.find(span.global, span.bytes, operation, where), span.global, span.bytes,
+                          read);
+  }
+  engine().enqueue(std::make_shared<TensorLoad>(target, box, where));
+}
+
+void start_bulk_load(const Target& target, const void* src, uint32_t bytes, const char* operation,
+                     const Location& where) {
+  check_destination(target, bytes, copy_access(target.barrier, true, operation, where), operation, where);
+  engine().check_global(engine().memory.find(src, bytes, operation, where), src, bytes,
+                        copy_access(target.barrier, false, operation, where));
+  engine().enqueue(std::make_shared<BulkLoad>(nullptr, static_cast<const uint8_t*>(src), target, bytes, where));
+}
+
+void check_bulk(uint64_t dst, uint64_t src, uint32_t bytes, const char* operation, const Location& where) {
+  check_alignment(dst, 16, operation, where);
+  check_alignment(src, 16, operation, where);
+  if (bytes == 0 || bytes % 16 != 0)
+    fail("misaligned", "a " + std::string(operation) + " of " + std::to_string(bytes) + " B", where);
 }
 
 }  // namespace
@@ -132,37 +192,57 @@ void check_tensor_copy(const ptx::TensorMap& map, uint32_t smem_address, uint32_
     require(row_bytes == kSpan[int(map.swizzle)], "the box is not as wide as the swizzle (narrower is not modelled)");
 }
 
-void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier_address, const int32_t* coord, uint32_t rank,
+void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
               const Location& where) {
   constexpr const char* kName = "TMA load";
   maybe_yield(where);
   check_tensor_copy(map, dst, rank, kName, where);
-  MBarrier& barrier = counting_barrier(barrier_address, where);
-  const TensorBox box(map, coord);
-  Access write = copy_access(barrier, true, kName, where);
-  write.swizzle = uint8_t(map.swizzle);
-  check_destination(dst, box.bytes(), write, kName, where);
-  const Access read = copy_access(barrier, false, kName, where);
-  for (uint32_t r = 0; r < box.rows; ++r) {
-    const TensorBox::Span span = box.row(r);
-    if (span.bytes == 0) continue;
-    engine().check_global(engine().memory.find(span.global, span.bytes, kName, where), span.global, span.bytes, read);
-  }
-  engine().enqueue(std::make_shared<TensorLoad>(this_thread().cta, &barrier, dst, box, where));
+  start_tensor_load(own_target(dst, barrier, where), TensorBox(map, coord), kName, where);
 }
 
-void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier_address, const Location& where) {
+void tma_load_multicast(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
+                        uint32_t cta_mask, const Location& where) {
+  constexpr const char* kName = "multicast TMA load";
+  maybe_yield(where);
+  check_tensor_copy(map, dst, rank, kName, where);
+  for (const Target& target : multicast_targets(dst, barrier, cta_mask, kName, where))
+    start_tensor_load(target, TensorBox(map, coord), kName, where);
+}
+
+void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, const Location& where) {
   constexpr const char* kName = "bulk load";
   maybe_yield(where);
-  check_alignment(dst, 16, kName, where);
-  check_alignment(reinterpret_cast<uint64_t>(src), 16, kName, where);
-  if (bytes == 0 || bytes % 16 != 0) fail("misaligned", "a bulk load of " + std::to_string(bytes) + " B", where);
-  MBarrier& barrier = counting_barrier(barrier_address, where);
-  check_destination(dst, bytes, copy_access(barrier, true, kName, where), kName, where);
-  engine().check_global(engine().memory.find(src, bytes, kName, where), src, bytes,
-                        copy_access(barrier, false, kName, where));
-  engine().enqueue(
-      std::make_shared<BulkLoad>(this_thread().cta, &barrier, dst, static_cast<const uint8_t*>(src), bytes, where));
+  check_bulk(dst, reinterpret_cast<uint64_t>(src), bytes, kName, where);
+  start_bulk_load(own_target(dst, barrier, where), src, bytes, kName, where);
+}
+
+void bulk_load_multicast(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, uint32_t cta_mask,
+                         const Location& where) {
+  constexpr const char* kName = "multicast bulk load";
+  maybe_yield(where);
+  check_bulk(dst, reinterpret_cast<uint64_t>(src), bytes, kName, where);
+  for (const Target& target : multicast_targets(dst, barrier, cta_mask, kName, where))
+    start_bulk_load(target, src, bytes, kName, where);
+}
+
+void bulk_copy_cluster(uint32_t dst, uint32_t src, uint32_t bytes, uint32_t barrier, const Location& where) {
+  constexpr const char* kName = "bulk copy in the cluster";
+  maybe_yield(where);
+  check_bulk(dst, src, bytes, kName, where);
+  Cta& self = *this_thread().cta;
+  Cta& cta = cluster_target(dst, bytes, kName, where);
+  if (&cluster_target(barrier, 8, kName, where) != &cta)
+    fail("cluster", std::string(kName) + ": the destination and the mbarrier are in different CTAs", where);
+  const Target target(cta, dst, barrier, where);
+  const uint8_t* data = self.shared(src, bytes, kName, where);
+  Access read = copy_access(target.barrier, false, kName, where);
+  read.async_visible = &this_thread().clock.async_shared;
+  read.order_shared = &this_thread().clock.order_shared;
+  read.check_initialised = true;
+  engine().check_shared(self, src, bytes, read);
+  note_foreign(self, read);
+  check_destination(target, bytes, copy_access(target.barrier, true, kName, where), kName, where);
+  engine().enqueue(std::make_shared<BulkLoad>(&self, data, target, bytes, where));
 }
 
 }  // namespace longcat_ops::emu

@@ -96,7 +96,7 @@ void WarpgroupUnit::issue(MmaInstruction& instruction) {
     const uint32_t row_step = mn_major ? per_chunk : 1, k_step = mn_major ? 1 : per_chunk;
     for (uint32_t row = first_row; row < first_row + rows; row += row_step)
       for (uint32_t k = 0; k < k_count; k += k_step) {
-        const uint32_t address = operand_address(descriptor, mn_major, element, row, k);
+        const uint32_t address = cta->own_address(operand_address(descriptor, mn_major, element, row, k));
         cta->shared(address, 16, "wgmma operand", where);
         engine().check_shared(*cta, address, 16, access);
       }
@@ -132,13 +132,16 @@ void gather(Cta& cta, uint64_t descriptor, bool mn_major, uint32_t rows, uint32_
     for (uint32_t row = 0; row < rows; ++row)
       for (uint32_t k = 0; k < k_count; k += kPerChunk)
         std::memcpy(&out[row * k_count + k],
-                    cta.shared(operand_address(descriptor, false, sizeof(T), row, k), 16, "wgmma operand", where), 16);
+                    cta.shared(cta.own_address(operand_address(descriptor, false, sizeof(T), row, k)), 16,
+                               "wgmma operand", where),
+                    16);
     return;
   }
   for (uint32_t row = 0; row < rows; ++row)
     for (uint32_t k = 0; k < k_count; ++k)
       std::memcpy(&out[row * k_count + k],
-                  cta.shared(operand_address(descriptor, true, sizeof(T), row, k), sizeof(T), "wgmma operand", where),
+                  cta.shared(cta.own_address(operand_address(descriptor, true, sizeof(T), row, k)), sizeof(T),
+                             "wgmma operand", where),
                   sizeof(T));
 }
 

@@ -12,6 +12,11 @@ void check_launch(const Launch& launch) {
   require(launch.body != nullptr, "no body");
   require(launch.grid >= 1, "the grid is empty");
   require(launch.block >= 1 && launch.block <= 1024, std::to_string(launch.block) + " threads in a block");
+  require(launch.cluster >= 1 && launch.cluster <= 16 && (launch.cluster & (launch.cluster - 1)) == 0,
+          "a cluster of " + std::to_string(launch.cluster) + " CTAs, expected 1, 2, 4, 8 or 16");
+  require(launch.grid % launch.cluster == 0, "a grid of " + std::to_string(launch.grid) +
+                                                 " CTAs is not a multiple of its cluster of " +
+                                                 std::to_string(launch.cluster));
   require(launch.smem_bytes <= 227 * 1024, std::to_string(launch.smem_bytes) + " B of shared memory, of 232448");
   const uint32_t warps = (launch.block + 31) / 32;
   require(launch.registers_per_thread * warps * 32 <= 65536,

@@ -38,6 +38,7 @@ struct Launch {
   int device = 0;
   uint32_t grid = 1;
   uint32_t block = 128;
+  uint32_t cluster = 1;  // CTAs that run together and reach each other's shared memory; the grid is a multiple
   uint32_t smem_bytes = 0;
   uint32_t registers_per_thread = 168;  // what setmaxnreg starts from
   bool dependent_launch = false;        // programmatic dependent launch: may start early after the launch before it

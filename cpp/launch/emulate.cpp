@@ -92,6 +92,7 @@ int emulate(const LaunchConfig& config, std::function<void()> body, const Memory
   emu::Launch launch;
   launch.grid = static_cast<uint32_t>(config.grid);
   launch.block = static_cast<uint32_t>(config.block);
+  launch.cluster = static_cast<uint32_t>(config.cluster);
   launch.smem_bytes = static_cast<uint32_t>(config.smem);
   launch.dependent_launch = config.pdl;
   launch.body = std::move(body);

@@ -22,6 +22,7 @@ struct LaunchConfig {
   int block;         // threads
   int smem = 0;      // bytes of dynamic shared memory
   bool pdl = true;   // may start before the kernel ahead of it on the stream ends: it calls grid_dependency_wait
+  int cluster = 1;   // blocks of a cluster: 1, 2, 4, 8, or 16 where the device can; the grid is a multiple
 };
 
 // SMs to plan for; the emulator counts as a small device, so that small tests reach what large launches do.
@@ -49,16 +50,32 @@ int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, config.smem);
     if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
   }
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  constexpr int kPortableCluster = 8;  // more must be asked for
+  if (config.cluster > kPortableCluster) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
+  }
+  cudaLaunchAttribute attributes[2]{};
+  unsigned attribute_count = 0;
+  if (config.pdl) {
+    cudaLaunchAttribute& attribute = attributes[attribute_count++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (config.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[attribute_count++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(config.cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  }
   cudaLaunchConfig_t launch_config{};
   launch_config.gridDim = dim3(static_cast<unsigned>(config.grid));
   launch_config.blockDim = dim3(static_cast<unsigned>(config.block));
   launch_config.dynamicSmemBytes = static_cast<size_t>(config.smem);
   launch_config.stream = static_cast<cudaStream_t>(stream);
-  launch_config.attrs = &attribute;
-  launch_config.numAttrs = config.pdl ? 1 : 0;
+  launch_config.attrs = attributes;
+  launch_config.numAttrs = attribute_count;
   return report_launch(config, "cudaLaunchKernelEx", cudaLaunchKernelEx(&launch_config, kernel, params));
 }
 

@@ -102,9 +102,10 @@ inline void fence_acq_rel_sys(emu::Location where = emu::Location::current()) {
   emu::fence_acq_rel(emu::Scope::kSys, where);
 }
 
-inline void fence_proxy_async_shared() { emu::fence_proxy_async(true, false); }
-inline void fence_proxy_async_global() { emu::fence_proxy_async(false, true); }
-inline void fence_proxy_async() { emu::fence_proxy_async(true, true); }
+inline void fence_proxy_async_shared() { emu::fence_proxy_async(true, false, false); }
+inline void fence_proxy_async_shared_cluster() { emu::fence_proxy_async(true, true, false); }
+inline void fence_proxy_async_global() { emu::fence_proxy_async(false, false, true); }
+inline void fence_proxy_async() { emu::fence_proxy_async(true, true, true); }
 inline void fence_mbarrier_init() { emu::fence_mbarrier_init(); }
 
 }  // namespace longcat_ops::ptx

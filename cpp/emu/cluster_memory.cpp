@@ -1,0 +1,86 @@
+// Accesses to shared memory anywhere in the cluster.
+#include <array>
+#include <cstring>
+
+#include "emu/engine.h"
+
+namespace longcat_ops::emu {
+namespace {
+
+// Checks and records the access; the bytes.
+uint8_t* access_cluster(uint32_t address, uint32_t bytes, bool write, uint8_t strength, const char* operation,
+                        const Location& where) {
+  Cta& cta = cluster_target(address, bytes, operation, where);
+  check_alignment(address, bytes, operation, where);
+  if (cta.barriers.touches_live(address - cta.smem_base, bytes))
+    fail("mbarrier", std::string(operation) + " touches a live mbarrier", where);
+  Access access = cluster_access(cta, where, operation);
+  access.write = write;
+  access.strength = strength;
+  access.check_initialised = !write;
+  engine().check_shared(cta, address, bytes, access);
+  return cta.shared(address, bytes, operation, where);
+}
+
+struct AsyncStore : AsyncOperation {
+  bool step() override {
+    std::memcpy(cta->shared(dst, bytes, "st.async", where), data.data(), bytes);
+    barrier->arriving.across_cluster |= across;
+    barrier->complete_tx(bytes, phase, where);
+    --cta->copies_in_flight;
+    return true;
+  }
+
+  Cta* cta;
+  MBarrier* barrier;
+  uint32_t phase;
+  uint32_t dst;
+  uint32_t bytes;
+  bool across;  // from another CTA
+  std::array<uint8_t, 16> data;
+  Location where;
+};
+
+}  // namespace
+
+void load_cluster(uint32_t address, void* value, uint32_t bytes, const Location& where) {
+  std::memcpy(value, access_cluster(address, bytes, false, kWeak, "ld.shared::cluster", where), bytes);
+}
+
+void store_cluster(uint32_t address, const void* value, uint32_t bytes, const Location& where) {
+  std::memcpy(access_cluster(address, bytes, true, kWeak, "st.shared::cluster", where), value, bytes);
+}
+
+// A write of the generic proxy that happens later and belongs to the mbarrier, as a copy's bytes do.
+void store_async(uint32_t address, const void* value, uint32_t bytes, uint32_t barrier_address, const Location& where) {
+  constexpr const char* kName = "st.async";
+  maybe_yield(where);
+  Thread& self = this_thread();
+  Cta& cta = cluster_target(address, bytes, kName, where);
+  check_alignment(address, bytes, kName, where);
+  if (cta.cluster->size() == 1) fail("cluster", "st.async needs a cluster of more than one CTA", where);
+  if (&cluster_target(barrier_address, 8, kName, where) != &cta)
+    fail("cluster", "st.async: the destination and the mbarrier are in different CTAs", where);
+  if (cta.barriers.touches_live(address - cta.smem_base, bytes))
+    fail("mbarrier", "st.async overwrites a live mbarrier", where);
+  MBarrier& barrier = live_barrier(cta, barrier_address, where);
+  Access access{.component = barrier.component, .time = barrier.copy_time(), .order = &self.clock.order};
+  access.order_shared = &self.clock.order_shared;
+  access.write = true;
+  access.site = engine().site(where, kName);
+  engine().check_shared(cta, address, bytes, access);
+  note_foreign(cta, access);
+  auto store = std::make_shared<AsyncStore>();
+  store->cta = &cta;
+  store->barrier = &barrier;
+  store->phase = barrier.phase;
+  store->dst = address;
+  store->bytes = bytes;
+  store->across = &cta != self.cta;
+  std::memcpy(store->data.data(), value, bytes);
+  store->where = where;
+  ++cta.copies_in_flight;
+  engine().enqueue(std::move(store));
+}
+
+}  // namespace longcat_ops::emu
