@@ -232,7 +232,7 @@ void bulk_wait(uint32_t keep, bool read_only, const Location& where) {
     if (!read_only) self.clock.order.raise(groups.write_component, newest);
   }
   for (size_t i = 0; i < count && group_done(groups.committed.front(), false); ++i) {
-    groups.committed.pop_front();
+    groups.committed.erase(groups.committed.begin());
     ++groups.first_number;
   }
 }

@@ -35,9 +35,10 @@ struct AsyncOperation {
   virtual bool step() = 0;  // true: finished
 };
 
-// A thread's bulk groups: committed ones in order, then the open one.
+// A thread's bulk groups: committed ones in order, then the open one. Most threads have none, and an empty vector needs
+// no memory.
 struct BulkGroups {
-  std::deque<std::vector<std::shared_ptr<BulkCopy>>> committed;
+  std::vector<std::vector<std::shared_ptr<BulkCopy>>> committed;
   std::vector<std::shared_ptr<BulkCopy>> open;
   uint32_t first_number = 1;           // of the front of `committed`; group numbers are times on the two components
   uint32_t start_number = 1;           // of the thread's first group

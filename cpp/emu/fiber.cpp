@@ -130,9 +130,11 @@ void Fiber::prepare(void (*entry)()) {
   self_.uc_link = nullptr;
   makecontext(&self_, entry, 0);
 #else
+  // Stacks that began at equal offsets of their pages would share a few sets of the caches: 64 different lines each.
+  const size_t shift = reinterpret_cast<uintptr_t>(stack_) / kStackBytes % 64 * (1024 + 64);
   // The frame that the first switch pops. NOTE: on entry to a function the stack pointer is 8 below a multiple of 16 on
   // x86-64 (a return address has been pushed) and a multiple of 16 on aarch64.
-  void** top = reinterpret_cast<void**>(stack_ + kStackBytes - 128);
+  void** top = reinterpret_cast<void**>(stack_ + kStackBytes - 128 - shift);
   void** frame = top - kSavedWords;
   std::memset(frame, 0, (kSavedWords + 2) * sizeof(void*));
   frame[kReturnWord] = reinterpret_cast<void*>(entry);

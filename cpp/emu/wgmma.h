@@ -60,7 +60,7 @@ struct WgmmaThreadState {
   std::shared_ptr<FenceRecord> fence;
   std::vector<InFlight> in_flight;
   std::vector<Fragment> fragments;
-  std::deque<uint64_t> groups;  // instructions up to each commit
+  std::vector<uint64_t> groups;  // instructions up to each commit
 };
 
 struct WarpgroupUnit : AsyncOperation {

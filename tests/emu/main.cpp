@@ -1,4 +1,4 @@
-// emu_tests --list, or emu_tests NAME..., or all.
+// emu_tests --list, or emu_tests NAME..., or all. `planted` prints what is found of each planted bug, `time` figures.
 #include <cstring>
 
 #include "check.h"
