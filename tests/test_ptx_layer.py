@@ -71,7 +71,7 @@ def compiler(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Compi
 
 
 @needs_nvcc
-@pytest.mark.parametrize(("name", "standard"), [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_wgmma", 20)])
+@pytest.mark.parametrize(("name", "standard"), [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_cluster", 20), ("ptx_wgmma", 20)])
 def test_compiles_without_a_word(compiler: Compiler, name: str, standard: int) -> None:
     """Warnings of nvcc, spills, and ptxas notes such as C7510 (wgmma serialised) would all be printed."""
     _, printed = compiler.run(SOURCES / f"{name}.cu", "cubin", standard)
@@ -152,13 +152,48 @@ LAYER = {
     r"HADD2\.F32 ": 6,  # f16 to f32
 }  # fmt: skip
 
+# Shared memory of other blocks is reached by generic addresses: LD, ST, ATOM instead of LDS, STS, ATOMS.
+CLUSTER = {
+    r"S2U?R \w+, SR_CgaCtaId": 1,
+    r"PRMT R\d+, R\d+, 0x654, ": 1,  # mapa: the rank into the topmost byte
+    r"UCGABAR_ARV": 3,
+    r"UCGABAR_WAIT": 3,
+    r"LD\.E(\.U8|\.U16|\.64|\.128)? ": 5,
+    r"ST\.E(\.U8|\.U16|\.64|\.128)? ": 5,
+    r"LD\.E\.(64\.)?STRONG\.GPU ": 4,
+    r"ST\.E\.(64\.)?STRONG\.GPU ": 4,
+    r"ATOM\.E\.ADD\.STRONG\.GPU PT, RZ, ": 2,
+    r"ATOM\.E\.ADD\.STRONG\.GPU PT, R\d+, ": 1,
+    r"STAS(\.64|\.128)? ": 3,
+    r"SYNCS\.ARRIVE\.TRANS64\.RED\.A1T0 ": 2,  # arrive, released and relaxed
+    r"SYNCS\.ARRIVE\.TRANS64\.RED ": 1,  # arrive.expect_tx
+    r"SYNCS\.ARRIVE\.TRANS64\.RED\.A0TR ": 1,  # expect_tx
+    r"SYNCS\.PHASECHK\.TRANS64\.TRYWAIT ": 2,
+    r"SYNCS\.PHASECHK\.TRANS64 ": 1,
+    r"CCTL\.IVALL": 4,  # acquire at cluster scope
+    r"FENCE\.VIEW\.ASYNC\.S": 2,
+    **{rf"UTMALDG\.{rank}D\.MULTICAST ": 1 for rank in range(1, 6)},
+    r"UBLKCP\.S\.G\.MULTICAST ": 1,
+    r"UBLKCP\.S\.S ": 1,
+}  # fmt: skip
+
 
 @needs_nvcc
 @needs_nvdisasm
-def test_instructions_of_the_layer(compiler: Compiler) -> None:
-    lines = compiler.instructions("ptx_layer")
-    found = {pattern: sum(re.match(pattern, line) is not None for line in lines) for pattern in LAYER}
-    assert {p: (found[p], least) for p, least in LAYER.items() if found[p] < least} == {}
+@pytest.mark.parametrize(("name", "expected"), [("ptx_layer", LAYER), ("ptx_cluster", CLUSTER)])
+def test_instructions_of_the_layer(compiler: Compiler, name: str, expected: dict[str, int]) -> None:
+    lines = compiler.instructions(name)
+    found = {pattern: sum(re.match(pattern, line) is not None for line in lines) for pattern in expected}
+    assert {p: (found[p], least) for p, least in expected.items() if found[p] < least} == {}
+
+
+@needs_nvcc
+@needs_nvdisasm
+def test_release_of_shared_memory_does_not_wait_for_global_memory(compiler: Compiler) -> None:
+    """What fence_release_shared_cluster is for: the release of a remote arrival is a fence of the whole GPU."""
+    lines = [line for line in compiler.instructions("ptx_cluster") if re.match(r"MEMBAR|SYNCS\.ARRIVE", line)]
+    arrivals = [i for i, line in enumerate(lines) if ".RED.A1T0" in line]
+    assert [lines[i - 1] for i in arrivals] == ["MEMBAR.ALL.GPU", "MEMBAR.ALL.CTA"]
 
 
 @needs_nvcc

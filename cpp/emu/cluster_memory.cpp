@@ -1,4 +1,5 @@
 // Accesses to shared memory anywhere in the cluster.
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -20,6 +21,15 @@ uint8_t* access_cluster(uint32_t address, uint32_t bytes, bool write, uint8_t st
   access.check_initialised = !write;
   engine().check_shared(cta, address, bytes, access);
   return cta.shared(address, bytes, operation, where);
+}
+
+uint8_t* access_flag(uint32_t address, uint32_t bytes, bool write, const char* operation, const Location& where) {
+  constexpr uint8_t kStrength = 1 + uint8_t(Scope::kCluster);
+  uint8_t* flag = access_cluster(address, bytes, write, kStrength, operation, where);
+  std::vector<uint64_t>& flags = cluster_target(address, bytes, operation, where).flags;
+  const uint64_t key = reinterpret_cast<uint64_t>(flag);
+  if (write && std::find(flags.begin(), flags.end(), key) == flags.end()) flags.push_back(key);
+  return flag;
 }
 
 struct AsyncStore : AsyncOperation {
@@ -49,6 +59,34 @@ void load_cluster(uint32_t address, void* value, uint32_t bytes, const Location&
 
 void store_cluster(uint32_t address, const void* value, uint32_t bytes, const Location& where) {
   std::memcpy(access_cluster(address, bytes, true, kWeak, "st.shared::cluster", where), value, bytes);
+}
+
+void load_cluster_strong(uint32_t address, void* value, uint32_t bytes, Order order, const Location& where) {
+  maybe_yield(where);
+  engine().note_poll(where);
+  const uint8_t* flag = access_flag(address, bytes, false, "ld at cluster scope", where);
+  std::memcpy(value, flag, bytes);
+  observe(flag, order, Scope::kCluster, where);
+}
+
+void store_cluster_strong(uint32_t address, const void* value, uint32_t bytes, Order order, const Location& where) {
+  maybe_yield(where);
+  uint8_t* flag = access_flag(address, bytes, true, "st at cluster scope", where);
+  std::memcpy(flag, value, bytes);
+  publish(flag, order, Scope::kCluster, false);
+}
+
+uint32_t atomic_add_cluster(uint32_t address, uint32_t value, Order order, const Location& where) {
+  maybe_yield(where);
+  access_flag(address, sizeof value, false, "atomic add in the cluster", where);
+  uint8_t* flag = access_flag(address, sizeof value, true, "atomic add in the cluster", where);
+  if (order == Order::kAcqRel) observe(flag, order, Scope::kCluster, where);
+  uint32_t old;
+  std::memcpy(&old, flag, sizeof old);
+  const uint32_t sum = old + value;
+  std::memcpy(flag, &sum, sizeof sum);
+  publish(flag, order, Scope::kCluster, true);
+  return old;
 }
 
 // A write of the generic proxy that happens later and belongs to the mbarrier, as a copy's bytes do.

@@ -75,6 +75,7 @@ struct Thread {
   std::optional<Scope> fence_scope;
   VectorClock pending_acquire;  // what relaxed reads saw, acquired by a later fence.acq_rel
   bool has_pending_acquire = false;
+  Scope pending_scope = Scope::kCta;    // what that fence must reach
   VectorClock shared_release;           // what a fence.release of the CTA's own shared memory covers
   bool cluster_arrived = false;         // and not yet waited
   uint32_t cluster_phase = 0;           // of that arrival
@@ -109,6 +110,7 @@ struct Cta {
   uint32_t start_component = 0;  // of the CTA's start, in clusters
   uint32_t start_time = 0;
   std::vector<ForeignAccess> foreign;
+  std::vector<uint64_t> flags;    // Engine::sync has these addresses within its shared memory
   uint32_t copies_in_flight = 0;  // that read or write this CTA's shared memory
   bool triggered = false;         // griddepcontrol.launch_dependents
   BarrierTable barriers;
@@ -257,6 +259,10 @@ void maybe_yield(const Location& where);
 // Runs `last` once, in the last of a warp's 32 threads to come; payload[lane] is what each passed.
 void warp_collective(int kind, void* payload, const Location& where,
                      const std::function<void(std::array<void*, 32>& payload)>& last);
+
+// What a strong write of `order` at `scope` leaves behind at an address, and what a strong read gets to know.
+void publish(const void* address, Order order, Scope scope, bool read_modify_write);
+void observe(const void* address, Order order, Scope scope, const Location& where);
 
 void check_alignment(uint64_t address, uint64_t alignment, const char* operation, const Location& where);
 

@@ -159,6 +159,7 @@ void Engine::finish_cta(Cta& cta) {
   for (const auto& unit : cta.warpgroups) leave_behind(unit->component, unit->first_time + uint32_t(unit->issued));
   if (cta.cluster->size() > 1) leave_behind(cta.start_component, cta.start_time);
   cta.cluster->ctas[cta.rank] = nullptr;
+  for (const uint64_t address : cta.flags) sync.erase(address);
   slots[cta.slot].free = true;
   --grid.running;
   if (!cta.triggered) --grid.not_triggered;

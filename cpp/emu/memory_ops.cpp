@@ -9,10 +9,13 @@ namespace {
 
 uint64_t cta_identity(const Cta& cta) { return uint64_t(cta.grid->number) << 32 | cta.index; }
 
-bool in_scope(Scope scope, int device, uint64_t cta, const Thread& thread) {
-  if (scope == Scope::kSys) return true;
-  if (scope == Scope::kGpu) return device == thread.cta->grid->launch.device;
-  return cta == cta_identity(*thread.cta);
+// The narrowest scope that holds both the thread and that CTA.
+Scope scope_of(int device, uint64_t cta, const Thread& thread) {
+  const Grid& grid = *thread.cta->grid;
+  if (cta == cta_identity(*thread.cta)) return Scope::kCta;
+  if (cta >> 32 == grid.number && uint32_t(cta) / grid.launch.cluster == thread.cta->cluster->index)
+    return Scope::kCluster;
+  return device == grid.launch.device ? Scope::kGpu : Scope::kSys;
 }
 
 uint8_t strength(Scope scope) { return uint8_t(1 + int(scope)); }
@@ -46,6 +49,8 @@ void access_global(const void* address, uint32_t bytes, bool write, uint8_t stre
   engine().check_global(allocation, address, bytes, access);
 }
 
+}  // namespace
+
 // What a write of `order` at `scope` makes known to those who acquire it. A read-modify-write keeps what was there.
 void publish(const void* address, Order order, Scope scope, bool read_modify_write) {
   Thread& self = this_thread();
@@ -68,7 +73,7 @@ void publish(const void* address, Order order, Scope scope, bool read_modify_wri
   if (release) self.tick();
 }
 
-void observe(const void* address, Order order, const Location& where) {
+void observe(const void* address, Order order, Scope scope, const Location& where) {
   Thread& self = this_thread();
   Engine& machine = engine();
   self.seen_events = machine.events;
@@ -76,17 +81,19 @@ void observe(const void* address, Order order, const Location& where) {
   const auto found = machine.sync.find(reinterpret_cast<uint64_t>(address));
   if (found == machine.sync.end() || !found->second.released) return;
   const SyncVariable& variable = found->second;
-  const bool reached = in_scope(variable.scope, variable.device, variable.cta, self);
+  const Scope needed = scope_of(variable.device, variable.cta, self);
+  const bool reached = std::min(variable.scope, scope) >= needed;
   if (order == Order::kAcquire || order == Order::kAcqRel) {
-    if (!reached) fail("scope", "the value acquired here was released at a narrower scope", where);
+    if (!reached)
+      fail("scope", "the value acquired here was released at a narrower scope, or this acquire does not reach so far",
+           where);
     machine.join_order(self, variable.order);
   } else if (reached) {
     self.pending_acquire.join(variable.order);
+    self.pending_scope = self.has_pending_acquire ? std::max(self.pending_scope, needed) : needed;
     self.has_pending_acquire = true;
   }
 }
-
-}  // namespace
 
 void load_shared(uint32_t address, void* value, uint32_t bytes, const Location& where) {
   access_shared(address, bytes, false, "ld.shared", where);
@@ -114,7 +121,7 @@ void load_strong(const void* address, void* value, uint32_t bytes, Order order, 
   access_global(address, bytes, false, strength(scope), false, order == Order::kAcquire ? "ld.acquire" : "ld.relaxed",
                 where);
   std::memcpy(value, address, bytes);
-  observe(address, order, where);
+  observe(address, order, scope, where);
 }
 
 void store_strong(void* address, const void* value, uint32_t bytes, Order order, Scope scope, const Location& where) {
@@ -130,7 +137,7 @@ uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope,
   // NOTE: the read half is checked first: a counter that nobody initialised is an error.
   access_global(address, sizeof *address, false, strength(scope), false, "atomic add", where);
   access_global(address, sizeof *address, true, strength(scope), false, "atomic add", where);
-  if (order == Order::kAcqRel) observe(address, order, where);
+  if (order == Order::kAcqRel) observe(address, order, scope, where);
   uint32_t old;
   std::memcpy(&old, address, sizeof old);
   const uint32_t sum = old + value;
@@ -143,14 +150,14 @@ void fence_acq_rel(Scope scope, const Location&) {
   Thread& self = this_thread();
   Engine& machine = engine();
   if (!machine.settings.detectors) return;
-  if (self.has_pending_acquire && scope >= Scope::kGpu) {
+  if (self.has_pending_acquire && scope >= self.pending_scope) {
     machine.join_order(self, self.pending_acquire);
     self.pending_acquire.clear();
     self.has_pending_acquire = false;
   }
-  // NOTE: one fence is remembered. A CTA-wide one does not replace a wider one, which relaxed stores may still rely on.
-  const bool wide = scope >= Scope::kGpu;
-  if (wide || !self.fence_scope || *self.fence_scope < Scope::kGpu) {
+  // NOTE: one fence is remembered. One within the GPU does not replace a wider one, which relaxed stores may still rely
+  // on.
+  if (!self.fence_scope || scope >= std::min(*self.fence_scope, Scope::kGpu)) {
     self.fence_release = self.clock.order;
     self.fence_scope = scope;
   }

@@ -1,5 +1,6 @@
 // mbarrier objects in the block's own shared memory, by their 32-bit address. Arriving has release, waiting acquire
-// semantics at block scope, the ISA's defaults; expect_tx alone orders nothing.
+// semantics at block scope, the ISA's defaults; expect_tx alone orders nothing. _cluster: arriving anywhere in the
+// cluster, and waiting for arrivals from there, at cluster scope; nobody can wait at another block's object.
 // "memory" clobber: on everything here, for each is a synchronisation or writes the object. volatile: likewise.
 #pragma once
 
@@ -40,6 +41,24 @@ LC_DEVICE void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 
+// At an object anywhere in the cluster: see cluster_address. Relaxed orders nothing but what a fence before it covers,
+// such as fence_release_shared_cluster(), which costs less than a release.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-arrive
+LC_DEVICE void mbarrier_arrive_cluster(uint32_t bar) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+LC_DEVICE void mbarrier_arrive_relaxed_cluster(uint32_t bar) {
+  asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+LC_DEVICE void mbarrier_arrive_expect_tx_cluster(uint32_t bar, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+               : "memory");
+}
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-expect-tx
+LC_DEVICE void mbarrier_expect_tx_cluster(uint32_t bar, uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cluster.shared::cluster.b64 [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+
 // True when the phase of this parity is over; on a fresh object that holds for parity 1. try_wait may suspend the
 // thread for a while first, for as long as the machine's own time limit: no suspendTimeHint is given.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-mbarrier-try-wait
@@ -71,6 +90,39 @@ LC_DEVICE bool mbarrier_test_wait(uint32_t bar, uint32_t parity) {
 }
 LC_DEVICE void mbarrier_wait(uint32_t bar, uint32_t parity) {
   while (!mbarrier_try_wait(bar, parity)) {
+  }
+}
+
+// The same, seeing what other blocks of the cluster released by their arrivals or stored with store_async.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-mbarrier-try-wait
+LC_DEVICE bool mbarrier_try_wait_cluster(uint32_t bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(done)
+      : "r"(bar), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+LC_DEVICE bool mbarrier_test_wait_cluster(uint32_t bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.test_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(done)
+      : "r"(bar), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+LC_DEVICE void mbarrier_wait_cluster(uint32_t bar, uint32_t parity) {
+  while (!mbarrier_try_wait_cluster(bar, parity)) {
   }
 }
 

@@ -61,6 +61,11 @@ template <class T>
 LC_DEVICE T load_shared(uint32_t addr) {
   LC_PTX_LOAD_BODY("ld.shared", "r", addr)
 }
+// Of any block of the cluster: see cluster_address.
+template <class T>
+LC_DEVICE T load_shared_cluster(uint32_t addr) {
+  LC_PTX_LOAD_BODY("ld.shared::cluster", "r", addr)
+}
 template <class T>
 LC_DEVICE T load_global(const T* p) {
   LC_PTX_LOAD_BODY("ld.global", "l", detail::global_address(p))
@@ -78,6 +83,10 @@ LC_DEVICE T load_global_nc(const T* p) {
 template <class T>
 LC_DEVICE void store_shared(uint32_t addr, T v) {
   LC_PTX_STORE_BODY("st.shared", "r", addr, v)
+}
+template <class T>
+LC_DEVICE void store_shared_cluster(uint32_t addr, T v) {
+  LC_PTX_STORE_BODY("st.shared::cluster", "r", addr, v)
 }
 template <class T>
 LC_DEVICE void store_global(T* p, T v){LC_PTX_STORE_BODY("st.global", "l", detail::global_address(p), v)}
@@ -171,10 +180,11 @@ LC_DEVICE void fence_acq_rel_cluster() { asm volatile("fence.acq_rel.cluster;" :
 LC_DEVICE void fence_acq_rel_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 LC_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 
-// Between ordinary accesses and those of TMA and wgmma, which go through the async proxy: of shared memory, of global
-// memory, of both.
+// Between ordinary accesses and those of TMA and wgmma, which go through the async proxy: of the block's shared memory,
+// of the cluster's, of global memory, of all.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
 LC_DEVICE void fence_proxy_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+LC_DEVICE void fence_proxy_async_shared_cluster() { asm volatile("fence.proxy.async.shared::cluster;" ::: "memory"); }
 LC_DEVICE void fence_proxy_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 LC_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 

@@ -5,6 +5,7 @@
 #ifdef LC_EMULATE
 #include "emu/ptx.h"
 #else
+#include "ptx/cluster.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/matrix.cuh"
 #include "ptx/mbarrier.cuh"

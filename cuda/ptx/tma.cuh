@@ -43,6 +43,38 @@ LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const 
 #undef LC_PTX_TMA_LOAD
 }
 
+// The same to every block of the cluster whose rank is a bit of cta_mask: each gets the box, and its bytes counted, at
+// the offsets that dst and bar have in this block.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
+template <int R>
+LC_DEVICE void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
+                                  uint16_t cta_mask) {
+  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");
+#define LC_PTX_TMA_LOAD(DIM, COORDS) \
+  "cp.async.bulk.tensor." DIM        \
+  ".shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {" COORDS "}], [%2], %3;"
+  if constexpr (R == 1) {
+    asm volatile(LC_PTX_TMA_LOAD("1d", "%4")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]) : "memory");
+  } else if constexpr (R == 2) {
+    asm volatile(LC_PTX_TMA_LOAD("2d", "%4, %5")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]),
+                 "r"(coord[1])
+                 : "memory");
+  } else if constexpr (R == 3) {
+    asm volatile(LC_PTX_TMA_LOAD("3d", "%4, %5, %6")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]),
+                 "r"(coord[1]), "r"(coord[2])
+                 : "memory");
+  } else if constexpr (R == 4) {
+    asm volatile(LC_PTX_TMA_LOAD("4d", "%4, %5, %6, %7")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]),
+                 "r"(coord[1]), "r"(coord[2]), "r"(coord[3])
+                 : "memory");
+  } else {
+    asm volatile(LC_PTX_TMA_LOAD("5d", "%4, %5, %6, %7, %8")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask),
+                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3]), "r"(coord[4])
+                 : "memory");
+  }
+#undef LC_PTX_TMA_LOAD
+}
+
 // The statement of a copy from shared memory to a tiled tensor, which OPCODE and OPERATION name.
 #define LC_PTX_TMA_WRITE(DIM, COORDS) \
   LC_PTX_TMA_OPCODE "." DIM ".global.shared::cta" LC_PTX_TMA_OPERATION ".tile.bulk_group [%0, {" COORDS "}], [%1];"
@@ -92,6 +124,20 @@ LC_DEVICE void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
                "l"(detail::global_address(src)), "r"(bytes), "r"(bar)
                : "memory");
+}
+LC_DEVICE void bulk_load_multicast(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint16_t cta_mask) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(dst),
+      "l"(detail::global_address(src)), "r"(bytes), "r"(bar), "h"(cta_mask)
+      : "memory");
+}
+// From this block's shared memory to a block of the cluster; dst and bar are addresses of that block.
+LC_DEVICE void bulk_copy_cluster(uint32_t dst, uint32_t src, uint32_t bytes, uint32_t bar) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
+      "r"(src), "r"(bytes), "r"(bar)
+      : "memory");
 }
 LC_DEVICE void bulk_store(void* dst, uint32_t src, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(detail::global_address(dst)),

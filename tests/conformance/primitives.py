@@ -22,6 +22,7 @@ NO_CASE: dict[str, str] = {
     "fma_rn": "to be written",
     "multiply_rn": "to be written",
     "reciprocal_sqrt_rn": "to be written",
+    "cluster.cuh": "to be written",
     "mbarrier.cuh": "to be written",
     "memory.cuh": "to be written",
     "thread.cuh": "to be written",

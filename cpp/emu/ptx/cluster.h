@@ -37,6 +37,39 @@ void store_shared_cluster(uint32_t addr, T v, emu::Location where = emu::Locatio
   emu::store_cluster(addr, &v, sizeof v, where);
 }
 
+// Strong operations of cluster scope: T is uint32_t, uint64_t or int32_t.
+#define LC_EMU_CLUSTER_LOAD(name, order)                                  \
+  template <class T>                                                      \
+  T name(uint32_t addr, emu::Location where = emu::Location::current()) { \
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);                      \
+    T v;                                                                  \
+    emu::load_cluster_strong(addr, &v, sizeof v, order, where);           \
+    return v;                                                             \
+  }
+LC_EMU_CLUSTER_LOAD(load_relaxed_cluster, emu::Order::kRelaxed)
+LC_EMU_CLUSTER_LOAD(load_acquire_cluster, emu::Order::kAcquire)
+#undef LC_EMU_CLUSTER_LOAD
+
+#define LC_EMU_CLUSTER_STORE(name, order)                                         \
+  template <class T>                                                              \
+  void name(uint32_t addr, T v, emu::Location where = emu::Location::current()) { \
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);                              \
+    emu::store_cluster_strong(addr, &v, sizeof v, order, where);                  \
+  }
+LC_EMU_CLUSTER_STORE(store_relaxed_cluster, emu::Order::kRelaxed)
+LC_EMU_CLUSTER_STORE(store_release_cluster, emu::Order::kRelease)
+#undef LC_EMU_CLUSTER_STORE
+
+inline void red_add_relaxed_cluster(uint32_t addr, uint32_t v, emu::Location where = emu::Location::current()) {
+  emu::atomic_add_cluster(addr, v, emu::Order::kRelaxed, where);
+}
+inline void red_add_release_cluster(uint32_t addr, uint32_t v, emu::Location where = emu::Location::current()) {
+  emu::atomic_add_cluster(addr, v, emu::Order::kRelease, where);
+}
+inline uint32_t atomic_add_acq_rel_cluster(uint32_t addr, uint32_t v, emu::Location where = emu::Location::current()) {
+  return emu::atomic_add_cluster(addr, v, emu::Order::kAcqRel, where);
+}
+
 template <class T>
 void store_async(uint32_t addr, T v, uint32_t bar, emu::Location where = emu::Location::current()) {
   static_assert(is_memory_type<T> && sizeof(T) >= 4);
