@@ -71,7 +71,9 @@ def compiler(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Compi
 
 
 @needs_nvcc
-@pytest.mark.parametrize(("name", "standard"), [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_cluster", 20), ("ptx_wgmma", 20)])
+@pytest.mark.parametrize(
+    ("name", "standard"), [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_cluster", 20), ("ptx_wgmma", 20)]
+)
 def test_compiles_without_a_word(compiler: Compiler, name: str, standard: int) -> None:
     """Warnings of nvcc, spills, and ptxas notes such as C7510 (wgmma serialised) would all be printed."""
     _, printed = compiler.run(SOURCES / f"{name}.cu", "cubin", standard)
