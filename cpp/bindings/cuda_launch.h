@@ -22,6 +22,13 @@ inline lc_matrix cuda_matrix(const torch::stable::Tensor& tensor, const TensorDe
           desc.strides[1]};
 }
 
+inline lc_stack cuda_stack(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+  return {{const_cast<void*>(tensor.const_data_ptr()), static_cast<int32_t>(desc.dtype), desc.sizes[1], desc.sizes[2],
+           desc.strides[1], desc.strides[2]},
+          desc.sizes[0],
+          desc.strides[0]};
+}
+
 static_assert(static_cast<int>(DType::kFloat32) == LC_F32 && static_cast<int>(DType::kFloat16) == LC_F16 &&
               static_cast<int>(DType::kBFloat16) == LC_BF16 && static_cast<int>(DType::kFloat8E4M3) == LC_E4M3);
 

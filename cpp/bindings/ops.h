@@ -52,4 +52,13 @@ void rms_norm_quant_fp8_cuda(const Tensor& x, const Tensor& weight, double eps, 
                              const Tensor& q, const Tensor& s, const Tensor& y,
                              const std::optional<Tensor>& residual_out);
 
+void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, const Tensor& out);
+void m_grouped_fp8_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
+                                       const Tensor& offsets, std::optional<int64_t> max_m_hint, bool counts_ready,
+                                       const Tensor& out);
+void m_grouped_fp8_gemm_nt_masked_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
+                                       const Tensor& masked_m, int64_t expected_m, const Tensor& out);
+void m_grouped_fp8_gemm_nt_contiguous_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
+                                           const Tensor& m_indices, const Tensor& out);
+
 }  // namespace longcat_ops::bindings

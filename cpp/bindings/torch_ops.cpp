@@ -89,5 +89,9 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) {
   m.impl("silu_and_mul_quant_fp8", TORCH_BOX(&silu_and_mul_quant_fp8_cuda));
   m.impl("dequant_fp8", TORCH_BOX(&dequant_fp8_cuda));
   m.impl("rms_norm_quant_fp8", TORCH_BOX(&rms_norm_quant_fp8_cuda));
+  m.impl("fp8_gemm_nt", TORCH_BOX(&fp8_gemm_nt_cuda));
+  m.impl("m_grouped_fp8_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_gemm_nt_offset_cuda));
+  m.impl("m_grouped_fp8_gemm_nt_masked", TORCH_BOX(&m_grouped_fp8_gemm_nt_masked_cuda));
+  m.impl("m_grouped_fp8_gemm_nt_contiguous", TORCH_BOX(&m_grouped_fp8_gemm_nt_contiguous_cuda));
 }
 #endif

@@ -17,6 +17,8 @@ struct Schedule {
   uint64_t seed = 1;
   emu::Policy policy = emu::Policy::kRandom;
   bool detectors = true;
+  emu::MmaMode mma = emu::MmaMode::kExact;
+  int sms = 2;
 };
 
 thread_local Schedule schedule;
@@ -33,7 +35,7 @@ size_t dtype_bytes(int32_t dtype) {
 }  // namespace
 
 // Rows or columns one by one where there are gaps between them, so that an access to a gap is out of bounds.
-Memory& Memory::add(const char* name, const lc_matrix* matrix, bool written) {
+Memory& Memory::add(const char* name, const lc_matrix* matrix, bool written, bool settled) {
   if (matrix == nullptr || matrix->rows == 0 || matrix->columns == 0) return *this;
   struct Axis {
     int64_t size, stride;
@@ -50,15 +52,27 @@ Memory& Memory::add(const char* name, const lc_matrix* matrix, bool written) {
   auto* data = static_cast<uint8_t*>(matrix->data);
   for (int64_t i = 0; i < outer.size; ++i)
     for (int64_t j = 0; j < inner.size; ++j)
-      regions_.push_back(
-          {data + bytes * (i * outer.stride + j * inner.stride), static_cast<size_t>(bytes * run.size), name, written});
+      regions_.push_back({data + bytes * (i * outer.stride + j * inner.stride), static_cast<size_t>(bytes * run.size),
+                          name, written, settled});
   return *this;
 }
 
-Memory& Memory::add(const char* name, void* data, size_t bytes, bool written) {
-  if (data != nullptr && bytes > 0) regions_.push_back({data, bytes, name, written});
+Memory& Memory::add(const char* name, void* data, size_t bytes, bool written, bool settled) {
+  if (data != nullptr && bytes > 0) regions_.push_back({data, bytes, name, written, settled});
   return *this;
 }
+
+Memory& Memory::add(const char* name, const lc_stack* stack, bool settled) {
+  lc_matrix matrix = stack->matrix;
+  const auto step = static_cast<int64_t>(dtype_bytes(matrix.dtype)) * stack->stride;
+  for (int64_t i = 0; i < stack->count; ++i) {
+    matrix.data = static_cast<uint8_t*>(stack->matrix.data) + i * step;
+    add(name, &matrix, false, settled);
+  }
+  return *this;
+}
+
+int sm_count() { return schedule.sms; }
 
 namespace {
 
@@ -69,6 +83,7 @@ void write_arguments(const std::vector<Memory::Region>& regions) {
   if (ptx::thread_index() != 0) return;
   constexpr size_t kBytes = 4;
   for (const Memory::Region& region : regions) {
+    if (region.settled) continue;
     auto* data = static_cast<uint8_t*>(region.data);
     for (size_t i = 0; i < region.bytes && i < kBytes; ++i) ptx::store_global(data + i, data[i]);
   }
@@ -79,6 +94,7 @@ void write_arguments(const std::vector<Memory::Region>& regions) {
 int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory) try {
   emu::Settings settings;
   settings.detectors = schedule.detectors;
+  settings.mma_mode = schedule.mma;
   emu::World world(schedule.seed, schedule.policy, settings);
   for (const Memory::Region& region : memory.regions())
     world.register_memory(region.data, region.bytes, 0, region.name, !region.written);
@@ -115,10 +131,13 @@ const char* lc_build_info(void) { return "longcat_ops " LC_VERSION " arch=emulat
 int lc_device_supported(int) { return longcat_ops::set_status(LC_OK, "the host emulator"); }
 
 // How this thread's next launches run. policy: 0 random, 1 eager, 2 lazy. Same seed and policy, same run.
-LC_API void lc_emu_configure(uint64_t seed, int32_t policy, int32_t detectors) {
+// mma: 0 exact, 1 as an H100 adds up. sms: what a persistent kernel sizes its grid by.
+LC_API void lc_emu_configure(uint64_t seed, int32_t policy, int32_t detectors, int32_t mma, int32_t sms) {
+  using longcat_ops::emu::MmaMode;
   using longcat_ops::emu::Policy;
   constexpr Policy kPolicies[] = {Policy::kRandom, Policy::kEager, Policy::kLazy};
-  longcat_ops::schedule = {seed, kPolicies[policy < 0 || policy > 2 ? 0 : policy], detectors != 0};
+  longcat_ops::schedule = {seed, kPolicies[policy < 0 || policy > 2 ? 0 : policy], detectors != 0,
+                           mma != 0 ? MmaMode::kHopper : MmaMode::kExact, sms};
 }
 
 }  // extern "C"

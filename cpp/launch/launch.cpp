@@ -22,6 +22,13 @@ int check_grid(const LaunchConfig& config) {
 
 #ifndef LC_EMULATE
 
+int sm_count() {
+  int device = 0, count = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  return known ? count : kTypicalSms;
+}
+
 int report_launch(const LaunchConfig& config, const char* call, cudaError_t error) {
   if (error == cudaSuccess) return set_status(LC_OK, "");
   cudaGetLastError();  // so that the caller's next check does not see it

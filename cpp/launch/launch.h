@@ -32,6 +32,16 @@ constexpr int kTypicalSms = 1;
 constexpr int kTypicalSms = 132;
 #endif
 
+// SMs of the current device; in the emulator as many as it was told to have.
+int sm_count();
+
+// Stages of a shared-memory ring; in the emulator few, so that small tests go round it.
+#ifdef LC_EMULATE
+constexpr int kMaxStages = 3;
+#else
+constexpr int kMaxStages = 12;
+#endif
+
 // LC_OK, or the status of an error with its text set.
 int check_grid(const LaunchConfig& config);
 

@@ -20,6 +20,7 @@ class Memory {
     size_t bytes;
     const char* name;
     bool written;  // by the kernel: what it held before is lost; a kernel that adds to an argument reads it
+    bool settled;  // nothing that still runs when the kernel starts writes it
   };
 
   Memory& reads(const char* name, const lc_matrix* matrix) { return add(name, matrix, false); }
@@ -33,11 +34,21 @@ class Memory {
   Memory& writes(const char* name, T* data, int64_t count) {
     return add(name, data, static_cast<size_t>(count) * sizeof(T), true);
   }
+  Memory& reads(const char* name, const lc_stack* stack) { return add(name, stack, false); }
+  // Read as soon as the kernel starts, before the kernel ahead of it ends.
+  Memory& settled(const char* name, const lc_stack* stack) { return add(name, stack, true); }
+  template <class T>
+  Memory& settled(const char* name, const T* data, int64_t count) {
+    return add(name, const_cast<T*>(data), static_cast<size_t>(count) * sizeof(T), false, true);
+  }
+  // Written in part; the rest keeps what it holds.
+  Memory& updates(const char* name, const lc_stack* stack) { return add(name, stack, false); }
   const std::vector<Region>& regions() const { return regions_; }
 
  private:
-  Memory& add(const char* name, const lc_matrix* matrix, bool written);
-  Memory& add(const char* name, void* data, size_t bytes, bool written);
+  Memory& add(const char* name, const lc_matrix* matrix, bool written, bool settled = false);
+  Memory& add(const char* name, void* data, size_t bytes, bool written, bool settled = false);
+  Memory& add(const char* name, const lc_stack* stack, bool settled);
 
   std::vector<Region> regions_;
 #else
@@ -51,6 +62,13 @@ class Memory {
   Memory& writes(const char*, T*, int64_t) {
     return *this;
   }
+  Memory& reads(const char*, const lc_stack*) { return *this; }
+  Memory& settled(const char*, const lc_stack*) { return *this; }
+  template <class T>
+  Memory& settled(const char*, const T*, int64_t) {
+    return *this;
+  }
+  Memory& updates(const char*, const lc_stack*) { return *this; }
 #endif
 };
 

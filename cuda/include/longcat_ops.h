@@ -36,6 +36,12 @@ typedef struct lc_matrix {
   int64_t rows, columns, row_stride, column_stride;
 } lc_matrix;
 
+/* `count` matrices, `stride` elements apart; `matrix` is the first. */
+typedef struct lc_stack {
+  lc_matrix matrix;
+  int64_t count, stride;
+} lc_stack;
+
 LC_API int lc_abi_version(void);
 LC_API const char* lc_build_info(void);
 /* Text of this thread's last lc_ call: the error, or for lc_device_supported also the name of a supported device. */
@@ -56,6 +62,20 @@ LC_API int lc_dequant_fp8(const lc_matrix* q, const lc_matrix* s, int64_t group_
 LC_API int lc_rms_norm_quant_fp8(const lc_matrix* x, const float* weight, double eps, const lc_matrix* residual,
                                  const lc_matrix* q, const lc_matrix* s, const lc_matrix* y,
                                  const lc_matrix* residual_out, lc_stream_t stream);
+
+/* Scales sa and sb with any strides; out bf16, f16 or f32. */
+LC_API int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb,
+                          const lc_matrix* out, lc_stream_t stream);
+/* max_m_hint: -1 for none. */
+LC_API int lc_m_grouped_fp8_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b,
+                                           const lc_stack* sb, const int32_t* offsets, int64_t max_m_hint,
+                                           int32_t counts_ready, const lc_matrix* out, lc_stream_t stream);
+LC_API int lc_m_grouped_fp8_gemm_nt_masked(const lc_stack* a, const lc_stack* sa, const lc_stack* b, const lc_stack* sb,
+                                           const int32_t* masked_m, int64_t expected_m, const lc_stack* out,
+                                           lc_stream_t stream);
+LC_API int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b,
+                                               const lc_stack* sb, const int32_t* m_indices, const lc_matrix* out,
+                                               lc_stream_t stream);
 
 /* Routing, dispatch and combine. What is not an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of

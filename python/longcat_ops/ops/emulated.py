@@ -19,6 +19,7 @@ from ..errors import LongcatError
 LIBRARY = Path(__file__).resolve().parent.parent / "liblongcat_emu.so"
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8_e4m3fn: 3}  # lc_dtype
 POLICIES = {"random": 0, "eager": 1, "lazy": 2}
+MMA_MODES = {"exact": 0, "hopper": 1}
 
 
 class EmulatorError(LongcatError, RuntimeError):
@@ -38,6 +39,12 @@ class _Matrix(ctypes.Structure):
     ]
 
 
+class _Stack(ctypes.Structure):
+    """lc_stack."""
+
+    _fields_ = [("matrix", _Matrix), ("count", ctypes.c_int64), ("stride", ctypes.c_int64)]
+
+
 _loaded: ctypes.CDLL | None = None
 
 
@@ -51,15 +58,24 @@ def load() -> ctypes.CDLL:
     return _loaded
 
 
-def configure(seed: int = 1, policy: str = "random", detectors: bool = True) -> None:
-    """How the next launches are scheduled. Same seed and policy, same run."""
-    load().lc_emu_configure(ctypes.c_uint64(seed), ctypes.c_int32(POLICIES[policy]), ctypes.c_int32(detectors))
+def configure(
+    seed: int = 1, policy: str = "random", detectors: bool = True, *, mma: str = "exact", sms: int = 2
+) -> None:
+    """How the next launches run. Same seed and policy, same run. mma: how tensor cores add up; sms: those of a
+    persistent kernel's grid."""
+    numbers = (POLICIES[policy], int(detectors), MMA_MODES[mma], sms)
+    load().lc_emu_configure(ctypes.c_uint64(seed), *map(ctypes.c_int32, numbers))
 
 
 def _matrix(t: Tensor | None) -> Any:
     if t is None:
         return None
     return ctypes.byref(_Matrix(t.data_ptr(), _DTYPES[t.dtype], *t.shape, *t.stride()))
+
+
+def _stack(t: Tensor) -> Any:
+    matrix = _Matrix(t.data_ptr(), _DTYPES[t.dtype], *t.shape[1:], *t.stride()[1:])
+    return ctypes.byref(_Stack(matrix, t.shape[0], t.stride(0)))
 
 
 def _data(t: Tensor | None) -> Any:
@@ -78,6 +94,27 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
         ctypes.c_double(eps),
         _matrix(residual),
         *(_matrix(t) for t in (q, s, y, residual_out)),
+    ),
+    "fp8_gemm_nt": lambda *tensors: tuple(map(_matrix, tensors)),
+    "m_grouped_fp8_gemm_nt_offset": lambda a, sa, b, sb, offsets, max_m_hint, counts_ready, out: (
+        *map(_matrix, (a, sa)),
+        *map(_stack, (b, sb)),
+        _data(offsets),
+        ctypes.c_int64(-1 if max_m_hint is None else max_m_hint),
+        ctypes.c_int32(counts_ready),
+        _matrix(out),
+    ),
+    "m_grouped_fp8_gemm_nt_masked": lambda a, sa, b, sb, masked_m, expected_m, out: (
+        *map(_stack, (a, sa, b, sb)),
+        _data(masked_m),
+        ctypes.c_int64(expected_m),
+        _stack(out),
+    ),
+    "m_grouped_fp8_gemm_nt_contiguous": lambda a, sa, b, sb, m_indices, out: (
+        *map(_matrix, (a, sa)),
+        *map(_stack, (b, sb)),
+        _data(m_indices),
+        _matrix(out),
     ),
 }
 

@@ -1,0 +1,47 @@
+// A ring of stages in shared memory between producers and consumers: per stage an mbarrier that says it is full and one
+// that says it is empty.
+#pragma once
+
+#include <cstdint>
+
+#include "ptx/ptx.cuh"
+
+namespace longcat_ops::device {
+
+constexpr uint32_t kPipelineBytes = 16;  // of barriers per stage
+
+// One thread, before fence_mbarrier_init and a barrier of the block. producers, consumers: arrivals that fill a stage,
+// and that empty it.
+LC_DEVICE void init_pipeline(uint32_t barriers, uint32_t stages, uint32_t producers, uint32_t consumers) {
+  for (uint32_t i = 0; i < stages; ++i) {
+    ptx::mbarrier_init(barriers + kPipelineBytes * i, producers);
+    ptx::mbarrier_init(barriers + kPipelineBytes * i + 8, consumers);
+  }
+}
+
+// One role's place in the ring. All roles step through the same stages, so each derives the phase by itself.
+struct Pipeline {
+  uint32_t barriers, stages;
+  uint32_t stage = 0, phase = 0;
+
+  LC_DEVICE Pipeline(uint32_t barriers_, uint32_t stages_) : barriers(barriers_), stages(stages_) {}
+
+  LC_DEVICE uint32_t full() const { return barriers + kPipelineBytes * stage; }
+  LC_DEVICE uint32_t empty() const { return full() + 8; }
+  LC_DEVICE void wait_full() const { ptx::mbarrier_wait(full(), phase); }
+  LC_DEVICE void wait_empty() const { ptx::mbarrier_wait(empty(), phase ^ 1); }
+  LC_DEVICE void advance() {
+    if (++stage == stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// For the whole warp. NOTE: lane 0's arrival orders its own accesses only, so the others' must come before it.
+LC_DEVICE void arrive_warp(uint32_t barrier) {
+  ptx::warp_sync();
+  if (ptx::lane_index() == 0) ptx::mbarrier_arrive(barrier);
+}
+
+}  // namespace longcat_ops::device

@@ -1,0 +1,86 @@
+// Multiplies: weights are the A operand of wgmma, 64 rows for each warpgroup, tokens the B operand, as many columns as
+// the tile's bucket has. After each 128 of K the tensor cores' sums are added to float32 ones: they keep about 14 bits.
+#pragma once
+
+#include "device/vector_io.cuh"
+#include "moe_gemm/epilogue.cuh"
+#include "moe_gemm/producer.cuh"
+
+namespace longcat_ops::moe_gemm {
+
+constexpr uint32_t kConsumerWarps = 8;
+
+// One scale block of a pass: products of 64 rows with kWidth tokens, times both scales, onto the sums.
+// NOTE: the same operations in the same order for every kWidth, so a result does not depend on the bucket.
+template <uint32_t kWidth>
+LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales, float (&sum)[kWidth / 2]) {
+  float acc[kWidth / 2];
+  ptx::wgmma_fence();
+  LC_UNROLL
+  for (uint32_t k = 0; k < kBlockK; k += 32)
+    ptx::wgmma_e4m3<kWidth>(acc, ptx::make_descriptor(weights + k, 16, 1024, ptx::Swizzle::k128B),
+                            ptx::make_descriptor(tokens + k, 16, 1024, ptx::Swizzle::k128B), k > 0);
+  ptx::wgmma_commit();
+  ptx::wgmma_wait_for<0>(acc);
+  LC_UNROLL
+  for (uint32_t c = 0; c < kWidth / 8; ++c) {
+    const ptx::Vec8 scale = ptx::load_shared<ptx::Vec8>(scales + 32 * c + ptx::lane_index() % 4 * 8);
+    const float even = device::bits_float(scale.x), odd = device::bits_float(scale.y);
+    sum[4 * c] = ptx::fma_rn(acc[4 * c], even, sum[4 * c]);
+    sum[4 * c + 1] = ptx::fma_rn(acc[4 * c + 1], odd, sum[4 * c + 1]);
+    sum[4 * c + 2] = ptx::fma_rn(acc[4 * c + 2], even, sum[4 * c + 2]);
+    sum[4 * c + 3] = ptx::fma_rn(acc[4 * c + 3], odd, sum[4 * c + 3]);
+  }
+}
+
+template <uint32_t kWidth, uint32_t kPasses>
+LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const OutputTile& tile, device::Pipeline& stages) {
+  float sum[kPasses][kWidth / 2] = {};
+  const uint32_t blocks = count_blocks(p);
+  for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
+    const uint32_t stage = base + stages.stage * p.smem.stage_bytes;
+    const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
+    stages.wait_full();  // before wgmma_fence, which orders the operands after it
+    LC_UNROLL
+    for (uint32_t i = 0; i < kPasses; ++i)
+      multiply_block<kWidth>(stage + tile.warpgroup * (kWeightBytes / 2), stage + kWeightBytes + i * kWidth * kBlockK,
+                             scales + 4 * i * kWidth, sum[i]);
+    device::arrive_warp(stages.empty());
+  }
+  LC_UNROLL
+  for (uint32_t i = 0; i < kPasses; ++i) store_tile(p, base, tile, i * kWidth, sum[i]);
+}
+
+template <uint32_t kLargest>
+LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
+  ptx::grid_dependency_wait();  // before anything is stored
+  TileQueue queue(p.smem, base);
+  device::Pipeline stages = stages_of(p, base);
+  const uint32_t warpgroup = ptx::warp_index() / 4;
+  for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
+    const uint32_t column = tile.weight_tile * kTileRows + warpgroup * 64;
+    const uint32_t columns = column >= p.n ? 0 : p.n - column < 64 ? p.n - column : 64;
+    const OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
+    const uint32_t bucket = bucket_for(tile.tokens);
+    if constexpr (kLargest > kSmallTokens) {
+      switch (bucket) {
+        case 48: multiply_tile<48, 1>(p, base, out, stages); continue;
+        case 64: multiply_tile<64, 1>(p, base, out, stages); continue;
+        case 96: multiply_tile<96, 1>(p, base, out, stages); continue;
+        case 128: multiply_tile<128, 1>(p, base, out, stages); continue;
+        case 192: multiply_tile<96, 2>(p, base, out, stages); continue;
+        case 256: multiply_tile<128, 2>(p, base, out, stages); continue;
+        default: break;
+      }
+    }
+    switch (bucket) {
+      case 8: multiply_tile<8, 1>(p, base, out, stages); break;
+      case 16: multiply_tile<16, 1>(p, base, out, stages); break;
+      case 24: multiply_tile<24, 1>(p, base, out, stages); break;
+      default: multiply_tile<32, 1>(p, base, out, stages); break;
+    }
+  }
+  ptx::bulk_wait_read<0>();  // shared memory outlives its readers
+}
+
+}  // namespace longcat_ops::moe_gemm

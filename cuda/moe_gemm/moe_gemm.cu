@@ -1,0 +1,140 @@
+#include "moe_gemm/moe_gemm.cuh"
+
+#include <string>
+
+#include "base/numeric.h"
+#include "config/moe_gemm_config.h"
+#include "launch/launch.h"
+#include "launch/tensor_map.h"
+#include "longcat_ops.h"
+
+namespace longcat_ops::moe_gemm {
+namespace {
+
+struct Operands {
+  lc_stack a, sa, b, sb, out;  // a stack of one matrix where all groups share it
+  GroupedRows rows;
+  const char* index_name;
+  int64_t index_size;
+  int64_t max_rows;  // of one group, or -1: not known
+  bool counts_ready;
+};
+
+lc_stack single(const lc_matrix* matrix) { return {*matrix, 1, 0}; }
+
+template <class T>
+Stack<T> stack_of(const lc_stack& stack) {
+  const lc_matrix& m = stack.matrix;
+  return {static_cast<T*>(m.data), stack.count > 1 ? stack.stride : 0, m.row_stride, m.column_stride};
+}
+
+ByteTensor bytes_of(const lc_stack& stack) {
+  const lc_matrix& m = stack.matrix;
+  return {m.data, stack.count, m.rows, m.columns, stack.stride, m.row_stride};
+}
+
+// bf16, and all rows on 16-byte boundaries, which bulk copies need.
+bool bulk_output(const lc_stack& out) {
+  const lc_matrix& m = out.matrix;
+  const int64_t group_stride = out.count > 1 ? out.stride : 0, row_stride = m.rows > 1 ? m.row_stride : 0;
+  return m.dtype == LC_BF16 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && (group_stride | row_stride) % 8 == 0;
+}
+
+OutputType output_type(int32_t dtype) {
+  return dtype == LC_F32 ? OutputType::kFloat32 : dtype == LC_F16 ? OutputType::kFloat16 : OutputType::kBFloat16;
+}
+
+Memory memory_of(const Operands& o) {
+  Memory memory;
+  memory.reads("a", &o.a).reads("sa", &o.sa).updates("out", &o.out);
+  if (o.counts_ready) {
+    memory.settled("b", &o.b).settled("sb", &o.sb).settled(o.index_name, o.rows.index, o.index_size);
+  } else {
+    memory.reads("b", &o.b).reads("sb", &o.sb).reads(o.index_name, o.rows.index, o.index_size);
+  }
+  return memory;
+}
+
+int launch_moe_gemm(const char* op, const Operands& o, lc_stream_t stream) {
+  const ByteTensor weight = bytes_of(o.b), tokens = bytes_of(o.a);
+  MoeGemmProblem problem;
+  problem.groups = o.b.count;
+  problem.rows = o.a.count * o.a.matrix.rows;
+  problem.max_rows = o.max_rows < 0 ? o.a.matrix.rows : o.max_rows;
+  problem.n = o.b.matrix.rows;
+  problem.k = o.b.matrix.columns;
+  problem.mapped = can_map(weight) && can_map(tokens);
+  problem.sms = sm_count();
+  problem.max_stages = kMaxStages;
+  const MoeGemmConfig config = choose_moe_gemm_config(problem);
+  if (config.grid == 0) return set_status(LC_OK, "");
+
+  MoeGemmParams params{};
+  if (problem.mapped) {
+    constexpr uint32_t kBoxes[] = {8, 32, 128};
+    if (const int status = encode_map(weight, kTileRows, &params.weight_map)) return status;
+    for (int i = 0; i < 3; ++i)
+      if (const int status = encode_map(tokens, kBoxes[i], &params.token_map[i])) return status;
+  }
+  params.weight = stack_of<const uint8_t>(o.b);
+  params.tokens = stack_of<const uint8_t>(o.a);
+  params.weight_scale = stack_of<const float>(o.sb);
+  params.token_scale = stack_of<const float>(o.sa);
+  params.output = stack_of<void>(o.out);
+  params.output_type = output_type(o.out.matrix.dtype);
+  params.bulk_output = bulk_output(o.out);
+  params.counts_ready = o.counts_ready;
+  params.rows = o.rows;
+  params.rows.groups = static_cast<uint32_t>(problem.groups);
+  params.rows.rows = static_cast<uint32_t>(o.a.matrix.rows);
+  params.n = static_cast<uint32_t>(problem.n);
+  params.k = static_cast<uint32_t>(problem.k);
+  params.smem = make_smem_plan(config.max_tokens, config.stages);
+
+  const auto kernel = !problem.mapped ? moe_gemm_kernel<kSmallTokens, false>
+                      : config.small  ? moe_gemm_kernel<kSmallTokens, true>
+                                      : moe_gemm_kernel<kMaxTokens, true>;
+  const LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
+  return launch(kernel, launch_config, params, stream, memory_of(o));
+}
+
+}  // namespace
+}  // namespace longcat_ops::moe_gemm
+
+extern "C" {
+
+using namespace longcat_ops::moe_gemm;
+
+int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb,
+                   const lc_matrix* out, lc_stream_t stream) {
+  const Operands operands{single(a), single(sa), single(b), single(sb), single(out), {RowLayout::kDense, 0, 0, nullptr},
+                          "",        0,          -1,        false};
+  return launch_moe_gemm("fp8_gemm_nt", operands, stream);
+}
+
+int lc_m_grouped_fp8_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b, const lc_stack* sb,
+                                    const int32_t* offsets, int64_t max_m_hint, int32_t counts_ready,
+                                    const lc_matrix* out, lc_stream_t stream) {
+  const Operands operands{
+      single(a),  single(sa),       *b, *sb, single(out), {RowLayout::kOffset, 0, 0, offsets}, "offsets", b->count + 1,
+      max_m_hint, counts_ready != 0};
+  return launch_moe_gemm("m_grouped_fp8_gemm_nt_offset", operands, stream);
+}
+
+int lc_m_grouped_fp8_gemm_nt_masked(const lc_stack* a, const lc_stack* sa, const lc_stack* b, const lc_stack* sb,
+                                    const int32_t* masked_m, int64_t expected_m, const lc_stack* out,
+                                    lc_stream_t stream) {
+  (void)expected_m;  // typical rows say little about the most; the size of `a` bounds them
+  const Operands operands{*a,         *sa,      *b, *sb,  *out, {RowLayout::kMasked, 0, 0, masked_m},
+                          "masked_m", b->count, -1, false};
+  return launch_moe_gemm("m_grouped_fp8_gemm_nt_masked", operands, stream);
+}
+
+int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b, const lc_stack* sb,
+                                        const int32_t* m_indices, const lc_matrix* out, lc_stream_t stream) {
+  const Operands operands{single(a),   single(sa), *b, *sb,  single(out), {RowLayout::kContiguous, 0, 0, m_indices},
+                          "m_indices", a->rows,    -1, false};
+  return launch_moe_gemm("m_grouped_fp8_gemm_nt_contiguous", operands, stream);
+}
+
+}  // extern "C"

@@ -1,0 +1,42 @@
+// FP8 products of groups of tokens with their group's weight: out = tokens @ weight.T, scales 1x128 and 128x128.
+//
+// Floor: with few tokens per group each weight is read once, n * k bytes, and used for 2 * tokens flops a byte: bound
+// by memory up to about 290 tokens a group on an H100 (docs/moe_gemm.md).
+#pragma once
+
+#include "moe_gemm/consumer.cuh"
+
+namespace longcat_ops::moe_gemm {
+
+// Persistent. Warps 0 .. 7 multiply, then one each for the schedule, weights, tokens and scales.
+// kLargest: the most tokens of a tile. The small instance needs so few registers that its blocks fit beside those of
+// the kernel ahead of it. kTma: tensor maps describe weights and tokens.
+template <uint32_t kLargest, bool kTma>
+LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
+    moe_gemm_kernel(LC_GRID_CONSTANT MoeGemmParams p) {
+  const uint32_t base = ptx::dynamic_smem_base(), warp = ptx::warp_index();
+  if (ptx::thread_index() == 0) {
+    const uint32_t barriers = base + p.smem.barriers;
+    device::init_pipeline(barriers, p.smem.stages, kProducers, kConsumerWarps);
+    device::init_pipeline(barriers + device::kPipelineBytes * p.smem.stages, kQueueTiles, 1, kTileReaders);
+    ptx::fence_mbarrier_init();
+  }
+  ptx::sync_threads();
+  if (warp < kConsumerWarps) {
+    if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<224>();
+    consume<kLargest>(p, base);
+    return;
+  }
+  if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_dec<56>();
+  if (warp == kConsumerWarps) {
+    schedule_tiles(p, base);
+  } else if (warp == kConsumerWarps + 1) {
+    if (!kTma || ptx::elect_one()) produce_weights<kTma>(p, base);
+  } else if (warp == kConsumerWarps + 2) {
+    if (!kTma || ptx::elect_one()) produce_tokens<kTma>(p, base);
+  } else {
+    produce_scales<kLargest>(p, base);
+  }
+}
+
+}  // namespace longcat_ops::moe_gemm
