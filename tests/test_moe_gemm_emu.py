@@ -1,0 +1,215 @@
+"""The grouped FP8 GEMM kernel in the host emulator, its detectors on: every bucket of tokens, ragged ends, rings that
+wrap, several tiles a block, all layouts; values against fp64, bits against each other. The ops' own tests run on the
+kernel too (test_emu_backend.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from emulated_kernels import library, one_thread, run, schedule  # noqa: F401  (fixtures of every test here)
+from grouped import (
+    ROUNDING,
+    SENTINEL,
+    Fp8Pair,
+    activations,
+    by_columns,
+    collect,
+    gemm,
+    place,
+    select,
+    weights,
+)
+from longcat_ops.ops import emulated
+from op_results import bits
+
+# Below, at and past every bucket of a tile, and past the largest one, where a group takes two tiles.
+SIZES = (0, 1, 7, 8, 9, 16, 17, 24, 25, 32, 33, 48, 49, 64, 65, 96, 97, 128, 129, 192, 193, 256, 257)
+LEAD = 3  # rows of no group before the first
+
+
+def offset(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.bfloat16, *, hint: int | None = None,
+           ready: bool = False, column_major: bool = False) -> list[Tensor]:  # fmt: skip
+    """Rows of no group are NaN, before, after and between the groups' rows; the output there must stay as it was."""
+    starts = list(itertools.accumulate([LEAD, *(len(q) for q, _ in parts)]))
+    a, sa = place(parts, starts[:-1], starts[-1] + 5)
+    out = torch.full((len(a), rhs[0].shape[1]), SENTINEL, dtype=dtype)
+    offsets = torch.tensor(starts, dtype=torch.int32)
+    sa = by_columns(sa) if column_major else sa
+    run("m_grouped_fp8_gemm_nt_offset", a, sa, *rhs, offsets, hint, ready, out)
+    return collect(out, parts, starts[:-1])
+
+
+def masked(parts: Sequence[Fp8Pair], rhs: Fp8Pair, spare: int) -> list[Tensor]:
+    groups, rows = len(parts), max(len(q) for q, _ in parts) + spare
+    starts = [g * rows for g in range(groups)]
+    a, sa = (t.view(groups, rows, -1) for t in place(parts, starts, groups * rows))
+    out = torch.full((groups, rows, rhs[0].shape[1]), SENTINEL, dtype=torch.bfloat16)
+    counts = torch.tensor([len(q) for q, _ in parts], dtype=torch.int32)
+    run("m_grouped_fp8_gemm_nt_masked", a, sa, *rhs, counts, 1, out)
+    return collect(out.flatten(0, 1), parts, starts)
+
+
+def contiguous(parts: Sequence[Fp8Pair], rhs: Fp8Pair, gap: Sequence[int]) -> list[Tensor]:
+    """With rows of the indices `gap`, which are of no group, before every group and after the last one."""
+    indices, starts = list(gap), []
+    for g, (q, _) in enumerate(parts):
+        starts.append(len(indices))
+        indices += [g] * len(q) + list(gap)
+    a, sa = place(parts, starts, len(indices))
+    out = torch.full((len(a), rhs[0].shape[1]), SENTINEL, dtype=torch.bfloat16)
+    run("m_grouped_fp8_gemm_nt_contiguous", a, sa, *rhs, torch.tensor(indices, dtype=torch.int32), out)
+    return collect(out, parts, starts)
+
+
+def dense(part: Fp8Pair, rhs: Fp8Pair, group: int) -> Tensor:
+    out = torch.full((len(part[0]), rhs[0].shape[1]), SENTINEL, dtype=torch.bfloat16)
+    run("fp8_gemm_nt", *part, rhs[0][group], rhs[1][group], out)
+    return out
+
+
+def one_weight(groups: int, n: int, k: int) -> tuple[Fp8Pair, Tensor]:
+    """The same weight for every group, and its fp64 values."""
+    (b, sb), wide = weights(1, n, k)
+    return (b.expand(groups, -1, -1).contiguous(), sb.expand(groups, -1, -1)), wide[0]
+
+
+def assert_near(outs: Sequence[Tensor], parts: Sequence[Fp8Pair], wide: Sequence[Tensor], mma: str) -> None:
+    """Each element within the bound of its own terms. As an H100 adds, a block of 128 loses up to 2^-10 of the sum of
+    their magnitudes: accumulators keep 13 fraction bits below the largest term, cut four times."""
+    for out, part, b in zip(outs, parts, wide, strict=True):
+        value, bound = gemm(part, b)
+        if mma == "hopper":
+            bound = bound * 2.0**14 / (part[0].shape[1] + 3)  # (k + 3) * 2^-24 -> 2^-10
+        limit = bound + ROUNDING[out.dtype] * (value.abs() + bound)
+        error = (out.double() - value).abs()
+        assert bool((error <= limit).all()), float((error / limit).nan_to_num(torch.inf).max())
+
+
+SCHEDULES = list(itertools.product(("random", "eager", "lazy"), (1, 2, 3)))
+
+
+@pytest.mark.parametrize(("policy", "seed"), SCHEDULES, ids=lambda v: str(v))
+def test_every_bucket(policy: str, seed: int) -> None:
+    """Five blocks of K go round three stages; 1 to 3 blocks of threads share the tiles; one of two weight tiles is 8
+    rows high. Both ways of adding up."""
+    mma = "hopper" if seed == 3 else "exact"
+    emulated.configure(seed, policy, mma=mma, sms=seed)
+    rhs, wide = one_weight(len(SIZES), 136 if policy == "random" else 72, 640)
+    parts = activations(SIZES, 640)
+    assert_near(offset(parts, rhs, column_major=seed == 2), parts, [wide] * len(SIZES), mma)
+
+
+@pytest.mark.parametrize("mma", ["exact", "hopper"])
+def test_a_row_has_the_same_bits_in_every_bucket(mma: str) -> None:
+    """The first rows of every group are the same rows: what they meet in a tile must not matter."""
+    emulated.configure(mma=mma)
+    rhs, _ = one_weight(len(SIZES), 72, 384)
+    (pool,) = activations((max(SIZES),), 384)
+    outs = offset([select(pool, range(size)) for size in SIZES], rhs)
+    for out in outs:
+        assert bits(out) == bits(outs[-1][: len(out)])
+    assert len(set(bits(list(outs[-1])))) == max(SIZES)
+
+
+@pytest.mark.parametrize("hint", [0, 1, 32, 33, 65, 129, 10**12])
+def test_hints_choose_a_kernel_but_no_bit(hint: int) -> None:
+    """Hints below the truth too: a group then takes several tiles."""
+    sizes = (0, 5, 130, 33)
+    rhs, _ = weights(4, 72, 256)
+    parts = activations(sizes, 256)
+    expected = bits(offset(parts, rhs))
+    for ready in (False, True):
+        assert bits(offset(parts, rhs, hint=hint, ready=ready)) == expected
+
+
+@pytest.mark.parametrize("sizes", [(0, 0, 7, 40, 1), (129, 8, 0, 0, 0), (0, 0, 0, 0, 9)], ids=str)
+def test_the_layouts_have_the_same_bits(sizes: tuple[int, ...]) -> None:
+    rhs, _ = weights(len(sizes), 136, 256)
+    parts = activations(sizes, 256)
+    expected = bits(offset(parts, rhs))
+    assert bits([dense(part, rhs, g) for g, part in enumerate(parts)]) == expected
+    for spare in (0, 1):
+        assert bits(masked(parts, rhs, spare)) == expected
+    for gap in ([], [-1], [len(sizes)] * 2 + [-(2**31), 2**31 - 1] * 40):
+        assert bits(contiguous(parts, rhs, gap)) == expected
+
+
+def test_the_order_of_experts_and_the_number_of_blocks_do_not_matter() -> None:
+    sizes = [0, 9, 1, 33, 0, 70]
+    (b, sb), _ = weights(6, 136, 256)
+    parts = activations(sizes, 256)
+    expected = bits(offset(parts, (b, sb)))
+    for order, sms in (([5, 4, 3, 2, 1, 0], 1), ([3, 0, 5, 1, 4, 2], 3), ([0, 1, 2, 3, 4, 5], 7)):
+        emulated.configure(sms=sms)
+        outs = offset([parts[g] for g in order], (b[order], sb[order]))
+        assert bits([outs[order.index(g)] for g in range(6)]) == expected
+
+
+@pytest.mark.parametrize("active", [[], [0], [699], [0, 31, 32, 255, 256, 257, 511, 698]], ids=str)
+def test_many_groups_of_which_few_have_rows(active: list[int]) -> None:
+    """More groups than one batch of the scheduler's loads."""
+    sizes = [0] * 700
+    for i, g in enumerate(active):
+        sizes[g] = 1 + 7 * i
+    rhs, wide = one_weight(700, 8, 128)
+    parts = activations(sizes, 128)
+    outs = offset(parts, rhs)
+    assert_near([outs[g] for g in active], [parts[g] for g in active], [wide] * len(active), "exact")
+
+
+@pytest.mark.parametrize("rows", [31, 32, 33, 256, 300])
+def test_rows_of_groups_in_any_order(rows: int) -> None:
+    """Indices change with every row, or never; at, below and past the scheduler's batches of 32 and 256."""
+    (b, sb), _ = weights(3, 8, 128)
+    (part,) = activations((rows,), 128)
+    a, sa = part
+    expected = torch.stack([dense(part, (b, sb), g) for g in range(3)])
+    for index in (torch.arange(rows) % 5 - 1, torch.arange(rows) * 0 + 2, torch.arange(rows) // 31 % 4 - 1):
+        out = torch.full((rows, 8), SENTINEL, dtype=torch.bfloat16)
+        run("m_grouped_fp8_gemm_nt_contiguous", a, sa, b, sb, index.int(), out)
+        for row, g in enumerate(index.tolist()):
+            assert bits(out[row]) == bits(expected[g, row] if 0 <= g < 3 else torch.full_like(out[row], SENTINEL))
+
+
+@pytest.fixture
+def address_space() -> Iterator[tuple[Tensor, int]]:
+    """Room for 512 weights as far apart as those of a gate_up projection, of which few pages are ever touched."""
+    stride, no_reserve = 4096 * 6144, 0x4000
+    memory = mmap.mmap(-1, 512 * stride, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    yield torch.frombuffer(memory, dtype=torch.uint8), stride
+
+
+def test_512_experts_need_64_bit_offsets(address_space: tuple[Tensor, int]) -> None:
+    storage, stride = address_space
+    rows, k = 40, 256
+    (b, sb), wide = weights(1, rows, k)
+    apart = storage.as_strided((512, rows, k), (stride, k, 1))
+    for g in (0, 256, 511):
+        apart[g] = b[0].view(torch.uint8)
+    part = activations((12,), k)[0]
+    starts = [0] * 256 + [4] * 256 + [12]
+    starts[1:257] = [2] * 256  # group 0: rows 0, 1; group 256: 2 .. 3; group 511: 4 .. 11
+    out = torch.full((12, rows), SENTINEL, dtype=torch.bfloat16)
+    run("m_grouped_fp8_gemm_nt_offset", *part, apart.view(torch.float8_e4m3fn), sb.expand(512, -1, -1),
+        torch.tensor(starts, dtype=torch.int32), None, False, out)  # fmt: skip
+    assert_near([out], [part], wide, "exact")
+
+
+def test_large_activations_of_one_group_do_not_reach_another() -> None:
+    """A tile loads rows of the next group as columns that it does not store: NaN and infinite scales there."""
+    (b, sb), wide = weights(2, 72, 384)
+    parts = [select(part, range(len(part[0]))) for part in activations((3, 6), 384)]
+    expected = offset(parts, (b, sb))
+    parts[1][0].view(torch.uint8).fill_(0x7F)
+    parts[1][1].fill_(torch.inf)
+    outs = offset(parts, (b, sb))
+    assert bits(outs[0]) == bits(expected[0])
+    assert bool(outs[1].isnan().all())
+    assert_near(outs[:1], parts[:1], wide[:1], "exact")
