@@ -32,4 +32,6 @@ target_link_libraries(emu_numerics PRIVATE longcat_emu_core)
 # tests/conformance over the emulator; tests/conformance/library.py compiles the same cases for a GPU.
 add_library(emu_conformance SHARED EXCLUDE_FROM_ALL ${emu_root}/tests/conformance/library.cpp)
 target_compile_options(emu_conformance PRIVATE -Wall -Wextra)
+# Long to compile and short to run.
+set_source_files_properties(${emu_root}/tests/conformance/library.cpp PROPERTIES COMPILE_OPTIONS -O1)
 target_link_libraries(emu_conformance PRIVATE longcat_emu_core)

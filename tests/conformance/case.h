@@ -19,6 +19,7 @@ struct Launch {
   uint32_t block = 32;
   uint32_t smem = 0;       // bytes
   bool dependent = false;  // programmatic dependent launch: may start before the launch ahead of it ends
+  uint32_t cluster = 1;    // blocks
 };
 
 enum class Element { kU8, kU16, kU32, kF32, kBF16 };
@@ -31,7 +32,7 @@ inline uint32_t element_bytes(Element element) {
 struct Tensor {
   Element element;
   std::vector<uint64_t> sizes;
-  std::vector<uint64_t> strides;  // bytes, from the second dimension on: multiples of 16
+  std::vector<uint64_t> strides;  // bytes, from the second dimension on: multiples of 16 and of each other
   std::vector<uint32_t> box;
   ptx::Swizzle swizzle = ptx::Swizzle::kNone;
 

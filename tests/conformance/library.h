@@ -1,8 +1,16 @@
 // The conformance library's C ABI, the same over the emulator (library.cpp) and for a GPU (library.cu).
 #pragma once
 
+#include "bulk.cuh"
 #include "convert.cuh"
+#include "math.cuh"
 #include "matrix.cuh"
+#include "mbarrier.cuh"
+#include "memory.cuh"
+#include "thread.cuh"
+#include "tma.cuh"
+#include "wgmma_layouts.cuh"
+#include "wgmma_sums.cuh"
 
 namespace longcat_ops::conformance {
 
@@ -10,8 +18,16 @@ namespace longcat_ops::conformance {
 inline const std::vector<Case>& all_cases() {
   static const std::vector<Case> all = [] {
     Cases cases;
-    convert_cases(cases);
+    thread_cases(cases);
+    memory_cases(cases);
+    mbarrier_cases(cases);
+    tma_cases(cases);
+    bulk_cases(cases);
     matrix_cases(cases);
+    wgmma_cases(cases);
+    sum_cases(cases);
+    convert_cases(cases);
+    math_cases(cases);
     return cases.all();
   }();
   return all;

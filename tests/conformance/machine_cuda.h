@@ -52,7 +52,8 @@ class Machine {
                                                 CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_128B};
     static auto* const encode = driver_function<decltype(cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
     const std::vector<cuuint64_t> sizes(tensor.sizes.begin(), tensor.sizes.end());
-    const std::vector<cuuint64_t> strides(tensor.strides.begin(), tensor.strides.end());
+    std::vector<cuuint64_t> strides(tensor.strides.begin(), tensor.strides.end());
+    strides.push_back(0);  // a tensor of rank 1 has none, but the pointer must not be null
     const std::vector<cuuint32_t> steps(sizes.size(), 1);
     CUtensorMap encoded;
     const CUresult status =
@@ -73,15 +74,17 @@ class Machine {
     if (launch.smem > kDefaultSmem)
       LC_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(launch.smem)));
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2]{};
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {launch.cluster, 1, 1};
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = launch.dependent ? 1 : 0;
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(launch.grid);
     config.blockDim = dim3(launch.block);
     config.dynamicSmemBytes = launch.smem;
-    config.attrs = &attribute;
-    config.numAttrs = launch.dependent ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = 2;
     LC_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
   }
 

@@ -51,6 +51,7 @@ class Machine {
     one.block = launch.block;
     one.smem_bytes = launch.smem;
     one.dependent_launch = launch.dependent;
+    one.cluster = launch.cluster;
     one.body = [=] { kernel(arguments...); };
     world_.launch(std::move(one));
   }
