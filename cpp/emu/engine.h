@@ -151,6 +151,7 @@ struct Component {
 struct Slot {
   bool free = true;
   uint32_t threads = 0;
+  uint16_t launch = 0;  // of the newest owner
   uint32_t first_thread_component = 0;
   std::vector<uint32_t> extra;
 };
@@ -228,7 +229,7 @@ struct Engine {
   bool may_start_early(const Grid& grid);
   void start_cluster(Grid& grid);
   void start_cta(Grid& grid, const std::shared_ptr<Cluster>& cluster);
-  uint32_t take_slot(uint32_t threads);
+  uint32_t take_slot(const Grid& grid);
   void finish_ctas();
   void finish_cta(Cta& cta);
   bool finish_grids();

@@ -48,16 +48,26 @@ uint8_t* Cta::shared(uint32_t address, size_t bytes, const char* operation, cons
   return smem.data() + (address - smem_base);
 }
 
-uint32_t Engine::take_slot(uint32_t threads) {
-  for (uint32_t i = 0; i < slots.size(); ++i)
-    if (slots[i].free && slots[i].threads == threads) {
-      slots[i].free = false;
-      return i;
-    }
+// A slot passes from CTA to CTA of a launch, and to launches that know the end of the one before: the clock of a slot's
+// owner also covers what earlier owners did.
+uint32_t Engine::take_slot(const Grid& grid) {
+  constexpr size_t kManySlots = 256;  // then whichever is free
+  const uint32_t threads = grid.launch.block;
+  for (uint32_t i = 0; i < slots.size(); ++i) {
+    Slot& slot = slots[i];
+    if (!slot.free || slot.threads != threads) continue;
+    const uint32_t first = slot.first_thread_component;
+    if (slot.launch != grid.number && grid.base[first] < components[first].last_time && slots.size() < kManySlots)
+      continue;
+    slot.free = false;
+    slot.launch = grid.number;
+    return i;
+  }
   // Warps begin at a chunk of the clocks, which their threads then share.
   const uint32_t first = round_up(uint32_t(components.size()), VectorClock::kChunk);
   components.resize(first + round_up(threads, VectorClock::kChunk));
-  slots.push_back({.free = false, .threads = threads, .first_thread_component = first, .extra = {}});
+  slots.push_back(
+      {.free = false, .threads = threads, .launch = grid.number, .first_thread_component = first, .extra = {}});
   return uint32_t(slots.size() - 1);
 }
 
@@ -111,7 +121,7 @@ void Engine::start_cluster(Grid& grid) {
 }
 
 void Engine::start_cta(Grid& grid, const std::shared_ptr<Cluster>& cluster) {
-  const uint32_t slot = take_slot(grid.launch.block);
+  const uint32_t slot = take_slot(grid);
   auto owner = std::make_unique<Cta>(&grid, cluster, grid.started++, slot);
   Cta& cta = *owner;
   cluster->ctas[cta.rank] = &cta;
