@@ -182,16 +182,14 @@ void fence_proxy_async(bool own, bool cluster, bool global) {
 
 void fence_mbarrier_init() {
   Thread& self = this_thread();
-  const bool cluster = self.cta->cluster->size() > 1;
-  if (cluster && self.shown_component == kNobody) {
+  if (self.shown_component == kNobody) {
     self.shown_component = engine().extra_component(self.cta, "mbarriers initialised by thread", self.index);
     self.shown_time = engine().components[self.shown_component].last_time;
   }
-  if (cluster) self.clock.order.raise(self.shown_component, ++self.shown_time);
+  self.clock.order.raise(self.shown_component, ++self.shown_time);
   for (MBarrier& barrier : self.cta->barriers.all()) {
     if (barrier.init_by != &self || barrier.shown_time != 0) continue;
     barrier.fenced = true;
-    if (!cluster) continue;
     barrier.shown_component = self.shown_component;
     barrier.shown_time = self.shown_time;
   }

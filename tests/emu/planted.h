@@ -11,10 +11,6 @@ namespace test {
 
 constexpr const char* kWrongValue = "launch";  // the kind of report when a kernel throws
 
-inline void require(bool condition) {
-  if (!condition) throw std::runtime_error("a condition in the kernel does not hold");
-}
-
 template <class Bug>
 struct PlantedBug {
   const char* name;

@@ -24,10 +24,6 @@ void with_barrier(uint32_t count, uint32_t block, Body body) {
   }
 }
 
-void require(bool condition) {
-  if (!condition) throw std::runtime_error("a condition in the kernel does not hold");
-}
-
 }  // namespace
 
 TEST(mbarrier_sequence) {

@@ -1,54 +1,12 @@
-// Thread-block clusters: registers, the cluster barrier, distributed shared memory, copies to several CTAs.
+// Thread-block clusters: launches, registers, addresses, the cluster barrier.
 #include <string>
 
-#include "check.h"
+#include "cluster.h"
+#include "launch/launch.h"
 
 namespace test {
 
 using namespace longcat_ops::ptx;
-
-namespace {
-
-void require(bool condition) {
-  if (!condition) throw std::runtime_error("a condition in the kernel does not hold");
-}
-
-// One launch of `clusters` clusters, to its end.
-template <class Body>
-void run_clusters(emu::World& world, uint32_t clusters, uint32_t size, uint32_t block, Body body) {
-  world.launch({.grid = clusters * size,
-                .block = block,
-                .cluster = size,
-                .smem_bytes = 4096,
-                .registers_per_thread = 64,
-                .body = body});
-  world.synchronize();
-}
-template <class Body>
-void run_clusters(uint32_t size, uint32_t block, Body body) {
-  for (const emu::Policy policy : kPolicies)
-    for (uint64_t seed = 1; seed <= 3; ++seed) {
-      emu::World world(seed, policy);
-      run_clusters(world, 2, size, block, body);
-    }
-}
-
-// An mbarrier at the start of every CTA's shared memory, known to the whole cluster.
-uint32_t shared_barrier(uint32_t count) {
-  const uint32_t bar = dynamic_smem_base();
-  if (thread_index() == 0) {
-    mbarrier_init(bar, count);
-    fence_mbarrier_init();
-  }
-  cluster_arrive_relaxed();
-  cluster_wait_acquire();
-  return bar;
-}
-
-// Shared memory for the data of a test, one word of thread i.
-uint32_t word(uint32_t i) { return dynamic_smem_base() + 1024 + 4 * i; }
-
-}  // namespace
 
 TEST(cluster_registers_and_addresses) {
   for (const uint32_t size : {1u, 2u, 4u, 8u, 16u})
@@ -84,6 +42,18 @@ TEST(cluster_launch_errors) {
   CHECK_ERROR("launch", launch(6, 3));
   CHECK_ERROR("launch", launch(32, 32));
   CHECK_ERROR("launch", launch(1, 0));
+}
+
+TEST(cluster_launch_config_is_checked) {
+  const auto status = [](int64_t grid, int cluster) {
+    const longcat_ops::LaunchConfig config{.name = "op", .grid = grid, .block = 32, .cluster = cluster};
+    return longcat_ops::check_grid(config) == LC_OK ? "" : std::string(lc_last_error());
+  };
+  for (const int cluster : {1, 2, 4, 8, 16}) CHECK_EQ(status(48, cluster), "");
+  CHECK_EQ(status(48, 3), "op: a cluster of 3 thread blocks, expected 1, 2, 4, 8 or 16");
+  CHECK_EQ(status(48, 32), "op: a cluster of 32 thread blocks, expected 1, 2, 4, 8 or 16");
+  CHECK_EQ(status(48, 0), "op: a cluster of 0 thread blocks, expected 1, 2, 4, 8 or 16");
+  CHECK_EQ(status(50, 4), "op: 50 thread blocks, expected a multiple of the cluster of 4");
 }
 
 TEST(cluster_barrier_orders_shared_memory) {
@@ -141,6 +111,37 @@ TEST(cluster_barrier_misuse) {
               }));
 }
 
+TEST(cluster_addresses_where_only_own_memory_is_allowed) {
+  const auto with_peer = [](auto body) {
+    run_clusters(2, 32, [=] {
+      const uint32_t bar = shared_barrier(1);
+      body(bar, cluster_address(bar, 1 - cluster_rank()));
+    });
+  };
+  CHECK_ERROR("out-of-bounds", with_peer([](uint32_t, uint32_t there) { mbarrier_wait(there, 0); }));
+  CHECK_ERROR("out-of-bounds", with_peer([](uint32_t, uint32_t there) { (void)mbarrier_try_wait_cluster(there, 0); }));
+  CHECK_ERROR("out-of-bounds", with_peer([](uint32_t, uint32_t there) { mbarrier_arrive(there); }));
+  CHECK_ERROR("out-of-bounds", with_peer([](uint32_t, uint32_t there) { mbarrier_init(there + 8, 1); }));
+  CHECK_ERROR("out-of-bounds",
+              with_peer([](uint32_t, uint32_t there) { bulk_copy_cluster(there + 64, there + 128, 16, there); }));
+  CHECK_ERROR("cluster",
+              with_peer([](uint32_t bar, uint32_t there) { bulk_copy_cluster(there + 64, bar + 128, 16, bar); }));
+}
+
+TEST(cluster_of_one) {
+  run_clusters(1, 32, [] {
+    const uint32_t bar = shared_barrier(32);
+    store_shared_cluster(cluster_address(word(thread_index()), 0), thread_index());
+    mbarrier_arrive_cluster(bar);
+    mbarrier_wait(bar, 0);
+    require(load_shared_cluster<uint32_t>(word(31 - thread_index())) == 31 - thread_index());
+  });
+  CHECK_ERROR("cluster", run_clusters(1, 32, [] {
+                const uint32_t bar = shared_barrier(1);
+                store_async(word(0), 1u, bar);
+              }));
+}
+
 TEST(cluster_deadlock_report_names_who_is_missing) {
   try {
     run_clusters(2, 64, [] {
@@ -156,139 +157,6 @@ TEST(cluster_deadlock_report_names_who_is_missing) {
     return;
   }
   CHECK(false);
-}
-
-TEST(cluster_remote_arrivals) {
-  // All CTAs send a word to CTA 0 and arrive there.
-  run_clusters(4, 32, [] {
-    const uint32_t bar = shared_barrier(4 * 32);
-    const uint32_t to = cluster_rank() * 32 + thread_index();
-    store_shared_cluster(cluster_address(word(to), 0), to);
-    mbarrier_arrive_cluster(cluster_address(bar, 0));
-    if (cluster_rank() != 0) return;
-    mbarrier_wait_cluster(bar, 0);
-    for (uint32_t i = 0; i < 4; ++i)
-      require(load_shared<uint32_t>(word(32 * i + 31 - thread_index())) % 32 == 31 - thread_index());
-  });
-}
-
-TEST(cluster_remote_expect_tx_and_async_stores) {
-  run_clusters(2, 32, [] {
-    const uint32_t bar = shared_barrier(1), peer = 1 - cluster_rank();
-    const uint32_t there = cluster_address(bar, peer);
-    if (thread_index() == 0) mbarrier_arrive_expect_tx_cluster(there, 32 * (4 + 8 + 16));
-    const uint32_t i = thread_index();
-    store_async(cluster_address(word(i), peer), 5 * i, there);
-    store_async(cluster_address(word(64 + 2 * i), peer), Vec8{i, i + 1}, there);
-    store_async(cluster_address(word(256 + 4 * i), peer), Vec16{i, i, i, i + 3}, there);
-    mbarrier_wait_cluster(bar, 0);
-    require(load_shared<uint32_t>(word(31 - i)) == 5 * (31 - i));
-    require(load_shared<uint32_t>(word(65 + 2 * i)) == i + 1);
-    require(load_shared<uint32_t>(word(256 + 4 * i + 3)) == i + 3);
-    cluster_sync();
-  });
-}
-
-TEST(cluster_multicast_copies) {
-  for (const emu::Policy policy : kPolicies)
-    for (uint64_t seed = 1; seed <= 3; ++seed) {
-      emu::World world(seed, policy);
-      auto* data = world.alloc_array<uint32_t>(1024, 0, "data", true);
-      for (uint32_t i = 0; i < 1024; ++i) data[i] = i;
-      const TensorMap map{.base = reinterpret_cast<uint8_t*>(data),
-                          .rank = 2,
-                          .element_size = 4,
-                          .sizes = {32, 32},
-                          .strides = {4, 128},
-                          .box = {32, 4},
-                          .swizzle = Swizzle::k128B};
-      // CTAs 1 and 3 get a box from CTA 0 and 64 bytes from CTA 2; both count on the same mbarrier.
-      run_clusters(world, 2, 4, 32, [=] {
-        const uint32_t bar = shared_barrier(1), tile = dynamic_smem_base() + 1024, line = tile + 1024;
-        if (thread_index() == 0) {
-          if (cluster_rank() % 2 == 1) mbarrier_arrive_expect_tx(bar, 512 + 64);
-          if (cluster_rank() == 0) tma_load_multicast(tile, &map, bar, {0, 2}, 0b1010);
-          if (cluster_rank() == 2) bulk_load_multicast(line, data + 512, 64, bar, 0b1010);
-        }
-        if (cluster_rank() % 2 == 1) {
-          mbarrier_wait(bar, 0);
-          for (uint32_t row = 0; row < 4; ++row) {
-            const uint32_t at = tile + 128 * row + ((4 * thread_index()) ^ (16 * row));
-            require(load_shared<uint32_t>(at) == 32 * (2 + row) + thread_index());
-          }
-          require(load_shared<uint32_t>(line + 4 * (thread_index() % 16)) == 512 + thread_index() % 16);
-        }
-        cluster_sync();
-      });
-    }
-}
-
-TEST(cluster_bulk_copy_to_a_peer) {
-  run_clusters(2, 32, [] {
-    const uint32_t bar = shared_barrier(1), peer = 1 - cluster_rank(), i = thread_index();
-    store_shared(word(i), 1000 * cluster_rank() + i);
-    fence_proxy_async_shared();
-    sync_threads();
-    if (i == 0) {
-      mbarrier_arrive_expect_tx(bar, 128);
-      bulk_copy_cluster(cluster_address(word(64), peer), word(0), 128, cluster_address(bar, peer));
-    }
-    mbarrier_wait(bar, 0);
-    require(load_shared<uint32_t>(word(64 + i)) == 1000 * peer + i);
-    cluster_sync();
-  });
-}
-
-// A ring of stages that CTA 0 fills in both CTAs; each CTA frees a stage by an arrival at CTA 0.
-enum class Free { kRelease, kSharedFence, kRelaxed };
-
-static void ring(Free how, uint64_t seed, emu::Policy policy) {
-  constexpr uint32_t kStages = 2, kSteps = 6;
-  emu::World world(seed, policy);
-  auto* data = world.alloc_array<uint32_t>(32 * kSteps, 0, "data", true);
-  for (uint32_t i = 0; i < 32 * kSteps; ++i) data[i] = i;
-  run_clusters(world, 1, 2, 64, [=] {
-    const uint32_t bars = dynamic_smem_base();
-    const auto full = [=](uint32_t s) { return bars + 16 * s; };
-    const auto empty = [=](uint32_t s) { return bars + 16 * s + 8; };
-    if (thread_index() == 0) {
-      for (uint32_t s = 0; s < kStages; ++s) {
-        mbarrier_init(full(s), 1);
-        mbarrier_init(empty(s), 2 * 32);
-      }
-      fence_mbarrier_init();
-    }
-    cluster_arrive_relaxed();
-    cluster_wait_acquire();
-    for (uint32_t step = 0; step < kSteps; ++step) {
-      const uint32_t s = step % kStages, parity = step / kStages % 2;
-      if (warp_index() == 0) {
-        if (lane_index() != 0) continue;
-        if (cluster_rank() == 0) mbarrier_wait_cluster(empty(s), parity ^ 1);
-        mbarrier_arrive_expect_tx(full(s), 128);
-        if (cluster_rank() == 0) bulk_load_multicast(word(32 * s), data + 32 * step, 128, full(s), 0b11);
-        if (cluster_rank() == 1) mbarrier_wait(full(s), parity);  // else it would run ahead of the phases
-        continue;
-      }
-      mbarrier_wait(full(s), parity);
-      require(load_shared<uint32_t>(word(32 * s + lane_index())) == 32 * step + lane_index());
-      if (how == Free::kSharedFence) fence_release_shared_cluster();
-      if (how == Free::kRelease)
-        mbarrier_arrive_cluster(cluster_address(empty(s), 0));
-      else
-        mbarrier_arrive_relaxed_cluster(cluster_address(empty(s), 0));
-    }
-    cluster_sync();
-  });
-}
-
-TEST(cluster_multicast_ring) {
-  for (const emu::Policy policy : kPolicies)
-    for (uint64_t seed = 1; seed <= 3; ++seed) {
-      ring(Free::kRelease, seed, policy);
-      ring(Free::kSharedFence, seed, policy);
-      CHECK_ERROR("race", ring(Free::kRelaxed, seed, policy));
-    }
 }
 
 }  // namespace test

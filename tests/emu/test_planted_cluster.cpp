@@ -1,4 +1,5 @@
 // Planted bugs in clusters: the cluster barrier, distributed shared memory, remote mbarriers, multicast.
+#include "cluster.h"
 #include "planted.h"
 
 namespace test {
@@ -44,20 +45,13 @@ enum class Bug {
   kFreesOwnOnly,
   kWrongBytes,
   kRingEndsEarly,
+  kPeerGone,
   // copy
   kSourceReused,
   kCopyNoFence,
   kCopySourceEnds,
 };
 
-template <class Body>
-void launch(emu::World& world, uint32_t grid, uint32_t cluster, uint32_t block, Body body) {
-  world.launch(
-      {.grid = grid, .block = block, .cluster = cluster, .smem_bytes = 4096, .registers_per_thread = 64, .body = body});
-  world.synchronize();
-}
-
-uint32_t word(uint32_t i) { return dynamic_smem_base() + 1024 + 4 * i; }
 uint32_t peer_rank() { return 1 - cluster_rank(); }
 
 void init_barriers(uint32_t count, uint32_t barriers) {
@@ -73,7 +67,7 @@ void start(uint32_t count, uint32_t barriers) {
 
 // Each CTA writes its own words, reads its peer's after a barrier, then both end together.
 void exchange(emu::World& world, Bug bug) {
-  launch(world, 4, 2, 64, [=] {
+  run_clusters(world, 2, 2, 64, [=] {
     const uint32_t i = thread_index(), peer = bug == Bug::kRankOutside ? 2 : peer_rank();
     store_shared(word(i), 100 * cluster_rank() + i);
     if (bug == Bug::kCtaFence) fence_acq_rel_cta();
@@ -101,7 +95,7 @@ void exchange(emu::World& world, Bug bug) {
 // CTA 1 stores into CTA 0 and arrives at its mbarrier; CTA 0 copies what came to global memory.
 void push(emu::World& world, Bug bug) {
   auto* out = world.alloc_array<uint32_t>(32, 0, "out");
-  launch(world, 2, 2, 32, [=] {
+  run_clusters(world, 1, 2, 32, [=] {
     const uint32_t bar = dynamic_smem_base(), i = thread_index();
     if (bug == Bug::kBarrierNotFenced) {
       if (i == 0) mbarrier_init(bar, 32);
@@ -144,7 +138,7 @@ void push(emu::World& world, Bug bug) {
 
 // CTA 1 sends its words by st.async.
 void async(emu::World& world, Bug bug) {
-  launch(world, 2, 2, 32, [=] {
+  run_clusters(world, 1, 2, 32, [=] {
     const uint32_t bar = dynamic_smem_base(), i = thread_index();
     start(1, 2);
     if (cluster_rank() == 1) {
@@ -168,7 +162,7 @@ void ring(emu::World& world, Bug bug) {
   constexpr uint32_t kStages = 2, kSteps = 5;
   auto* data = world.alloc_array<uint32_t>(32 * kSteps, 0, "data", true);
   for (uint32_t i = 0; i < 32 * kSteps; ++i) data[i] = i;
-  launch(world, 2, 2, 64, [=] {
+  run_clusters(world, 1, 2, 64, [=] {
     const uint32_t bars = dynamic_smem_base();
     if (thread_index() == 0) {
       for (uint32_t s = 0; s < kStages; ++s) {
@@ -179,6 +173,7 @@ void ring(emu::World& world, Bug bug) {
     }
     cluster_arrive_relaxed();
     cluster_wait_acquire();
+    if (bug == Bug::kPeerGone && cluster_rank() == 1) return;
     for (uint32_t step = 0; step < kSteps; ++step) {
       const uint32_t s = step % kStages, parity = step / kStages % 2, full = bars + 16 * s, empty = full + 8;
       if (warp_index() == 0) {
@@ -205,7 +200,7 @@ void ring(emu::World& world, Bug bug) {
 
 // Each CTA sends its words to its peer by a bulk copy, and uses them again once the peer has them.
 void copy(emu::World& world, Bug bug) {
-  launch(world, 2, 2, 32, [=] {
+  run_clusters(world, 1, 2, 32, [=] {
     const uint32_t bar = dynamic_smem_base(), i = thread_index();
     start(1, 1);
     store_shared(word(i), 1000 * cluster_rank() + i);
@@ -260,6 +255,7 @@ const PlantedBug<Bug> kPlanted[] = {
     {"peer_does_not_free", ring, Bug::kFreesOwnOnly, {"race", "mbarrier"}},
     {"too_many_bytes_expected", ring, Bug::kWrongBytes, {"deadlock"}},
     {"end_before_multicast_arrives", ring, Bug::kRingEndsEarly, {"exit", "deadlock"}},
+    {"multicast_to_a_cta_that_ends", ring, Bug::kPeerGone, {"exit"}},
     {"source_of_copy_reused", copy, Bug::kSourceReused, {"race"}},
     {"source_of_copy_not_fenced", copy, Bug::kCopyNoFence, {"proxy"}},
     {"end_of_source_before_copy", copy, Bug::kCopySourceEnds, {"exit"}},
