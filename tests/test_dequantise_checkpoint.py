@@ -1,16 +1,13 @@
 """tools/dequantise_checkpoint.py: the bf16 form of an FP8 checkpoint."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from dequantise_checkpoint import convert, main
-
 from longcat_ops.errors import LongcatCheckpointError
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "longcat-tiny"

@@ -16,58 +16,17 @@ from pathlib import Path
 import pytest
 
 from conformance.primitives import FUNCTION, wrapped
-from cuda_tools import NVCC, find_tool, nvcc_flags
+from kernel_compiler import GENERATOR, ROOT, SOURCES, Compiler, needs_nvcc, needs_nvdisasm
+from kernel_gates.ptx_lint import lint
 
-ROOT = Path(__file__).resolve().parents[1]
 PTX = ROOT / "cuda" / "ptx"
-SOURCES = ROOT / "tests" / "cuda"
-GENERATOR = ROOT / "cmake" / "generate_wgmma.py"
 LINK = re.compile(r"// https://docs\.nvidia\.com/cuda/parallel-thread-execution/#[a-z0-9-]+\n")
-
-
-NVDISASM = find_tool("nvdisasm")
 CXX = shutil.which(os.environ.get("CXX", "g++"))
-needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc was not found on PATH, in CUDA_HOME or in /usr/local/cuda")
-needs_nvdisasm = pytest.mark.skipif(
-    NVDISASM is None, reason="nvdisasm was not found on PATH or in a CUDA toolkit; pip install nvidia-cuda-nvdisasm"
-)
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generated")
-    subprocess.run([sys.executable, GENERATOR, folder / "ptx" / "wgmma_shapes.inc"], check=True)
-    return folder
-
-
-class Compiler:
-    """nvcc with the flags of cmake/Cuda.cmake. Each source is compiled once, and must give no diagnostics."""
-
-    def __init__(self, generated: Path, folder: Path) -> None:
-        self.flags = [*nvcc_flags(), f"-I{ROOT / 'cuda'}", f"-I{generated}"]
-        self.folder = folder
-
-    def run(self, source: Path, kind: str, standard: int = 20) -> tuple[Path, str]:
-        output = self.folder / f"{source.stem}.{kind}"
-        command = [NVCC, f"-std=c++{standard}", *self.flags, f"-{kind}", "-o", output, source]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        return output, result.stdout + result.stderr
-
-    def instructions(self, name: str) -> list[str]:
-        """SASS, one instruction with its operands a line, predicates and addresses removed."""
-        cubin = self.folder / f"{name}.cubin"
-        if not cubin.exists():
-            self.run(SOURCES / f"{name}.cu", "cubin")
-        text = subprocess.run([NVDISASM, "-c", cubin], capture_output=True, text=True, check=True).stdout
-        lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*(.*?)\s*;", text, re.MULTILINE)
-        assert len(lines) > 100
-        return lines
-
-
-@pytest.fixture(scope="module")
-def compiler(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Compiler:
-    return Compiler(generated, tmp_path_factory.mktemp("compiled"))
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
+    return Compiler(tmp_path_factory.mktemp("compiled"))
 
 
 @needs_nvcc
@@ -75,19 +34,12 @@ def compiler(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Compi
     ("name", "standard"), [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_cluster", 20), ("ptx_wgmma", 20)]
 )
 def test_compiles_without_a_word(compiler: Compiler, name: str, standard: int) -> None:
-    """Warnings of nvcc, spills, and ptxas notes such as C7510 (wgmma serialised) would all be printed."""
-    _, printed = compiler.run(SOURCES / f"{name}.cu", "cubin", standard)
-    assert printed == ""
+    """Warnings of nvcc, spills, and ptxas notes such as C7510 (wgmma serialised) would all be printed.
 
-
-@needs_nvcc
-def test_missing_fence_would_be_noticed(compiler: Compiler, tmp_path: Path) -> None:
-    """The test above relies on ptxas speaking up, so see that it does."""
-    source = tmp_path / "unfenced.cu"
-    text = (SOURCES / "ptx_wgmma.cu").read_text().replace("  ptx::wgmma_fence();\n", "")
-    source.write_text(re.sub(r"make_integer_sequence<int, \d+>", "make_integer_sequence<int, 1>", text))
-    _, printed = compiler.run(source, "cubin")
-    assert "C7519" in printed
+    tests/test_kernel_gates.py sees to it that they are.
+    """
+    cubin = compiler.compile(SOURCES / f"{name}.cu", standard=standard)
+    assert Path(f"{cubin}.notes").read_text() == ""
 
 
 def test_every_wrapper_is_called() -> None:
@@ -218,18 +170,14 @@ def test_instructions_of_wgmma(compiler: Compiler) -> None:
 @needs_nvcc
 def test_accumulators_are_tied_to_the_wait(compiler: Compiler) -> None:
     """In nvcc's PTX no arithmetic on accumulators lies between a product and the wait."""
-    path, _ = compiler.run(SOURCES / "ptx_wgmma.cu", "ptx")
-    kernels = [body for body in path.read_text().split(".visible .entry ") if "product_kernel" in body.split("(")[0]]
-    assert len(kernels) == 6 * 32
-    for body in kernels:
-        last_product, wait = body.rindex("wgmma.mma_async"), body.index("wgmma.wait_group")
-        additions = [match.start() for match in re.finditer(r"\badd(\.rn)?\.f32", body)]
-        assert last_product < wait < min(additions)
+    text = Path(f"{compiler.compile(SOURCES / 'ptx_wgmma.cu')}.ptx").read_text()
+    assert text.count("wgmma.mma_async") == 6 * 32 * 2 + 2
+    assert lint(text) == []
 
 
-def test_generated_shapes(generated: Path) -> None:
+def test_generated_shapes(compiler: Compiler) -> None:
     """Operand numbers of all shapes: %0.. are the accumulators, the rest follow in order and each is used."""
-    text = (generated / "ptx" / "wgmma_shapes.inc").read_text()
+    text = compiler.shapes.read_text()
     shapes = re.split(r"(?=#define LC_PTX_ACC )", text)[1:]
     assert len(shapes) == 32
     for n, shape in zip(range(8, 257, 8), shapes, strict=True):
@@ -247,8 +195,8 @@ def test_generated_shapes(generated: Path) -> None:
         assert mma == [(str(n), "32", "e4m3", "e4m3")] * 2 + [(str(n), "16", "bf16", "bf16")] * 2
 
 
-def test_generator_leaves_an_unchanged_file_alone(generated: Path) -> None:
-    path = generated / "ptx" / "wgmma_shapes.inc"
+def test_generator_leaves_an_unchanged_file_alone(compiler: Compiler) -> None:
+    path = compiler.shapes
     before = path.stat().st_mtime_ns
     subprocess.run([sys.executable, GENERATOR, path], check=True)
     assert path.stat().st_mtime_ns == before

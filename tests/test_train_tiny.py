@@ -1,14 +1,12 @@
 """tools/train_tiny.py on a network of a few thousand weights and a toy text."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import tiny_corpus
 import tiny_export
 import train_tiny

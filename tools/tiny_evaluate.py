@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+
 from tiny_model import TinyLongcat
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_model import TINY_CONFIG
-from tiny_optimizer import is_projection
 
 from longcat_ops import dequant_fp8, per_block_quant_fp8
+from tiny_model import TINY_CONFIG
+from tiny_optimizer import is_projection
 
 QUANTIZATION = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 _EXPERTS = "mlp.experts."

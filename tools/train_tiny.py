@@ -18,16 +18,16 @@ import sys
 import time
 from pathlib import Path
 
-import tiny_corpus
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
+
+import tiny_corpus
+from longcat_ops.training import BiasController
 from tiny_evaluate import evaluate
 from tiny_export import read_checkpoint, write_checkpoint
 from tiny_model import TINY_CONFIG, TinyLongcat, initial_parameters
 from tiny_optimizer import TinyOptimizer
-from tqdm import tqdm
-
-from longcat_ops.training import BiasController
 
 # Read when a process starts: keep freed memory between steps; let waiting threads sleep, the machine may be shared.
 ENVIRONMENT = {

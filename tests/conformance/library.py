@@ -77,7 +77,7 @@ def first_difference(actual: bytes, expected: bytes) -> str:
 
 def build_for_device(folder: Path) -> tuple[Path, str]:
     """The library for a GPU in `folder`, and what nvcc printed (resources of every kernel). Needs no GPU."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tools"))
     from cuda_tools import NVCC, nvcc_flags
 
     if NVCC is None:

@@ -1,7 +1,7 @@
 // A grouped-scale fp8 GEMM with two consumer warpgroups and a producer, and the bugs that can be planted in it.
 #pragma once
 
-#include "emu/ptx.h"
+#include "ptx/ptx.cuh"
 
 namespace test {
 
@@ -53,12 +53,12 @@ template <int N>
 struct GemmStages {
   using Layout = GemmLayout<N>;
   uint32_t base;
-  uint32_t a(uint32_t s) const { return base + s * Layout::kA; }
-  uint32_t b(uint32_t s) const { return base + Layout::kAtB + s * Layout::kB; }
-  uint32_t scales(uint32_t s) const { return base + Layout::kAtScales + s * Layout::kScales; }
-  uint32_t out(uint32_t group) const { return base + Layout::kAtOut + group * Layout::kOut; }
-  uint32_t full(uint32_t s) const { return base + Layout::kAtBarriers + 16 * s; }
-  uint32_t empty(uint32_t s) const { return full(s) + 8; }
+  constexpr uint32_t a(uint32_t s) const { return base + s * Layout::kA; }
+  constexpr uint32_t b(uint32_t s) const { return base + Layout::kAtB + s * Layout::kB; }
+  constexpr uint32_t scales(uint32_t s) const { return base + Layout::kAtScales + s * Layout::kScales; }
+  constexpr uint32_t out(uint32_t group) const { return base + Layout::kAtOut + group * Layout::kOut; }
+  constexpr uint32_t full(uint32_t s) const { return base + Layout::kAtBarriers + 16 * s; }
+  constexpr uint32_t empty(uint32_t s) const { return full(s) + 8; }
 };
 
 template <int N, Bug BUG>

@@ -9,10 +9,11 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PLACES = "on PATH, in CUDA_HOME, in /usr/local/cuda or in the wheels of the extra [test]"
 
 
 def find_tool(name: str) -> str | None:
-    """On PATH, in a CUDA toolkit, or in the wheels that carry it (nvidia-cuda-nvdisasm, triton)."""
+    """On PATH, in a CUDA toolkit, or in a wheel that has it: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm, triton."""
     folders = [Path(os.environ[key], "bin") for key in ("CUDA_HOME", "CUDA_PATH") if key in os.environ]
     folders.append(Path("/usr/local/cuda/bin"))
     for package, pattern in (("nvidia", "*/bin"), ("triton", "backends/nvidia/bin")):

@@ -1,0 +1,53 @@
+"""Machine instructions that a kernel is fast because of, or must be free of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    kernels: str  # regular expression, of the whole short name
+    must: tuple[str, ...] = ()  # opcodes with the leading modifiers: "LDG.E" also means LDG.E.128
+    never: tuple[str, ...] = ()
+
+
+# A family of kernels a row; a kernel obeys every row that fits it. Opcodes are those of nvcc 13.0.
+TABLE = (
+    Row(".*", never=("LDL", "STL")),
+    # Launched while the kernel before still runs, and lets the next one do so.
+    Row(r"\w*quant_fp8_kernel<.*>", must=("ACQBULK", "PREEXIT")),
+    Row(r"\w+_quant_fp8_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),
+    Row(r"dequant_fp8_kernel<.*>", must=("F2FP.F16.E4M3.UNPACK_B",)),
+    # The wide path moves 8 elements at once: 16 or 32 bytes of x, 8 bytes of q.
+    Row(r"\w+_quant_fp8_kernel<.*, true>", must=("LDG.E.128", "STG.E.64"), never=("LDG.E.U16", "STG.E.U8")),
+    Row(r"dequant_fp8_kernel<.*, true>", must=("LDG.E.64", "STG.E.128"), never=("LDG.E.U8", "STG.E.U16")),
+)
+
+
+def check_opcodes(opcodes: dict[str, Iterable[str]], table: tuple[Row, ...] = TABLE) -> list[str]:
+    """What is wrong with kernels, given by short name with the opcodes in each."""
+    problems = []
+    for row in table:
+        fitting = sorted(name for name in opcodes if re.fullmatch(row.kernels, name))
+        if not fitting:
+            problems.append(f"no kernel is called {row.kernels}: correct or remove that row")
+        for name in fitting:
+            for wanted in row.must:
+                if not any(_is(opcode, wanted) for opcode in opcodes[name]):
+                    problems.append(f"{name}: no {wanted}")
+            for unwanted in row.never:
+                if any(_is(opcode, unwanted) for opcode in opcodes[name]):
+                    problems.append(f"{name}: has {unwanted}")
+    return problems
+
+
+def only_in_general(names: Iterable[str], table: tuple[Row, ...] = TABLE) -> list[str]:
+    """Kernels that no row but the one for all is about."""
+    rows = [row.kernels for row in table if row.kernels != ".*"]
+    return sorted(name for name in names if not any(re.fullmatch(pattern, name) for pattern in rows))
+
+
+def _is(opcode: str, named: str) -> bool:
+    return opcode == named or opcode.startswith(named + ".")
