@@ -157,6 +157,7 @@ def test_short_names() -> None:
         "_ZN11longcat_ops5quant18dequant_fp8_kernelINS_6device8BFloat16ELi1ELb0EEEvNS0_16DequantFp8ParamsE":
             "dequant_fp8_kernel<BFloat16, 1, false>",
         "_ZN12_GLOBAL__N_112plain_kernelEPFviE": "plain_kernel",  # a parameter with parentheses of its own
+        "_Z14counted_kernelILj32ELm8ELi7EEvv": "counted_kernel<32, 8, 7>",
         "c_kernel": "c_kernel",
     }  # fmt: skip
     assert artefact.short_names(symbols) == symbols

@@ -13,6 +13,7 @@ from pathlib import Path
 from cuda_tools import PLACES, find_tool
 
 _QUALIFIERS = re.compile(r"(?:\w+::|\(anonymous namespace\)::)+")
+_SUFFIX = re.compile(r"(?<=\d)(?:ul?l?|ll?)\b")  # of 32u and 8ul
 _OPCODE = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)")
 
 
@@ -77,7 +78,7 @@ def _shorten(demangled: str) -> str:
             end -= 1
             depth += {")": 1, "(": -1}.get(name[end], 0)
         name = name[:end]
-    return _QUALIFIERS.sub("", name)
+    return _SUFFIX.sub("", _QUALIFIERS.sub("", name))
 
 
 def _cuobjdump(option: str, library: Path) -> Iterator[str]:

@@ -13,6 +13,10 @@ class Row(NamedTuple):
     never: tuple[str, ...] = ()
 
 
+def _products(*widths: int) -> tuple[str, ...]:
+    return tuple(f"QGMMA.64x{width}x32.F32.E4M3.E4M3" for width in widths)
+
+
 # A family of kernels a row; a kernel obeys every row that fits it. Opcodes are those of nvcc 13.0.
 TABLE = (
     Row(".*", never=("LDL", "STL")),
@@ -23,6 +27,13 @@ TABLE = (
     # The wide path moves 8 elements at once: 16 or 32 bytes of x, 8 bytes of q.
     Row(r"\w+_quant_fp8_kernel<.*, true>", must=("LDG.E.128", "STG.E.64"), never=("LDG.E.U16", "STG.E.U8")),
     Row(r"dequant_fp8_kernel<.*, true>", must=("LDG.E.64", "STG.E.128"), never=("LDG.E.U8", "STG.E.U16")),
+    # FP8 products for every bucket of tokens, a pipeline of mbarriers, stores transposed through shared memory in bulk.
+    Row(
+        r"moe_gemm_kernel<.*>",
+        must=("ACQBULK", "PREEXIT", *_products(8, 16, 24, 32), "SYNCS.PHASECHK.TRANS64.TRYWAIT", "STSM", "UBLKCP.G.S"),
+    ),
+    Row(r"moe_gemm_kernel<.*, true>", must=("UTMALDG.3D",)),
+    Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
 )
 
 
