@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (FileNotFoundError, RuntimeError) as error:  # no cuobjdump, or nothing that it can read
         print(error)
         return 1
-    if args.renew:
+    if args.renew and library.compilations:  # else check_notes says what is missing
         renew(library)
     verdicts = [gate() for gate in library.gates()]
     print(*verdicts, sep="\n")
