@@ -166,12 +166,13 @@ def test_short_names() -> None:
 
 
 @needs_nvcc
-def test_kernels_without_a_record(planted: Library, tmp_path: Path) -> None:
+def test_kernels_without_a_record(planted: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library of another tree, or one whose objects were compiled without the launcher."""
     (problem,) = Library(planted.path, tmp_path).check_notes().problems
-    assert (
-        problem.startswith(f"{len(planted.resources)} kernels, ") and "have no record of their compilation" in problem
-    )
+    assert problem.startswith(f"{len(planted.resources)} kernels, ")
+    assert "have no record of their compilation" in problem
+    monkeypatch.setattr(check_kernels, "renew", lambda library: pytest.fail("a baseline of an unknown nvcc"))
+    assert check_kernels.main([str(planted.path), "--renew"]) == 1
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
