@@ -2,11 +2,13 @@
 #pragma once
 
 #include "bulk.cuh"
+#include "cluster.cuh"
 #include "convert.cuh"
 #include "math.cuh"
 #include "matrix.cuh"
 #include "mbarrier.cuh"
 #include "memory.cuh"
+#include "multicast.cuh"
 #include "thread.cuh"
 #include "tma.cuh"
 #include "wgmma_layouts.cuh"
@@ -24,6 +26,8 @@ inline const std::vector<Case>& all_cases() {
     tma_cases(cases);
     bulk_cases(cases);
     matrix_cases(cases);
+    cluster_cases(cases);
+    multicast_cases(cases);
     wgmma_cases(cases);
     sum_cases(cases);
     convert_cases(cases);

@@ -17,11 +17,7 @@ FUNCTION = re.compile(r"^LC_DEVICE (?:constexpr )?[\w:]+ (\w+)\(", re.MULTILINE)
 SUMMARY = pytest.StashKey[list[str]]()  # where a test run keeps it until its end
 
 # Primitives (* for any letters) or whole files of cuda/ptx without a conformance case, and why.
-NO_CASE: dict[str, str] = {
-    "cluster.cuh": "to be written",
-    "*_cluster": "to be written",
-    "*_multicast": "to be written",
-}
+NO_CASE: dict[str, str] = {}
 
 HOW_TO_ADD = (
     "add a case to its chapter in tests/conformance/*.cuh and name the primitive in cases.add (docs/hardware.md, "
