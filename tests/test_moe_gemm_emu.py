@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -178,27 +178,26 @@ def test_rows_of_groups_in_any_order(rows: int) -> None:
             assert bits(out[row]) == bits(expected[g, row] if 0 <= g < 3 else torch.full_like(out[row], SENTINEL))
 
 
-@pytest.fixture
-def address_space() -> Iterator[tuple[Tensor, int]]:
-    """Room for 512 weights as far apart as those of a gate_up projection, of which few pages are ever touched."""
-    stride, no_reserve = 4096 * 6144, 0x4000
-    memory = mmap.mmap(-1, 512 * stride, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    yield torch.frombuffer(memory, dtype=torch.uint8), stride
-
-
-def test_512_experts_need_64_bit_offsets(address_space: tuple[Tensor, int]) -> None:
-    storage, stride = address_space
-    rows, k = 40, 256
-    (b, sb), wide = weights(1, rows, k)
-    apart = storage.as_strided((512, rows, k), (stride, k, 1))
+def far_apart(t: Tensor, stride: int) -> Tensor:
+    """512 views of t's shape, `stride` elements apart in memory, little of which is touched; 0, 256 and 511 hold t."""
+    no_reserve = 0x4000
+    size = 512 * stride * t.element_size()
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    apart = torch.frombuffer(memory, dtype=t.dtype).as_strided((512, *t.shape), (stride, *t.stride()))
     for g in (0, 256, 511):
-        apart[g] = b[0].view(torch.uint8)
-    part = activations((12,), k)[0]
-    starts = [0] * 256 + [4] * 256 + [12]
-    starts[1:257] = [2] * 256  # group 0: rows 0, 1; group 256: 2 .. 3; group 511: 4 .. 11
-    out = torch.full((12, rows), SENTINEL, dtype=torch.bfloat16)
-    run("m_grouped_fp8_gemm_nt_offset", *part, apart.view(torch.float8_e4m3fn), sb.expand(512, -1, -1),
-        torch.tensor(starts, dtype=torch.int32), None, False, out)  # fmt: skip
+        apart[g] = t
+    return apart
+
+
+def test_512_experts_need_64_bit_offsets() -> None:
+    """Weights and scales as far apart as weights of a gate_up projection are; rows for three of the groups."""
+    stride = 4096 * 6144
+    (b, sb), wide = weights(1, 40, 256)
+    codes, scales = far_apart(b[0].view(torch.uint8), stride), far_apart(sb[0], stride)
+    (part,) = activations((12,), 256)
+    offsets = torch.tensor([0, *[2] * 256, *[4] * 255, 12], dtype=torch.int32)
+    out = torch.full((12, 40), SENTINEL, dtype=torch.bfloat16)
+    run("m_grouped_fp8_gemm_nt_offset", *part, codes.view(b.dtype), scales, offsets, None, False, out)
     assert_near([out], [part], wide, "exact")
 
 

@@ -123,7 +123,16 @@ py::dict explain_call(const std::string& op, const py::args& objects) {
   const Explanation found = explain(op, arguments_from_objects(objects));
   py::list floors;
   for (const auto& floor : found.floors) floors.append(py::make_tuple(floor.device, floor.microseconds, floor.bound));
+  py::list candidates;
+  for (const auto& candidate : found.candidates) {
+    py::list predictions;
+    for (const auto& p : candidate.predictions) predictions.append(py::make_tuple(p.device, p.microseconds, p.bound));
+    candidates.append(py::make_tuple(candidate.config.max_tokens, candidate.config.stages, candidate.config.smem_bytes,
+                                     candidate.config.grid, candidate.tiles, candidate.waves, candidate.chosen,
+                                     candidate.reason, predictions));
+  }
   py::dict out;
+  out["candidates"] = candidates;
   out["bytes_read"] = found.bytes_read;
   out["bytes_written"] = found.bytes_written;
   out["flops"] = found.flops;

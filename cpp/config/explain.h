@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "config/moe_gemm_explain.h"
 #include "config/tensor_desc.h"
 
 namespace longcat_ops {
@@ -25,11 +26,12 @@ struct Floor {
 };
 
 struct Explanation {
-  int64_t bytes_read = 0;     // every input once
-  int64_t bytes_written = 0;  // every output once
-  double flops = 0;           // of matrix products, counting a multiply-add as two
-  std::string assumes;        // what depends on the data; "" if nothing
-  std::vector<Floor> floors;  // one per known device
+  int64_t bytes_read = 0;             // every input once
+  int64_t bytes_written = 0;          // every output once
+  double flops = 0;                   // of matrix products, counting a multiply-add as two
+  std::string assumes;                // what depends on the data; "" if nothing
+  std::vector<Floor> floors;          // one per known device
+  std::vector<Candidate> candidates;  // of an FP8 matrix product: the tiles its kernel has, one of them chosen
 };
 
 // arguments: those of the op's schema, outputs included. Throws std::invalid_argument for an op that does not exist.

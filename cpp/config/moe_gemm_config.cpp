@@ -6,34 +6,43 @@
 #include "moe_gemm/plan.h"
 
 namespace longcat_ops {
-namespace {
 
 using namespace moe_gemm;
 
-// NOTE: the small instance leaves room for blocks of the kernel ahead, which programmatic dependent launch overlaps.
-constexpr uint32_t kSmallSmem = 200 * 1024;
+// NOTE: without an estimate four times the mean: routing to many experts is close to a Poisson process, whose largest
+// of 512 groups is below that from a mean of 8 on.
+int64_t expected_rows(const MoeGemmProblem& problem) {
+  constexpr int64_t kSkew = 4;
+  const int64_t mean =
+      problem.mean_rows >= 0 ? problem.mean_rows : ceil_div(problem.rows, std::max<int64_t>(problem.groups, 1));
+  const int64_t bound = std::max<int64_t>(problem.group_rows, 1);
+  if (problem.max_rows >= 0) return std::clamp<int64_t>(problem.max_rows, 1, bound);
+  return mean < bound / kSkew ? std::max<int64_t>(kSkew * mean, 1) : bound;
+}
 
-}  // namespace
-
-MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
+MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t max_tokens) {
   MoeGemmConfig config;
-  const int64_t rows = std::clamp<int64_t>(problem.max_rows, 1, std::max<int64_t>(problem.rows, 1));
-  config.max_tokens = kSmallTokens;
-  if (problem.mapped)
-    while (config.max_tokens < rows && config.max_tokens < kMaxTokens) config.max_tokens *= 2;
-  config.small = config.max_tokens == kSmallTokens;
-
+  config.max_tokens = max_tokens;
+  config.small = max_tokens == kSmallTokens;
+  // NOTE: the small instance leaves room for blocks of the kernel ahead, which programmatic dependent launch overlaps.
+  constexpr uint32_t kSmallSmem = 200 * 1024;
   const uint32_t limit = config.small ? kSmallSmem : kMaxSmem;
   config.stages = static_cast<uint32_t>(problem.max_stages);
-  while (make_smem_plan(config.max_tokens, config.stages).bytes > limit) --config.stages;
-  config.smem_bytes = make_smem_plan(config.max_tokens, config.stages).bytes;
+  while (make_smem_plan(max_tokens, config.stages).bytes > limit) --config.stages;
+  config.smem_bytes = make_smem_plan(max_tokens, config.stages).bytes;
+  if (problem.rows == 0 || problem.groups == 0) return config;
 
-  // Every group's tiles at once, if all have rows; each row belongs to one group.
-  const int64_t active = std::min(problem.groups, problem.rows);
-  const int64_t chunks = active + problem.rows / config.max_tokens;
+  // The most tiles there can be: each group that has rows ends with one that is not full.
+  const int64_t chunks = std::min(problem.groups, problem.rows) + problem.rows / max_tokens;
   config.grid = std::min<int64_t>(problem.sms, chunks * ceil_div(problem.n, kTileRows));
-  if (problem.rows == 0 || problem.groups == 0) config.grid = 0;
   return config;
+}
+
+MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
+  uint32_t max_tokens = kSmallTokens;
+  if (problem.mapped)
+    while (max_tokens < expected_rows(problem) && max_tokens < kMaxTokens) max_tokens *= 2;
+  return make_moe_gemm_config(problem, max_tokens);
 }
 
 }  // namespace longcat_ops

@@ -1,4 +1,4 @@
-// How the grouped FP8 products run: a pure function of the sizes, for the launcher and for `explain`.
+// How the FP8 matrix products run: a pure function of the sizes, for the launcher and for `explain`.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,10 @@ namespace longcat_ops {
 
 struct MoeGemmProblem {
   int64_t groups = 1;
-  int64_t rows = 0;      // of all groups at most
-  int64_t max_rows = 0;  // of one group, as far as is known; never changes a result
+  int64_t rows = 0;        // of all groups together, at most
+  int64_t group_rows = 0;  // of one group, at most
+  int64_t mean_rows = -1;  // of one group, typically; -1: rows / groups
+  int64_t max_rows = -1;   // of one group, as the caller estimates it; -1: no estimate
   int64_t n = 0, k = 0;
   bool mapped = true;  // tensor maps describe both operands
   int sms = 132;
@@ -23,6 +25,10 @@ struct MoeGemmConfig {
   int64_t grid = 0;    // 0: nothing to do
 };
 
+// Rows of the largest group that a tile should hold. Neither this nor the tile changes a result.
+int64_t expected_rows(const MoeGemmProblem& problem);
+
+MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t max_tokens);
 MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem);
 
 }  // namespace longcat_ops

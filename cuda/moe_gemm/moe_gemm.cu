@@ -11,13 +11,22 @@
 namespace longcat_ops::moe_gemm {
 namespace {
 
+// A stack of one matrix stands for what all groups share.
 struct Operands {
-  lc_stack a, sa, b, sb, out;  // a stack of one matrix where all groups share it
-  GroupedRows rows;
-  const char* index_name;
-  int64_t index_size;
-  int64_t max_rows;  // of one group, or -1: not known
-  bool counts_ready;
+  lc_stack a, sa, b, sb, out;
+  RowLayout layout = RowLayout::kDense;
+  const char* index_name = "";
+  const int32_t* index = nullptr;
+  int64_t index_size = 0;
+  int64_t max_rows = -1, mean_rows = -1;  // of one group, as the caller estimates them; -1: no estimate
+  bool counts_ready = false;
+
+  void set_index(RowLayout layout_, const char* name, const int32_t* data, int64_t size) {
+    layout = layout_;
+    index_name = name;
+    index = data;
+    index_size = size;
+  }
 };
 
 lc_stack single(const lc_matrix* matrix) { return {*matrix, 1, 0}; }
@@ -48,9 +57,9 @@ Memory memory_of(const Operands& o) {
   Memory memory;
   memory.reads("a", &o.a).reads("sa", &o.sa).updates("out", &o.out);
   if (o.counts_ready) {
-    memory.settled("b", &o.b).settled("sb", &o.sb).settled(o.index_name, o.rows.index, o.index_size);
+    memory.settled("b", &o.b).settled("sb", &o.sb).settled(o.index_name, o.index, o.index_size);
   } else {
-    memory.reads("b", &o.b).reads("sb", &o.sb).reads(o.index_name, o.rows.index, o.index_size);
+    memory.reads("b", &o.b).reads("sb", &o.sb).reads(o.index_name, o.index, o.index_size);
   }
   return memory;
 }
@@ -60,7 +69,9 @@ int launch_moe_gemm(const char* op, const Operands& o, lc_stream_t stream) {
   MoeGemmProblem problem;
   problem.groups = o.b.count;
   problem.rows = o.a.count * o.a.matrix.rows;
-  problem.max_rows = o.max_rows < 0 ? o.a.matrix.rows : o.max_rows;
+  problem.group_rows = o.a.matrix.rows;
+  problem.max_rows = o.max_rows;
+  problem.mean_rows = o.mean_rows;
   problem.n = o.b.matrix.rows;
   problem.k = o.b.matrix.columns;
   problem.mapped = can_map(weight) && can_map(tokens);
@@ -84,9 +95,7 @@ int launch_moe_gemm(const char* op, const Operands& o, lc_stream_t stream) {
   params.output_type = output_type(o.out.matrix.dtype);
   params.bulk_output = bulk_output(o.out);
   params.counts_ready = o.counts_ready;
-  params.rows = o.rows;
-  params.rows.groups = static_cast<uint32_t>(problem.groups);
-  params.rows.rows = static_cast<uint32_t>(o.a.matrix.rows);
+  params.rows = {o.layout, static_cast<uint32_t>(problem.groups), static_cast<uint32_t>(problem.group_rows), o.index};
   params.n = static_cast<uint32_t>(problem.n);
   params.k = static_cast<uint32_t>(problem.k);
   params.smem = make_smem_plan(config.max_tokens, config.stages);
@@ -107,33 +116,33 @@ using namespace longcat_ops::moe_gemm;
 
 int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb,
                    const lc_matrix* out, lc_stream_t stream) {
-  const Operands operands{single(a), single(sa), single(b), single(sb), single(out), {RowLayout::kDense, 0, 0, nullptr},
-                          "",        0,          -1,        false};
+  const Operands operands{single(a), single(sa), single(b), single(sb), single(out)};
   return launch_moe_gemm("fp8_gemm_nt", operands, stream);
 }
 
 int lc_m_grouped_fp8_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b, const lc_stack* sb,
                                     const int32_t* offsets, int64_t max_m_hint, int32_t counts_ready,
                                     const lc_matrix* out, lc_stream_t stream) {
-  const Operands operands{
-      single(a),  single(sa),       *b, *sb, single(out), {RowLayout::kOffset, 0, 0, offsets}, "offsets", b->count + 1,
-      max_m_hint, counts_ready != 0};
+  Operands operands{single(a), single(sa), *b, *sb, single(out)};
+  operands.set_index(RowLayout::kOffset, "offsets", offsets, b->count + 1);
+  operands.max_rows = max_m_hint;
+  operands.counts_ready = counts_ready != 0;
   return launch_moe_gemm("m_grouped_fp8_gemm_nt_offset", operands, stream);
 }
 
 int lc_m_grouped_fp8_gemm_nt_masked(const lc_stack* a, const lc_stack* sa, const lc_stack* b, const lc_stack* sb,
                                     const int32_t* masked_m, int64_t expected_m, const lc_stack* out,
                                     lc_stream_t stream) {
-  (void)expected_m;  // typical rows say little about the most; the size of `a` bounds them
-  const Operands operands{*a,         *sa,      *b, *sb,  *out, {RowLayout::kMasked, 0, 0, masked_m},
-                          "masked_m", b->count, -1, false};
+  Operands operands{*a, *sa, *b, *sb, *out};
+  operands.set_index(RowLayout::kMasked, "masked_m", masked_m, b->count);
+  operands.mean_rows = expected_m;
   return launch_moe_gemm("m_grouped_fp8_gemm_nt_masked", operands, stream);
 }
 
 int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b, const lc_stack* sb,
                                         const int32_t* m_indices, const lc_matrix* out, lc_stream_t stream) {
-  const Operands operands{single(a),   single(sa), *b, *sb,  single(out), {RowLayout::kContiguous, 0, 0, m_indices},
-                          "m_indices", a->rows,    -1, false};
+  Operands operands{single(a), single(sa), *b, *sb, single(out)};
+  operands.set_index(RowLayout::kContiguous, "m_indices", m_indices, a->rows);
   return launch_moe_gemm("m_grouped_fp8_gemm_nt_contiguous", operands, stream);
 }
 

@@ -38,7 +38,7 @@ LC_DEVICE void copy_block(uint32_t to, const Stack<const uint8_t>& from, uint32_
 // With kTma one thread, else a warp: both `produce` functions.
 template <bool kTma>
 LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
-  if (!p.counts_ready) ptx::grid_dependency_wait();
+  if constexpr (kTma) ptx::prefetch_tensormap(&p.weight_map);
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
   const uint32_t blocks = count_blocks(p);
@@ -64,6 +64,8 @@ LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
 // the product depends on nothing but its own row, and theirs are not stored.
 template <bool kTma>
 LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
+  if constexpr (kTma)
+    for (const ptx::TensorMap& map : p.token_map) ptx::prefetch_tensormap(&map);
   ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);

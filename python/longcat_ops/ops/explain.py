@@ -25,12 +25,37 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A tile that the kernel of the FP8 matrix products has: 128 weight rows by up to `tokens`, all K.
+
+    stages, smem_bytes, blocks: of the launch. tiles, waves: of the call and of its busiest block, if all rows are spread
+    evenly over the groups. predictions: a model's, not measured; see docs/moe_gemm.md.
+    """
+
+    tokens: int
+    stages: int
+    smem_bytes: int
+    blocks: int
+    tiles: int
+    waves: int
+    chosen: bool
+    reason: str
+    predictions: tuple[Floor, ...]
+
+    def __str__(self) -> str:
+        times = ", ".join(f"{p.device} {p.microseconds:.1f} us ({p.bound})" for p in self.predictions)
+        size = f"{self.stages} stages, {self.smem_bytes:,} bytes shared, {self.tiles} tiles in {self.waves} waves"
+        return f"tile of {self.tokens} tokens{' (chosen)' if self.chosen else ''}: {self.reason}; {size}; {times}"
+
+
+@dataclass(frozen=True)
 class Explanation:
     """One call of one op. `str()` of it is a report.
 
     arguments: name and descriptor or value, in the order of the schema. backends: for CPU and for CUDA tensors.
     bytes_read, bytes_written: every input and output once. flops: of matrix products, a multiply-add being two.
     assumes: what the counts take for granted where they depend on data. floors: from the peaks of NVIDIA's data sheets.
+    candidates: of an FP8 matrix product, the tiles its kernel chooses from.
     """
 
     op: str
@@ -41,6 +66,7 @@ class Explanation:
     flops: float
     assumes: str
     floors: tuple[Floor, ...]
+    candidates: tuple[Candidate, ...]
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.arguments) + 2
@@ -49,6 +75,7 @@ class Explanation:
         lines += [f"  reads {self.bytes_read:,} bytes, writes {self.bytes_written:,}, {self.flops:.4g} flops"]
         lines += [f"  assuming that {self.assumes}"] if self.assumes else []
         lines += [f"  floor on {f.device}: {f.microseconds:.2f} us, bound by {f.bound}" for f in self.floors]
+        lines += [f"  {candidate}" for candidate in self.candidates]
         return "\n".join(lines)
 
 
@@ -94,7 +121,12 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         flops=found["flops"],
         assumes=found["assumes"],
         floors=tuple(Floor(*floor) for floor in found["floors"]),
+        candidates=tuple(_candidate(*fields) for fields in found["candidates"]),
     )
+
+
+def _candidate(*fields: Any) -> Candidate:
+    return Candidate(*fields[:-1], tuple(Floor(*prediction) for prediction in fields[-1]))
 
 
 def _to_meta(value: Any) -> Any:

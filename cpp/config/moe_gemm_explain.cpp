@@ -1,0 +1,97 @@
+#include "config/moe_gemm_explain.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/numeric.h"
+#include "config/explain.h"
+#include "moe_gemm/plan.h"
+
+namespace longcat_ops {
+namespace {
+
+using namespace moe_gemm;
+
+// The model of a prediction; none of it has been measured on this kernel.
+constexpr double kBandwidthShare = 0.9;  // of the data sheet's, which a stream of reads reaches
+constexpr double kL2BytesPerSecond = 5.5e12;
+constexpr double kClock = 1.755e9;
+constexpr double kFixedMicroseconds = 4.5;  // launch, first bytes, last tile
+
+// Of one stage on one SM: the products, or reading both operands from shared memory at 128 bytes a clock: weights once
+// for each pass, tokens once for each warpgroup.
+double stage_clocks(uint32_t bucket) {
+  const double passes = bucket > 128 ? 2 : 1;
+  return std::max(4.0 * bucket, 128 * passes + 2.0 * bucket);
+}
+
+Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidate& candidate, int64_t active,
+                   int64_t chunks, uint32_t bucket) {
+  const double weights = static_cast<double>(active) * p.n * p.k;
+  const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + 2.0 * p.n);
+  const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
+  const double memory = (weights + tokens) / (kBandwidthShare * device.bytes_per_second);
+  const double l2 = (chunks * weights + candidate.tiles * blocks * bucket * kBlockK) / kL2BytesPerSecond;
+  const double products = candidate.waves * blocks * stage_clocks(bucket) / kClock;
+  const double most = std::max({memory, l2, products});
+  return {device.name, 1e6 * most + kFixedMicroseconds, most == memory ? "memory" : most == l2 ? "L2" : "tensor cores"};
+}
+
+std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, bool chosen) {
+  const int64_t expected = expected_rows(p), tiles = ceil_div(expected, config.max_tokens);
+  const char* why = p.max_rows >= 0 ? " rows, the caller's estimate" : " rows, four times the mean or all there are";
+  if (!p.mapped)
+    return chosen ? "rows are not on 16-byte boundaries: warps copy them, slowly" : "needs rows on 16-byte boundaries";
+  if (chosen && tiles > 1) return text("the largest; a group of ", expected, why, ", takes ", tiles, " tiles");
+  if (chosen) return text("the smallest that holds a group of ", expected, why);
+  if (tiles > 1) return text("a group of ", expected, why, ", would read its weights ", tiles, " times");
+  return text("larger than a group of ", expected, why, "; fewer stages");
+}
+
+}  // namespace
+
+MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argument>& arguments) {
+  const auto& a = std::get<TensorDesc>(arguments.at(0));
+  const auto& b = std::get<TensorDesc>(arguments.at(2));
+  const int last = a.dim - 1;
+  const auto on_16_bytes = [](const TensorDesc& t) {
+    bool aligned = t.address % 16 == 0;
+    for (int i = 0; i < t.dim - 1; ++i) aligned &= t.sizes[i] <= 1 || t.strides[i] % 16 == 0;
+    return aligned;
+  };
+  MoeGemmProblem problem;
+  problem.groups = b.dim == 3 ? b.sizes[0] : 1;
+  problem.group_rows = a.sizes[last - 1];
+  problem.rows = a.dim == 3 ? a.sizes[0] * a.sizes[1] : a.sizes[0];
+  problem.n = b.sizes[b.dim - 2];
+  problem.k = b.sizes[b.dim - 1];
+  problem.mapped = on_16_bytes(a) && on_16_bytes(b);
+  if (op == "m_grouped_fp8_gemm_nt_masked") problem.mean_rows = std::get<int64_t>(arguments.at(5));
+  if (op == "m_grouped_fp8_gemm_nt_offset")
+    if (const auto* hint = std::get_if<int64_t>(&arguments.at(5))) problem.max_rows = *hint;
+  return problem;
+}
+
+std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem) {
+  std::vector<Candidate> candidates;
+  const int64_t active = std::min(problem.groups, problem.rows);
+  if (active == 0) return candidates;
+  const int64_t rows = ceil_div(problem.rows, active), weight_tiles = ceil_div(problem.n, kTileRows);
+  const uint32_t best = choose_moe_gemm_config(problem).max_tokens;
+  for (uint32_t max_tokens = kSmallTokens; max_tokens <= kMaxTokens; max_tokens *= 2) {
+    Candidate candidate;
+    candidate.config = make_moe_gemm_config(problem, max_tokens);
+    candidate.chosen = max_tokens == best;
+    candidate.reason = reason_of(problem, candidate.config, candidate.chosen);
+    const int64_t chunks = ceil_div(rows, max_tokens);
+    candidate.tiles = active * chunks * weight_tiles;
+    candidate.waves = ceil_div(candidate.tiles, candidate.config.grid);
+    const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, max_tokens)));
+    for (const Device& device : known_devices())
+      candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));
+    candidates.push_back(std::move(candidate));
+  }
+  return candidates;
+}
+
+}  // namespace longcat_ops
