@@ -30,6 +30,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if "tokens_per_s" in info:
             _print_rates(terminalreporter, group, info)
     _print_overheads(terminalreporter, [info for _, info in infos if "torch_ops_us" in info])
+    _print_groups(terminalreporter, [info for _, info in infos if "tokens_per_group" in info])
 
 
 def _print_rates(terminalreporter: pytest.TerminalReporter, group: str, info: dict) -> None:
@@ -53,4 +54,18 @@ def _print_overheads(terminalreporter: pytest.TerminalReporter, infos: list[dict
         terminalreporter.write_line(
             f"  {info['op']:38s}{info['backend']:>11s}{info['kernel_us']:10.1f}{info['function_us']:10.1f}"
             f"{info['torch_ops_us']:11.1f}"
+        )
+
+
+def _print_groups(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:
+    """Times and floors in us."""
+    if infos:
+        nothing_ran = any(name.startswith("predicted") for name in infos[0])
+        where = "predictions, nothing ran" if nothing_ran else torch.cuda.get_device_name()
+        terminalreporter.write_line(f"\ngrouped FP8 GEMM [{where}]")
+    for info in infos:
+        times = {name.removesuffix("_us").replace("_", " "): us for name, us in info.items() if name.endswith("_us")}
+        cells = [f"{name} {us:.1f}" for name, us in times.items()]
+        terminalreporter.write_line(
+            f"  {info['shape']:8s} G {info['groups']:3d} m {info['tokens_per_group']:4d}: {', '.join(cells)} us"
         )

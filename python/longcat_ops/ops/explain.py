@@ -28,7 +28,7 @@ class Floor:
 class Candidate:
     """A tile that the kernel of the FP8 matrix products has: 128 weight rows by up to `tokens`, all K.
 
-    stages, smem_bytes, blocks: of the launch. tiles, waves: of the call and of its busiest block, if all rows are spread
+    stages, smem_bytes, blocks: of the launch. tiles, waves: of the call and of its busiest block, with the rows spread
     evenly over the groups. predictions: a model's, not measured; see docs/moe_gemm.md.
     """
 

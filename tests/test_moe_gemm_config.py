@@ -1,0 +1,123 @@
+"""The choice of a tile for the FP8 matrix products, through `explain`: a pure function, so no GPU is asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from longcat_ops.ops.explain import Candidate, explain
+
+FP8, F32, BF16, I32 = torch.float8_e4m3fn, torch.float32, torch.bfloat16, torch.int32
+GATE_UP, DOWN = (4096, 6144), (6144, 2048)
+TILES = [32, 64, 128, 256]
+
+
+def meta(*shape: int, dtype: torch.dtype = FP8) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def pair(*shape: int, block_rows: int = 1) -> tuple[Tensor, Tensor]:
+    *groups, rows, columns = shape
+    return meta(*shape), meta(*groups, -(-rows // block_rows), -(-columns // 128), dtype=F32)
+
+
+def offset(groups: int, rows: int, n: int, k: int, hint: int | None = None) -> tuple[Candidate, ...]:
+    """`rows` in all."""
+    weights, out = pair(groups, n, k, block_rows=128), meta(rows, n, dtype=BF16)
+    offsets = meta(groups + 1, dtype=I32)
+    found = explain("m_grouped_fp8_gemm_nt_offset", pair(rows, k), weights, out, offsets, max_m_hint=hint)
+    return found.candidates
+
+
+def chosen(candidates: tuple[Candidate, ...]) -> Candidate:
+    (best,) = [candidate for candidate in candidates if candidate.chosen]
+    return best
+
+
+@pytest.mark.parametrize(
+    ("hint", "tokens"), [(0, 32), (1, 32), (32, 32), (33, 64), (64, 64), (65, 128), (129, 256), (10**9, 256)]
+)
+def test_a_hint_chooses_the_smallest_tile_that_holds_it(hint: int, tokens: int) -> None:
+    assert chosen(offset(16, 8000, *GATE_UP, hint)).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("groups", "rows", "tokens"),
+    [(16, 16 * 8, 32), (16, 16 * 8 + 1, 64), (16, 16 * 33, 256), (64, 33, 32), (64, 1, 32), (4, 100, 128), (1, 33, 64)],
+)
+def test_without_one_a_group_may_be_four_times_the_mean(groups: int, rows: int, tokens: int) -> None:
+    """But no group has more rows than there are."""
+    assert chosen(offset(groups, rows, *GATE_UP)).tokens == tokens
+
+
+def test_the_other_layouts() -> None:
+    weights = pair(8, *DOWN, block_rows=128)
+    out, counts = meta(8, 512, DOWN[0], dtype=BF16), meta(8, dtype=I32)
+    for expected_m, tokens in ((0, 32), (8, 32), (9, 64), (32, 128), (33, 256), (512, 256)):
+        found = explain("m_grouped_fp8_gemm_nt_masked", pair(8, 512, DOWN[1]), weights, out, counts, expected_m)
+        assert chosen(found.candidates).tokens == tokens
+    indices, out = meta(512, dtype=I32), meta(512, DOWN[0], dtype=BF16)
+    found = explain("m_grouped_fp8_gemm_nt_contiguous", pair(512, DOWN[1]), weights, out, indices)
+    assert chosen(found.candidates).tokens == 256
+    for rows, tokens in ((1, 32), (32, 32), (33, 64), (4096, 256)):
+        found = explain("fp8_gemm_nt", pair(rows, 2048), pair(*DOWN, block_rows=128))
+        assert chosen(found.candidates).tokens == tokens
+
+
+def test_no_tile_for_no_rows() -> None:
+    assert offset(16, 0, *GATE_UP) == ()
+    assert explain("moe_plan", meta(4, 2, dtype=I32), 2).candidates == ()
+
+
+def test_rows_off_16_bytes_are_copied() -> None:
+    """K is no multiple of 16, or the rows of `a` are not."""
+    assert "copy them" in chosen(offset(2, 300, 128, 136)).reason
+    assert chosen(offset(2, 300, 128, 136)).tokens == 32
+    apart = torch.empty_strided((300, 128), (136, 1), dtype=FP8, device="meta")
+    found = explain("fp8_gemm_nt", (apart, meta(300, 1, dtype=F32)), pair(128, 128, block_rows=128))
+    assert chosen(found.candidates).tokens == 32
+
+
+@pytest.mark.parametrize(("groups", "rows"), [(1, 1), (4, 4), (16, 512), (512, 4096), (3, 1200)])
+@pytest.mark.parametrize(("n", "k"), [GATE_UP, DOWN, (576, 6144), (8, 128)])
+def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None:
+    candidates = offset(groups, rows, n, k)
+    assert [c.tokens for c in candidates] == TILES
+    active, weight_tiles = min(groups, rows), -(-n // 128)
+    for c in candidates:
+        assert c.smem_bytes <= 227 * 1024 and c.stages >= 4
+        # A stage has 128 rows of weights and the tile's tokens, 128 bytes each, and a scale per token.
+        assert c.stages * (128 * (128 + c.tokens) + 4 * c.tokens) < c.smem_bytes
+        assert 0 < c.blocks <= 132 and c.blocks <= (active + rows // c.tokens) * weight_tiles
+        mean = -(-rows // active)
+        assert c.tiles == active * -(-mean // c.tokens) * weight_tiles
+        assert c.waves == -(-c.tiles // c.blocks)
+    small = candidates[0]
+    assert small.smem_bytes <= 200 * 1024 and small.stages == 9
+
+
+def test_predictions() -> None:
+    """Counted by hand: bytes at 0.9 of the data sheet's bandwidth, plus 4.5 us."""
+    weights, tokens = 16 * 4096 * 6144, 16 * 32 * (6144 + 4 * 48 + 2 * 4096)
+    for device, peak in (("H100", 3.35e12), ("H800", 3.35e12), ("H200", 4.8e12)):
+        (found,) = [p for p in chosen(offset(16, 16 * 32, *GATE_UP, 32)).predictions if p.device == device]
+        assert found.microseconds == pytest.approx(1e6 * (weights + tokens) / (0.9 * peak) + 4.5)
+        assert found.bound == "memory"
+    # 256 tokens of one group: 32 tiles in one wave of 48 stages, 4 clocks a token each; far above the memory's time.
+    (group,) = [p for p in chosen(offset(1, 256, *GATE_UP)).predictions if p.device == "H100"]
+    assert group.microseconds == pytest.approx(48 * 4 * 256 / 1755 + 4.5) and group.bound == "tensor cores"
+    # 32-token tiles of large groups read weights and tokens again and again.
+    (small,) = [p for p in offset(4, 4096, *DOWN)[0].predictions if p.device == "H100"]
+    moved = 4 * 32 * 6144 * 2048 + 4 * 32 * 48 * 32 * 2048
+    assert small.microseconds == pytest.approx(1e6 * moved / 5.5e12 + 4.5) and small.bound == "L2"
+
+
+def test_the_report_names_every_tile() -> None:
+    report = str(explain("fp8_gemm_nt", pair(40, 2048), pair(*DOWN, block_rows=128)))
+    assert "tile of 64 tokens (chosen): the smallest that holds a group of 40 rows" in report
+    assert (
+        "tile of 32 tokens: a group of 40 rows, four times the mean or all there are, would read its weights 2"
+        in report
+    )
+    assert "tile of 128 tokens: larger than" in report
