@@ -64,8 +64,8 @@ def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offset
         out: [M, N]. Rows of no group are neither read nor written.
         offsets: i32 [G + 1], rising, from `moe_plan`. Parts beyond 0 .. M are cut off.
         max_m_hint: upper estimate of the rows of a group; chooses among kernels, never changes the result.
-        counts_ready: the caller's word that offsets were written by a kernel before the immediate predecessor on this
-            stream, which itself waited for it; a kernel may then read them before that predecessor ends.
+        counts_ready: the caller's word that offsets and weights were written by kernels before the immediate
+            predecessor on this stream, which itself waited for them; then they are read before that predecessor ends.
 
     Returns:
         out.
