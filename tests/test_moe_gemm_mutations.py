@@ -37,14 +37,14 @@ BARRIER = "  ptx::named_barrier_sync(barrier, 128);\n"
 MUTATIONS = [
     gemm("lane_0_releases_for_others", PIPELINE, "  ptx::warp_sync();\n", ""),
     gemm("stage_overwritten", PRODUCER, EMPTY + FILL, FILL),
-    gemm("accumulators_before_the_wait", CONSUMER, "  ptx::wgmma_wait_for<0>(acc);\n", ""),
     gemm("copy_before_the_fence", EPILOGUE, "  ptx::fence_proxy_async_shared();\n", ""),
-    gemm("buffer_still_read", EPILOGUE, "  ptx::bulk_wait_read<0>();", "//"),
     gemm("neighbour_rows_written", EPILOGUE, " && first_token + thread < tile.tokens", ""),
     gemm("tokens_of_a_later_tile_lost", SCHEDULER, "row + chunk * most, left", "row, left"),
-    gemm("scales_of_the_first_stage", CONSUMER, "4 * stages.stage * p.smem.max_tokens", "0"),
 ]  # fmt: skip
 MORE = [
+    gemm("accumulators_before_the_wait", CONSUMER, "  ptx::wgmma_wait_for<0>(acc);\n", ""),
+    gemm("buffer_still_read", EPILOGUE, "  ptx::bulk_wait_read<0>();", "//"),
+    gemm("scales_of_the_first_stage", CONSUMER, "4 * stages.stage * p.smem.max_tokens", "0"),
     gemm("read_before_it_is_full", CONSUMER, "    stages.wait_full();", "//"),
     gemm("fence_before_the_wait", CONSUMER, "  float acc[kWidth / 2];\n  ptx::wgmma_fence();",
          "  float acc[kWidth / 2];"),
