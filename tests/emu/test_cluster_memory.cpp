@@ -106,6 +106,23 @@ TEST(cluster_bulk_copy_to_a_peer) {
   });
 }
 
+TEST(cluster_wgmma_reads_its_own_memory) {
+  // A 64 x 32 and B 8 x 32 in e4m3, all 1 in CTA 0 and all 2 in CTA 1.
+  run_clusters(2, 128, [] {
+    const uint32_t a = dynamic_smem_base(), b = a + 64 * 32, value = cluster_rank() == 0 ? 0x38383838 : 0x40404040;
+    for (uint32_t at = 4 * thread_index(); at < 72 * 32; at += 4 * 128) store_shared(a + at, value);
+    fence_proxy_async_shared();
+    sync_threads();
+    float acc[4];
+    wgmma_fence();
+    wgmma_e4m3<8>(acc, make_descriptor(a, 128, 256, Swizzle::kNone), make_descriptor(b, 128, 256, Swizzle::kNone),
+                  false);
+    wgmma_commit();
+    wgmma_wait_for<0>(acc);
+    for (const float x : acc) require(x == (cluster_rank() == 0 ? 32 : 128));
+  });
+}
+
 // A ring of stages that CTA 0 fills in both CTAs; each CTA frees a stage by an arrival at CTA 0.
 enum class Free { kRelease, kSharedFence, kRelaxed };
 
