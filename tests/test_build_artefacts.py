@@ -108,7 +108,8 @@ def test_check_refuses_what_no_caller_may_send() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_cuda_tensors_give_what_cpu_tensors_give(op: str, name: str) -> None:
-    """By the CUDA kernel or the reference on the GPU; exact but for sums in another order and for exp."""
+    """By the CUDA kernel or the reference on the GPU; exact but for sums in another order and for exp. Tensor cores cut
+    sums of e4m3 products at about 14 bits: 2^-13 of the terms' magnitudes, which are a few times the largest result."""
     made = CASES[op][name]()
     expected = public(op)(*made.args, **made.kwargs)
     made = CASES[op][name]()
@@ -117,4 +118,5 @@ def test_cuda_tensors_give_what_cpu_tensors_give(op: str, name: str) -> None:
     for ours, theirs in zip(tensors(settled(op, made, actual)), tensors(settled(op, made, expected)), strict=True):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
         step = {torch.float8_e4m3fn: 2**-3, torch.bfloat16: 2**-8}.get(ours.dtype, 2**-19)
-        assert torch.allclose(ours.float(), theirs.float(), rtol=step, atol=1e-5)
+        cut = 2**-10 * float(theirs.float().abs().max()) if "fp8_gemm" in op and theirs.numel() else 0.0
+        assert torch.allclose(ours.float(), theirs.float(), rtol=step, atol=1e-5 + cut)
