@@ -44,6 +44,7 @@ SIZES = [
 ]
 WIDTHS = list(itertools.product((8, 72, 136, 576), (128, 160, 384)))  # N, K: below, at and past the edge of a block
 if os.environ.get("LONGCAT_OPS_BACKEND") == "emu":  # slow; test_moe_gemm_emu.py has what the kernel needs beyond these
+    SIZES = [(0,), (9,), (0, 0, 0), (33, 0, 7), (9, 0, 33, 1, 0, 7, 8, 1)]
     WIDTHS = [(8, 160), (136, 384), (576, 128)]
 OUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SENTINEL = 7.0
