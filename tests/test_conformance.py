@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+import primitives_page
 
 import emulator_build
 from conformance import golden, library, primitives
@@ -55,6 +59,40 @@ def test_every_primitive_is_emulated_and_has_a_case(emulated: Library, request: 
     rows = primitives.table(cases, golden.read())
     request.config.stash[primitives.SUMMARY] = primitives.summary(rows)
     assert not (found := primitives.problems(rows, cases)), "\n".join(found)
+
+
+def test_the_table_of_primitives_in_the_docs(emulated: Library) -> None:
+    rows = primitives.table(emulated.cases(), golden.read())
+    text = primitives_page.PAGE.read_text(encoding="utf-8")
+    assert text == primitives_page.renewed(text, rows), "docs/emulator.md is stale: python tools/primitives_page.py"
+    assert [line.split("`")[1] for line in primitives_page.render(rows).splitlines()[2:]] == [row.name for row in rows]
+
+
+def test_problems_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [library.Case(0, "a/one", ("x", "y"), ""), library.Case(1, "a/two", ("y", "gone"), "")]
+    monkeypatch.setattr(primitives, "wrapped", lambda: dict.fromkeys(("x", "y", "new", "late_cluster"), "f.cuh"))
+    monkeypatch.setattr(primitives, "emulated_names", lambda names: {"x", "y", "late_cluster"})
+    monkeypatch.setattr(primitives, "NO_CASE", {"*_cluster": "later", "x": "none", "absent": "none"})
+    rows = primitives.table(cases, [{"file": "h100.json", "cases": {"a/one": ""}}])
+    assert [(row.name, row.cases, row.evidence, row.reason) for row in rows] == [
+        ("x", ("a/one",), ("h100.json",), "none"),
+        ("y", ("a/one", "a/two"), (), ""),
+        ("new", (), (), ""),
+        ("late_cluster", (), (), "later"),
+    ]
+    found = "\n".join(primitives.problems(rows, cases))
+    for text in (
+        "new of cuda/ptx/f.cuh is not in cpp/emu/ptx",
+        "no conformance case: new (f.cuh). For each: add a case to its chapter in tests/conformance/*.cuh",
+        "x has the case a/one: remove it from NO_CASE",
+        "case a/two names gone, which cuda/ptx does not have",
+        "NO_CASE names absent, not in cuda/ptx",
+    ):
+        assert text in found
+    assert "late_cluster" not in found
+    summary = primitives.summary(rows)
+    assert summary[0] == "4 primitives: 3 emulated, 2 with conformance cases, 1 with results of a GPU"
+    assert summary[1:] == ["unproven on hardware: y, new, late_cluster", "no conformance case: new, late_cluster"]
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc was not found on PATH, in CUDA_HOME or in /usr/local/cuda")

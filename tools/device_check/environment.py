@@ -1,0 +1,97 @@
+"""Where a check takes the libraries from: the bundle of tools/device_bundle.py, else a build on the spot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / ".device"
+BUILT = ROOT / "build" / "device"
+CONFORMANCE = "liblongcat_conformance.so"
+SOURCES = ("CMakeLists.txt", "cmake", "cpp", "cuda", "python/longcat_ops", "tests/conformance")
+SUFFIXES = {".txt", ".cmake", ".py", ".cpp", ".h", ".in", ".inc", ".cu", ".cuh"}
+
+
+@dataclass(frozen=True)
+class Environment:
+    origin: str  # "bundle" or "built"
+    python_path: Path
+    conformance: Path
+
+    def variables(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(self.python_path), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "4"}
+
+
+def source_files(root: Path = ROOT, names: Iterable[str] = SOURCES) -> list[Path]:
+    """What the libraries and the package are made of."""
+    found = [path for name in names for path in (root / name, *(root / name).rglob("*"))]
+    return sorted(path for path in found if path.is_file() and path.suffix in SUFFIXES)
+
+
+def source_hash(root: Path = ROOT) -> str:
+    digest = hashlib.sha256()
+    for path in source_files(root):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+# NOTE: an installed longcat_ops must not stand in for one that is missing here.
+LOADS = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1])
+import longcat_ops
+assert longcat_ops.__file__.startswith(sys.argv[2]), f"{longcat_ops.__file__} is not in {sys.argv[2]}"
+longcat_ops._library.load()
+"""
+
+
+def load_problem(environment: Environment, python: str = sys.executable) -> str:
+    """Empty if the package and the conformance library load under `python`, else what it said last."""
+    command = [python, "-c", LOADS, str(environment.conformance), str(environment.python_path)]
+    # From a folder without the source tree, so that nothing of it is found by accident.
+    done = subprocess.run(command, env=os.environ | environment.variables(), cwd="/", capture_output=True, text=True)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+
+
+def bundle(folder: Path = BUNDLE) -> Environment:
+    return Environment("bundle", folder / "python", folder / CONFORMANCE)
+
+
+def bundle_problem(folder: Path = BUNDLE, root: Path = ROOT) -> str:
+    """Why the bundle cannot be used; empty if it can."""
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return f"there is no {manifest.relative_to(root)}"
+    if json.loads(manifest.read_text())["sources"] != source_hash(root):
+        return "it was made of other sources than these: run tools/device_bundle.py again"
+    return load_problem(bundle(folder))
+
+
+def built() -> Environment:
+    return Environment("built", BUILT / "site", BUILT / CONFORMANCE)
+
+
+BUILD_CODE = """
+import subprocess, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "--no-index", "--upgrade"]
+subprocess.run([*pip, "--target", folder / "site", "."], check=True)
+sys.path.insert(0, "tests")
+from conformance.library import build_for_device
+print(build_for_device(folder)[0])
+print('{"built": true}')
+"""
+
+
+def build_command() -> tuple[str, ...]:
+    """Builds both here, offline; needs nvcc, cmake, ninja, pybind11 and setuptools in this interpreter's reach."""
+    return (sys.executable, "-c", BUILD_CODE, str(BUILT))

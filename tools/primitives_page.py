@@ -1,0 +1,55 @@
+"""Writes the table of primitives in docs/emulator.md: what stands behind each function of cuda/ptx.
+
+python tools/primitives_page.py            # renew the table; builds the emulator's conformance library first
+python tools/primitives_page.py --check    # exit 1 if the file is not what this would write
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import emulator_build
+from conformance import golden, primitives
+from conformance.library import Library
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "emulator.md"
+BEGIN, END = "<!-- primitives: tools/primitives_page.py -->\n", "<!-- end of primitives -->\n"
+
+
+def render(rows: list[primitives.Row]) -> str:
+    lines = ["| primitive | `cuda/ptx/` | emulated | conformance | hardware |\n", "| --- | --- | --- | --- | --- |\n"]
+    for row in rows:
+        chapters = ", ".join(dict.fromkeys(case.split("/")[0] for case in row.cases))
+        evidence = ", ".join(Path(file).stem for file in row.evidence)
+        lines.append(
+            f"| `{row.name}` | {Path(row.file).stem} | {'yes' if row.emulated else 'no'} "
+            f"| {chapters or 'none: ' + (row.reason or '?')} | {evidence or 'unproven'} |\n"
+        )
+    return "".join(lines)
+
+
+def renewed(text: str, rows: list[primitives.Row]) -> str:
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{render(rows)}\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(arguments).check
+    cases = Library(emulator_build.build() / "libemu_conformance.so").cases()
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = renewed(text, primitives.table(cases, golden.read()))
+    if check:
+        print("up to date" if text == wanted else f"{PAGE.name} is stale: python tools/primitives_page.py")
+        return int(text != wanted)
+    PAGE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
