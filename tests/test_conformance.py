@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-import primitives_page
-
 import emulator_build
+import primitives_page
 from conformance import golden, library, primitives
 from conformance.library import Library, first_difference
 from cuda_tools import NVCC

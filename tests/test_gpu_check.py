@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import gpu_check
+from conformance import golden, run_cases
 from device_check import environment as environments
 from device_check import runner
 from device_check.runner import Report, Step, run_part
 from device_check.steps import PARTS, gpu_benches, op_tests, steps_of
-
-from conformance import golden, run_cases
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSED = "1 passed in 0.01s"
