@@ -89,7 +89,8 @@ def build_for_device(folder: Path) -> tuple[Path, str]:
     library = folder / DEVICE_LIBRARY
     unfinished = library.with_suffix(f".{os.getpid()}")
     command = [NVCC, "-std=c++20", *nvcc_flags(), "-Xptxas=-v", "-Xcompiler=-fPIC,-ffp-contract=off", "-shared"]
-    command += ["-cudart=static", "-Xfatbin=-compress-all", f"-I{ROOT / 'cuda'}", f"-I{generated}", "-o", unfinished, SOURCE]
+    command += ["-cudart=static", "-Xfatbin=-compress-all", f"-I{ROOT / 'cuda'}", f"-I{generated}"]
+    command += ["-o", unfinished, SOURCE]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"nvcc could not compile {SOURCE.relative_to(ROOT)}:\n{done.stdout}{done.stderr}"[-6000:])
