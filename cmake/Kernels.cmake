@@ -1,13 +1,15 @@
 # What longcat_kernels is made of, and the same files over the host emulator: liblongcat_emu.so, not part of all.
 set(LONGCAT_KERNEL_SOURCES
+    cuda/moe_dispatch/moe_plan.cu
     cuda/moe_gemm/moe_gemm.cu
+    cuda/moe_route/moe_route.cu
     cuda/quant/dequant_fp8.cu
     cuda/quant/per_block_quant_fp8.cu
     cuda/quant/per_token_group_quant_fp8.cu
     cuda/quant/rms_norm_quant_fp8.cu
     cuda/quant/silu_and_mul_quant_fp8.cu)
 set(LONGCAT_LAUNCH_SOURCES cpp/launch/launch.cpp cpp/launch/status.cpp cpp/launch/tensor_map.cpp
-                           cpp/config/moe_gemm_config.cpp)
+                           cpp/config/moe_config.cpp cpp/config/moe_gemm_config.cpp)
 
 if(TARGET longcat_emu_core)
   # CMake knows one language per file and directory, so the C++ compiler gets each .cu through a file that includes it.

@@ -61,4 +61,11 @@ void m_grouped_fp8_gemm_nt_masked_cuda(const Tensor& a, const Tensor& sa, const 
 void m_grouped_fp8_gemm_nt_contiguous_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
                                            const Tensor& m_indices, const Tensor& out);
 
+void moe_route_cuda(const Tensor& logits, const Tensor& bias, const std::optional<Tensor>& num_valid, int64_t top_k,
+                    int64_t num_experts, int64_t num_zero_experts, double scale, const Tensor& ids,
+                    const Tensor& weights, const Tensor& zero_weight, const Tensor& num_real, const Tensor& counts,
+                    const Tensor& errors);
+void moe_plan_cuda(const Tensor& ids, int64_t num_local, const Tensor& offsets, const Tensor& row_of,
+                   const Tensor& src_of);
+
 }  // namespace longcat_ops::bindings

@@ -8,7 +8,7 @@
 namespace longcat_ops::emu {
 namespace {
 
-enum CollectiveKind { kElect = 1, kShuffle, kBallot, kWarpSync, kRegisters };
+enum CollectiveKind { kElect = 1, kShuffle, kBallot, kRedux, kMatch, kWarpSync, kRegisters };
 
 bool same_place(const Location& a, const Location& b) {
   return a.line() == b.line() && a.column() == b.column() && a.file_name() == b.file_name();
@@ -90,6 +90,33 @@ uint32_t ballot(bool predicate, const Location& where) {
     uint32_t votes = 0;
     for (int i = 0; i < 32; ++i) votes |= uint32_t(static_cast<Payload*>(payload[i])->predicate) << i;
     for (void* entry : payload) static_cast<Payload*>(entry)->result = votes;
+  });
+  return mine.result;
+}
+
+uint32_t redux(uint32_t value, bool largest, const Location& where) {
+  warp_collective(kRedux + 16 * int(largest), &value, where, [largest](std::array<void*, 32>& payload) {
+    uint32_t found = *static_cast<uint32_t*>(payload[0]);
+    for (void* entry : payload) {
+      const uint32_t one = *static_cast<uint32_t*>(entry);
+      found = largest ? std::max(found, one) : std::min(found, one);
+    }
+    for (void* entry : payload) *static_cast<uint32_t*>(entry) = found;
+  });
+  return value;
+}
+
+uint32_t match_any(uint32_t value, const Location& where) {
+  struct Payload {
+    uint32_t value;
+    uint32_t result;
+  };
+  Payload mine{value, 0};
+  warp_collective(kMatch, &mine, where, [](std::array<void*, 32>& payload) {
+    for (void* entry : payload) {
+      Payload& one = *static_cast<Payload*>(entry);
+      for (int i = 0; i < 32; ++i) one.result |= uint32_t(static_cast<Payload*>(payload[i])->value == one.value) << i;
+    }
   });
   return mine.result;
 }

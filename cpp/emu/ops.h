@@ -32,6 +32,8 @@ void set_max_registers(uint32_t count, bool increase, const Location& where);
 bool elect_one(const Location& where);
 uint32_t shuffle(uint32_t value, Shuffle kind, int argument, const Location& where);
 uint32_t ballot(bool predicate, const Location& where);
+uint32_t redux(uint32_t value, bool largest, const Location& where);
+uint32_t match_any(uint32_t value, const Location& where);
 void warp_sync(const Location& where);
 void sync_threads(const Location& where);
 void named_barrier(uint32_t id, uint32_t threads, bool wait, const Location& where);

@@ -1,4 +1,5 @@
 // The emulator's side of launch() and what liblongcat_emu.so has in place of the CUDA runtime.
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <string>
@@ -110,6 +111,8 @@ int emulate(const LaunchConfig& config, std::function<void()> body, const Memory
   launch.block = static_cast<uint32_t>(config.block);
   launch.cluster = static_cast<uint32_t>(config.cluster);
   launch.smem_bytes = static_cast<uint32_t>(config.smem);
+  constexpr uint32_t kRegisters = 65536;  // of an SM; a compiler stays below what its launch bounds leave per thread
+  launch.registers_per_thread = std::min(launch.registers_per_thread, kRegisters / launch.block / 8 * 8);
   launch.dependent_launch = config.pdl;
   launch.body = std::move(body);
   launch.name = config.name;

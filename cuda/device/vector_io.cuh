@@ -108,7 +108,21 @@ LC_DEVICE Chunk<Format> load_chunk(const typename Format::Storage* from) {
   return chunk;
 }
 
-// The first `count` elements, one by one.
+// The first `count` elements, one by one; the others are 0.
+template <class Format>
+LC_DEVICE Chunk<Format> load_elements(const typename Format::Storage* from, uint32_t count) {
+  Chunk<Format> chunk{};
+  LC_UNROLL
+  for (uint32_t i = 0; i < kChunk; ++i) {
+    if (i >= count) continue;
+    if constexpr (Format::kWords == 8) {
+      chunk.words[i] = float_bits(ptx::load_global(from + i));
+    } else {
+      chunk.words[i / 2] |= static_cast<uint32_t>(ptx::load_global(from + i)) << 16 * (i % 2);
+    }
+  }
+  return chunk;
+}
 template <class Format>
 LC_DEVICE void store_elements(typename Format::Storage* to, const Chunk<Format>& chunk, uint32_t count) {
   LC_UNROLL

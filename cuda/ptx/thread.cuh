@@ -99,6 +99,18 @@ LC_DEVICE uint32_t ballot(bool p) { return __ballot_sync(kFullMask, p); }
 LC_DEVICE bool any(bool p) { return __any_sync(kFullMask, p) != 0; }
 LC_DEVICE bool all(bool p) { return __all_sync(kFullMask, p) != 0; }
 
+// The largest and the smallest value of all 32 lanes, in every lane.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-redux-sync
+LC_DEVICE uint32_t redux_max(uint32_t v) { return __reduce_max_sync(kFullMask, v); }
+LC_DEVICE uint32_t redux_min(uint32_t v) { return __reduce_min_sync(kFullMask, v); }
+
+// The lanes of the warp whose value is this lane's, as a mask.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-match-sync
+LC_DEVICE uint32_t match_any(uint32_t v) { return __match_any_sync(kFullMask, v); }
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#integer-arithmetic-instructions-popc
+LC_DEVICE uint32_t popcount(uint32_t mask) { return __popc(mask); }
+
 // Orders memory among the lanes of a warp.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar-warp-sync
 LC_DEVICE void warp_sync() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }

@@ -11,6 +11,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) thread_kernel(uint32_t* out, uint64_t* times)
   x = ptx::shuffle(x, 3) + ptx::shuffle_xor(x, 16) + ptx::shuffle_up(x, 1) + ptx::shuffle_down(x, 2);
   const float f = ptx::shuffle_xor(static_cast<float>(x), 1);
   x += ptx::ballot(x > 7) + ptx::any(x == 9) + 2 * ptx::all(x < 100) + static_cast<uint32_t>(f);
+  x += ptx::redux_max(x) + ptx::redux_min(x * 3) + ptx::popcount(ptx::match_any(x));
   if (ptx::elect_one()) x += 5;
   ptx::warp_sync();
   ptx::sync_threads();

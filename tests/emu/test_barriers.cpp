@@ -152,6 +152,9 @@ TEST(warp_collectives) {
     require(shuffle_down(lane, 3) == (lane > 28 ? lane : lane + 3));
     require(ballot(lane % 2 == 0) == 0x55555555u);
     require(any(lane == 31) && !all(lane == 31) && all(lane >= 0));
+    require(redux_max(uint32_t(lane * 7 % 32)) == 31 && redux_min(uint32_t(lane) + 0xfffffff0u) == 0);
+    require(match_any(uint32_t(lane % 3)) == 0x49249249u << lane % 3 && match_any(uint32_t(lane)) == 1u << lane);
+    require(popcount(match_any(uint32_t(lane / 20))) == (lane < 20 ? 20u : 12u));
     require(ballot(elect_one()) != 0);
     require((ballot(elect_one()) & (ballot(elect_one()) - 1)) == 0);
   });

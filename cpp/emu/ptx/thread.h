@@ -58,6 +58,16 @@ T shuffle_down(T v, int delta, emu::Location where = emu::Location::current()) {
 inline uint32_t ballot(bool p, emu::Location where = emu::Location::current()) { return emu::ballot(p, where); }
 inline bool any(bool p, emu::Location where = emu::Location::current()) { return emu::ballot(p, where) != 0; }
 inline bool all(bool p, emu::Location where = emu::Location::current()) { return emu::ballot(p, where) == ~0u; }
+inline uint32_t redux_max(uint32_t v, emu::Location where = emu::Location::current()) {
+  return emu::redux(v, true, where);
+}
+inline uint32_t redux_min(uint32_t v, emu::Location where = emu::Location::current()) {
+  return emu::redux(v, false, where);
+}
+inline uint32_t match_any(uint32_t v, emu::Location where = emu::Location::current()) {
+  return emu::match_any(v, where);
+}
+inline uint32_t popcount(uint32_t mask) { return uint32_t(std::popcount(mask)); }
 inline void warp_sync(emu::Location where = emu::Location::current()) { emu::warp_sync(where); }
 
 inline void sync_threads(emu::Location where = emu::Location::current()) { emu::sync_threads(where); }

@@ -116,6 +116,22 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
         _data(m_indices),
         _matrix(out),
     ),
+    "moe_route": lambda logits, bias, num_valid, top_k, num_experts, num_zero_experts, scale, *outputs: (
+        _matrix(logits),
+        _data(bias),
+        _data(num_valid),
+        ctypes.c_int32(top_k),
+        ctypes.c_int32(num_zero_experts),
+        ctypes.c_double(scale),
+        *map(_data, outputs),
+    ),
+    "moe_plan": lambda ids, num_local, offsets, row_of, src_of: (
+        _data(ids),
+        ctypes.c_int64(ids.shape[0]),
+        ctypes.c_int32(ids.shape[1]),
+        ctypes.c_int32(num_local),
+        *map(_data, (offsets, row_of, src_of)),
+    ),
 }
 
 OPS = frozenset(_ARGUMENTS)

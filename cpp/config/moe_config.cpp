@@ -1,0 +1,44 @@
+#include "config/moe_config.h"
+
+#include <algorithm>
+
+#include "base/numeric.h"
+
+namespace longcat_ops {
+namespace {
+
+constexpr int64_t kSms = 132;  // of an H100 SXM; no result depends on it
+constexpr int64_t kWarpLanes = 32;
+
+}  // namespace
+
+// Up to 8 tokens one block, which saves the launch that zeroes counts; then a warp per SM, then more per block.
+MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts) {
+  constexpr int64_t kMaxWarps = 8, kSlotLogits = 8 * kWarpLanes;
+  const int64_t spread = std::min(ceil_div(tokens, kSms), kMaxWarps);
+  const int64_t warps = std::max<int64_t>(tokens <= kMaxWarps ? tokens : spread, 1);
+  const int64_t blocks = std::max<int64_t>(ceil_div(tokens, warps), 1);
+  return {blocks, static_cast<int>(kWarpLanes * warps), blocks > 1,
+          static_cast<int>(ceil_div(num_experts, kSlotLogits))};
+}
+
+// One block up to 8192 choices, as many as its threads hold in registers; beyond, about 64 blocks until those are full.
+// NOTE: the counts of all blocks lie in src_of until it gets its values. They fit, blocks * G <= T * min(K, G): a block
+// that is not alone has at least 2048 choices, and G <= 1024, K <= 32.
+MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local) {
+  constexpr int64_t kMaxWarps = 32, kStep = kMaxWarps * kWarpLanes, kMaxSteps = 8, kManyBlocks = 64, kScanSmem = 128;
+  const int64_t steps = choices <= kStep * kMaxSteps
+                            ? std::max<int64_t>(ceil_div(choices, kStep), 1)
+                            : std::clamp<int64_t>(ceil_div(choices, kStep * kManyBlocks), 2, kMaxSteps);
+  const int64_t warps = std::clamp<int64_t>(ceil_div(choices, kWarpLanes * steps), 1, kMaxWarps);
+  const int64_t blocks = std::max<int64_t>(ceil_div(choices, kWarpLanes * warps * steps), 1);
+  const int64_t threads = std::max(kWarpLanes * warps, align_up(num_local, kWarpLanes));
+  return {blocks,
+          static_cast<int>(threads),
+          static_cast<int>(warps),
+          static_cast<int>(steps),
+          static_cast<int>(kScanSmem + 4 * warps * num_local),
+          static_cast<int>(kScanSmem + 4 * num_local)};
+}
+
+}  // namespace longcat_ops

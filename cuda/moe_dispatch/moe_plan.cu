@@ -1,0 +1,60 @@
+#include "moe_dispatch/moe_plan.cuh"
+
+#include "config/moe_config.h"
+#include "launch/launch.h"
+#include "longcat_ops.h"
+
+namespace longcat_ops::moe_dispatch {
+namespace {
+
+int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, int32_t* offsets,
+                    int32_t* row_of, int32_t* src_of, lc_stream_t stream) {
+  const int64_t choices = tokens * top_k, rows = tokens * (top_k < num_local ? top_k : num_local);
+  const MoePlanConfig config = choose_moe_plan_config(choices, num_local);
+  MoePlanParams params{};
+  params.ids = ids;
+  params.offsets = offsets;
+  params.row_of = row_of;
+  params.src_of = src_of;
+  params.choices = static_cast<uint32_t>(choices);
+  params.rows = static_cast<uint32_t>(rows);
+  params.groups = static_cast<uint32_t>(num_local);
+  params.blocks = static_cast<uint32_t>(config.blocks);
+  params.threads = static_cast<uint32_t>(config.threads);
+  params.warps = static_cast<uint32_t>(config.warps);
+  params.steps = static_cast<uint32_t>(config.steps);
+
+  const LaunchConfig count{"moe_plan", config.blocks, config.threads, config.count_smem};
+  if (config.blocks == 1) {
+    const Memory memory = Memory()
+                              .reads("ids", ids, choices)
+                              .writes("offsets", offsets, num_local + 1)
+                              .writes("row_of", row_of, choices)
+                              .writes("src_of", src_of, rows);
+    return launch(moe_plan_count_kernel<true>, count, params, stream, memory);
+  }
+  const Memory counted =
+      Memory().reads("ids", ids, choices).writes("row_of", row_of, choices).writes("src_of", src_of, rows);
+  if (const int status = launch(moe_plan_count_kernel<false>, count, params, stream, counted)) return status;
+  const LaunchConfig ranked{"moe_plan", config.blocks, config.threads, config.rows_smem};
+  const Memory ranks = Memory()
+                           .reads("ids", ids, choices)
+                           .reads("row_of", row_of, choices)
+                           .reads("src_of", src_of, config.blocks * num_local)
+                           .writes("offsets", offsets, num_local + 1);
+  if (const int status = launch(moe_plan_rows_kernel, ranked, params, stream, ranks)) return status;
+  const LaunchConfig inverted{"moe_plan", config.blocks, config.threads};
+  const Memory sources = Memory()
+                             .reads("row_of", row_of, choices)
+                             .reads("offsets", offsets, num_local + 1)
+                             .writes("src_of", src_of, rows);
+  return launch(moe_plan_sources_kernel, inverted, params, stream, sources);
+}
+
+}  // namespace
+}  // namespace longcat_ops::moe_dispatch
+
+extern "C" int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, int32_t* offsets,
+                           int32_t* row_of, int32_t* src_of, lc_stream_t stream) {
+  return longcat_ops::moe_dispatch::launch_moe_plan(ids, tokens, top_k, num_local, offsets, row_of, src_of, stream);
+}

@@ -1,0 +1,199 @@
+// moe_plan: a stable counting sort of the choices of all tokens by expert, without atomics.
+//
+// Floor: 4 bytes read and 4 written per choice, 4 per row of src_of, 4 per expert.
+//
+// A choice is a place t * K + k of ids. A block takes a run of choices and each of its warps a part of the run, 32
+// places at a time, in order. A warp counts in its own row of shared memory: lanes of one expert find each other by
+// match.any, rank behind the count so far and the lanes before them, and the last of them stores the new count. Prefix
+// sums over the warps and over the experts make the ranks rows.
+//
+// One block does it in one launch. More blocks take three: moe_plan_count leaves each choice's rank in its block in
+// row_of, and each block's counts in src_of, which has room for them and no other use yet; moe_plan_rows adds the
+// prefix sums over blocks and experts, which every block works out for itself; moe_plan_sources inverts row_of.
+#pragma once
+
+#include "device/block_scan.cuh"
+
+namespace longcat_ops::moe_dispatch {
+
+struct MoePlanParams {
+  const int32_t* ids;  // [choices]
+  int32_t* offsets;    // [groups + 1]
+  int32_t* row_of;     // [choices]
+  int32_t* src_of;     // [rows]; before that the counts, [blocks, groups]
+  uint32_t choices, rows, groups;
+  uint32_t blocks, threads;  // of the grid, of a block; threads >= groups
+  uint32_t warps;            // of a block that take choices
+  uint32_t steps;            // of 32 choices per warp: 1 .. kPlanMaxSteps
+};
+
+constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8;
+
+// A lane's places are first + 32 * step for its steps, as far as they are below `choices`.
+struct PlanPlaces {
+  uint32_t first, steps;
+};
+
+LC_DEVICE PlanPlaces locate_places(const MoePlanParams& p) {
+  const uint32_t warp = ptx::warp_index();
+  return {(ptx::block_index() * p.warps + warp) * p.steps * 32 + ptx::lane_index(), warp < p.warps ? p.steps : 0};
+}
+
+// NOTE: a token that names an expert twice may leave a choice without a row: src_of has min(K, G) per token.
+LC_DEVICE int32_t row_or_none(const MoePlanParams& p, uint32_t row) {
+  return row < p.rows ? static_cast<int32_t>(row) : -1;
+}
+
+// Thread g has where expert g's rows begin.
+LC_DEVICE void store_offsets(const MoePlanParams& p, device::Scan begin) {
+  const uint32_t thread = ptx::thread_index();
+  const auto bounded = [&](uint32_t row) { return static_cast<int32_t>(row < p.rows ? row : p.rows); };
+  if (thread < p.groups) ptx::store_global(p.offsets + thread, bounded(begin.before));
+  if (thread == 0) ptx::store_global(p.offsets + p.groups, bounded(begin.total));
+}
+
+// The rows of src_of behind the last one used, shared among all threads of the grid.
+LC_DEVICE void clear_unused_sources(const MoePlanParams& p, uint32_t used) {
+  for (uint32_t row = used + ptx::block_index() * p.threads + ptx::thread_index(); row < p.rows;
+       row += p.blocks * p.threads)
+    ptx::store_global(p.src_of + row, -1);
+}
+
+// kAlone: the only block, which does everything. Else its counts and ranks are left to the next two kernels.
+template <bool kAlone>
+LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CONSTANT MoePlanParams p) {
+  const uint32_t scratch = ptx::dynamic_smem_base();
+  const uint32_t counts = scratch + device::kScanScratchBytes;  // [warps, groups]
+  const uint32_t thread = ptx::thread_index(), warp = ptx::warp_index(), lane = ptx::lane_index();
+  const uint32_t own_counts = counts + 4 * warp * p.groups;
+  const PlanPlaces places = locate_places(p);
+
+  for (uint32_t i = thread; i < p.warps * p.groups; i += p.threads) ptx::store_shared(counts + 4 * i, 0u);
+  ptx::sync_threads();
+
+  // Read all experts of this lane before any is used. `groups` stands for no local expert.
+  ptx::grid_dependency_wait();
+  uint32_t expert[kPlanMaxSteps], rank[kPlanMaxSteps] = {};
+  LC_UNROLL
+  for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
+    const uint32_t place = places.first + 32 * j;
+    expert[j] = p.groups;
+    if (j >= places.steps || place >= p.choices) continue;
+    const auto id = static_cast<uint32_t>(ptx::load_global(p.ids + place));
+    expert[j] = id < p.groups ? id : p.groups;
+  }
+  ptx::grid_dependency_launch();
+
+  // Count.
+  LC_UNROLL
+  for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
+    if (j >= places.steps) continue;
+    const bool local = expert[j] < p.groups;
+    const uint32_t count = own_counts + 4 * expert[j];
+    const uint32_t same = ptx::match_any(expert[j]);
+    const uint32_t lower = same & ((1u << lane) - 1);
+    const uint32_t seen = local ? ptx::load_shared<uint32_t>(count) : 0;
+    rank[j] = seen + ptx::popcount(lower);
+    ptx::warp_sync();
+    if (local && same >> lane == 1) ptx::store_shared(count, rank[j] + 1);
+    ptx::warp_sync();
+  }
+  ptx::sync_threads();
+
+  // Thread g: counts of expert g become the first row (alone) or rank (else) of each warp.
+  uint32_t total = 0;
+  if (thread < p.groups)
+    for (uint32_t w = 0; w < p.warps; ++w) total += ptx::load_shared<uint32_t>(counts + 4 * (w * p.groups + thread));
+  device::Scan begin{0, 0};
+  if constexpr (kAlone) {
+    begin = device::scan_block(total, p.threads / 32, scratch);
+    store_offsets(p, begin);
+  } else if (thread < p.groups) {
+    ptx::store_global(p.src_of + (ptx::block_index() * p.groups + thread), static_cast<int32_t>(total));
+  }
+  uint32_t next = begin.before;
+  if (thread < p.groups)
+    for (uint32_t w = 0; w < p.warps; ++w) {
+      const uint32_t count = counts + 4 * (w * p.groups + thread);
+      const uint32_t of_warp = ptx::load_shared<uint32_t>(count);
+      ptx::store_shared(count, next);
+      next += of_warp;
+    }
+  ptx::sync_threads();
+
+  LC_UNROLL
+  for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
+    const uint32_t place = places.first + 32 * j;
+    if (j >= places.steps || place >= p.choices) continue;
+    int32_t row = -1;
+    if (expert[j] < p.groups) row = row_or_none(p, ptx::load_shared<uint32_t>(own_counts + 4 * expert[j]) + rank[j]);
+    ptx::store_global(p.row_of + place, row);
+    if (kAlone && row >= 0) ptx::store_global(p.src_of + row, static_cast<int32_t>(place));
+  }
+  if constexpr (kAlone) clear_unused_sources(p, begin.total);
+}
+
+// The ranks in row_of become rows.
+LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_rows_kernel(LC_GRID_CONSTANT MoePlanParams p) {
+  const uint32_t scratch = ptx::dynamic_smem_base();
+  const uint32_t first_row = scratch + device::kScanScratchBytes;  // [groups], of this block's choices
+  const uint32_t thread = ptx::thread_index();
+  const PlanPlaces places = locate_places(p);
+
+  // Thread g: choices of expert g in the blocks before this one, and in all. Several counts are on their way at once.
+  ptx::grid_dependency_wait();
+  constexpr uint32_t kBatch = 8;
+  uint32_t before = 0, total = 0;
+  for (uint32_t block = 0; block < p.blocks; block += kBatch) {
+    uint32_t count[kBatch] = {};
+    LC_UNROLL
+    for (uint32_t i = 0; i < kBatch; ++i)
+      if (thread < p.groups && block + i < p.blocks)
+        count[i] = static_cast<uint32_t>(ptx::load_global(p.src_of + ((block + i) * p.groups + thread)));
+    LC_UNROLL
+    for (uint32_t i = 0; i < kBatch; ++i) {
+      total += count[i];
+      before += block + i < ptx::block_index() ? count[i] : 0;
+    }
+  }
+  const device::Scan begin = device::scan_block(total, p.threads / 32, scratch);
+  if (ptx::block_index() == 0) store_offsets(p, begin);
+  if (thread < p.groups) ptx::store_shared(first_row + 4 * thread, begin.before + before);
+  ptx::sync_threads();
+
+  int32_t expert[kPlanMaxSteps], rank[kPlanMaxSteps];
+  LC_UNROLL
+  for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
+    const uint32_t place = places.first + 32 * j;
+    rank[j] = -1;
+    if (j >= places.steps || place >= p.choices) continue;
+    expert[j] = ptx::load_global(p.ids + place);
+    rank[j] = ptx::load_global(p.row_of + place);
+  }
+  ptx::grid_dependency_launch();
+  LC_UNROLL
+  for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
+    if (rank[j] < 0) continue;  // no local expert
+    const uint32_t begin_row = ptx::load_shared<uint32_t>(first_row + 4 * static_cast<uint32_t>(expert[j]));
+    ptx::store_global(p.row_of + places.first + 32 * j, row_or_none(p, begin_row + static_cast<uint32_t>(rank[j])));
+  }
+}
+
+// src_of[row_of[place]] = place.
+LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_sources_kernel(LC_GRID_CONSTANT MoePlanParams p) {
+  const PlanPlaces places = locate_places(p);
+  ptx::grid_dependency_wait();
+  int32_t row[kPlanMaxSteps];
+  LC_UNROLL
+  for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
+    const uint32_t place = places.first + 32 * j;
+    row[j] = j < places.steps && place < p.choices ? ptx::load_global(p.row_of + place) : -1;
+  }
+  ptx::grid_dependency_launch();
+  LC_UNROLL
+  for (uint32_t j = 0; j < kPlanMaxSteps; ++j)
+    if (row[j] >= 0) ptx::store_global(p.src_of + row[j], static_cast<int32_t>(places.first + 32 * j));
+  clear_unused_sources(p, static_cast<uint32_t>(ptx::load_global(p.offsets + p.groups)));
+}
+
+}  // namespace longcat_ops::moe_dispatch
