@@ -52,6 +52,54 @@ def test_flops_and_the_binding_limit_at_model_size():
         assert "every expert has one" in found.assumes
 
 
+def meta(*shape, dtype=torch.int32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def route_launches(tokens, experts):
+    logits, bias = meta(tokens, experts, dtype=torch.float32), meta(experts, dtype=torch.float32)
+    found = longcat_ops.explain("moe_route", logits, bias, top_k=4, num_experts=experts, num_zero_experts=1, scale=1.0)
+    return [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found.launches], str(found)
+
+
+def test_launches_of_moe_route():
+    """A block that is alone zeroes counts itself; a warp per token always."""
+    for tokens, blocks, warps in (
+        (0, 1, 1),
+        (1, 1, 1),
+        (8, 1, 8),
+        (9, 9, 1),
+        (96, 96, 1),
+        (192, 96, 2),
+        (8192, 1024, 8),
+    ):
+        launches, report = route_launches(tokens, 768)
+        clear = [("moe_route_clear", 1, 256, 0)] * (blocks > 1)
+        assert launches == [*clear, ("moe_route", blocks, 32 * warps, 0)]
+        assert f"on a GPU: moe_route, {blocks} x {32 * warps} threads\n" in report
+        assert blocks * warps >= tokens
+
+
+def test_launches_of_moe_plan():
+    """One block up to 8192 choices, else three launches whose blocks' counts fit into src_of."""
+    for tokens in (0, 1, 8, 96, 192, 257, 682, 683, 1000, 1025, 8192, 8193, 65536, 2**26):
+        for top_k in (1, 2, 12, 32):
+            for groups in (1, 5, 6, 32, 512, 1023, 1024):
+                if tokens * top_k >= 2**31:
+                    continue
+                found = longcat_ops.explain("moe_plan", meta(tokens, top_k), groups).launches
+                count = found[0]
+                assert groups <= count.threads <= 1024 and count.threads % 32 == 0
+                assert count.smem_bytes <= 227 * 1024
+                if tokens * top_k <= 8192:
+                    assert [k.kernel for k in found] == ["moe_plan_count"] and count.blocks == 1
+                else:
+                    assert [k.kernel for k in found] == ["moe_plan_count", "moe_plan_rows", "moe_plan_sources"]
+                    assert {k.blocks for k in found} == {count.blocks} and count.blocks > 1
+                    assert count.blocks * groups <= tokens * min(top_k, groups)
+                assert count.blocks * count.threads * 8 >= tokens * top_k
+
+
 def test_what_cannot_run_is_not_explained():
     with pytest.raises(LongcatShapeError, match="`ids` is 1-D"):
         longcat_ops.explain("moe_plan", torch.zeros(4, dtype=torch.int32), 2)

@@ -131,8 +131,12 @@ py::dict explain_call(const std::string& op, const py::args& objects) {
                                      candidate.config.grid, candidate.tiles, candidate.waves, candidate.chosen,
                                      candidate.reason, predictions));
   }
+  py::list launches;
+  for (const auto& one : found.launches)
+    launches.append(py::make_tuple(one.kernel, one.blocks, one.threads, one.smem_bytes));
   py::dict out;
   out["candidates"] = candidates;
+  out["launches"] = launches;
   out["bytes_read"] = found.bytes_read;
   out["bytes_written"] = found.bytes_written;
   out["flops"] = found.flops;

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "base/check.h"
+#include "config/moe_config.h"
 
 namespace longcat_ops {
 namespace {
@@ -22,9 +23,27 @@ struct OpCost {
   size_t first_output;
   double (*flops)(const Arguments&) = nullptr;
   const char* assumes = "";
+  std::vector<KernelShape> (*launches)(const Arguments&) = nullptr;
 };
 
 constexpr const char* kEveryExpert = "every row is used and every expert has one";
+
+std::vector<KernelShape> route_launches(const Arguments& a) {
+  const TensorDesc& logits = tensor(a, 0);
+  const MoeRouteConfig config = choose_moe_route_config(logits.sizes[0], logits.sizes[1]);
+  std::vector<KernelShape> launches;
+  if (config.clear) launches.push_back({"moe_route_clear", 1, kRouteClearThreads, 0});
+  launches.push_back({"moe_route", config.blocks, config.threads, 0});
+  return launches;
+}
+
+std::vector<KernelShape> plan_launches(const Arguments& a) {
+  const MoePlanConfig config = choose_moe_plan_config(num_elements(tensor(a, 0)), std::get<int64_t>(a.at(1)));
+  if (config.blocks == 1) return {{"moe_plan_count", 1, config.threads, config.count_smem}};
+  return {{"moe_plan_count", config.blocks, config.threads, config.count_smem},
+          {"moe_plan_rows", config.blocks, config.threads, config.rows_smem},
+          {"moe_plan_sources", config.blocks, config.threads, 0}};
+}
 
 const std::map<std::string, OpCost>& costs() {
   static const std::map<std::string, OpCost> table = {
@@ -49,8 +68,8 @@ const std::map<std::string, OpCost>& costs() {
       {"interleave_gate_up", {2}},
       {"m_grouped_fp8_swiglu_gemm_nt_offset",
        {7, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
-      {"moe_route", {7}},
-      {"moe_plan", {2}},
+      {"moe_route", {7, nullptr, "", route_launches}},
+      {"moe_plan", {2, nullptr, "", plan_launches}},
       {"moe_permute_quant", {3, nullptr, "every choice has a row"}},
       {"moe_combine", {6, nullptr, "every row of y is used"}},
       {"fused_moe",
@@ -86,6 +105,7 @@ Explanation explain(const std::string& op, const std::vector<Argument>& argument
     (i < cost.first_output ? out.bytes_read : out.bytes_written) += bytes(arguments[i]);
   out.flops = cost.flops ? cost.flops(arguments) : 0;
   out.assumes = cost.assumes;
+  if (cost.launches) out.launches = cost.launches(arguments);
   for (const Device& device : known_devices()) {
     const double memory = static_cast<double>(out.bytes_read + out.bytes_written) / device.bytes_per_second;
     const double tensor_cores = out.flops / device.fp8_flops_per_second;

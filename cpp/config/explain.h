@@ -25,6 +25,14 @@ struct Floor {
   const char* bound;  // "memory" or "tensor cores"
 };
 
+// One kernel that the CUDA backend starts for the call.
+struct KernelShape {
+  std::string kernel;
+  int64_t blocks;
+  int threads;     // of a block
+  int smem_bytes;  // dynamic shared memory of a block
+};
+
 struct Explanation {
   int64_t bytes_read = 0;             // every input once
   int64_t bytes_written = 0;          // every output once
@@ -32,6 +40,7 @@ struct Explanation {
   std::string assumes;                // what depends on the data; "" if nothing
   std::vector<Floor> floors;          // one per known device
   std::vector<Candidate> candidates;  // of an FP8 matrix product: the tiles its kernel has, one of them chosen
+  std::vector<KernelShape> launches;  // in order; empty for an op whose launcher is not described here
 };
 
 // arguments: those of the op's schema, outputs included. Throws std::invalid_argument for an op that does not exist.

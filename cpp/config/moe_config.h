@@ -12,6 +12,8 @@ struct MoeRouteConfig {
   int slots;    // chunks of 8 logits per lane
 };
 
+constexpr int kRouteClearThreads = 256;
+
 MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts);
 
 // One block sorts all choices in one launch; more take three: count, rows, sources.

@@ -44,10 +44,8 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
                            .writes("offsets", offsets, num_local + 1);
   if (const int status = launch(moe_plan_rows_kernel, ranked, params, stream, ranks)) return status;
   const LaunchConfig inverted{"moe_plan", config.blocks, config.threads};
-  const Memory sources = Memory()
-                             .reads("row_of", row_of, choices)
-                             .reads("offsets", offsets, num_local + 1)
-                             .writes("src_of", src_of, rows);
+  const Memory sources =
+      Memory().reads("row_of", row_of, choices).reads("offsets", offsets, num_local + 1).writes("src_of", src_of, rows);
   return launch(moe_plan_sources_kernel, inverted, params, stream, sources);
 }
 

@@ -43,7 +43,8 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
   params.scale = static_cast<float>(scale);
 
   if (config.clear) {
-    const LaunchConfig clear{"moe_route", 1, kRouteMaxThreads};
+    static_assert(kRouteClearThreads == kRouteMaxThreads);
+    const LaunchConfig clear{"moe_route", 1, kRouteClearThreads};
     const Memory memory = Memory().writes("counts", counts, experts);
     if (const int status = launch(moe_route_clear_kernel, clear, params, stream, memory)) return status;
   }
@@ -60,10 +61,9 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
 
   const bool f32 = logits->dtype == LC_F32;
   const uint64_t row_bytes = tokens > 1 ? static_cast<uint64_t>(logits->row_stride) * (f32 ? 4 : 2) : 0;
-  const bool wide = experts % device::kChunk == 0 && (reinterpret_cast<uintptr_t>(logits->data) | row_bytes |
-                                                      reinterpret_cast<uintptr_t>(bias)) %
-                                                             16 ==
-                                                         0;
+  const bool wide =
+      experts % device::kChunk == 0 &&
+      (reinterpret_cast<uintptr_t>(logits->data) | row_bytes | reinterpret_cast<uintptr_t>(bias)) % 16 == 0;
   const LaunchConfig route{"moe_route", config.blocks, config.threads};
   return f32 ? launch_format<device::Float32>(params, config.slots, wide, route, memory, stream)
              : launch_format<device::BFloat16>(params, config.slots, wide, route, memory, stream);

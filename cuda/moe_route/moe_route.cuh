@@ -4,11 +4,11 @@
 // choices. Bias and counts are shared by all tokens and stay in L2. Above some thousand tokens the instructions of the
 // selection take longer than the bytes.
 //
-// A warp takes a token. Its lanes hold the row in chunks of 8: lane l has chunks l, l + 32, ... That order, and so every
-// bit of a result, is the same for any number of slots, layout or batch.
-// Selection: an integer key per expert that orders as its biased score does; in top_k rounds redux.max finds the largest
-// key of the warp and redux.min the lowest id that has it. Weights are computed for the chosen alone, from their
-// logits, by the operations that made the scores.
+// A warp takes a token. Its lanes hold the row in chunks of 8: lane l has chunks l, l + 32, ... That order, and so
+// every bit of a result, is the same for any number of slots, layout or batch. Selection: an integer key per expert
+// that orders as its biased score does; in top_k rounds redux.max finds the largest key of the warp and redux.min the
+// lowest id that has it. Weights are computed for the chosen alone, from their logits, by the operations that made the
+// scores.
 #pragma once
 
 #include "device/fp8_scale.cuh"

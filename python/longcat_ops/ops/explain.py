@@ -49,6 +49,16 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """A kernel that the CUDA backend starts: thread blocks, threads of one, bytes of its dynamic shared memory."""
+
+    kernel: str
+    blocks: int
+    threads: int
+    smem_bytes: int
+
+
+@dataclass(frozen=True)
 class Explanation:
     """One call of one op. `str()` of it is a report.
 
@@ -56,6 +66,7 @@ class Explanation:
     bytes_read, bytes_written: every input and output once. flops: of matrix products, a multiply-add being two.
     assumes: what the counts take for granted where they depend on data. floors: from the peaks of NVIDIA's data sheets.
     candidates: of an FP8 matrix product, the tiles its kernel chooses from.
+    launches: of the CUDA backend, in order; empty where the launcher does not tell.
     """
 
     op: str
@@ -67,6 +78,7 @@ class Explanation:
     assumes: str
     floors: tuple[Floor, ...]
     candidates: tuple[Candidate, ...]
+    launches: tuple[Launch, ...]
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.arguments) + 2
@@ -74,6 +86,11 @@ class Explanation:
         lines += [f"  runs on {device} tensors as: {backend}" for device, backend in self.backends.items()]
         lines += [f"  reads {self.bytes_read:,} bytes, writes {self.bytes_written:,}, {self.flops:.4g} flops"]
         lines += [f"  assuming that {self.assumes}"] if self.assumes else []
+        lines += [
+            f"  on a GPU: {k.kernel}, {k.blocks} x {k.threads} threads"
+            + (f", {k.smem_bytes:,} bytes shared" * (k.smem_bytes > 0))
+            for k in self.launches
+        ]
         lines += [f"  floor on {f.device}: {f.microseconds:.2f} us, bound by {f.bound}" for f in self.floors]
         lines += [f"  {candidate}" for candidate in self.candidates]
         return "\n".join(lines)
@@ -122,6 +139,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         assumes=found["assumes"],
         floors=tuple(Floor(*floor) for floor in found["floors"]),
         candidates=tuple(_candidate(*fields) for fields in found["candidates"]),
+        launches=tuple(Launch(*launch) for launch in found["launches"]),
     )
 
 
