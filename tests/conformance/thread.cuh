@@ -131,6 +131,41 @@ inline void votes(Machine& machine) {
   machine.expect(out, expected);
 }
 
+// values [count][32 lanes]; out [count][32 lanes][4]: the largest, the smallest, the lanes alike, their number.
+LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) compare_kernel(const uint32_t* values, uint32_t count, uint32_t* out) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t at = 32 * i + ptx::lane_index(), value = ptx::load_global(values + at);
+    ptx::store_global(out + 4 * at, ptx::redux_max(value));
+    ptx::store_global(out + 4 * at + 1, ptx::redux_min(value));
+    const uint32_t alike = ptx::match_any(value);
+    ptx::store_global(out + 4 * at + 2, alike);
+    ptx::store_global(out + 4 * at + 3, ptx::popcount(alike));
+  }
+}
+
+// Warps of values below 1, 2, 5 and 100, of 0x7fffffff and above, and of any: unsigned, often alike, all different.
+inline void comparisons(Machine& machine) {
+  std::vector<uint32_t> values, expected;
+  Numbers numbers(11);
+  for (const uint32_t range : {1, 2, 5, 100, 3, 0})
+    for (int lane = 0; lane < 32; ++lane)
+      values.push_back(range == 0 ? numbers.next() : numbers.below(range) + (range == 3 ? 0x7fffffff : 0));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint32_t* warp = values.data() + i / 32 * 32;
+    uint32_t largest = 0, smallest = ~0u, alike = 0, number = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      largest = warp[lane] > largest ? warp[lane] : largest;
+      smallest = warp[lane] < smallest ? warp[lane] : smallest;
+      if (warp[lane] == values[i]) alike |= 1u << lane, ++number;
+    }
+    expected.insert(expected.end(), {largest, smallest, alike, number});
+  }
+  auto* out = machine.output<uint32_t>(expected.size());
+  machine.launch(compare_kernel, {}, static_cast<const uint32_t*>(machine.input(values)),
+                 static_cast<uint32_t>(values.size() / 32), out);
+  machine.expect(out, expected);
+}
+
 // Every thread hands its value to the next, of its warp (WARP) or of the block, 8 times over; out [threads].
 template <bool WARP>
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) hand_on_kernel(uint32_t* out) {
@@ -229,6 +264,7 @@ inline void thread_cases(Cases& cases) {
   cases.add("thread/elect", "elect_one", elect, "the lane is the machine's choice: how many, and always the same");
   cases.add("thread/shuffles", "shuffle shuffle_xor shuffle_up shuffle_down", shuffles);
   cases.add("thread/votes", "ballot any all", votes);
+  cases.add("thread/comparisons", "redux_max redux_min match_any popcount", comparisons);
   cases.add("thread/warp_sync", "warp_sync", hand_on<true>);
   cases.add("thread/sync_threads", "sync_threads", hand_on<false>);
   cases.add("thread/named_barriers", "named_barrier_sync named_barrier_arrive", named_barriers);
