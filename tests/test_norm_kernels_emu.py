@@ -16,16 +16,19 @@ from emulated_kernels import (  # noqa: F401  (fixtures of every test here)
     LAYOUTS,
     apart,
     assert_gaps_untouched,
+    assert_near_fp64,
     copied,
     library,
     one_thread,
     run,
     scales,
     schedule,
+    shapes,
+    special_inputs,
 )
 from longcat_ops import reference
 from longcat_ops.ops import emulated
-from test_rms_norm_quant_fp8 import assert_normed
+from test_rms_norm_quant_fp8 import HALF_STEP, assert_normed
 
 
 def norm(x: torch.Tensor, residual: torch.Tensor | None, layout: tuple[int, ...], column_major: bool) -> None:
@@ -48,6 +51,46 @@ def norm(x: torch.Tensor, residual: torch.Tensor | None, layout: tuple[int, ...]
     assert_gaps_untouched(q, s, y)
 
 
+def _check_special(x: torch.Tensor, residual: torch.Tensor | None) -> None:
+    """As norm(), where the row is finite; elsewhere y is NaN where x is not finite or the row has a NaN, else zero.
+    All against float64 too: s within 4 ulp, and half a step of y's format that y is rounded to before; q within a step.
+    """
+    rows, columns = x.shape
+    weight = torch.rand(columns, generator=torch.Generator().manual_seed(1)) + 0.5
+    q, s, y = (
+        apart(rows, columns, torch.float8_e4m3fn),
+        scales(rows, -(-columns // 128), False),
+        apart(*x.shape, x.dtype),
+    )
+    total = None if residual is None else apart(rows, columns, x.dtype)
+    run("rms_norm_quant_fp8", copied(x, 0, 0), weight, 1e-5, residual, q, s, y, total)
+    if residual is not None:
+        x = (x.float() + residual.float()).to(x.dtype)
+        assert_same_bits(total, x)
+        assert_gaps_untouched(total)
+    finite = x.isfinite().all(1)
+    assert_normed(y[finite], x[finite], weight, 1e-5)
+    rest = x[~finite]
+    assert bool((y[~finite].isnan() == (rest.isnan().any(1, keepdim=True) | rest.isinf())).all())
+    assert not y[~finite].nan_to_num().any()
+    expected_q, expected_s = reference.per_token_group_quant_fp8(y)
+    assert_same_bits(q, expected_q)
+    assert_same_bits(s, expected_s)
+    wide = x.double()
+    expected = wide / (wide.square().mean(1, keepdim=True) + 1e-5).sqrt() * weight.double()
+    assert_near_fp64(q, s, expected.numpy(), HALF_STEP[x.dtype])
+    assert_gaps_untouched(q, s, y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "columns"), shapes(4097 * 160))
+def test_rms_norm_quant(rows: int, columns: int, dtype: torch.dtype) -> None:
+    for x in special_inputs(rows, columns, dtype):
+        _check_special(x, None)
+        if rows < 4097:
+            _check_special(x, torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(dtype))
+
+
 # One, two, three, four and more chunks per thread; the last two are read twice.
 WIDTHS = [8, 128, 160, 576, 2056, 4096, 6144, 8192, 16384, 16392, 20000]
 
@@ -67,22 +110,6 @@ def test_rms_norm_quant_layouts(rows: int, columns: int, layout: tuple[int, ...]
         x, residual = (torch.randn(rows, columns, generator=torch.Generator().manual_seed(i)) * 30 for i in range(2))
         norm(x.to(dtype), residual.to(dtype), layout, column_major=False)
         norm(x.to(dtype), None, layout, column_major=True)
-
-
-def test_rms_norm_quant_special_rows() -> None:
-    x = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
-    x[0] = 0
-    x[1] = 1e-40
-    x[2, 3] = float("nan")
-    x[3, 200] = float("inf")
-    x[4] *= 1e6
-    expected = reference.rms_norm(x, torch.ones(256), 1e-5)
-    q, s, y = apart(6, 256, torch.float8_e4m3fn), scales(6, 2, False), apart(6, 256, torch.float32)
-    run("rms_norm_quant_fp8", x, torch.ones(256), 1e-5, None, q, s, y, None)
-    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-44, equal_nan=True)
-    expected_q, expected_s = reference.per_token_group_quant_fp8(y)
-    assert_same_bits(q, expected_q)
-    assert_same_bits(s, expected_s)
 
 
 def _all_outputs() -> list[torch.Tensor]:
