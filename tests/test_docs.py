@@ -1,4 +1,4 @@
-"""The generated page of ops is up to date, and every error class has its paragraph."""
+"""The generated page of ops is up to date, the registers that docs state are on record, every error class is described."""
 
 from __future__ import annotations
 
@@ -46,3 +46,17 @@ def test_every_error_class_has_a_paragraph() -> None:
     sections = dict(zip(*[iter(re.split(r"^## (\w+)\n", text, flags=re.M)[1:])] * 2, strict=True))
     assert sections.keys() == classes
     assert all(len(body.split()) > 30 for body in sections.values())
+
+
+def test_the_table_of_registers_is_the_one_on_record() -> None:
+    page = (ROOT / "docs/kernels.md").read_text(encoding="utf-8")
+    record = (ROOT / "tests/data/kernel_registers.txt").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+-\d+) \|.* (\d+-\d+) \|.* (\d+-\d+) \|$", page, flags=re.M)
+    assert len(rows) == 5
+    for name, instances, *ranges in rows:
+        section = re.search(rf"^{name}_kernel\n((?: +\d+  .*\n)+)", record, flags=re.M)
+        listed = re.findall(r"(\d+)  (\w+)", section[1])
+        assert len(listed) == int(instances)
+        for dtype, stated in zip(("BFloat16", "Float16", "Float32"), ranges, strict=True):
+            registers = [int(number) for number, of in listed if of == dtype]
+            assert f"{min(registers)}-{max(registers)}" == stated, f"{name}, {dtype}"
