@@ -1,4 +1,4 @@
-"""The generated page of ops is up to date, the registers that docs state are on record, every error class is described."""
+"""The page of ops is what its docstrings make, registers in docs are on record, every error class has its paragraph."""
 
 from __future__ import annotations
 
