@@ -106,8 +106,6 @@ LC_DEVICE bool raised(const uint32_t* flag) {
     return ptx::load_acquire_gpu(flag) != 0;
   const bool up = HOW == Handover::kFenceSys ? ptx::load_relaxed_sys(flag) != 0 : ptx::load_relaxed_gpu(flag) != 0;
   fence<HOW>();
-  // The emulator takes an acquiring fence narrower than gpu for none: it knows only the releasing half of those.
-  if constexpr (HOW == Handover::kFenceCta || HOW == Handover::kFenceCluster) ptx::fence_acq_rel_gpu();
   return up;
 }
 

@@ -72,8 +72,8 @@ inline void wgmma_cases(Cases& cases) {
   add_shapes<Kind::kE4m3, 8, 16, 24, 40, 64, 128, 176, 256>(cases, "e4m3", e4m3);
   add_shapes<Kind::kE4m3FragmentA, 8, 64, 256>(cases, "e4m3_fragment", e4m3);
   add_shapes<Kind::kBf16, 8, 24, 64, 128, 256>(cases, "bf16", bf16);
-  add_shapes<Kind::kBf16FragmentA, 8, 64, 256>(cases, "bf16_fragment", bf16);
-  add_shapes<Kind::kBf16FragmentATransB, 64, 256>(cases, "bf16_fragment_trans_b", bf16);
+  add_shapes<Kind::kBf16FragmentA, 8, 64>(cases, "bf16_fragment", bf16);
+  add_shapes<Kind::kBf16FragmentATransB, 64>(cases, "bf16_fragment_trans_b", bf16);
   add_shapes<Kind::kBf16TransA, 64>(cases, "bf16_trans_a", bf16);
   add_shapes<Kind::kBf16TransB, 64, 128>(cases, "bf16_trans_b", bf16);
   add_shapes<Kind::kBf16TransAB, 64, 256>(cases, "bf16_trans_ab", bf16);
