@@ -97,9 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--again", metavar="STEP", nargs="+", default=[], help="run these though they are finished")
     parser.add_argument("--dry-run", action="store_true", help="replace every command by one that only prints")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the running step is stopped
     start = time.monotonic()
-    out = options.out.resolve()
+    out, bundle = options.out.resolve(), options.bundle.resolve()
     os.chdir(ROOT)
     report = Report(out)
     if report.content["facts"].get("dry_run", options.dry_run) != options.dry_run:
@@ -110,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     report.content["facts"] |= gather_facts(options.dry_run)
     report.save()
     print(f"part {options.part}: {PARTS[options.part]}")
-    environment = choose_environment(report, options.dry_run, options.bundle.resolve())
+    environment = choose_environment(report, options.dry_run, bundle)
     if environment is None:
         print("no libraries: neither a bundle nor a build; see report.json")
         return 1
@@ -128,5 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if complete and not bad else 1
 
 
+def stop_on_sigterm() -> None:
+    """By an exception, so that the running step is stopped too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 if __name__ == "__main__":
+    stop_on_sigterm()
     sys.exit(main())

@@ -68,7 +68,7 @@ def bundle_problem(folder: Path = BUNDLE, root: Path = ROOT) -> str:
     """Why the bundle cannot be used; empty if it can."""
     manifest = folder / "manifest.json"
     if not manifest.exists():
-        return f"there is no {manifest.relative_to(root)}"
+        return f"there is no {manifest}"
     if json.loads(manifest.read_text())["sources"] != source_hash(root):
         return "it was made of other sources than these: run tools/device_bundle.py again"
     return load_problem(bundle(folder))

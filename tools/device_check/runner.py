@@ -85,7 +85,13 @@ def outcome(step: Step, status: int | None, output: str) -> dict:
     return entry if ok else entry | {"tail": output[-TAIL:]}
 
 
-def run_part(report: Report, part: int, steps: list[Step], budget_s: float, say: Callable[[str], None] = print) -> bool:
+def say_at_once(text: str) -> None:
+    print(text, flush=True)
+
+
+def run_part(
+    report: Report, part: int, steps: list[Step], budget_s: float, say: Callable[[str], None] = say_at_once
+) -> bool:
     """Runs what is not finished yet, as far as the time allows; true when nothing is left.
 
     A step that outlives its own limit is "timed out" and done with; one that only the part's end cut off is run again.
