@@ -1,5 +1,8 @@
 # What longcat_kernels is made of, and the same files over the host emulator: liblongcat_emu.so, not part of all.
 set(LONGCAT_KERNEL_SOURCES
+    cuda/moe_dispatch/moe_combine.cu
+    cuda/moe_dispatch/moe_permute.cu
+    cuda/moe_dispatch/moe_permute_quant.cu
     cuda/moe_dispatch/moe_plan.cu
     cuda/moe_gemm/moe_gemm.cu
     cuda/moe_route/moe_route.cu

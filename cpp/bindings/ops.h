@@ -51,6 +51,10 @@ void dequant_fp8_cuda(const Tensor& q, const Tensor& s, int64_t group_size, cons
 void rms_norm_quant_fp8_cuda(const Tensor& x, const Tensor& weight, double eps, const std::optional<Tensor>& residual,
                              const Tensor& q, const Tensor& s, const Tensor& y,
                              const std::optional<Tensor>& residual_out);
+void moe_permute_quant_cuda(const Tensor& x, const Tensor& row_of, const Tensor& src_of, const Tensor& q,
+                            const Tensor& s);
+void moe_combine_cuda(const Tensor& y, const Tensor& row_of, const Tensor& weights, const Tensor& zero_weight,
+                      const Tensor& x, const std::optional<Tensor>& add, const Tensor& out);
 
 void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, const Tensor& out);
 void m_grouped_fp8_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,

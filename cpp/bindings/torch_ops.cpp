@@ -95,5 +95,7 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) {
   m.impl("m_grouped_fp8_gemm_nt_contiguous", TORCH_BOX(&m_grouped_fp8_gemm_nt_contiguous_cuda));
   m.impl("moe_route", TORCH_BOX(&moe_route_cuda));
   m.impl("moe_plan", TORCH_BOX(&moe_plan_cuda));
+  m.impl("moe_permute_quant", TORCH_BOX(&moe_permute_quant_cuda));
+  m.impl("moe_combine", TORCH_BOX(&moe_combine_cuda));
 }
 #endif

@@ -87,6 +87,9 @@ LC_API int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_
                        int32_t* row_of, int32_t* src_of, lc_stream_t stream);
 LC_API int lc_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
                                 int64_t rows, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream);
+/* The same rows unquantised, for experts that are not FP8: out [rows, H] of x's dtype. */
+LC_API int lc_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of, int64_t rows,
+                          const lc_matrix* out, lc_stream_t stream);
 LC_API int lc_moe_combine(const lc_matrix* y, const int32_t* row_of, int32_t top_k, const float* weights,
                           const float* zero_weight, const lc_matrix* x, const lc_matrix* add, const lc_matrix* out,
                           lc_stream_t stream);

@@ -1,6 +1,6 @@
 #include "quant/rms_norm_quant_fp8.cuh"
 
-#include "quant/dispatch.cuh"
+#include "launch/instances.h"
 
 namespace longcat_ops::quant {
 namespace {

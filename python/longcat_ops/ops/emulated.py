@@ -82,6 +82,11 @@ def _data(t: Tensor | None) -> Any:
     return ctypes.c_void_p(None if t is None else t.data_ptr())
 
 
+def _choices(row_of: Tensor) -> tuple[Any, Any]:
+    """A table [T, K], and K."""
+    return _data(row_of), ctypes.c_int32(row_of.shape[1])
+
+
 # From the arguments of the schema to those of the C function, the stream left out.
 _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "per_token_group_quant_fp8": lambda x, group, q, s: (_matrix(x), ctypes.c_int64(group), _matrix(q), _matrix(s)),
@@ -115,6 +120,20 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
         *map(_stack, (b, sb)),
         _data(m_indices),
         _matrix(out),
+    "moe_permute_quant": lambda x, row_of, src_of, q, s: (
+        _matrix(x),
+        *_choices(row_of),
+        _data(src_of),
+        ctypes.c_int64(len(src_of)),
+        _matrix(q),
+        _matrix(s),
+    ),
+    "moe_combine": lambda y, row_of, weights, zero_weight, x, add, out: (
+        _matrix(y),
+        *_choices(row_of),
+        _data(weights),
+        _data(zero_weight),
+        *(_matrix(t) for t in (x, add, out)),
     ),
     "moe_route": lambda logits, bias, num_valid, top_k, num_experts, num_zero_experts, scale, *outputs: (
         _matrix(logits),

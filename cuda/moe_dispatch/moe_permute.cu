@@ -1,0 +1,36 @@
+#include "moe_dispatch/moe_permute.cuh"
+
+#include "launch/instances.h"
+
+namespace longcat_ops::moe_dispatch {
+namespace {
+
+int launch_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of, int64_t rows,
+                       const lc_matrix* out, lc_stream_t stream) {
+  const int64_t halves = element_bytes(x->dtype) / static_cast<int64_t>(sizeof(uint16_t));  // of an element
+  MoePermuteParams params{};
+  params.x = static_cast<const uint16_t*>(x->data);
+  params.out = static_cast<uint16_t*>(out->data);
+  params.stride_x = x->row_stride * halves;
+  params.stride_out = out->row_stride * halves;
+  params.plan = {row_of, src_of, rows, static_cast<uint32_t>(top_k)};
+  params.warps = make_token_warps(x->rows, x->columns * halves / device::kChunk);
+
+  // NOTE: out keeps what no row is written over, so to the emulator it is not lost, as outputs else are.
+  const Memory memory = Memory()
+                            .reads("x", x)
+                            .reads("row_of", row_of, x->rows * top_k)
+                            .reads("src_of", src_of, rows)
+                            .reads("out", out);
+  const LaunchConfig config{"moe_permute", count_blocks(params.warps), kDispatchThreads, kPermuteSmemBytes};
+  const bool wide = chunks_aligned(x) && chunks_aligned(out);
+  return launch(wide ? moe_permute_kernel<true> : moe_permute_kernel<false>, config, params, stream, memory);
+}
+
+}  // namespace
+}  // namespace longcat_ops::moe_dispatch
+
+extern "C" int lc_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
+                              int64_t rows, const lc_matrix* out, lc_stream_t stream) {
+  return longcat_ops::moe_dispatch::launch_moe_permute(x, row_of, top_k, src_of, rows, out, stream);
+}

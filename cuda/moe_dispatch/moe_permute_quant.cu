@@ -1,0 +1,48 @@
+#include "moe_dispatch/moe_permute_quant.cuh"
+
+#include "launch/instances.h"
+
+namespace longcat_ops::moe_dispatch {
+namespace {
+
+template <class Rows>
+int launch_instance(const MoePermuteQuantParams& params, const Memory& memory, lc_stream_t stream) {
+  const LaunchConfig config{"moe_permute_quant", count_blocks(params.warps), kDispatchThreads, kPermuteSmemBytes};
+  return launch(moe_permute_quant_kernel<Rows>, config, params, stream, memory);
+}
+
+int launch_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
+                             int64_t rows, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream) {
+  MoePermuteQuantParams params{};
+  params.x = x->data;
+  params.q = static_cast<uint8_t*>(q->data);
+  params.s = static_cast<float*>(s->data);
+  params.stride_x = x->row_stride;
+  params.stride_q = q->row_stride;
+  params.stride_s_row = s->row_stride;
+  params.stride_s_column = s->column_stride;
+  params.plan = {row_of, src_of, rows, static_cast<uint32_t>(top_k)};
+  params.warps = make_token_warps(x->rows, x->columns / device::kChunk);
+  params.x_element = static_cast<Element>(x->dtype);
+
+  // NOTE: q and s keep what no row is written over, so to the emulator they are not lost, as outputs else are.
+  const Memory memory = Memory()
+                            .reads("x", x)
+                            .reads("row_of", row_of, x->rows * top_k)
+                            .reads("src_of", src_of, rows)
+                            .reads("q", q)
+                            .reads("s", s);
+  constexpr int64_t kStoreBytes = sizeof(ptx::Vec16);
+  const bool wide = chunks_aligned(x) && rows_aligned(q, kStoreBytes) && x->columns % kStoreBytes == 0;
+  if (!wide) return launch_instance<AnyRows>(params, memory, stream);
+  return visit_format(
+      x->dtype, [&](auto format) { return launch_instance<WideRows<decltype(format)>>(params, memory, stream); });
+}
+
+}  // namespace
+}  // namespace longcat_ops::moe_dispatch
+
+extern "C" int lc_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
+                                    int64_t rows, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream) {
+  return longcat_ops::moe_dispatch::launch_moe_permute_quant(x, row_of, top_k, src_of, rows, q, s, stream);
+}
