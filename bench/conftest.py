@@ -31,6 +31,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             _print_rates(terminalreporter, group, info)
     _print_overheads(terminalreporter, [info for _, info in infos if "torch_ops_us" in info])
     _print_groups(terminalreporter, [info for _, info in infos if "tokens_per_group" in info])
+    _print_floors(terminalreporter, [info for _, info in infos if "bytes" in info])
 
 
 def _print_rates(terminalreporter: pytest.TerminalReporter, group: str, info: dict) -> None:
@@ -68,4 +69,18 @@ def _print_groups(terminalreporter: pytest.TerminalReporter, infos: list[dict]) 
         cells = [f"{name} {us:.1f}" for name, us in times.items()]
         terminalreporter.write_line(
             f"  {info['shape']:8s} G {info['groups']:3d} m {info['tokens_per_group']:4d}: {', '.join(cells)} us"
+        )
+
+
+def _print_floors(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:
+    """Times in us beside the floor; a prediction says that it is one."""
+    for info in infos:
+        times = {
+            name.removesuffix("_us"): us for name, us in info.items() if name.endswith("_us") and name != "floor_us"
+        }
+        cells = [f"{name.replace('_', ' ')} {us:.2f} us ({us / info['floor_us']:.2f}x)" for name, us in times.items()]
+        where = "a prediction for an H100, nothing ran" if "predicted" in times else torch.cuda.get_device_name()
+        terminalreporter.write_line(
+            f"{info['op']:20s}T {info['tokens']:5d} {info['bytes']:>13,} bytes, floor {info['floor_us']:8.2f} us: "
+            f"{', '.join(cells)}  [{where}]"
         )

@@ -35,7 +35,8 @@ inline int64_t count_blocks(const TokenWarps& warps) {
   return (warps.tokens * warps.cells + kDispatchWarps - 1) / kDispatchWarps;
 }
 
-// NOTE: 32 bits are enough for the number of a warp: each has at least 8 elements of two tensors.
+// NOTE: 32 bits are enough for the number of a warp: moe_plan wants no more of T * K, and 2^32 warps of tokens that take
+// several are beyond any device's memory.
 LC_DEVICE WarpPlace locate(const TokenWarps& warps) {
   const uint32_t warp = ptx::block_index() * kDispatchWarps + ptx::warp_index();
   const uint32_t token = warp / warps.cells;

@@ -46,11 +46,11 @@ int launch_moe_combine(const lc_matrix* y, const int32_t* row_of, int32_t top_k,
                             .reads("x", x)
                             .reads("add", add)
                             .writes("out", out);
-  const bool wide = y->dtype == x->dtype && chunks_aligned(y) && chunks_aligned(x) && chunks_aligned(add) &&
-                    chunks_aligned(out);
+  const bool wide =
+      y->dtype == x->dtype && chunks_aligned(y) && chunks_aligned(x) && chunks_aligned(add) && chunks_aligned(out);
   if (!wide) return launch_instance<AnyRows>(params, memory, stream);
-  return visit_format(
-      x->dtype, [&](auto format) { return launch_instance<WideRows<decltype(format)>>(params, memory, stream); });
+  return visit_format(x->dtype,
+                      [&](auto format) { return launch_instance<WideRows<decltype(format)>>(params, memory, stream); });
 }
 
 }  // namespace

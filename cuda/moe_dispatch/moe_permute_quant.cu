@@ -35,8 +35,8 @@ int launch_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t 
   constexpr int64_t kStoreBytes = sizeof(ptx::Vec16);
   const bool wide = chunks_aligned(x) && rows_aligned(q, kStoreBytes) && x->columns % kStoreBytes == 0;
   if (!wide) return launch_instance<AnyRows>(params, memory, stream);
-  return visit_format(
-      x->dtype, [&](auto format) { return launch_instance<WideRows<decltype(format)>>(params, memory, stream); });
+  return visit_format(x->dtype,
+                      [&](auto format) { return launch_instance<WideRows<decltype(format)>>(params, memory, stream); });
 }
 
 }  // namespace

@@ -41,9 +41,9 @@ struct AnyRows {
  private:
   template <class Format>
   static LC_DEVICE Held load_as(const void* matrix, int64_t offset) {
+    const auto* from = static_cast<const typename Format::Storage*>(matrix) + offset;
     float values[device::kChunk];
-    device::unpack(
-        device::load_chunk<Format, false>(static_cast<const typename Format::Storage*>(matrix) + offset), values);
+    device::unpack(device::load_chunk<Format, false>(from), values);
     return device::pack<device::Float32>(values);
   }
   template <class Format>

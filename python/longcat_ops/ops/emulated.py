@@ -120,6 +120,7 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
         *map(_stack, (b, sb)),
         _data(m_indices),
         _matrix(out),
+    ),
     "moe_permute_quant": lambda x, row_of, src_of, q, s: (
         _matrix(x),
         *_choices(row_of),

@@ -1,0 +1,102 @@
+"""moe_permute_quant and moe_combine at the model's sizes: 6144 columns, 12 choices, 8 of them FFN experts, bf16.
+
+    python -m pytest bench/bench_moe.py [-k combine]
+
+Each cell has the bytes that its plan makes the kernel move and the floor: those bytes at an H100's 3.35 TB/s. With a
+Hopper GPU it is timed as 20 calls in a CUDA graph, beside the same op on 12 rows a token (what it would do without zero
+experts) and beside the plain-torch reference. Without one there is a prediction in the place of a time: the bytes at
+3.0 TB/s, and 0.7 us for each trip to memory that has to wait for one before it. Its two constants are assumptions.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import longcat_ops
+from longcat_ops import Plan, Routing, _library, reference
+
+WIDTH, K, REAL, EXPERTS = 6144, 12, 8, 512
+TOKENS = [1, 8, 96, 192, 1024, 8192]
+PEAK, SUSTAINED, TRIP = 3.35e12, 3.0e12, 0.7e-6  # bytes/s, bytes/s, s
+TRIPS = {"moe_permute_quant": 3, "moe_combine": 3}  # row_of; x and src_of, or y; the stores
+CALLS, ROUNDS = 20, 25
+
+
+def routed(tokens: int, real: int) -> tuple[Plan, Routing]:
+    """`real` FFN experts per token, at random places among the choices."""
+    g = torch.Generator().manual_seed(tokens)
+    experts = torch.rand(tokens, EXPERTS, generator=g).argsort(1)[:, :K].to(torch.int32)
+    place = torch.rand(tokens, K, generator=g).argsort(1)
+    ids = experts.masked_fill(place >= real, -1)
+    weights = torch.rand(tokens, K, generator=g).masked_fill(ids < 0, 0)
+    rest = torch.zeros(1, dtype=torch.int32)
+    routing = Routing(ids, weights, torch.rand(tokens, generator=g), rest, rest, rest)
+    return longcat_ops.moe_plan(ids.cuda(), EXPERTS), Routing(*(t.cuda() for t in routing))
+
+
+def bytes_moved(op: str, tokens: int) -> int:
+    """What the op has to read and write, each byte once."""
+    rows, tables = tokens * REAL, 4 * tokens * K
+    if op == "moe_permute_quant":
+        return 2 * tokens * WIDTH + tables + rows * (4 + WIDTH + 4 * WIDTH // 128)
+    return 2 * (2 * tokens + rows) * WIDTH + 2 * tables + 4 * tokens
+
+
+def arguments(op: str, tokens: int, real: int) -> tuple:
+    plan, routing = routed(tokens, real)
+    x = torch.randn(tokens, WIDTH, device="cuda").bfloat16()
+    if op == "moe_permute_quant":
+        return x, plan
+    return torch.randn(len(plan.src_of), WIDTH, device="cuda").bfloat16(), plan, routing, x
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available() and _library.load().device_supported(0)[0]
+
+
+def microseconds(run: Callable[[], Tensor | tuple]) -> float:
+    """Median time of one call in a graph of CALLS."""
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            run()
+    times = []
+    for _ in range(ROUNDS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(1e3 * start.elapsed_time(end) / CALLS)
+    return statistics.median(times)
+
+
+def predicted(op: str, tokens: int) -> dict[str, float]:
+    return {"predicted_us": 1e6 * (bytes_moved(op, tokens) / SUSTAINED + TRIPS[op] * TRIP)}
+
+
+def measured(op: str, tokens: int) -> dict[str, float]:
+    usual, twelve = (arguments(op, tokens, real) for real in (REAL, K))
+    ours, theirs = getattr(longcat_ops, op), getattr(reference, op)
+    return {
+        "time_us": microseconds(lambda: ours(*usual)),
+        "twelve_rows_us": microseconds(lambda: ours(*twelve)),
+        "torch_us": microseconds(lambda: theirs(*usual)),
+    }
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("op", list(TRIPS))
+def test_against_the_floor(op: str, tokens: int, benchmark: Callable) -> None:
+    moved = bytes_moved(op, tokens)
+    run = measured if has_gpu() else predicted
+    times = benchmark.pedantic(run, (op, tokens), rounds=1)
+    benchmark.group = "moe"
+    rounded = {name: round(us, 2) for name, us in (times | {"floor_us": 1e6 * moved / PEAK}).items()}
+    benchmark.extra_info.update(op=op, tokens=tokens, bytes=moved, **rounded)
