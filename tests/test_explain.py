@@ -100,6 +100,31 @@ def test_launches_of_moe_plan():
                 assert count.blocks * count.threads * 8 >= tokens * top_k
 
 
+def test_launches_of_permute_and_combine():
+    """Four warps a block, one per 256 columns of a token; none without tokens."""
+    for tokens, width, blocks in (
+        (0, 6144, 0),
+        (1, 8, 1),
+        (5, 256, 2),
+        (5, 264, 3),
+        (8, 6144, 48),
+        (8192, 6144, 49152),
+    ):
+        x = meta(tokens, width, dtype=torch.bfloat16)
+        plan = longcat_ops.Plan(meta(7), meta(tokens, 12), meta(tokens * 6))
+        weights, zero_weight = meta(tokens, 12, dtype=torch.float32), meta(tokens, dtype=torch.float32)
+        routing = longcat_ops.Routing(*[meta(1)] * 6)._replace(weights=weights, zero_weight=zero_weight)
+        y = meta(tokens * 6, width, dtype=torch.bfloat16)
+        for op, arguments, smem in (
+            ("moe_permute_quant", (x, plan), 512),
+            ("moe_combine", (y, plan, routing, x), 1024),
+        ):
+            found = longcat_ops.explain(op, *arguments).launches
+            assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, smem)] * (
+                blocks > 0
+            )
+
+
 def test_what_cannot_run_is_not_explained():
     with pytest.raises(LongcatShapeError, match="`ids` is 1-D"):
         longcat_ops.explain("moe_plan", torch.zeros(4, dtype=torch.int32), 2)

@@ -45,6 +45,20 @@ std::vector<KernelShape> plan_launches(const Arguments& a) {
           {"moe_plan_sources", config.blocks, config.threads, 0}};
 }
 
+std::vector<KernelShape> dispatch_launches(const char* op, const TensorDesc& x, int entry_bytes) {
+  const MoeDispatchConfig config = choose_moe_dispatch_config(x.sizes[0], x.sizes[1] / 8, entry_bytes);
+  if (config.blocks == 0) return {};
+  return {{op, config.blocks, config.threads, config.smem}};
+}
+
+std::vector<KernelShape> permute_quant_launches(const Arguments& a) {
+  return dispatch_launches("moe_permute_quant", tensor(a, 0), kPermuteEntryBytes);
+}
+
+std::vector<KernelShape> combine_launches(const Arguments& a) {
+  return dispatch_launches("moe_combine", tensor(a, 4), kCombineEntryBytes);
+}
+
 const std::map<std::string, OpCost>& costs() {
   static const std::map<std::string, OpCost> table = {
       {"per_token_group_quant_fp8", {2}},
@@ -70,8 +84,8 @@ const std::map<std::string, OpCost>& costs() {
        {7, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
       {"moe_route", {7, nullptr, "", route_launches}},
       {"moe_plan", {2, nullptr, "", plan_launches}},
-      {"moe_permute_quant", {3, nullptr, "every choice has a row"}},
-      {"moe_combine", {6, nullptr, "every row of y is used"}},
+      {"moe_permute_quant", {3, nullptr, "every choice has a row", permute_quant_launches}},
+      {"moe_combine", {6, nullptr, "every row of y is used", combine_launches}},
       {"fused_moe",
        {8,
         [](const Arguments& a) {

@@ -41,4 +41,11 @@ MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local) {
           static_cast<int>(kScanSmem + 4 * num_local)};
 }
 
+// Small blocks: with few tokens more SMs take part, with many the last round is more even.
+MoeDispatchConfig choose_moe_dispatch_config(int64_t tokens, int64_t chunks, int entry_bytes) {
+  constexpr int kWarps = kDispatchThreads / static_cast<int>(kWarpLanes);
+  const int64_t warps = tokens * ceil_div(chunks, kWarpLanes);
+  return {ceil_div(warps, kWarps), kDispatchThreads, kWarps * kMaxChoices * entry_bytes};
+}
+
 }  // namespace longcat_ops

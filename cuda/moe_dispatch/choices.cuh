@@ -1,7 +1,6 @@
 // Who works on what in the kernels that go over tokens, and the choices of a token that have a row.
 //
-// A warp takes 32 chunks of one token, so a token of 6144 columns has 24 warps and a narrow one has one. A block is
-// small: with few tokens, more SMs then take part.
+// A warp takes 32 chunks of one token, so a token of 6144 columns has 24 warps and a narrow one has one.
 #pragma once
 
 #include <cstdint>
@@ -31,12 +30,8 @@ inline TokenWarps make_token_warps(int64_t tokens, int64_t chunks) {
   return {tokens, static_cast<uint32_t>(chunks), static_cast<uint32_t>((chunks + 31) / 32)};
 }
 
-inline int64_t count_blocks(const TokenWarps& warps) {
-  return (warps.tokens * warps.cells + kDispatchWarps - 1) / kDispatchWarps;
-}
-
-// NOTE: 32 bits are enough for the number of a warp: moe_plan wants no more of T * K, and 2^32 warps of tokens that take
-// several are beyond any device's memory.
+// NOTE: 32 bits are enough for the number of a warp: moe_plan wants no more of T * K, and 2^32 warps of tokens that
+// take several are beyond any device's memory.
 LC_DEVICE WarpPlace locate(const TokenWarps& warps) {
   const uint32_t warp = ptx::block_index() * kDispatchWarps + ptx::warp_index();
   const uint32_t token = warp / warps.cells;
@@ -72,8 +67,6 @@ LC_DEVICE bool is_agreed(const PlanView& plan, const PlanChoice& choice) {
 // A list in shared memory per warp.
 template <class Entry>
 constexpr uint32_t kListBytes = kMaxTopK * sizeof(Entry);
-
-constexpr uint32_t kPermuteSmemBytes = kDispatchWarps * kListBytes<int32_t>;
 
 template <class Entry>
 LC_DEVICE uint32_t list_of_warp() {

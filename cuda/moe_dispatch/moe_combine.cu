@@ -1,6 +1,6 @@
 #include "moe_dispatch/moe_combine.cuh"
 
-#include "launch/instances.h"
+#include "moe_dispatch/launch_config.h"
 
 namespace longcat_ops::moe_dispatch {
 namespace {
@@ -10,7 +10,7 @@ static_assert(static_cast<int>(Element::kF32) == LC_F32 && static_cast<int>(Elem
 
 template <class Rows>
 int launch_instance(const MoeCombineParams& params, const Memory& memory, lc_stream_t stream) {
-  const LaunchConfig config{"moe_combine", count_blocks(params.warps), kDispatchThreads, kCombineSmemBytes};
+  const LaunchConfig config = launch_config<RowAndWeight>("moe_combine", params.warps);
   return launch(moe_combine_kernel<Rows>, config, params, stream, memory);
 }
 

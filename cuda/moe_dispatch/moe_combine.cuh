@@ -24,7 +24,7 @@ struct MoeCombineParams {
   Element y_element, x_element;  // x_element: of add and out too
 };
 
-constexpr uint32_t kCombineSmemBytes = kDispatchWarps * kListBytes<ptx::Vec8>;
+using RowAndWeight = ptx::Vec8;  // an entry of a warp's list: the row, the bits of its weight
 
 LC_DEVICE void add_product(float (&sum)[device::kChunk], const float (&values)[device::kChunk], float weight) {
   LC_UNROLL
@@ -38,7 +38,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONST
   constexpr uint32_t kInFlight = 128 / sizeof(Held);  // rows read before one is used: 32 registers
   const WarpPlace place = locate(p.warps);
   if (!place.inside) return;
-  const uint32_t lane = ptx::lane_index(), list = list_of_warp<ptx::Vec8>();
+  const uint32_t lane = ptx::lane_index(), list = list_of_warp<RowAndWeight>();
   const int64_t choice = place.token * p.top_k + lane;
   const uint32_t chunk = 32 * place.cell + lane;
   const bool inside = chunk < p.warps.chunks;
@@ -63,7 +63,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONST
   // NOTE: a choice without a row counts as +0. That shows only in a sum of nothing but -0, so it is said once, at the
   // start: -0 is the neutral element.
   const bool has_row = own_row >= 0 && own_row < p.rows;
-  const ptx::Vec8 own{static_cast<uint32_t>(own_row), float_bits(own_weight)};
+  const RowAndWeight own{static_cast<uint32_t>(own_row), float_bits(own_weight)};
   const uint32_t count = list_choices(list, has_row, own);
   if (!inside) return;
   float sum[kChunk], values[kChunk];
@@ -74,14 +74,14 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONST
     LC_UNROLL
     for (uint32_t j = 0; j < kInFlight; ++j) {
       const uint32_t i = first + j < count ? first + j : count - 1;
-      const int64_t row = choice_of_list<ptx::Vec8>(list, i).x;
+      const int64_t row = choice_of_list<RowAndWeight>(list, i).x;
       held[j] = Rows::load(p.y, p.y_element, row * p.stride_y + column);
     }
     LC_UNROLL
     for (uint32_t j = 0; j < kInFlight; ++j) {
       if (first + j >= count) break;
       Rows::unpack(held[j], values);
-      add_product(sum, values, bits_float(choice_of_list<ptx::Vec8>(list, first + j).y));
+      add_product(sum, values, bits_float(choice_of_list<RowAndWeight>(list, first + j).y));
     }
   }
   ptx::grid_dependency_launch();

@@ -1,6 +1,6 @@
 #include "moe_dispatch/moe_permute.cuh"
 
-#include "launch/instances.h"
+#include "moe_dispatch/launch_config.h"
 
 namespace longcat_ops::moe_dispatch {
 namespace {
@@ -19,7 +19,7 @@ int launch_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k,
   // NOTE: out keeps what no row is written over, so to the emulator it is not lost, as outputs else are.
   const Memory memory =
       Memory().reads("x", x).reads("row_of", row_of, x->rows * top_k).reads("src_of", src_of, rows).reads("out", out);
-  const LaunchConfig config{"moe_permute", count_blocks(params.warps), kDispatchThreads, kPermuteSmemBytes};
+  const LaunchConfig config = launch_config<int32_t>("moe_permute", params.warps);
   const bool wide = chunks_aligned(x) && chunks_aligned(out);
   return launch(wide ? moe_permute_kernel<true> : moe_permute_kernel<false>, config, params, stream, memory);
 }

@@ -1,13 +1,13 @@
 #include "moe_dispatch/moe_permute_quant.cuh"
 
-#include "launch/instances.h"
+#include "moe_dispatch/launch_config.h"
 
 namespace longcat_ops::moe_dispatch {
 namespace {
 
 template <class Rows>
 int launch_instance(const MoePermuteQuantParams& params, const Memory& memory, lc_stream_t stream) {
-  const LaunchConfig config{"moe_permute_quant", count_blocks(params.warps), kDispatchThreads, kPermuteSmemBytes};
+  const LaunchConfig config = launch_config<int32_t>("moe_permute_quant", params.warps);
   return launch(moe_permute_quant_kernel<Rows>, config, params, stream, memory);
 }
 
