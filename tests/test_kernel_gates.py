@@ -156,6 +156,8 @@ def test_short_names() -> None:
     symbols = {
         "_ZN11longcat_ops5quant18dequant_fp8_kernelINS_6device8BFloat16ELi1ELb0EEEvNS0_16DequantFp8ParamsE":
             "dequant_fp8_kernel<BFloat16, 1, false>",
+        "_ZN11longcat_ops12moe_dispatch18moe_combine_kernelINS0_8WideRowsINS_6device8BFloat16EEEEEvNS0_16MoeCombineParamsE":
+            "moe_combine_kernel<WideRows<BFloat16>>",
         "_ZN12_GLOBAL__N_112plain_kernelEPFviE": "plain_kernel",  # a parameter with parentheses of its own
         "_Z14counted_kernelILj32ELm8ELi7EEvv": "counted_kernel<32, 8, 7>",
         "c_kernel": "c_kernel",

@@ -69,6 +69,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONST
   float sum[kChunk], values[kChunk];
   LC_UNROLL
   for (uint32_t i = 0; i < kChunk; ++i) sum[i] = count < p.top_k ? 0.0f : -0.0f;
+  // NOTE: a batch that reaches past the list reads its last row again, from L1, so that no load waits for a branch.
   for (uint32_t first = 0; first < count; first += kInFlight) {
     Held held[kInFlight];
     LC_UNROLL

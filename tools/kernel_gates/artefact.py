@@ -78,7 +78,7 @@ def _shorten(demangled: str) -> str:
             end -= 1
             depth += {")": 1, "(": -1}.get(name[end], 0)
         name = name[:end]
-    return _SUFFIX.sub("", _QUALIFIERS.sub("", name))
+    return _SUFFIX.sub("", _QUALIFIERS.sub("", name)).replace("> >", ">>")
 
 
 def _cuobjdump(option: str, library: Path) -> Iterator[str]:

@@ -33,6 +33,15 @@ TABLE = (
     Row(r"moe_route_kernel<Float32, .*, true>", must=("LDG.E.128",)),
     Row(r"moe_plan_\w+_kernel.*", never=("REDG",)),
     Row(r"moe_plan_count_kernel<.*>", must=("MATCH.ANY",)),
+    # Permute and combine: 16 bytes at a time, and no barrier of the block.
+    Row(r"moe_(permute|permute_quant|combine)_kernel<.*>", must=("ACQBULK", "PREEXIT"), never=("BAR",)),
+    Row(r"moe_permute_quant_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),
+    Row(
+        r"moe_(permute_quant|combine)_kernel<WideRows<.*>>|moe_permute_kernel<true>",
+        must=("LDG.E.128", "STG.E.128"),
+        never=("LDG.E.U16", "STG.E.U8", "STG.E.U16"),
+    ),
+    Row(r"moe_combine_kernel<.*>", never=("FFMA",)),
     # FP8 products for every bucket of tokens, a pipeline of mbarriers, stores transposed through shared memory in bulk.
     Row(
         r"moe_gemm_kernel<.*>",
