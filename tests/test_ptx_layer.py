@@ -31,7 +31,8 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
 
 @needs_nvcc
 @pytest.mark.parametrize(
-    ("name", "standard"), [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_cluster", 20), ("ptx_wgmma", 20)]
+    ("name", "standard"),
+    [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_cluster", 20), ("ptx_multimem", 20), ("ptx_wgmma", 20)],
 )
 def test_compiles_without_a_word(compiler: Compiler, name: str, standard: int) -> None:
     """Warnings of nvcc, spills, and ptxas notes such as C7510 (wgmma serialised) would all be printed.
@@ -134,10 +135,33 @@ CLUSTER = {
     r"UBLKCP\.S\.S ": 1,
 }  # fmt: skip
 
+# Weak loads are strong in machine code. Stores and reductions are those of ordinary addresses.
+MULTIMEM = {
+    **{rf"LDGMC\.E\.ADD\.F32{size}\.RN\.STRONG\.SYS ": 3 for size in ("", "x2", "x4")},
+    **{rf"LDGMC\.E\.{op}\.{kind}{size}\.RN\.STRONG\.SYS ": count for kind in ("BF16", "F16")
+       for size in ("x2", "x4", "x8") for op, count in (("F32ADD", 3), ("MIN", 1), ("MAX", 1))},
+    r"CCTL\.IVALL": 12,  # acquire
+    **{rf"STG\.E\.{size}STRONG\.SYS ": 2 for size in ("", r"64\.", r"128\.")},
+    r"REDG\.E\.ADD\.(64\.)?STRONG\.GPU ": 4,
+    r"REDG\.E\.ADD\.(64\.)?STRONG\.SYS ": 4,
+    r"REDG\.E\.ADD\.F32x4\.FTZ\.RN\.STRONG\.SYS ": 1,
+    r"REDG\.E\.ADD\.BF16x8\.RN\.STRONG\.SYS ": 1,
+    r"REDG\.E\.ADD\.F16x8\.RN\.STRONG\.SYS ": 1,
+    r"MEMBAR\.ALL\.GPU": 2,  # release
+    r"MEMBAR\.ALL\.SYS": 5,  # release of three stores and two signals
+    r"LDG\.E\.64\.STRONG\.SYS ": 1,
+    r"LDG\.E\.64\.STRONG\.GPU ": 1,
+    r"LDG\.E\.128\.STRONG\.SYS ": 1,
+    r"STG\.E\.64\.STRONG\.GPU ": 1,
+    r"MEMBAR\.SC\.SYS": 1,  # fence.proxy.alias
+}  # fmt: skip
+
 
 @needs_nvcc
 @needs_nvdisasm
-@pytest.mark.parametrize(("name", "expected"), [("ptx_layer", LAYER), ("ptx_cluster", CLUSTER)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ptx_layer", LAYER), ("ptx_cluster", CLUSTER), ("ptx_multimem", MULTIMEM)]
+)
 def test_instructions_of_the_layer(compiler: Compiler, name: str, expected: dict[str, int]) -> None:
     lines = compiler.instructions(name)
     found = {pattern: sum(re.match(pattern, line) is not None for line in lines) for pattern in expected}

@@ -128,7 +128,7 @@ void check_source(uint32_t address, uint32_t bytes, bool matters, const char* op
 
 void check_target(const void* address, uint32_t bytes, bool reduce, const char* operation, const Location& where) {
   Thread& self = this_thread();
-  Allocation& allocation = engine().memory.find(address, bytes, operation, where);
+  Allocation& allocation = engine().find_global(address, bytes, operation, where);
   Access access = group_access(self, true, operation, where);
   if (reduce) {
     // Each element is added by a relaxed atomic operation.

@@ -53,24 +53,28 @@ struct Clock {
   VectorClock async_shared;  // writes to shared memory that the async proxy may see
   VectorClock async_global;  // the same for global memory
   VectorClock order_shared;  // happened before as far as a CTA's accesses to its own shared memory go
+  VectorClock alias;         // accesses that those through the other kind of address (multicast or not) may see
 
   void join(const Clock& other) {
     order.join(other.order);
     async_shared.join(other.async_shared);
     async_global.join(other.async_global);
     order_shared.join(other.order_shared);
+    alias.join(other.alias);
   }
   // From another CTA: what its proxy fences for global memory have done is its own.
   void join_across(const Clock& other) {
     order.join(other.order);
     async_shared.join(other.async_shared);
     order_shared.join(other.order_shared);
+    alias.join(other.alias);
   }
   void clear() {
     order.clear();
     async_shared.clear();
     async_global.clear();
     order_shared.clear();
+    alias.clear();
   }
 };
 

@@ -30,7 +30,10 @@ void Cluster::arrive(Thread& thread, bool release) {
       thread.tick();
     } else {
       arriving.clock.order.raise(cta.start_component, cta.start_time);
-      if (thread.fence_scope && *thread.fence_scope >= Scope::kCluster) arriving.clock.order.join(thread.fence_release);
+      if (thread.fence_scope && *thread.fence_scope >= Scope::kCluster) {
+        arriving.clock.order.join(thread.fence_release);
+        arriving.clock.alias.join(thread.fence_alias);
+      }
       if (thread.shown_component != kNobody) arriving.clock.order.raise(thread.shown_component, thread.shown_time);
       arriving.clock.order_shared.join(thread.shared_release);
       arriving.clock.async_shared.join(thread.clock.async_shared);

@@ -65,6 +65,7 @@ void load_cluster_strong(uint32_t address, void* value, uint32_t bytes, Order or
   maybe_yield(where);
   engine().note_poll(where);
   const uint8_t* flag = access_flag(address, bytes, false, "ld at cluster scope", where);
+  look(this_thread(), flag);
   std::memcpy(value, flag, bytes);
   observe(flag, order, Scope::kCluster, where);
 }
@@ -73,7 +74,8 @@ void store_cluster_strong(uint32_t address, const void* value, uint32_t bytes, O
   maybe_yield(where);
   uint8_t* flag = access_flag(address, bytes, true, "st at cluster scope", where);
   std::memcpy(flag, value, bytes);
-  publish(flag, order, Scope::kCluster, false);
+  publish(flag, make_release(this_thread(), order, Scope::kCluster), false);
+  engine().note_event(flag, bytes);
 }
 
 uint32_t atomic_add_cluster(uint32_t address, uint32_t value, Order order, const Location& where) {
@@ -85,7 +87,8 @@ uint32_t atomic_add_cluster(uint32_t address, uint32_t value, Order order, const
   std::memcpy(&old, flag, sizeof old);
   const uint32_t sum = old + value;
   std::memcpy(flag, &sum, sizeof sum);
-  publish(flag, order, Scope::kCluster, true);
+  publish(flag, make_release(this_thread(), order, Scope::kCluster), true);
+  engine().note_event(flag, sizeof sum);
   return old;
 }
 

@@ -178,13 +178,15 @@ void named_barrier(uint32_t id, uint32_t threads, bool wait, const Location& whe
 void spin_pause(const Location& where) {
   Thread& self = this_thread();
   Engine& machine = engine();
-  if (machine.events != self.seen_events) {
+  machine.note_poll(where);
+  if (!self.looked_at.empty() && machine.events != self.seen_events) {
     machine.wake(&self);
     block("ready", where);
   } else {
     machine.spinning.push_back(&self);
     block("spin loop", where);
   }
+  self.looked_at.clear();
 }
 
 // The registers of a CTA are what its launch was given: those that some warps give back are all that others can get.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "emu/delivery.h"
 #include "emu/wgmma.h"
 
 namespace longcat_ops::emu {
@@ -56,6 +57,21 @@ void report_fault(void* context, Fault fault, const Access& access, const Cell& 
     case Fault::kReadRace:
       if (ordered_as_own(place, access, read->component, read->time)) return;
       fail("race", what + " is not ordered after the read by " + other(read->site, read->component) + at, mine.where);
+    case Fault::kScope:
+      fail("scope",
+           what + " and the access by " +
+               (read != nullptr ? other(read->site, read->component) : other(cell.write_site, cell.write_component)) +
+               " have a scope that does not include both" + at,
+           mine.where);
+    case Fault::kAlias:
+      fail("alias",
+           what + (access.multicast ? " through the multicast address" : " through the device's own address") +
+               " may not see the access through the other one by " +
+               (read != nullptr ? other(read->site, read->component) : other(cell.write_site, cell.write_component)) +
+               (access.pedantic ? ": a fence.proxy.alias is missing"
+                                : ": neither released and acquired at sys scope nor fenced by fence.proxy.alias") +
+               at,
+           mine.where);
     case Fault::kProxy:
       fail("proxy",
            what + " through the async proxy may not see the generic write by " +
@@ -160,6 +176,21 @@ void Engine::note_event() {
   wake_all(spinning);
 }
 
+void Engine::note_event(const uint8_t* address, size_t bytes) {
+  ++events;
+  polls = 0;
+  constexpr size_t kMost = 16;  // who looks at more is woken by everything
+  const auto concerned = [&](const Thread* thread) {
+    const auto& seen = thread->looked_at;
+    return seen.empty() || seen.size() > kMost || std::ranges::any_of(seen, [&](const uint8_t* at) {
+             return at == nullptr || (at + 16 > address && at < address + bytes);
+           });
+  };
+  const auto rest = std::ranges::stable_partition(spinning, std::not_fn(concerned));
+  runnable.insert(runnable.end(), rest.begin(), rest.end());
+  spinning.erase(rest.begin(), rest.end());
+}
+
 void Engine::note_poll(const Location& where) {
   constexpr uint64_t kHopeless = 20'000'000;
   if (++polls > kHopeless) fail("deadlock", "endless polling: nothing has changed for a long time", where);
@@ -215,7 +246,24 @@ void Engine::check_shared(Cta& cta, uint32_t address, size_t bytes, const Access
   cta.shadow.access(address - cta.smem_base, bytes, access, report_fault, &place, stats.cell_checks);
 }
 
-void Engine::check_global(Allocation& allocation, const void* address, size_t bytes, const Access& access) {
+Allocation& Engine::find_global(const void* address, size_t bytes, const char* operation, const Location& where) {
+  Allocation& allocation = memory.find(address, bytes, operation, where);
+  const int device = this_thread().cta->grid->launch.device;
+  if (allocation.device != device && !allocation.peer_accessible)
+    fail("peer",
+         std::string(operation) + " of " + allocation.name + ", memory of device " + std::to_string(allocation.device) +
+             " that was not made accessible to its peers",
+         where);
+  return allocation;
+}
+
+// NOTE: called when the running thread issues the access, also for what happens later.
+void Engine::check_global(Allocation& allocation, const void* address, size_t bytes, Access access) {
+  const Thread& self = this_thread();
+  access.device = uint8_t(self.cta->grid->launch.device);
+  if (memory.has_multicast()) access.alias_visible = &self.clock.alias;
+  access.pedantic = settings.pedantic_aliases;
+  if (!deliveries.empty()) arrive_before(static_cast<const uint8_t*>(address), bytes, access);
   if (!settings.detectors) return;
   Place place{*this, allocation.name.c_str()};
   const size_t offset = static_cast<const uint8_t*>(address) - allocation.begin;

@@ -19,6 +19,7 @@
 #include "emu/memory_map.h"
 #include "emu/ops.h"
 #include "emu/random.h"
+#include "emu/sync.h"
 #include "emu/world.h"
 
 namespace longcat_ops::emu {
@@ -26,6 +27,7 @@ namespace longcat_ops::emu {
 struct Cta;
 struct Grid;
 struct BulkCopy;
+struct Delivery;
 struct WarpgroupUnit;
 struct WgmmaThreadState;
 
@@ -72,8 +74,10 @@ struct Thread {
   BulkGroups bulk;
   std::unique_ptr<WgmmaThreadState> wgmma;
   VectorClock fence_release;  // what a fence.acq_rel covers, published by later relaxed writes
+  VectorClock fence_alias;
   std::optional<Scope> fence_scope;
   VectorClock pending_acquire;  // what relaxed reads saw, acquired by a later fence.acq_rel
+  VectorClock pending_alias;
   bool has_pending_acquire = false;
   Scope pending_scope = Scope::kCta;    // what that fence must reach
   VectorClock shared_release;           // what a fence.release of the CTA's own shared memory covers
@@ -84,7 +88,8 @@ struct Thread {
   uint32_t remote_since = 0;           // own time at which remote_time began
   uint32_t shown_component = kNobody;  // of fence.mbarrier_init
   uint32_t shown_time = 0;
-  uint64_t seen_events = 0;  // Engine::events when a flag was last looked at
+  std::vector<const uint8_t*> looked_at;  // since it last paused; none or null: anything
+  uint64_t seen_events = 0;               // Engine::events at the first of these looks
   bool read_timer = false;
   uint32_t failed_tries = 0;
 };
@@ -156,15 +161,6 @@ struct Slot {
   std::vector<uint32_t> extra;
 };
 
-// What a release left behind at an address.
-struct SyncVariable {
-  VectorClock order;
-  bool released = false;
-  Scope scope = Scope::kSys;
-  int device = 0;
-  uint64_t cta = 0;
-};
-
 struct Site {
   Location where;
   const char* operation;
@@ -179,7 +175,9 @@ struct Engine {
   void wake(Thread* thread) { runnable.push_back(thread); }
   void wake_all(std::vector<Thread*>& threads);
   void enqueue(std::shared_ptr<AsyncOperation> operation) { pending.push_back(std::move(operation)); }
-  void note_event();  // somebody who spins may have something new to see
+  // Somebody who spins may have something new to see: anywhere, or in these bytes.
+  void note_event();
+  void note_event(const uint8_t* address, size_t bytes);
   void note_poll(const Location& where);
 
   // --- clocks
@@ -192,7 +190,9 @@ struct Engine {
   // --- accesses
   Access thread_access(const Thread& thread, const Location& where, const char* operation);
   void check_shared(Cta& cta, uint32_t address, size_t bytes, const Access& access);
-  void check_global(Allocation& allocation, const void* address, size_t bytes, const Access& access);
+  void check_global(Allocation& allocation, const void* address, size_t bytes, Access access);
+  // The allocation, if the running thread's device may access it.
+  Allocation& find_global(const void* address, size_t bytes, const char* operation, const Location& where);
 
   uint64_t seed;
   Policy policy;
@@ -210,6 +210,8 @@ struct Engine {
   std::unordered_map<uint64_t, SyncVariable> sync;
   std::vector<Thread*> runnable;
   std::vector<std::shared_ptr<AsyncOperation>> pending;
+  std::multimap<const uint8_t*, Delivery*> deliveries;  // those on the way, by address
+  uint64_t threads_first = 0;                           // steps of threads before the next asynchronous one
   std::vector<Thread*> spinning;
   uint64_t events = 0;
   uint64_t polls = 0;
@@ -260,10 +262,6 @@ void maybe_yield(const Location& where);
 // Runs `last` once, in the last of a warp's 32 threads to come; payload[lane] is what each passed.
 void warp_collective(int kind, void* payload, const Location& where,
                      const std::function<void(std::array<void*, 32>& payload)>& last);
-
-// What a strong write of `order` at `scope` leaves behind at an address, and what a strong read gets to know.
-void publish(const void* address, Order order, Scope scope, bool read_modify_write);
-void observe(const void* address, Order order, Scope scope, const Location& where);
 
 void check_alignment(uint64_t address, uint64_t alignment, const char* operation, const Location& where);
 

@@ -137,6 +137,7 @@ void Engine::start_cta(Grid& grid, const std::shared_ptr<Cluster>& cluster) {
     auto thread = std::make_unique<Thread>(&cta, i, id);
     thread->clock.order = grid.base;
     thread->clock.async_global = grid.base;
+    if (memory.has_multicast()) thread->clock.alias = grid.base;
     thread->own_since = component.last_time + 1;
     thread->own_seen = grid.base[id];
     thread->clock.order.raise(id, thread->own_since);
@@ -227,6 +228,7 @@ void grid_dependency_wait(const Location& where) {
   if (!engine().settings.detectors) return;
   engine().join_order(self, before->final);
   self.clock.async_global.join(before->final);
+  if (engine().memory.has_multicast()) self.clock.alias.join(before->final);
 }
 
 }  // namespace longcat_ops::emu

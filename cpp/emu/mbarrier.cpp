@@ -49,7 +49,10 @@ void make_known(BarrierPhase& phase, Order order, Scope scope, bool own) {
   }
   // Relaxed: what fences before it cover.
   const bool fenced = self.fence_scope && *self.fence_scope >= (own ? Scope::kCta : Scope::kCluster);
-  if (fenced) phase.clock.order.join(self.fence_release);
+  if (fenced) {
+    phase.clock.order.join(self.fence_release);
+    phase.clock.alias.join(self.fence_alias);
+  }
   phase.clock.order_shared.join(self.shared_release);
   phase.clock.async_shared.join(self.clock.async_shared);
   phase.across_cluster |= !own && (fenced || !self.shared_release.empty());
@@ -223,7 +226,7 @@ bool mbarrier_test_wait(uint32_t address, uint32_t parity, Scope scope, const Lo
   engine().wake(&self);
   block("ready", where);
   MBarrier& barrier = own_barrier(address, where);
-  self.seen_events = engine().events;
+  look(self, nullptr);
   if (!phase_complete(barrier, parity)) return false;
   acquire_phase(barrier, scope, where);
   return true;

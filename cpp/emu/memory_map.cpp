@@ -1,5 +1,8 @@
 #include "emu/memory_map.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -13,6 +16,17 @@ constexpr int kPoison = 0xff;  // a NaN in e4m3, bf16, fp16 and fp32
 Allocation::~Allocation() {
   if (owned) std::free(begin - MemoryMap::kRedZone);
 }
+
+MulticastRange::MulticastRange(size_t bytes_, const char* name_, std::vector<Allocation*> members_)
+    : bytes(bytes_), name(name_), members(std::move(members_)) {
+  constexpr size_t kPage = 65536;  // at least what the host has
+  mapped_bytes_ = (bytes + 2 * kPage + kPage - 1) / kPage * kPage;
+  mapping_ = mmap(nullptr, mapped_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping_ == MAP_FAILED) throw std::bad_alloc();
+  begin = static_cast<uint8_t*>(mapping_) + kPage;
+}
+
+MulticastRange::~MulticastRange() { munmap(mapping_, mapped_bytes_); }
 
 void* MemoryMap::allocate(size_t bytes, int device, const char* name, bool initialised) {
   const size_t padded = (bytes + 2 * kRedZone + 255) / 256 * 256;
@@ -34,14 +48,62 @@ void MemoryMap::add(void* memory, size_t bytes, int device, const char* name, bo
     if (previous->second->begin + previous->second->bytes > begin) next = previous;
   }
   last_ = nullptr;
-  while (next != allocations_.end() && next->first < begin + bytes) next = allocations_.erase(next);
+  while (next != allocations_.end() && next->first < begin + bytes) next = erase(next);
   if (!initialised) std::memset(begin, kPoison, bytes);
   allocations_[begin] = std::make_unique<Allocation>(begin, bytes, device, name, false, initialised);
 }
 
 void MemoryMap::remove(void* memory) {
   last_ = nullptr;
-  allocations_.erase(static_cast<uint8_t*>(memory));
+  const auto entry = allocations_.find(static_cast<uint8_t*>(memory));
+  if (entry != allocations_.end()) erase(entry);
+}
+
+MemoryMap::Allocations::iterator MemoryMap::erase(Allocations::iterator entry) {
+  std::erase_if(multicast_, [&](const auto& range) {
+    return std::ranges::find(range.second->members, entry->second.get()) != range.second->members.end();
+  });
+  return allocations_.erase(entry);
+}
+
+void* MemoryMap::add_multicast(const std::vector<void*>& members, const char* name) {
+  auto require = [&](bool condition, const char* text) {
+    if (!condition) throw Error("multicast", std::string(name) + ": " + text);
+  };
+  require(members.size() >= 2, "a multicast range needs at least two devices");
+  std::vector<Allocation*> bound;
+  for (const void* member : members) {
+    const auto entry = allocations_.find(static_cast<const uint8_t*>(member));
+    require(entry != allocations_.end(), "a member is not the start of an allocation");
+    Allocation* const allocation = entry->second.get();
+    for (const Allocation* other : bound) require(other->device != allocation->device, "two members on one device");
+    bound.push_back(allocation);
+    require(allocation->bytes == bound[0]->bytes, "the members have different sizes");
+  }
+  auto range = std::make_unique<MulticastRange>(bound[0]->bytes, name, std::move(bound));
+  uint8_t* const begin = range->begin;
+  multicast_[begin] = std::move(range);
+  return begin;
+}
+
+MulticastRange* MemoryMap::multicast_at(const uint8_t* address) {
+  const auto next = multicast_.upper_bound(address + kRedZone);
+  if (next == multicast_.begin()) return nullptr;
+  MulticastRange& range = *std::prev(next)->second;
+  return address < range.begin + range.bytes + kRedZone ? &range : nullptr;
+}
+
+MulticastRange& MemoryMap::find_multicast(const void* address, size_t bytes, const char* operation,
+                                          const Location& where) {
+  auto* begin = static_cast<const uint8_t*>(address);
+  MulticastRange* const range = multicast_at(begin);
+  if (range == nullptr) fail("multicast", std::string(operation) + " of an address that is not a multicast one", where);
+  if (begin < range->begin || begin + bytes > range->begin + range->bytes)
+    fail("out-of-bounds",
+         std::string(operation) + " of " + std::to_string(bytes) + " B at " + range->name + "+" +
+             std::to_string(begin - range->begin) + ", a multicast range of " + std::to_string(range->bytes) + " B",
+         where);
+  return *range;
 }
 
 Allocation& MemoryMap::find(const void* address, size_t bytes, const char* operation, const Location& where) {
@@ -62,6 +124,9 @@ Allocation& MemoryMap::find(const void* address, size_t bytes, const char* opera
   if (next != allocations_.end() && begin + kRedZone >= next->first)
     fail("out-of-bounds",
          access + " at " + next->second->name + "-" + std::to_string(next->first - begin) + ", before its start",
+         where);
+  if (const MulticastRange* range = multicast_at(begin))
+    fail("multicast", access + " at " + range->name + ", a multicast address: only multimem operations may use it",
          where);
   fail("out-of-bounds", access + ": the address belongs to no device memory", where);
 }

@@ -2,23 +2,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "emu/delivery.h"
 #include "emu/engine.h"
 
 namespace longcat_ops::emu {
 namespace {
 
-uint64_t cta_identity(const Cta& cta) { return uint64_t(cta.grid->number) << 32 | cta.index; }
-
-// The narrowest scope that holds both the thread and that CTA.
-Scope scope_of(int device, uint64_t cta, const Thread& thread) {
-  const Grid& grid = *thread.cta->grid;
-  if (cta == cta_identity(*thread.cta)) return Scope::kCta;
-  if (cta >> 32 == grid.number && uint32_t(cta) / grid.launch.cluster == thread.cta->cluster->index)
-    return Scope::kCluster;
-  return device == grid.launch.device ? Scope::kGpu : Scope::kSys;
-}
-
-uint8_t strength(Scope scope) { return uint8_t(1 + int(scope)); }
+constexpr uint32_t kAtomicBytes = 8;
 
 void access_shared(uint32_t address, uint32_t bytes, bool write, const char* operation, const Location& where) {
   Thread& self = this_thread();
@@ -36,7 +26,7 @@ void access_shared(uint32_t address, uint32_t bytes, bool write, const char* ope
 void access_global(const void* address, uint32_t bytes, bool write, uint8_t strength, bool read_only,
                    const char* operation, const Location& where) {
   Thread& self = this_thread();
-  Allocation& allocation = engine().memory.find(address, bytes, operation, where);
+  Allocation& allocation = engine().find_global(address, bytes, operation, where);
   check_alignment(reinterpret_cast<uint64_t>(address), bytes, operation, where);
   Access access = engine().thread_access(self, where, operation);
   access.write = write;
@@ -50,50 +40,6 @@ void access_global(const void* address, uint32_t bytes, bool write, uint8_t stre
 }
 
 }  // namespace
-
-// What a write of `order` at `scope` makes known to those who acquire it. A read-modify-write keeps what was there.
-void publish(const void* address, Order order, Scope scope, bool read_modify_write) {
-  Thread& self = this_thread();
-  Engine& machine = engine();
-  machine.note_event();
-  if (!machine.settings.detectors) return;
-  const bool release = order == Order::kRelease || order == Order::kAcqRel;
-  SyncVariable& variable = machine.sync[reinterpret_cast<uint64_t>(address)];
-  if (!read_modify_write) {
-    variable.order.clear();
-    variable.released = false;
-  }
-  if (!release && !self.fence_scope) return;
-  const Scope reach = release ? scope : std::min(scope, *self.fence_scope);
-  variable.order.join(release ? self.clock.order : self.fence_release);
-  variable.scope = variable.released ? std::min(variable.scope, reach) : reach;
-  variable.released = true;
-  variable.device = self.cta->grid->launch.device;
-  variable.cta = cta_identity(*self.cta);
-  if (release) self.tick();
-}
-
-void observe(const void* address, Order order, Scope scope, const Location& where) {
-  Thread& self = this_thread();
-  Engine& machine = engine();
-  self.seen_events = machine.events;
-  if (!machine.settings.detectors) return;
-  const auto found = machine.sync.find(reinterpret_cast<uint64_t>(address));
-  if (found == machine.sync.end() || !found->second.released) return;
-  const SyncVariable& variable = found->second;
-  const Scope needed = scope_of(variable.device, variable.cta, self);
-  const bool reached = std::min(variable.scope, scope) >= needed;
-  if (order == Order::kAcquire || order == Order::kAcqRel) {
-    if (!reached)
-      fail("scope", "the value acquired here was released at a narrower scope, or this acquire does not reach so far",
-           where);
-    machine.join_order(self, variable.order);
-  } else if (reached) {
-    self.pending_acquire.join(variable.order);
-    self.pending_scope = self.has_pending_acquire ? std::max(self.pending_scope, needed) : needed;
-    self.has_pending_acquire = true;
-  }
-}
 
 void load_shared(uint32_t address, void* value, uint32_t bytes, const Location& where) {
   access_shared(address, bytes, false, "ld.shared", where);
@@ -115,21 +61,41 @@ void store_global(void* address, const void* value, uint32_t bytes, const Locati
   std::memcpy(address, value, bytes);
 }
 
+// 16 bytes are two words that the ISA makes atomic, read in any order.
 void load_strong(const void* address, void* value, uint32_t bytes, Order order, Scope scope, const Location& where) {
+  Thread& self = this_thread();
+  Engine& machine = engine();
   maybe_yield(where);
-  engine().note_poll(where);
-  access_global(address, bytes, false, strength(scope), false, order == Order::kAcquire ? "ld.acquire" : "ld.relaxed",
-                where);
-  std::memcpy(value, address, bytes);
-  observe(address, order, scope, where);
+  machine.note_poll(where);
+  look(self, address);
+  const char* name = order == Order::kAcquire ? "ld.acquire" : "ld.relaxed";
+  check_alignment(reinterpret_cast<uint64_t>(address), bytes, name, where);
+  const uint32_t unit = std::min(bytes, kAtomicBytes), count = bytes / unit, first = machine.random.below(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    if (i > 0 && machine.random.one_in(2)) {
+      machine.wake(&self);
+      block("ready", where);
+    }
+    const uint32_t at = (first + i) % count * unit;
+    const auto* word = static_cast<const uint8_t*>(address) + at;
+    access_global(word, unit, false, strength(scope), false, name, where);
+    std::memcpy(static_cast<uint8_t*>(value) + at, word, unit);
+    observe(word, order, scope, where);
+  }
 }
 
+// A relaxed store arrives later, its words one by one.
 void store_strong(void* address, const void* value, uint32_t bytes, Order order, Scope scope, const Location& where) {
+  Thread& self = this_thread();
   maybe_yield(where);
   access_global(address, bytes, true, strength(scope), false, order == Order::kRelease ? "st.release" : "st.relaxed",
                 where);
+  const uint32_t time = self.time();
+  const std::shared_ptr<const Release> release = make_release(self, order, scope);
+  if (order == Order::kRelaxed) return deliver(address, value, bytes, {time, std::min(bytes, kAtomicBytes)}, release);
   std::memcpy(address, value, bytes);
-  publish(address, order, scope, false);
+  publish(address, release, false);
+  engine().note_event(static_cast<const uint8_t*>(address), bytes);
 }
 
 uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope, const Location& where) {
@@ -142,26 +108,9 @@ uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope,
   std::memcpy(&old, address, sizeof old);
   const uint32_t sum = old + value;
   std::memcpy(address, &sum, sizeof sum);
-  publish(address, order, scope, true);
+  publish(address, make_release(this_thread(), order, scope), true);
+  engine().note_event(reinterpret_cast<const uint8_t*>(address), sizeof *address);
   return old;
-}
-
-void fence_acq_rel(Scope scope, const Location&) {
-  Thread& self = this_thread();
-  Engine& machine = engine();
-  if (!machine.settings.detectors) return;
-  if (self.has_pending_acquire && scope >= self.pending_scope) {
-    machine.join_order(self, self.pending_acquire);
-    self.pending_acquire.clear();
-    self.has_pending_acquire = false;
-  }
-  // NOTE: one fence is remembered. One within the GPU does not replace a wider one, which relaxed stores may still rely
-  // on.
-  if (!self.fence_scope || scope >= std::min(*self.fence_scope, Scope::kGpu)) {
-    self.fence_release = self.clock.order;
-    self.fence_scope = scope;
-  }
-  self.tick();
 }
 
 // Shared memory: the writing thread fences its own writes; those of other CTAs, the CTA that has acquired them may

@@ -7,12 +7,13 @@
 
 namespace longcat_ops::ptx {
 struct TensorMap;
-}
+enum class MultimemType;
+}  // namespace longcat_ops::ptx
 
 namespace longcat_ops::emu {
 
 enum class Scope : uint8_t { kCta, kCluster, kGpu, kSys };
-enum class Order : uint8_t { kRelaxed, kAcquire, kRelease, kAcqRel };
+enum class Order : uint8_t { kWeak, kRelaxed, kAcquire, kRelease, kAcqRel };
 enum class Shuffle { kIndex, kXor, kUp, kDown };
 
 uint32_t thread_index();
@@ -55,8 +56,17 @@ uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope,
 void fence_acq_rel(Scope scope, const Location& where);
 // own: shared memory of the CTA; cluster: what this thread has written in other CTAs' shared memory.
 void fence_proxy_async(bool own, bool cluster, bool global);
+void fence_proxy_alias(const Location& where);
 void fence_release_shared_cluster();
 void fence_mbarrier_init();
+
+enum class Reduction { kAdd, kMin, kMax };
+void multimem_load(const void* address, void* value, uint32_t bytes, ptx::MultimemType type, Reduction reduction,
+                   Order order, const Location& where);  // sys scope
+void multimem_store(void* address, const void* value, uint32_t bytes, Order order, const Location& where);
+void multimem_add(void* address, const void* value, uint32_t bytes, Order order, Scope scope, const Location& where);
+void multimem_add(void* address, const void* value, uint32_t bytes, ptx::MultimemType type, Order order,
+                  const Location& where);
 
 void mbarrier_init(uint32_t address, uint32_t count, const Location& where);
 void mbarrier_invalidate(uint32_t address, const Location& where);

@@ -6,6 +6,7 @@
 #include "emu/ptx/matrix.h"
 #include "emu/ptx/mbarrier.h"
 #include "emu/ptx/memory.h"
+#include "emu/ptx/multimem.h"
 #include "emu/ptx/thread.h"
 #include "emu/ptx/tma.h"
 #include "emu/ptx/types.h"

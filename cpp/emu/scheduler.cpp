@@ -47,6 +47,10 @@ void Engine::run() {
 bool Engine::choose_async() {
   if (pending.empty()) return false;
   if (runnable.empty()) return true;
+  if (threads_first > 0) {
+    --threads_first;
+    return false;
+  }
   if (policy == Policy::kRandom) return random.below(8) < 2;
   // Threads that poll must not keep the work from being done for ever.
   constexpr uint64_t kPatience = 1000;

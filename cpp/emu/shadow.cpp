@@ -11,9 +11,24 @@ struct Visitor {
   void* context;
   uint64_t& cells;
 
-  // The two strong accesses of a race that is allowed. NOTE: that their scopes include each other is checked where
-  // values are acquired.
+  // Two strong accesses may race, if their scopes include each other. NOTE: not checked within a device.
   bool both_strong(uint8_t strength) const { return access.strength != kWeak && strength != kWeak; }
+  bool in_scope(uint8_t strength, uint8_t device) const {
+    return device == access.device || std::min(access.strength, strength) > kGpuStrength;
+  }
+
+  void check_order(uint32_t component, uint32_t time, uint8_t strength, uint8_t device, Fault race, const Cell& cell,
+                   const ReadEpoch* read, size_t offset) const {
+    if (access.ordered_after(component, time)) return;
+    if (!both_strong(strength)) fault(race, cell, read, offset);
+    if (!in_scope(strength, device)) fault(Fault::kScope, cell, read, offset);
+  }
+
+  // NOTE: strong accesses are exempt, or no flag could be polled through the other address.
+  bool hidden_by_alias(uint32_t component, uint32_t time, uint8_t strength, bool multicast) const {
+    return access.alias_visible != nullptr && multicast != access.multicast && !both_strong(strength) &&
+           (*access.alias_visible)[component] < time;
+  }
 
   void fault(Fault kind, const Cell& cell, const ReadEpoch* read, size_t offset) const {
     report(context, kind, access, cell, read, offset);
@@ -21,8 +36,10 @@ struct Visitor {
 
   void check_write(const Cell& cell, size_t offset) const {
     if (cell.write_component == kNobody) return;
-    if (!access.ordered_after(cell.write_component, cell.write_time) && !both_strong(cell.write_strength))
-      fault(Fault::kWriteRace, cell, nullptr, offset);
+    check_order(cell.write_component, cell.write_time, cell.write_strength, cell.write_device, Fault::kWriteRace, cell,
+                nullptr, offset);
+    if (hidden_by_alias(cell.write_component, cell.write_time, cell.write_strength, cell.write_multicast))
+      fault(Fault::kAlias, cell, nullptr, offset);
     if (access.async_visible != nullptr && !cell.write_async &&
         (*access.async_visible)[cell.write_component] < cell.write_time)
       fault(Fault::kProxy, cell, nullptr, offset);
@@ -30,8 +47,10 @@ struct Visitor {
 
   void check_reads(const Cell& cell, size_t offset) const {
     auto check = [&](const ReadEpoch& read) {
-      if (read.component != kNobody && !access.ordered_after(read.component, read.time) && !both_strong(read.strength))
-        fault(Fault::kReadRace, cell, &read, offset);
+      if (read.component == kNobody) return;
+      check_order(read.component, read.time, read.strength, read.device, Fault::kReadRace, cell, &read, offset);
+      if (access.pedantic && hidden_by_alias(read.component, read.time, read.strength, read.multicast))
+        fault(Fault::kAlias, cell, &read, offset);
     };
     check(cell.read);
     if (cell.more_reads)
@@ -45,6 +64,8 @@ struct Visitor {
     cell.write_time = access.time;
     cell.write_site = access.site;
     cell.write_strength = access.strength;
+    cell.write_device = access.device;
+    cell.write_multicast = access.multicast;
     cell.write_async = access.async_visible != nullptr;
     cell.swizzle = access.swizzle;
     cell.initialised = true;
@@ -54,7 +75,7 @@ struct Visitor {
   }
 
   void record_read(Cell& cell) const {
-    const ReadEpoch mine{access.component, access.time, access.site, access.strength};
+    const ReadEpoch mine{access.component, access.time, access.site, access.strength, access.device, access.multicast};
     if (access.read_only) cell.read_only_launch = access.launch;
     if (cell.read.component == kNobody || cell.read.component == mine.component ||
         access.ordered_after(cell.read.component, cell.read.time)) {
@@ -129,6 +150,8 @@ void Cell::make_parts() {
     part.write_time = write_time;
     part.write_site = write_site;
     part.write_strength = write_strength;
+    part.write_device = write_device;
+    part.write_multicast = write_multicast;
     part.write_async = write_async;
     part.initialised = initialised;
     part.split = false;

@@ -15,6 +15,7 @@ namespace longcat_ops::emu {
 
 constexpr uint32_t kNobody = ~0u;
 constexpr uint8_t kWeak = 0;  // strength of an access: weak, or 1 + its Scope
+constexpr uint8_t kGpuStrength = 3;
 constexpr uint8_t kAnySwizzle = 0xff;
 
 struct ReadEpoch {
@@ -22,6 +23,8 @@ struct ReadEpoch {
   uint32_t time = 0;
   uint16_t site = 0;
   uint8_t strength = kWeak;
+  uint8_t device = 0;
+  bool multicast = false;  // through a multicast address
 };
 
 struct Cell {
@@ -29,6 +32,8 @@ struct Cell {
   uint32_t write_time = 0;
   uint16_t write_site = 0;
   uint8_t write_strength = kWeak;
+  uint8_t write_device = 0;
+  bool write_multicast = false;
   bool write_async = false;
   bool initialised = false;
   bool split = false;             // the parts say it, not this cell
@@ -50,7 +55,11 @@ struct Access {
   const VectorClock* order_shared = nullptr;   // see Clock; the fault reporter looks at it
   bool write = false;
   uint8_t strength = kWeak;
+  uint8_t device = 0;
   uint16_t site = 0;
+  bool multicast = false;                      // through a multicast address
+  const VectorClock* alias_visible = nullptr;  // accesses through the other kind of address that it may see; null: all
+  bool pedantic = false;                       // also reads that a write overtakes
   bool check_initialised = false;
   bool check_swizzle = false;  // a read that expects bytes in this swizzle
   uint8_t swizzle = kAnySwizzle;
@@ -75,7 +84,7 @@ struct Access {
   }
 };
 
-enum class Fault { kWriteRace, kReadRace, kProxy, kUninitialised, kSwizzle, kReadOnly };
+enum class Fault { kWriteRace, kReadRace, kScope, kAlias, kProxy, kUninitialised, kSwizzle, kReadOnly };
 
 // Throws Error; offset is of the cell.
 using FaultReporter = void (*)(void* context, Fault fault, const Access& access, const Cell& cell,

@@ -144,7 +144,7 @@ void start_tensor_load(const Target& target, const TensorBox& box, const char* o
   for (uint32_t r = 0; r < box.rows; ++r) {
     const TensorBox::Span span = box.row(r);
     if (span.bytes == 0) continue;
-    engine().check_global(engine().memory.find(span.global, span.bytes, operation, where), span.global, span.bytes,
+    engine().check_global(engine().find_global(span.global, span.bytes, operation, where), span.global, span.bytes,
                           read);
   }
   engine().enqueue(std::make_shared<TensorLoad>(target, box, where));
@@ -153,7 +153,7 @@ void start_tensor_load(const Target& target, const TensorBox& box, const char* o
 void start_bulk_load(const Target& target, const void* src, uint32_t bytes, const char* operation,
                      const Location& where) {
   check_destination(target, bytes, copy_access(target.barrier, true, operation, where), operation, where);
-  engine().check_global(engine().memory.find(src, bytes, operation, where), src, bytes,
+  engine().check_global(engine().find_global(src, bytes, operation, where), src, bytes,
                         copy_access(target.barrier, false, operation, where));
   engine().enqueue(std::make_shared<BulkLoad>(nullptr, static_cast<const uint8_t*>(src), target, bytes, where));
 }

@@ -45,6 +45,14 @@ void World::mark_initialised(const void* memory, size_t bytes) {
   allocation.shadow.set_initialised(static_cast<const uint8_t*>(memory) - allocation.begin, bytes);
 }
 
+void World::make_peer_accessible(void* memory) {
+  engine_->memory.find(memory, 1, "make_peer_accessible", Location::current()).peer_accessible = true;
+}
+
+void* World::bind_multicast(const std::vector<void*>& members, const char* name) {
+  return engine_->memory.add_multicast(members, name);
+}
+
 void World::launch(Launch launch) {
   check_launch(launch);
   auto& stream = engine_->streams[launch.device];

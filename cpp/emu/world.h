@@ -1,5 +1,5 @@
-// The emulated machine: devices with memory and one stream each. Kernels are host functions written against
-// ptx/ptx.cuh.
+// The emulated machine: devices with memory and one stream each, which run at the same time. Kernels are host functions
+// written against ptx/ptx.cuh.
 //
 //   emu::World world(seed, emu::Policy::kRandom);
 //   world.register_memory(x.data(), x.size(), 0, "x");
@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "emu/error.h"
 
@@ -32,6 +33,9 @@ struct Settings {
   // CTAs of one launch that run at the same time; larger grids run in waves. A kernel that waits for another of its
   // CTAs needs its whole grid resident.
   uint32_t max_resident_ctas = 8;
+  // The letter of the ISA: between accesses to the same memory through its multicast and through its own address there
+  // must be a fence.proxy.alias. Otherwise a release and an acquire at sys scope are enough, as libraries assume.
+  bool pedantic_aliases = false;
 };
 
 struct Launch {
@@ -77,6 +81,12 @@ class World {
   void register_memory(void* memory, size_t bytes, int device, const char* name, bool initialised = true);
   void unregister_memory(void* memory);
   void mark_initialised(const void* memory, size_t bytes);
+
+  // Lets kernels of all devices access an allocation, given by its start; without this only its own device may.
+  void make_peer_accessible(void* memory);
+  // An address range that stands for one allocation of each member device, all of one size, given by their starts.
+  // Only multimem operations of kernels on these devices may use it. It ends with the first of its members.
+  void* bind_multicast(const std::vector<void*>& members, const char* name);
 
   // Queued on the device's stream.
   void launch(Launch launch);

@@ -94,59 +94,90 @@ LC_DEVICE void store_global(T* p, T v){LC_PTX_STORE_BODY("st.global", "l", detai
 #undef LC_PTX_STORE_BODY
 
 // The bodies of strong accesses, which the ISA makes single-copy atomic: 4 or 8 bytes in one piece.
-#define LC_PTX_STRONG_LOAD_BODY(OPCODE)                                                                 \
-  static_assert(std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "a 32 or 64-bit integer"); \
-  T v;                                                                                                  \
-  if constexpr (sizeof(T) == 4) {                                                                       \
-    asm volatile(OPCODE ".global.b32 %0, [%1];" : "=r"(v) : "l"(detail::global_address(p)) : "memory"); \
-  } else {                                                                                              \
-    asm volatile(OPCODE ".global.b64 %0, [%1];" : "=l"(v) : "l"(detail::global_address(p)) : "memory"); \
-  }                                                                                                     \
-  return v;
+#define LC_PTX_STRONG_LOAD_BODY(OPCODE)                                                                    \
+  if constexpr (sizeof(T) == 4) {                                                                          \
+    uint32_t bits;                                                                                         \
+    asm volatile(OPCODE ".global.b32 %0, [%1];" : "=r"(bits) : "l"(detail::global_address(p)) : "memory"); \
+    return detail::bits_as<T>(bits);                                                                       \
+  } else {                                                                                                 \
+    uint64_t bits;                                                                                         \
+    asm volatile(OPCODE ".global.b64 %0, [%1];" : "=l"(bits) : "l"(detail::global_address(p)) : "memory"); \
+    return detail::bits_as<T>(bits);                                                                       \
+  }
 
-#define LC_PTX_STRONG_STORE_BODY(OPCODE)                                                                \
-  static_assert(std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "a 32 or 64-bit integer"); \
-  if constexpr (sizeof(T) == 4) {                                                                       \
-    asm volatile(OPCODE ".global.b32 [%0], %1;" ::"l"(detail::global_address(p)), "r"(v) : "memory");   \
-  } else {                                                                                              \
-    asm volatile(OPCODE ".global.b64 [%0], %1;" ::"l"(detail::global_address(p)), "l"(v) : "memory");   \
+#define LC_PTX_STRONG_STORE_BODY(OPCODE)                                                                            \
+  if constexpr (sizeof(T) == 4) {                                                                                   \
+    asm volatile(OPCODE ".global.b32 [%0], %1;" ::"l"(detail::global_address(p)), "r"(detail::bits_as<uint32_t>(v)) \
+                 : "memory");                                                                                       \
+  } else {                                                                                                          \
+    asm volatile(OPCODE ".global.b64 [%0], %1;" ::"l"(detail::global_address(p)), "l"(detail::bits_as<uint64_t>(v)) \
+                 : "memory");                                                                                       \
   }
 
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld
 template <class T>
 LC_DEVICE T load_relaxed_gpu(const T* p) {
+  static_assert(detail::is_atomic_type<T>, "a 32 or 64-bit integer, or Vec8");
   LC_PTX_STRONG_LOAD_BODY("ld.relaxed.gpu")
 }
 template <class T>
 LC_DEVICE T load_relaxed_sys(const T* p) {
+  static_assert(detail::is_atomic_type<T>, "a 32 or 64-bit integer, or Vec8");
   LC_PTX_STRONG_LOAD_BODY("ld.relaxed.sys")
 }
 template <class T>
 LC_DEVICE T load_acquire_gpu(const T* p) {
+  static_assert(std::is_integral_v<T> && detail::is_atomic_type<T>, "a 32 or 64-bit integer");
   LC_PTX_STRONG_LOAD_BODY("ld.acquire.gpu")
 }
 template <class T>
 LC_DEVICE T load_acquire_sys(const T* p) {
+  static_assert(std::is_integral_v<T> && detail::is_atomic_type<T>, "a 32 or 64-bit integer");
   LC_PTX_STRONG_LOAD_BODY("ld.acquire.sys")
 }
 
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-st
 template <class T>
 LC_DEVICE void store_relaxed_gpu(T* p, T v) {
+  static_assert(detail::is_atomic_type<T>, "a 32 or 64-bit integer, or Vec8");
   LC_PTX_STRONG_STORE_BODY("st.relaxed.gpu")
 }
 template <class T>
 LC_DEVICE void store_relaxed_sys(T* p, T v) {
+  static_assert(detail::is_atomic_type<T>, "a 32 or 64-bit integer, or Vec8");
   LC_PTX_STRONG_STORE_BODY("st.relaxed.sys")
 }
 template <class T>
 LC_DEVICE void store_release_gpu(T* p, T v) {
+  static_assert(std::is_integral_v<T> && detail::is_atomic_type<T>, "a 32 or 64-bit integer");
   LC_PTX_STRONG_STORE_BODY("st.release.gpu")
 }
 template <class T>
-LC_DEVICE void store_release_sys(T* p, T v){LC_PTX_STRONG_STORE_BODY("st.release.sys")}
+LC_DEVICE void store_release_sys(T* p, T v) {
+  static_assert(std::is_integral_v<T> && detail::is_atomic_type<T>, "a 32 or 64-bit integer");
+  LC_PTX_STRONG_STORE_BODY("st.release.sys")
+}
 #undef LC_PTX_STRONG_LOAD_BODY
 #undef LC_PTX_STRONG_STORE_BODY
+
+// Lines of data and flags: two words of 8 bytes, each in one piece (.v4.b32 would be four of 4), but seen in any order
+// and one without the other. So every word carries its own flag: {data, flag} twice.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld
+LC_DEVICE Vec16 load_relaxed_sys_two_words(const Vec16* p) {
+  uint64_t low, high;
+  asm volatile("ld.relaxed.sys.global.v2.b64 {%0, %1}, [%2];"
+               : "=l"(low), "=l"(high)
+               : "l"(detail::global_address(p))
+               : "memory");
+  const uint64_t words[2] = {low, high};
+  return detail::bits_as<Vec16>(words);
+}
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-st
+LC_DEVICE void store_relaxed_sys_two_words(Vec16* p, Vec16 v) {
+  asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1, %2};" ::"l"(detail::global_address(p)),
+               "l"(detail::bits_as<uint64_t>(Vec8{v.x, v.y})), "l"(detail::bits_as<uint64_t>(Vec8{v.z, v.w}))
+               : "memory");
+}
 
 // Atomic *p += v without the old value.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-red
@@ -187,6 +218,10 @@ LC_DEVICE void fence_proxy_async_shared() { asm volatile("fence.proxy.async.shar
 LC_DEVICE void fence_proxy_async_shared_cluster() { asm volatile("fence.proxy.async.shared::cluster;" ::: "memory"); }
 LC_DEVICE void fence_proxy_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 LC_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+// Between accesses to the same memory through different addresses, a multicast one and the device's own.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
+LC_DEVICE void fence_proxy_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
 
 // Makes earlier mbarrier_init visible to the cluster and to the async proxy.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar

@@ -10,6 +10,7 @@
 #include "ptx/matrix.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/memory.cuh"
+#include "ptx/multimem.cuh"
 #include "ptx/thread.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/types.cuh"

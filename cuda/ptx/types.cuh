@@ -25,6 +25,9 @@ struct alignas(8) Vec8 {
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#tensor-swizzling-modes
 enum class Swizzle { kNone, k32B, k64B, k128B };
 
+// Elements of multimem reductions. bf16 and f16 come in pairs and are summed in fp32.
+enum class MultimemType { kF32, kBF16, kF16 };
+
 // The bytes of a CUtensorMap, without cuda.h. Passed to kernels as LC_GRID_CONSTANT.
 struct alignas(64) TensorMap {
   uint64_t opaque[16];
@@ -43,6 +46,11 @@ LC_DEVICE To bits_as(const From& from) {
   memcpy(&to, &from, sizeof(To));
   return to;
 }
+
+// What the ISA loads and stores in one piece.
+template <class T>
+inline constexpr bool is_atomic_type =
+    (std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8)) || std::is_same_v<T, Vec8>;
 
 }  // namespace detail
 }  // namespace longcat_ops::ptx

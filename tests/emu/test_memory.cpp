@@ -172,6 +172,7 @@ TEST(memory_release_at_gpu_scope_does_not_reach_another_device) {
     emu::World world(1);
     auto* flag = world.alloc_array<uint32_t>(1, 0, "flag", true);
     *flag = 0;
+    world.make_peer_accessible(flag);
     world.launch({.device = 0, .block = 1, .body = [=] {
                     if (sys)
                       store_release_sys(flag, 1);

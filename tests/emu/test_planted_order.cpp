@@ -172,6 +172,8 @@ void devices(emu::World& world, Bug bug) {
   auto* data = world.alloc_array<uint32_t>(1, 0, "data");
   auto* ready = world.alloc_array<uint32_t>(1, 0, "ready", true);
   *ready = 0;
+  world.make_peer_accessible(data);
+  world.make_peer_accessible(ready);
   world.launch({.device = 0, .block = 1, .body = [=] {
                   store_global(data, 7);
                   if (bug == Bug::kGpuFence) fence_acq_rel_gpu();

@@ -22,7 +22,10 @@ struct alignas(8) Vec8 {
 
 enum class Swizzle { kNone, k32B, k64B, k128B };
 
-// Needed by reductions only.
+// Elements of multimem reductions. bf16 and f16 come in pairs and are summed in fp32.
+enum class MultimemType { kF32, kBF16, kF16 };
+
+// Of a tensor map; needed by reductions only.
 enum class ElementType { kRaw, kF32, kBF16, kU32 };
 
 struct alignas(64) TensorMap {

@@ -1,0 +1,62 @@
+// Tables of bugs planted in whole kernels: every one is found in every schedule; what is found of it without the
+// detectors is luck.
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "planted.h"
+
+namespace test {
+
+struct Schedule {
+  uint64_t seed;
+  emu::Policy policy;
+  emu::Settings settings;
+};
+
+struct PlantedRun {
+  const char* name;
+  std::function<long(const Schedule&)> wrong;  // runs it; how many numbers are wrong
+  bool silent = false;                         // no result can show it here, in whatever order things happen
+};
+
+struct Found {
+  int schedules = 0;
+  std::string first = "-";  // kind of the first report; "numbers": a run to its end with wrong results
+};
+
+inline Found find(const PlantedRun& bug, bool detectors) {
+  emu::Settings settings;
+  settings.detectors = detectors;
+  Found found;
+  for (const emu::Policy policy : kPolicies)
+    for (uint64_t seed = 1; seed <= kPlantedSeeds; ++seed) {
+      std::string kind;
+      try {
+        if (bug.wrong({seed, policy, settings}) > 0) kind = "numbers";
+      } catch (const emu::Error& error) {
+        kind = error.kind;
+      }
+      if (kind.empty()) continue;
+      if (++found.schedules == 1) found.first = kind;
+    }
+  return found;
+}
+
+// Prints the table; every bug must be found in every schedule.
+inline void check_planted_runs(std::span<const PlantedRun> bugs) {
+  std::string missed;
+  std::printf("| planted bug | found, detectors on | first report | found, detectors off | first report |\n");
+  std::printf("| --- | --- | --- | --- | --- |\n");
+  for (const PlantedRun& bug : bugs) {
+    const Found on = find(bug, true), off = find(bug, false);
+    std::printf("| %s | %d of %d | %s | %d of %d | %s |\n", bug.name, on.schedules, kPlantedSchedules, on.first.c_str(),
+                off.schedules, kPlantedSchedules, off.first.c_str());
+    if (bug.silent) CHECK_EQ(off.schedules, 0);
+    if (on.schedules != kPlantedSchedules) missed += std::string(" ") + bug.name;
+  }
+  CHECK_EQ(missed, "");
+}
+
+}  // namespace test
