@@ -138,6 +138,50 @@ void hand_over(Machine& machine) {
   machine.expect(out, expected);
 }
 
+// Two blocks of 32 threads send each other lines of data and flag, 8 or 16 bytes: thread t its element of in [2][32],
+// to slots [2][32] of the other, who copies what came to out [2][32]. Words with another flag than 1 are not there yet.
+template <class T>
+LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) lines_kernel(const T* in, T* slots, T* out) {
+  const uint32_t t = ptx::thread_index(), mine = 32 * ptx::block_index() + t,
+                 theirs = 32 * (1 - ptx::block_index()) + t;
+  const T sent = ptx::load_global(in + mine);
+  constexpr bool kTwoWords = sizeof(T) == 16;
+  if constexpr (kTwoWords) {
+    ptx::store_relaxed_sys_two_words(slots + theirs, sent);
+  } else {
+    ptx::store_relaxed_sys(slots + theirs, sent);
+  }
+  constexpr uint32_t kPolls = 1 << 20;
+  T came{};
+  for (uint32_t i = 0; i < kPolls; ++i) {
+    bool there;
+    if constexpr (kTwoWords) {
+      came = ptx::load_relaxed_sys_two_words(slots + mine);
+      there = came.y == 1 && came.w == 1;
+    } else {
+      came = ptx::load_relaxed_sys(slots + mine);
+      there = came.y == 1;
+    }
+    if (there) break;
+    ptx::spin_pause();
+  }
+  ptx::store_global(out + mine, came);
+}
+
+template <class T>
+void lines(Machine& machine) {
+  constexpr uint32_t kWords = sizeof(T) / 4;
+  auto words = random_values<uint32_t>(64 * kWords, kWords);
+  for (uint32_t i = 1; i < words.size(); i += 2) words[i] = 1;
+  std::vector<T> in(64), expected(64);
+  memcpy(static_cast<void*>(in.data()), words.data(), 4 * words.size());
+  for (uint32_t i = 0; i < 64; ++i) expected[i] = in[(i + 32) % 64];
+  auto* out = machine.output<T>(64);
+  machine.launch(lines_kernel<T>, {2, 32}, static_cast<const T*>(machine.input(in)), machine.input(std::vector<T>(64)),
+                 out);
+  machine.expect(out, expected);
+}
+
 inline void memory_cases(Cases& cases) {
   const char* moves = "load_shared store_shared load_global store_global load_global_nc";
   cases.add("memory/move_1", moves, move<uint8_t>);
@@ -163,6 +207,8 @@ inline void memory_cases(Cases& cases) {
   cases.add("memory/hand_over_fence_sys", "fence_acq_rel_sys", hand_over<Handover::kFenceSys>, note);
   cases.add("memory/hand_over_red_gpu", "red_add_release_gpu", hand_over<Handover::kRedGpu>, note);
   cases.add("memory/hand_over_red_sys", "red_add_release_sys", hand_over<Handover::kRedSys>, note);
+  cases.add("memory/lines_8", "load_relaxed_sys store_relaxed_sys", lines<ptx::Vec8>, note);
+  cases.add("memory/lines_16", "load_relaxed_sys_two_words store_relaxed_sys_two_words", lines<ptx::Vec16>, note);
   cases.add("memory/hand_over_atomic", "atomic_add_acq_rel_gpu", hand_over<Handover::kAtomic>, note);
 }
 

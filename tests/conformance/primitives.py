@@ -17,7 +17,10 @@ FUNCTION = re.compile(r"^LC_DEVICE (?:constexpr )?[\w:]+ (\w+)\(", re.MULTILINE)
 SUMMARY = pytest.StashKey[list[str]]()  # where a test run keeps it until its end
 
 # Primitives (* for any letters) or whole files of cuda/ptx without a conformance case, and why.
-NO_CASE: dict[str, str] = {}
+NO_CASE: dict[str, str] = {
+    "multimem.cuh": "needs multicast memory, so several GPUs",
+    "fence_proxy_alias": "needs two addresses of the same memory",
+}
 
 HOW_TO_ADD = (
     "add a case to its chapter in tests/conformance/*.cuh and name the primitive in cases.add (docs/hardware.md, "
