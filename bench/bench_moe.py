@@ -4,8 +4,9 @@
 
 Each cell has the bytes that its plan makes the kernel move and the floor: those bytes at an H100's 3.35 TB/s. With a
 Hopper GPU it is timed as 20 calls in a CUDA graph, beside the same op on 12 rows a token (what it would do without zero
-experts) and beside the plain-torch reference. Without one there is a prediction in the place of a time: the bytes at
-3.0 TB/s, and 0.7 us for each trip to memory that has to wait for one before it. Its two constants are assumptions.
+experts) and beside the plain-torch reference; the calls share their tensors, so what fits into L2 comes from there.
+Without a GPU there is a prediction in the place of a time: the bytes at 3.0 TB/s, and 0.7 us for each trip to memory
+that has to wait for one before it. Its two constants are assumptions.
 """
 
 from __future__ import annotations

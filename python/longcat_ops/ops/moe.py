@@ -93,7 +93,7 @@ def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = Fals
 
     Args:
         x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
-        plan: from `moe_plan`, of the same T tokens.
+        plan: from `moe_plan`, of the same T tokens. A row on which row_of and src_of disagree may stay unset.
         column_major_scales: store s with strides (1, R rounded up to 4); the padding is not set.
 
     Returns:
