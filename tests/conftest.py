@@ -19,12 +19,15 @@ except ImportError:
     pass
 
 
+_CARRIED = pytest.StashKey()  # the registration that --backend cuda keeps
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the tests marked slow")
     parser.addoption(
         "--backend",
         choices=("reference", "cpu", "emu", "cuda"),
-        help="what runs the ops of these tests: LONGCAT_OPS_BACKEND, and for cuda also torch's default device",
+        help="what runs the ops of these tests: LONGCAT_OPS_BACKEND, or the GPU (tests/carried.py)",
     )
 
 
@@ -43,7 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if not torch.cuda.is_available():
         raise pytest.UsageError("--backend cuda needs a Hopper GPU: torch sees no CUDA device")
-    torch.set_default_device("cuda")
+    import carried
+
+    config.stash[_CARRIED] = carried.register()
 
 
 def _gpu_problem() -> str:

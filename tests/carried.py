@@ -1,0 +1,51 @@
+"""`pytest --backend cuda`: the CPU tensors of any test go to the GPU, through the op's CUDA kernel, and back.
+
+A tensor travels with the whole of its storage, so strides, gaps, alignment and memory shared between arguments arrive
+as they are, and what a kernel writes outside of its outputs comes back to be seen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def carried(op: Callable[..., None], device: str) -> Callable[..., None]:
+    """`op` of tensors on `device`, as a function of CPU tensors with the same effect."""
+
+    def run(*arguments: Any) -> None:
+        copies: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+        def there(argument: Any) -> Any:
+            if not isinstance(argument, torch.Tensor):
+                return argument
+            storage = argument.untyped_storage()
+            if storage.data_ptr() not in copies:
+                copy = torch.empty(storage.nbytes(), dtype=torch.uint8, device=device).untyped_storage()
+                copies[storage.data_ptr()] = storage, copy.copy_(storage)
+            empty = torch.empty(0, dtype=argument.dtype, device=device)
+            copy = copies[storage.data_ptr()][1]
+            return empty.set_(copy, argument.storage_offset(), argument.shape, argument.stride())
+
+        op(*(there(argument) for argument in arguments))
+        for storage, copy in copies.values():
+            storage.copy_(copy)
+
+    return run
+
+
+def register(device: str = "cuda") -> torch.library.Library:
+    """All ops of CPU tensors run on `device`, as long as the result is kept. Imports longcat_ops."""
+    import longcat_ops
+    from longcat_ops.ops.registry import OPS
+
+    longcat_ops._library.load()
+    library = torch.library.Library("longcat_ops", "IMPL")
+    with warnings.catch_warnings():  # torch warns of any override; this one was asked for
+        warnings.filterwarnings("ignore", message="Warning only once for all operators")
+        for op in OPS:
+            library.impl(op, carried(getattr(torch.ops.longcat_ops, op), device), "CPU", allow_override=True)
+    return library
