@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "emulator-tests"
 
 
 def _tool(name: str) -> str:
@@ -29,13 +28,16 @@ def run(*command: str | Path, **kwargs) -> str:
     return done.stdout
 
 
-def build() -> Path:
-    """The folder with emu_tests, libemu_numerics.so and libemu_conformance.so."""
+def build(name: str = "emulator-tests", target: str = "everything", flags: str = "") -> Path:
+    """The folder build/<name> with emu_tests, libemu_numerics.so and libemu_conformance.so, or one of them."""
     cmake, ninja = _tool("cmake"), _tool("ninja")
-    BUILD.mkdir(parents=True, exist_ok=True)
+    folder = ROOT / "build" / name
+    folder.mkdir(parents=True, exist_ok=True)
     options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DCMAKE_BUILD_TYPE=None"]
-    with (BUILD / "lock").open("w") as lock:
+    if flags:
+        options.append(f"-DCMAKE_CXX_FLAGS={flags}")
+    with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may come at once
-        run(cmake, "-S", ROOT / "tests" / "emu", "-B", BUILD, "-G", "Ninja", *options)
-        run(cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1))
-    return BUILD
+        run(cmake, "-S", ROOT / "tests" / "emu", "-B", folder, "-G", "Ninja", *options)
+        run(cmake, "--build", folder, "--target", target, "--parallel", str(os.cpu_count() or 1))
+    return folder
