@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import accumulate
 
 import pytest
@@ -13,6 +14,9 @@ from torch import Tensor
 from longcat_ops import Plan, moe_plan
 
 OP = torch.ops.longcat_ops.moe_plan.default
+TOKENS = [0, 1, 2, 7, 31, 33, 96, 1000]
+if os.environ.get("LONGCAT_OPS_BACKEND") == "emu":
+    TOKENS.pop()  # slow; test_moe_plan_emu.py has more choices than one block takes
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 
 
@@ -69,7 +73,7 @@ def assert_sound(plan: Plan, ids: Tensor, num_local: int) -> None:
     assert ((flat[placed] >= offsets[expert]) & (flat[placed] < offsets[expert + 1])).all()
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 2, 7, 31, 33, 96, 1000])
+@pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize(
     ("num_local", "k"),
     [(1, 1), (1, 12), (6, 4), (6, 12), (6, 32), (96, 1), (96, 8), (512, 12), (512, 32), (1024, 12)],

@@ -1,0 +1,152 @@
+"""moe_plan against torch's stable sort, exactly: the kernels in the host emulator, its detectors on, beside the C++ and
+the reference. The op's own tests run on all of them too (tests/test_emu_backend.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from emulated_kernels import apart, library, one_thread, run, schedule  # noqa: F401  (fixtures of every test)
+from longcat_ops import Plan, moe_plan, reference
+from longcat_ops.ops import emulated
+from op_results import bits
+
+TOKENS = (0, 1, 2, 7, 31, 33, 96, 192, 1000)
+GROUPS = (1, 8, 24, 48, 96, 384, 768, 1000)
+TOP_K = (1, 4, 8, 12, 32)
+# (tokens, groups, top_k): a block of one warp, of few and of many with one step each; experts above and below a block's
+# choices. Above 8192 choices several blocks: the last one full, cut in a warp, without a choice in most of its warps.
+CASES = [(0, 8, 4), (1, 24, 12), (2, 1000, 32), (7, 8, 12), (33, 3, 1), (96, 24, 8), (192, 48, 12)]
+SEVERAL = [(257, 40, 32), (320, 9, 32)]
+
+
+def experts(tokens: int, groups: int, top_k: int, seed: int = 0) -> Tensor:
+    """No token names an expert twice; half as many again as are local; a third of the others are -1. Some tokens have
+    no choice here, and neighbours often choose the same.
+    """
+    g = torch.Generator().manual_seed(10000 * seed + 100 * tokens + top_k)
+    known = max(groups + groups // 2, top_k + 2)
+    likes = torch.rand(tokens, known, generator=g) + 0.5 * torch.rand(known, generator=g)
+    ids = likes.argsort(1)[:, :top_k].to(torch.int32)
+    ids.masked_fill_((ids >= groups) & (torch.rand(ids.shape, generator=g) < 1 / 3), -1)
+    ids[3::7] = -1
+    return ids.contiguous()
+
+
+def sorted_plan(ids: Tensor, groups: int) -> Plan:
+    """By torch's stable sort, for tokens that name no expert twice."""
+    rows = len(ids) * min(ids.shape[1], groups)
+    flat = ids.flatten().long()
+    key = flat.masked_fill((flat < 0) | (flat >= groups), groups)
+    places = torch.sort(key, stable=True).indices[: int((key < groups).sum())]
+    row_of, src_of = torch.full_like(flat, -1), torch.full((rows,), -1)
+    row_of[places] = torch.arange(len(places))
+    src_of[: len(places)] = places
+    offsets = torch.cat(
+        [torch.zeros(1, dtype=torch.long), torch.bincount(key, minlength=groups + 1)[:groups].cumsum(0)]
+    )
+    return Plan(offsets.int(), row_of.view(ids.shape).int(), src_of.int())
+
+
+def plan(ids: Tensor, groups: int) -> Plan:
+    """Of the kernels, into outputs of fillers."""
+    (tokens, top_k), rows = ids.shape, len(ids) * min(ids.shape[1], groups)
+    made = Plan(
+        offsets=apart(1, groups + 1, torch.int32)[0],
+        row_of=apart(tokens, top_k, torch.int32),
+        src_of=apart(1, rows, torch.int32)[0],
+    )
+    run("moe_plan", ids, groups, *made)
+    return made
+
+
+def check(tokens: int, groups: int, top_k: int, seed: int) -> None:
+    ids = experts(tokens, groups, top_k, seed)
+    assert bits(plan(ids, groups)) == bits(sorted_plan(ids, groups))
+
+
+@pytest.mark.parametrize("policy", emulated.POLICIES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_a_stable_sort(case: tuple[int, ...], policy: str) -> None:
+    for seed in (1, 2):
+        emulated.configure(seed=seed, policy=policy)
+        check(*case, seed=seed)
+
+
+@pytest.mark.parametrize("policy", emulated.POLICIES)
+@pytest.mark.parametrize("case", SEVERAL, ids=str)
+def test_several_blocks_equal_a_stable_sort(case: tuple[int, ...], policy: str) -> None:
+    for seed in (1, 2):
+        emulated.configure(seed=seed, policy=policy)
+        check(*case, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", GROUPS)
+def test_all_sizes_equal_a_stable_sort(groups: int) -> None:
+    for seed, (tokens, top_k) in enumerate(itertools.product(TOKENS, TOP_K)):
+        emulated.configure(seed=seed, policy=list(emulated.POLICIES)[seed % 3])
+        check(tokens, groups, top_k, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "groups"), [(8192, 512), (8192, 64), (65536, 512)])
+def test_prefill_equals_a_stable_sort(tokens: int, groups: int) -> None:
+    emulated.configure(seed=1, policy="eager", detectors=tokens < 65536)
+    check(tokens, groups, 12, seed=0)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_the_other_backends_equal_a_stable_sort(groups: int) -> None:
+    for tokens, top_k in [*itertools.product(TOKENS, TOP_K), *[(8192, 12)] * (groups == 96)]:
+        ids = experts(tokens, groups, top_k)
+        expected = bits(sorted_plan(ids, groups))
+        assert bits(moe_plan(ids, groups)) == expected
+        assert bits(reference.moe_plan(ids, groups)) == expected
+
+
+def test_ids_that_no_expert_has() -> None:
+    """Negative, at and past the number of experts, to both ends of 32 bits; alone and in several blocks."""
+    values = torch.tensor([-(2**31), -2, -1, 0, 4, 5, 6, 1024, 65536, 2**31 - 1], dtype=torch.int32)
+    for tokens in (5, 1700):
+        ids = values[torch.arange(tokens * 5).view(tokens, 5) * 3 % 10].contiguous()
+        made = plan(ids, 5)
+        assert bits(made) == bits(sorted_plan(ids, 5))
+        assert 0 < int(made.offsets[-1]) < len(made.src_of)
+
+
+def test_no_choice_at_all() -> None:
+    for tokens in (9, 300):
+        made = plan(torch.full((tokens, 32), -1, dtype=torch.int32), 6)
+        assert not made.offsets.any() and (made.row_of == -1).all() and (made.src_of == -1).all()
+
+
+@pytest.mark.parametrize("tokens", [40, 300])
+def test_repeated_ids_write_nothing_outside(tokens: int) -> None:
+    """Illegal, more choices than rows: the rows there are go to the first choices, and both tables agree."""
+    ids = torch.full((tokens, 32), 2, dtype=torch.int32)
+    made = plan(ids, 3)
+    rows = 3 * tokens
+    assert made.offsets.tolist() == [0, 0, 0, rows]
+    assert made.src_of.tolist() == list(range(rows))
+    assert made.row_of.flatten().tolist() == [*range(rows), *[-1] * (29 * tokens)]
+
+
+def test_the_same_bits_on_50_runs() -> None:
+    ids = experts(40, 24, 8)
+    first = bits(plan(ids, 24))
+    for seed in range(50):
+        emulated.configure(seed=seed, policy=list(emulated.POLICIES)[seed % 3])
+        assert bits(plan(ids, 24)) == first
+
+
+def test_the_order_of_the_first_tokens_stays_in_larger_batches() -> None:
+    """One block, then several."""
+    ids = experts(300, 24, 32)
+    whole, part = plan(ids, 24), plan(ids[:100].contiguous(), 24)
+    first = whole.src_of[(whole.src_of >= 0) & (whole.src_of < 3200)]
+    assert torch.equal(first, part.src_of[: int(part.offsets[-1])])
