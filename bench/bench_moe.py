@@ -1,12 +1,15 @@
-"""moe_permute_quant and moe_combine at the model's sizes: 6144 columns, 12 choices, 8 of them FFN experts, bf16.
+"""Routing, plan, permute and combine at the model's sizes: 512 FFN and 256 zero experts, 6144 columns, 12 choices, 8 of
+them FFN experts; float32 logits, bf16 rows.
 
     python -m pytest bench/bench_moe.py [-k combine]
 
-Each cell has the bytes that its plan makes the kernel move and the floor: those bytes at an H100's 3.35 TB/s. With a
-Hopper GPU it is timed as 20 calls in a CUDA graph, beside the same op on 12 rows a token (what it would do without zero
-experts) and beside the plain-torch reference; the calls share their tensors, so what fits into L2 comes from there.
-Without a GPU there is a prediction in the place of a time: the bytes at 3.0 TB/s, and 0.7 us for each trip to memory
-that has to wait for one before it. Its two constants are assumptions.
+Each cell has the bytes that the kernel has to move and the floor: those bytes at an H100's 3.35 TB/s. With a Hopper GPU
+it is timed as 20 calls in a CUDA graph, beside the plain-torch reference and, for permute and combine, beside the same
+op on 12 rows a token (what it would do without zero experts); the calls share their tensors, so what fits into L2 comes
+from there. Without a GPU there is a prediction in the place of a time: the bytes at 3.0 TB/s, or all instructions of
+moe_route where they take longer; 0.7 us for each trip to memory that has to wait for one before it, launches that
+follow each other included; and the instructions of one warp of moe_route or moe_plan, 1.5 clocks each. The constants
+are assumptions, but for the numbers of instructions, which are counted in the SASS.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from torch import Tensor
 import longcat_ops
 from longcat_ops import Plan, Routing, _library, reference
 
-WIDTH, K, REAL, EXPERTS = 6144, 12, 8, 512
+WIDTH, K, REAL, EXPERTS, ZERO = 6144, 12, 8, 512, 256
 TOKENS = [1, 8, 96, 192, 1024, 8192]
 PEAK, SUSTAINED, TRIP = 3.35e12, 3.0e12, 0.7e-6  # bytes/s, bytes/s, s
-TRIPS = {"moe_permute_quant": 3, "moe_combine": 3}  # row_of; x and src_of, or y; the stores
+INSTRUCTIONS = {"moe_route": 2300, "moe_plan": 900}  # of a warp: a token; a block that is alone
+CLOCK, ISSUE_SLOTS, STALL = 1.755e9, 132 * 4, 1.5  # Hz, of the device, clocks per instruction of one warp
+OPS = ["moe_route", "moe_plan", "moe_permute_quant", "moe_combine"]
 CALLS, ROUNDS = 20, 25
 
 
@@ -40,8 +45,32 @@ def routed(tokens: int, real: int) -> tuple[Plan, Routing]:
     return longcat_ops.moe_plan(ids.cuda(), EXPERTS), Routing(*(t.cuda() for t in routing))
 
 
+def call(op: str, tokens: int, device: str) -> tuple[tuple, dict]:
+    """Arguments of moe_route and moe_plan."""
+    if op == "moe_plan":
+        ids = torch.empty(tokens, K, dtype=torch.int32, device=device)
+        return (ids if device == "meta" else routed(tokens, REAL)[1].ids, EXPERTS), {}
+    experts = EXPERTS + ZERO
+    sizes = {"top_k": K, "num_experts": experts, "num_zero_experts": ZERO, "scale": 6.0}
+    return (torch.randn(tokens, experts, device=device), torch.randn(experts, device=device) * 1e-3), sizes
+
+
+def trips(op: str, tokens: int) -> int:
+    if (
+        op == "moe_route"
+    ):  # counts, in a launch of their own above 8 tokens; logits and bias; the chosen ones; the stores
+        return 3 + (tokens > 8)
+    if op == "moe_plan":  # ids; the stores. In three launches: ids, stores; counts, ids and ranks, stores; rows, stores
+        return 2 if tokens * K <= 8192 else 7
+    return 3  # row_of; x and src_of, or y; the stores
+
+
 def bytes_moved(op: str, tokens: int) -> int:
     """What the op has to read and write, each byte once."""
+    if op in ("moe_route", "moe_plan"):
+        args, kwargs = call(op, tokens, "meta")
+        found = longcat_ops.explain(op, *args, **kwargs)
+        return found.bytes_read + found.bytes_written
     rows, tables = tokens * REAL, 4 * tokens * K
     if op == "moe_permute_quant":
         return 2 * tokens * WIDTH + tables + rows * (4 + WIDTH + 4 * WIDTH // 128)
@@ -79,12 +108,21 @@ def microseconds(run: Callable[[], Tensor | tuple]) -> float:
 
 
 def predicted(op: str, tokens: int) -> dict[str, float]:
-    return {"predicted_us": 1e6 * (bytes_moved(op, tokens) / SUSTAINED + TRIPS[op] * TRIP)}
+    seconds, instructions = bytes_moved(op, tokens) / SUSTAINED, INSTRUCTIONS.get(op, 0)
+    if op == "moe_route":
+        seconds = max(seconds, tokens * instructions / ISSUE_SLOTS / CLOCK)
+    return {"predicted_us": 1e6 * (seconds + trips(op, tokens) * TRIP + instructions * STALL / CLOCK)}
 
 
 def measured(op: str, tokens: int) -> dict[str, float]:
-    usual, twelve = (arguments(op, tokens, real) for real in (REAL, K))
     ours, theirs = getattr(longcat_ops, op), getattr(reference, op)
+    if op in ("moe_route", "moe_plan"):
+        args, kwargs = call(op, tokens, "cuda")
+        return {
+            "time_us": microseconds(lambda: ours(*args, **kwargs)),
+            "torch_us": microseconds(lambda: theirs(*args, **kwargs)),
+        }
+    usual, twelve = (arguments(op, tokens, real) for real in (REAL, K))
     return {
         "time_us": microseconds(lambda: ours(*usual)),
         "twelve_rows_us": microseconds(lambda: ours(*twelve)),
@@ -93,11 +131,11 @@ def measured(op: str, tokens: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-@pytest.mark.parametrize("op", list(TRIPS))
+@pytest.mark.parametrize("op", OPS)
 def test_against_the_floor(op: str, tokens: int, benchmark: Callable) -> None:
     moved = bytes_moved(op, tokens)
     run = measured if has_gpu() else predicted
     times = benchmark.pedantic(run, (op, tokens), rounds=1)
     benchmark.group = "moe"
-    rounded = {name: round(us, 2) for name, us in (times | {"floor_us": 1e6 * moved / PEAK}).items()}
+    rounded = {name: round(us, 4) for name, us in (times | {"floor_us": 1e6 * moved / PEAK}).items()}
     benchmark.extra_info.update(op=op, tokens=tokens, bytes=moved, **rounded)

@@ -63,7 +63,7 @@ MORE = [
     plan("counts_not_cleared", "ptx::store_shared(counts + 4 * i, 0u)", "(void)i"),
     plan("counts_cleared_while_counted", "0u);\n" + SYNC, "0u);\n"),
     plan("summed_while_counted", "  }\n" + SYNC + "\n  // Thread g: counts", "  }\n\n  // Thread g: counts"),
-    plan("ranked_while_summed", "      next += of_warp;\n    }\n" + SYNC, "      next += of_warp;\n    }\n"),
+    plan("ranked_while_summed", "of_warp[i];\n    }\n  }\n" + SYNC, "of_warp[i];\n    }\n  }\n"),
     plan("scan_without_a_barrier", SYNC, "", "device/block_scan.cuh"),
     plan("scan_of_the_own_warp", "ptx::shuffle(others.before, static_cast<int>(warp)) + own.before", "own.before",
          "device/block_scan.cuh"),
@@ -75,7 +75,7 @@ MORE = [
     plan("own_block_added", "block + i < ptx::block_index()", "block + i <= ptx::block_index()"),
     plan("offsets_by_every_block", "if (ptx::block_index() == 0) store_offsets", "store_offsets"),
     plan("ids_read_before_the_kernel_ahead_ends", WAIT + "  uint32_t expert", "  uint32_t expert"),
-    plan("counts_read_before_the_kernel_ahead_ends", WAIT + "  constexpr", "  constexpr"),
+    plan("counts_read_before_the_kernel_ahead_ends", WAIT + "  uint32_t before", "  uint32_t before"),
     plan("rows_read_before_the_kernel_ahead_ends", WAIT + "  int32_t row", "  int32_t row"),
     plan("unused_sources_by_every_block", "       row += p.blocks * p.threads)", "       row += p.threads)"),
 ]  # fmt: skip

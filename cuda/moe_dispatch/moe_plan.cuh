@@ -27,7 +27,7 @@ struct MoePlanParams {
   uint32_t steps;            // of 32 choices per warp: 1 .. kPlanMaxSteps
 };
 
-constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8;
+constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8, kPlanBatch = 8;
 
 // A lane's places are first + 32 * step for its steps, as far as they are below `choices`.
 struct PlanPlaces {
@@ -57,6 +57,16 @@ LC_DEVICE void clear_unused_sources(const MoePlanParams& p, uint32_t used) {
   for (uint32_t row = used + ptx::block_index() * p.threads + ptx::thread_index(); row < p.rows;
        row += p.blocks * p.threads)
     ptx::store_global(p.src_of + row, -1);
+}
+
+// Thread g: what kPlanBatch warps have counted of expert g; several loads are on their way at once.
+LC_DEVICE void load_counts(const MoePlanParams& p, uint32_t counts, uint32_t first, uint32_t (&of_warp)[kPlanBatch]) {
+  const uint32_t expert = ptx::thread_index();
+  LC_UNROLL
+  for (uint32_t i = 0; i < kPlanBatch; ++i) {
+    const bool inside = expert < p.groups && first + i < p.warps;
+    of_warp[i] = inside ? ptx::load_shared<uint32_t>(counts + 4 * ((first + i) * p.groups + expert)) : 0;
+  }
 }
 
 // kAlone: the only block, which does everything. Else its counts and ranks are left to the next two kernels.
@@ -102,8 +112,12 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
 
   // Thread g: counts of expert g become the first row (alone) or rank (else) of each warp.
   uint32_t total = 0;
-  if (thread < p.groups)
-    for (uint32_t w = 0; w < p.warps; ++w) total += ptx::load_shared<uint32_t>(counts + 4 * (w * p.groups + thread));
+  for (uint32_t first = 0; first < p.warps; first += kPlanBatch) {
+    uint32_t of_warp[kPlanBatch];
+    load_counts(p, counts, first, of_warp);
+    LC_UNROLL
+    for (uint32_t i = 0; i < kPlanBatch; ++i) total += of_warp[i];
+  }
   device::Scan begin{0, 0};
   if constexpr (kAlone) {
     begin = device::scan_block(total, p.threads / 32, scratch);
@@ -112,13 +126,16 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
     ptx::store_global(p.src_of + (ptx::block_index() * p.groups + thread), static_cast<int32_t>(total));
   }
   uint32_t next = begin.before;
-  if (thread < p.groups)
-    for (uint32_t w = 0; w < p.warps; ++w) {
-      const uint32_t count = counts + 4 * (w * p.groups + thread);
-      const uint32_t of_warp = ptx::load_shared<uint32_t>(count);
-      ptx::store_shared(count, next);
-      next += of_warp;
+  for (uint32_t first = 0; first < p.warps; first += kPlanBatch) {
+    uint32_t of_warp[kPlanBatch];
+    load_counts(p, counts, first, of_warp);
+    LC_UNROLL
+    for (uint32_t i = 0; i < kPlanBatch; ++i) {
+      if (thread < p.groups && first + i < p.warps)
+        ptx::store_shared(counts + 4 * ((first + i) * p.groups + thread), next);
+      next += of_warp[i];
     }
+  }
   ptx::sync_threads();
 
   LC_UNROLL
@@ -140,18 +157,17 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_rows_kernel(LC_GRID_CONS
   const uint32_t thread = ptx::thread_index();
   const PlanPlaces places = locate_places(p);
 
-  // Thread g: choices of expert g in the blocks before this one, and in all. Several counts are on their way at once.
+  // Thread g: choices of expert g in the blocks before this one, and in all.
   ptx::grid_dependency_wait();
-  constexpr uint32_t kBatch = 8;
   uint32_t before = 0, total = 0;
-  for (uint32_t block = 0; block < p.blocks; block += kBatch) {
-    uint32_t count[kBatch] = {};
+  for (uint32_t block = 0; block < p.blocks; block += kPlanBatch) {
+    uint32_t count[kPlanBatch] = {};
     LC_UNROLL
-    for (uint32_t i = 0; i < kBatch; ++i)
+    for (uint32_t i = 0; i < kPlanBatch; ++i)
       if (thread < p.groups && block + i < p.blocks)
         count[i] = static_cast<uint32_t>(ptx::load_global(p.src_of + ((block + i) * p.groups + thread)));
     LC_UNROLL
-    for (uint32_t i = 0; i < kBatch; ++i) {
+    for (uint32_t i = 0; i < kPlanBatch; ++i) {
       total += count[i];
       before += block + i < ptx::block_index() ? count[i] : 0;
     }
