@@ -7,6 +7,9 @@ from torch import Tensor
 
 from longcat_ops import Routing
 
+TOKENS = (0, 1, 2, 7, 31, 33, 96, 192, 1000)
+EXPERTS = (8, 24, 48, 96, 384, 768, 1000)
+TOP_K = (1, 4, 8, 12, 32)
 KINDS = (
     "normal",
     "ties",

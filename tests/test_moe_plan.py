@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from itertools import accumulate
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longcat_ops import Plan, moe_plan
+import plan_oracle
+from longcat_ops import Plan, moe_plan, reference
+from op_results import bits
 
 OP = torch.ops.longcat_ops.moe_plan.default
 TOKENS = [0, 1, 2, 7, 31, 33, 96, 1000]
@@ -83,6 +86,17 @@ def test_equals_a_stable_sort(tokens, num_local, k):
     plan = moe_plan(ids, num_local)
     assert as_lists(plan) == sorted_plan(ids, num_local)
     assert_sound(plan, ids, num_local)
+
+
+@pytest.mark.parametrize("groups", plan_oracle.GROUPS)
+def test_all_sizes_equal_torch_sort(groups):
+    few = os.environ.get("LONGCAT_OPS_BACKEND") == "emu"
+    sizes = itertools.product(plan_oracle.TOKENS[:4] if few else plan_oracle.TOKENS, plan_oracle.TOP_K)
+    for tokens, top_k in [*sizes, *[(8192, 12), (65536, 12)] * (groups == 96 and not few)]:
+        ids = plan_oracle.experts(tokens, groups, top_k)
+        expected = bits(plan_oracle.sorted_plan(ids, groups))
+        assert bits(moe_plan(ids, groups)) == expected
+        assert bits(reference.moe_plan(ids, groups)) == expected
 
 
 @pytest.mark.parametrize("tokens", [0, 3, 96])

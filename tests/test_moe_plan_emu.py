@@ -1,5 +1,5 @@
-"""moe_plan against torch's stable sort, exactly: the kernels in the host emulator, its detectors on, beside the C++ and
-the reference. The op's own tests run on all of them too (tests/test_emu_backend.py).
+"""The kernels of moe_plan in the host emulator, their detectors on, against torch's stable sort, exactly. The op's own
+tests run on them too (tests/test_emu_backend.py).
 """
 
 from __future__ import annotations
@@ -11,45 +11,15 @@ import torch
 from torch import Tensor
 
 from emulated_kernels import apart, library, one_thread, run, schedule  # noqa: F401  (fixtures of every test)
-from longcat_ops import Plan, moe_plan, reference
+from longcat_ops import Plan
 from longcat_ops.ops import emulated
 from op_results import bits
+from plan_oracle import GROUPS, TOKENS, TOP_K, experts, sorted_plan
 
-TOKENS = (0, 1, 2, 7, 31, 33, 96, 192, 1000)
-GROUPS = (1, 8, 24, 48, 96, 384, 768, 1000)
-TOP_K = (1, 4, 8, 12, 32)
 # (tokens, groups, top_k): a block of one warp, of few and of many with one step each; experts above and below a block's
 # choices. Above 8192 choices several blocks: the last one full, cut in a warp, without a choice in most of its warps.
 CASES = [(0, 8, 4), (1, 24, 12), (2, 1000, 32), (7, 8, 12), (33, 3, 1), (96, 24, 8), (192, 48, 12)]
 SEVERAL = [(257, 40, 32), (320, 9, 32)]
-
-
-def experts(tokens: int, groups: int, top_k: int, seed: int = 0) -> Tensor:
-    """No token names an expert twice; half as many again as are local; a third of the others are -1. Some tokens have
-    no choice here, and neighbours often choose the same.
-    """
-    g = torch.Generator().manual_seed(10000 * seed + 100 * tokens + top_k)
-    known = max(groups + groups // 2, top_k + 2)
-    likes = torch.rand(tokens, known, generator=g) + 0.5 * torch.rand(known, generator=g)
-    ids = likes.argsort(1)[:, :top_k].to(torch.int32)
-    ids.masked_fill_((ids >= groups) & (torch.rand(ids.shape, generator=g) < 1 / 3), -1)
-    ids[3::7] = -1
-    return ids.contiguous()
-
-
-def sorted_plan(ids: Tensor, groups: int) -> Plan:
-    """By torch's stable sort, for tokens that name no expert twice."""
-    rows = len(ids) * min(ids.shape[1], groups)
-    flat = ids.flatten().long()
-    key = flat.masked_fill((flat < 0) | (flat >= groups), groups)
-    places = torch.sort(key, stable=True).indices[: int((key < groups).sum())]
-    row_of, src_of = torch.full_like(flat, -1), torch.full((rows,), -1)
-    row_of[places] = torch.arange(len(places))
-    src_of[: len(places)] = places
-    offsets = torch.cat(
-        [torch.zeros(1, dtype=torch.long), torch.bincount(key, minlength=groups + 1)[:groups].cumsum(0)]
-    )
-    return Plan(offsets.int(), row_of.view(ids.shape).int(), src_of.int())
 
 
 def plan(ids: Tensor, groups: int) -> Plan:
@@ -98,15 +68,6 @@ def test_all_sizes_equal_a_stable_sort(groups: int) -> None:
 def test_prefill_equals_a_stable_sort(tokens: int, groups: int) -> None:
     emulated.configure(seed=1, policy="eager", detectors=tokens < 65536)
     check(tokens, groups, 12, seed=0)
-
-
-@pytest.mark.parametrize("groups", GROUPS)
-def test_the_other_backends_equal_a_stable_sort(groups: int) -> None:
-    for tokens, top_k in [*itertools.product(TOKENS, TOP_K), *[(8192, 12)] * (groups == 96)]:
-        ids = experts(tokens, groups, top_k)
-        expected = bits(sorted_plan(ids, groups))
-        assert bits(moe_plan(ids, groups)) == expected
-        assert bits(reference.moe_plan(ids, groups)) == expected
 
 
 def test_ids_that_no_expert_has() -> None:

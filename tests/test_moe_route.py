@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from itertools import pairwise
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longcat_ops import LongcatShapeError, Routing, moe_route, reference
+from route_oracle import BIASES, EXPERTS, TOKENS, TOP_K, assert_routed, batch, biases
 
 N, Z, K = 8, 4, 5
 SHAPES = [(12, 4, 5), (12, 0, 3), (12, 12, 4), (96, 32, 8), (768, 256, 12), (5, 2, 1), (1, 0, 1), (40, 8, 32)]
@@ -102,6 +105,20 @@ def test_the_reference_routes_float64_logits_in_float64(experts, zero, top_k):
         assert got.ids[t].tolist() == ids
         assert got.weights[t].tolist() == pytest.approx(weights, rel=1e-14, abs=0)
         assert got.zero_weight[t].item() == pytest.approx(zero_weight, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("experts", EXPERTS)
+def test_all_sizes_and_kinds_of_rows(experts):
+    few = os.environ.get("LONGCAT_OPS_BACKEND") == "emu"  # slow; test_moe_route_emu.py has more
+    zero = experts // 3
+    for seed, (tokens, top_k) in enumerate(itertools.product(TOKENS[:4] if few else TOKENS, TOP_K)):
+        if top_k > experts:
+            continue
+        logits, _ = batch(tokens, experts, zero, seed)
+        bias = biases(BIASES[seed % len(BIASES)], experts)
+        for function in (moe_route, reference.moe_route):
+            got = function(logits, bias, top_k=top_k, num_experts=experts, num_zero_experts=zero, scale=6.0)
+            assert_routed(got, logits, bias, top_k=top_k, zero=zero, scale=6.0)
 
 
 def test_bias_chooses_and_never_weighs():

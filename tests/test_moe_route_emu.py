@@ -1,5 +1,5 @@
-"""moe_route against fp64 over sizes and kinds of rows: the kernel in the host emulator, its detectors on, beside the
-C++ kernel and the reference. The op's own tests run on all of them too (tests/test_emu_backend.py).
+"""The kernel of moe_route in the host emulator, its detectors on, against fp64 over sizes and kinds of rows. The op's
+own tests run on it too (tests/test_emu_backend.py).
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from emulated_kernels import apart, copied, library, one_thread, run, schedule  # noqa: F401  (fixtures of every test)
-from longcat_ops import Routing, moe_route, reference
+from longcat_ops import Routing
 from longcat_ops.ops import emulated
 from op_results import bits
-from route_oracle import BAD, BIASES, assert_routed, batch, biases
+from route_oracle import BAD, BIASES, EXPERTS, TOKENS, TOP_K, assert_routed, batch, biases
 
-TOKENS = (0, 1, 2, 7, 31, 33, 96, 192, 1000)
-EXPERTS = (8, 24, 48, 96, 384, 768, 1000)
-TOP_K = (1, 4, 8, 12, 32)
 SCALE = 6.0
 # (tokens, experts, zero experts, top_k): every number of chunks per lane, whole and cut; one block and several, of one
 # warp (9 tokens) and of more (133).
@@ -71,19 +68,6 @@ def test_all_sizes_against_fp64(experts: int) -> None:
         if top_k <= experts:
             emulated.configure(seed=seed, policy=list(emulated.POLICIES)[seed % 3])
             check(tokens, experts, experts // 3, top_k, seed)
-
-
-@pytest.mark.parametrize("experts", EXPERTS)
-def test_the_other_backends_against_fp64(experts: int) -> None:
-    zero = experts // 3
-    for seed, (tokens, top_k) in enumerate(itertools.product(TOKENS, TOP_K)):
-        if top_k > experts:
-            continue
-        logits, _ = batch(tokens, experts, zero, seed)
-        bias = biases(BIASES[seed % len(BIASES)], experts)
-        for function in (moe_route, reference.moe_route):
-            got = function(logits, bias, top_k=top_k, num_experts=experts, num_zero_experts=zero, scale=SCALE)
-            assert_routed(got, logits, bias, top_k=top_k, zero=zero, scale=SCALE)
 
 
 @pytest.mark.parametrize("num_valid", [-1, 0, 1, 8, 20, 21, 99])
