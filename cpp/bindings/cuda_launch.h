@@ -29,6 +29,19 @@ inline lc_stack cuda_stack(const torch::stable::Tensor& tensor, const TensorDesc
           desc.strides[0]};
 }
 
+// Of outputs: a tensor that shares its memory until it is written (copy on write) gets memory of its own.
+inline lc_matrix cuda_output(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+  lc_matrix matrix = cuda_matrix(tensor, desc);
+  matrix.data = tensor.mutable_data_ptr();
+  return matrix;
+}
+
+inline lc_stack cuda_output_stack(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+  lc_stack stack = cuda_stack(tensor, desc);
+  stack.matrix.data = tensor.mutable_data_ptr();
+  return stack;
+}
+
 static_assert(static_cast<int>(DType::kFloat32) == LC_F32 && static_cast<int>(DType::kFloat16) == LC_F16 &&
               static_cast<int>(DType::kBFloat16) == LC_BF16 && static_cast<int>(DType::kFloat8E4M3) == LC_E4M3);
 

@@ -14,7 +14,7 @@ void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const 
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
   check_fp8_gemm_nt({a_desc, sa_desc}, {b_desc, sb_desc}, &out_desc);
   const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), weight = cuda_matrix(b, b_desc),
-                  weight_scales = cuda_matrix(sb, sb_desc), sums = cuda_matrix(out, out_desc);
+                  weight_scales = cuda_matrix(sb, sb_desc), sums = cuda_output(out, out_desc);
   launch_on(a_desc.device_index,
             [&](lc_stream_t stream) { return lc_fp8_gemm_nt(&rows, &scales, &weight, &weight_scales, &sums, stream); });
 }
@@ -26,7 +26,7 @@ void m_grouped_fp8_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa, const 
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
   check_m_grouped_fp8_gemm_nt_offset({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(offsets), max_m_hint,
                                      &out_desc);
-  const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), sums = cuda_matrix(out, out_desc);
+  const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), sums = cuda_output(out, out_desc);
   const lc_stack weights = cuda_stack(b, b_desc), weight_scales = cuda_stack(sb, sb_desc);
   launch_on(a_desc.device_index, [&](lc_stream_t stream) {
     return lc_m_grouped_fp8_gemm_nt_offset(&rows, &scales, &weights, &weight_scales, indices(offsets),
@@ -40,8 +40,9 @@ void m_grouped_fp8_gemm_nt_masked_cuda(const Tensor& a, const Tensor& sa, const 
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
   check_m_grouped_fp8_gemm_nt_masked({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(masked_m), expected_m,
                                      &out_desc);
-  const lc_stack rows = cuda_stack(a, a_desc), scales = cuda_stack(sa, sa_desc), sums = cuda_stack(out, out_desc),
-                 weights = cuda_stack(b, b_desc), weight_scales = cuda_stack(sb, sb_desc);
+  const lc_stack rows = cuda_stack(a, a_desc), scales = cuda_stack(sa, sa_desc),
+                 sums = cuda_output_stack(out, out_desc), weights = cuda_stack(b, b_desc),
+                 weight_scales = cuda_stack(sb, sb_desc);
   launch_on(a_desc.device_index, [&](lc_stream_t stream) {
     return lc_m_grouped_fp8_gemm_nt_masked(&rows, &scales, &weights, &weight_scales, indices(masked_m), expected_m,
                                            &sums, stream);
@@ -53,7 +54,7 @@ void m_grouped_fp8_gemm_nt_contiguous_cuda(const Tensor& a, const Tensor& sa, co
   const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
   check_m_grouped_fp8_gemm_nt_contiguous({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(m_indices), &out_desc);
-  const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), sums = cuda_matrix(out, out_desc);
+  const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), sums = cuda_output(out, out_desc);
   const lc_stack weights = cuda_stack(b, b_desc), weight_scales = cuda_stack(sb, sb_desc);
   launch_on(a_desc.device_index, [&](lc_stream_t stream) {
     return lc_m_grouped_fp8_gemm_nt_contiguous(&rows, &scales, &weights, &weight_scales, indices(m_indices), &sums,

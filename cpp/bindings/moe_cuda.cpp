@@ -41,7 +41,7 @@ void moe_permute_quant_cuda(const Tensor& x, const Tensor& row_of, const Tensor&
   const TensorDesc x_desc = describe_tensor(x), row_of_desc = describe_tensor(row_of),
                    src_of_desc = describe_tensor(src_of), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
   check_moe_permute_quant(x_desc, row_of_desc, src_of_desc, &q_desc, &s_desc);
-  const lc_matrix in = cuda_matrix(x, x_desc), values = cuda_matrix(q, q_desc), scales = cuda_matrix(s, s_desc);
+  const lc_matrix in = cuda_matrix(x, x_desc), values = cuda_output(q, q_desc), scales = cuda_output(s, s_desc);
   launch_on(x_desc.device_index, [&](lc_stream_t stream) {
     return lc_moe_permute_quant(&in, const_data<int32_t>(row_of), static_cast<int32_t>(row_of_desc.sizes[1]),
                                 const_data<int32_t>(src_of), src_of_desc.sizes[0], &values, &scales, stream);
@@ -55,7 +55,7 @@ void moe_combine_cuda(const Tensor& y, const Tensor& row_of, const Tensor& weigh
   const OptionalDesc add_desc(add);
   check_moe_combine(y_desc, row_of_desc, describe_tensor(weights), describe_tensor(zero_weight), x_desc, add_desc.get(),
                     &out_desc);
-  const lc_matrix rows = cuda_matrix(y, y_desc), in = cuda_matrix(x, x_desc), sum = cuda_matrix(out, out_desc);
+  const lc_matrix rows = cuda_matrix(y, y_desc), in = cuda_matrix(x, x_desc), sum = cuda_output(out, out_desc);
   const lc_matrix added = add ? cuda_matrix(*add, *add_desc.get()) : lc_matrix{};
   launch_on(x_desc.device_index, [&](lc_stream_t stream) {
     return lc_moe_combine(&rows, const_data<int32_t>(row_of), static_cast<int32_t>(row_of_desc.sizes[1]),

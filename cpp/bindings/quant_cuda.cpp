@@ -8,7 +8,7 @@ namespace longcat_ops::bindings {
 void per_token_group_quant_fp8_cuda(const Tensor& x, int64_t group_size, const Tensor& q, const Tensor& s) {
   const TensorDesc x_desc = describe_tensor(x), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
   check_per_token_group_quant_fp8(x_desc, group_size, &q_desc, &s_desc);
-  const lc_matrix in = cuda_matrix(x, x_desc), values = cuda_matrix(q, q_desc), scales = cuda_matrix(s, s_desc);
+  const lc_matrix in = cuda_matrix(x, x_desc), values = cuda_output(q, q_desc), scales = cuda_output(s, s_desc);
   launch_on(x_desc.device_index, [&](lc_stream_t stream) {
     return lc_per_token_group_quant_fp8(&in, group_size, &values, &scales, stream);
   });
@@ -17,7 +17,7 @@ void per_token_group_quant_fp8_cuda(const Tensor& x, int64_t group_size, const T
 void per_block_quant_fp8_cuda(const Tensor& w, const Tensor& q, const Tensor& s) {
   const TensorDesc w_desc = describe_tensor(w), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
   check_per_block_quant_fp8(w_desc, &q_desc, &s_desc);
-  const lc_matrix in = cuda_matrix(w, w_desc), values = cuda_matrix(q, q_desc), scales = cuda_matrix(s, s_desc);
+  const lc_matrix in = cuda_matrix(w, w_desc), values = cuda_output(q, q_desc), scales = cuda_output(s, s_desc);
   launch_on(w_desc.device_index,
             [&](lc_stream_t stream) { return lc_per_block_quant_fp8(&in, &values, &scales, stream); });
 }
@@ -25,7 +25,7 @@ void per_block_quant_fp8_cuda(const Tensor& w, const Tensor& q, const Tensor& s)
 void silu_and_mul_quant_fp8_cuda(const Tensor& gate_up, const Tensor& q, const Tensor& s) {
   const TensorDesc in_desc = describe_tensor(gate_up), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
   check_silu_and_mul_quant_fp8(in_desc, &q_desc, &s_desc);
-  const lc_matrix in = cuda_matrix(gate_up, in_desc), values = cuda_matrix(q, q_desc), scales = cuda_matrix(s, s_desc);
+  const lc_matrix in = cuda_matrix(gate_up, in_desc), values = cuda_output(q, q_desc), scales = cuda_output(s, s_desc);
   launch_on(in_desc.device_index,
             [&](lc_stream_t stream) { return lc_silu_and_mul_quant_fp8(&in, &values, &scales, stream); });
 }
@@ -33,7 +33,7 @@ void silu_and_mul_quant_fp8_cuda(const Tensor& gate_up, const Tensor& q, const T
 void dequant_fp8_cuda(const Tensor& q, const Tensor& s, int64_t group_size, const Tensor& out) {
   const TensorDesc q_desc = describe_tensor(q), s_desc = describe_tensor(s), out_desc = describe_tensor(out);
   check_dequant_fp8(q_desc, s_desc, group_size, &out_desc);
-  const lc_matrix values = cuda_matrix(q, q_desc), scales = cuda_matrix(s, s_desc), wide = cuda_matrix(out, out_desc);
+  const lc_matrix values = cuda_matrix(q, q_desc), scales = cuda_matrix(s, s_desc), wide = cuda_output(out, out_desc);
   launch_on(q_desc.device_index,
             [&](lc_stream_t stream) { return lc_dequant_fp8(&values, &scales, group_size, &wide, stream); });
 }
@@ -46,12 +46,12 @@ void rms_norm_quant_fp8_cuda(const Tensor& x, const Tensor& weight, double eps, 
   const OptionalDesc residual_desc(residual), residual_out_desc(residual_out);
   check_rms_norm_quant_fp8(x_desc, describe_tensor(weight), eps, residual_desc.get(), &q_desc, &s_desc, &y_desc,
                            residual_out_desc.get());
-  const lc_matrix in = cuda_matrix(x, x_desc), values = cuda_matrix(q, q_desc), scales = cuda_matrix(s, s_desc),
-                  normed = cuda_matrix(y, y_desc);
+  const lc_matrix in = cuda_matrix(x, x_desc), values = cuda_output(q, q_desc), scales = cuda_output(s, s_desc),
+                  normed = cuda_output(y, y_desc);
   lc_matrix residual_in{}, sum{};
   if (residual) {
     residual_in = cuda_matrix(*residual, *residual_desc.get());
-    sum = cuda_matrix(*residual_out, *residual_out_desc.get());
+    sum = cuda_output(*residual_out, *residual_out_desc.get());
   }
   launch_on(x_desc.device_index, [&](lc_stream_t stream) {
     return lc_rms_norm_quant_fp8(&in, const_data<float>(weight), eps, residual ? &residual_in : nullptr, &values,

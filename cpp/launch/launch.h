@@ -55,9 +55,12 @@ int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_
   if (config.grid == 0) return set_status(LC_OK, "");
   if (const int status = check_grid(config)) return status;
   constexpr int kDefaultSmem = 48 * 1024;  // more must be asked for
+  // NOTE: a property of the function, for all threads of the host: always the same value, or a thread would lower it
+  // between another's request and its launch.
+  constexpr int kMostSmem = 227 * 1024;
   if (config.smem > kDefaultSmem) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, config.smem);
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSmem);
     if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
   }
   constexpr int kPortableCluster = 8;  // more must be asked for

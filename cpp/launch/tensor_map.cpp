@@ -1,5 +1,6 @@
 #include "launch/tensor_map.h"
 
+#include <atomic>
 #include <string>
 
 #include "launch/status.h"
@@ -73,9 +74,12 @@ int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map) {
 #else
 
 int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map) {
-  static const Encode encode = find_encode();
+  static std::atomic<Encode> known{nullptr};  // a failure may pass
+  Encode encode = known.load(std::memory_order_relaxed);
+  if (encode == nullptr) known.store(encode = find_encode(), std::memory_order_relaxed);
   if (encode == nullptr)
-    return set_status(LC_ERR_DRIVER_SYMBOL, "the driver has no cuTensorMapEncodeTiled: it is older than CUDA 12.0");
+    return set_status(LC_ERR_DRIVER_SYMBOL,
+                      "cuTensorMapEncodeTiled was not found: the driver is older than CUDA 12.0, or it failed earlier");
   const ByteTensor t = normalised(tensor);
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(t.columns), static_cast<cuuint64_t>(t.rows),
                               static_cast<cuuint64_t>(t.groups)};

@@ -53,6 +53,7 @@ LC_DEVICE int32_t clamp_row(int32_t row, uint32_t rows) {
   return row < 0 ? 0 : static_cast<uint32_t>(row) > rows ? static_cast<int32_t>(rows) : row;
 }
 
+// NOTE: read from L2. Under counts_ready nothing has emptied this SM's L1, which may hold what the vector was before.
 template <class Emit>
 LC_DEVICE void walk_groups(const GroupedRows& rows, Emit emit) {
   const bool masked = rows.layout == RowLayout::kMasked;
@@ -62,8 +63,8 @@ LC_DEVICE void walk_groups(const GroupedRows& rows, Emit emit) {
     for (uint32_t i = 0; i < kBatch; ++i) {
       const uint32_t group = base + 32 * i + ptx::lane_index();
       const bool inside = group < rows.groups;
-      start[i] = inside && !masked ? ptx::load_global(rows.index + group) : 0;
-      count[i] = inside ? ptx::load_global(rows.index + group + !masked) : 0;
+      start[i] = inside && !masked ? ptx::load_relaxed_gpu(rows.index + group) : 0;
+      count[i] = inside ? ptx::load_relaxed_gpu(rows.index + group + !masked) : 0;
     }
     LC_UNROLL
     for (uint32_t i = 0; i < kBatch; ++i) {
