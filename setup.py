@@ -69,6 +69,9 @@ class CMakeBuild(build_ext):
             for stale in (destination / "longcat_ops").glob("liblongcat_*.so"):
                 stale.unlink()
             subprocess.check_call([cmake, "--install", str(tree), "--prefix", str(destination)])
+            # Installed files keep the times of the build, and a library that is still right is not built again.
+            for library in (destination / "longcat_ops").glob("liblongcat_*.so"):
+                library.touch()
 
     @staticmethod
     def configure(command: list[str], tree: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+active = False  # whether ops of CPU tensors run on a GPU
+
 
 def carried(op: Callable[..., None], device: str) -> Callable[..., None]:
     """`op` of tensors on `device`, as a function of CPU tensors with the same effect."""
@@ -39,6 +41,8 @@ def carried(op: Callable[..., None], device: str) -> Callable[..., None]:
 
 def register(device: str = "cuda") -> torch.library.Library:
     """All ops of CPU tensors run on `device`, as long as the result is kept. Imports longcat_ops."""
+    global active
+    active = True
     import longcat_ops
     from longcat_ops.ops.registry import OPS
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+import carried
 from build_oracle import codes_of, decode
 from longcat_ops import (
     m_grouped_fp8_gemm_nt_contiguous,
@@ -61,15 +62,18 @@ def wide(q: Tensor, s: Tensor, *, block_rows: int) -> Tensor:
     return torch.from_numpy(decode(codes_of(q))) * scales
 
 
-def gemm(lhs: Fp8Pair, b: Tensor) -> tuple[Tensor, Tensor]:
-    """lhs @ b.T in fp64 and the bound of a float32 sum of the same terms, in any order.
+def gemm(lhs: Fp8Pair, b: Tensor, tensor_cores: bool | None = None) -> tuple[Tensor, Tensor]:
+    """lhs @ b.T in fp64 and the bound of a sum of the same terms: in float32 and any order, or by tensor cores (None:
+    where the tests run on a GPU).
 
     With u = 2^-24: widening a and b and their product round each term three times, and no term goes through more than
     K - 1 additions. So the error is at most ((1 + u)^(K + 2) - 1) * sum |terms|, which (K + 3) * u * sum |terms|
-    exceeds for K < 4000.
+    exceeds for K < 4000. Accumulators of tensor cores keep 13 fraction bits below the largest term and are cut four
+    times in a block of 128, which loses up to 2^-10 of the sum.
     """
     a = wide(*lhs, block_rows=1)
-    return a @ b.mT, (a.shape[1] + 3) * 2.0**-24 * (a.abs() @ b.abs().mT)
+    cut = carried.active if tensor_cores is None else tensor_cores
+    return a @ b.mT, (2.0**-10 if cut else (a.shape[1] + 3) * 2.0**-24) * (a.abs() @ b.abs().mT)
 
 
 def assert_close(out: Tensor, value: Tensor, bound: Tensor) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import carried
 import grouped
 from grouped import SENTINEL, SIZES, WIDTHS, activations, assert_close, gemm, place, run_offset, weights
 from longcat_ops import fp8_gemm_nt, m_grouped_fp8_gemm_nt_offset
@@ -34,6 +35,8 @@ CORRUPTIONS: dict[str, Corruption] = {
 @pytest.mark.parametrize("what", [*CORRUPTIONS, "8 columns"])
 def test_the_check_notices(what: str, dtype: torch.dtype, factor: float) -> None:
     """One wrong scale, k-block, element or 8-column group must not pass: else the bound is too wide."""
+    if carried.active:  # as much as the roundings of bf16: tensor cores lose 2^-10
+        factor = 1 + 2.0**-4
     (b, sb), wide_b = weights(1, 136, 384)
     ((a, sa),) = activations((9,), 384)
     expected = gemm((a, sa), wide_b[0])

@@ -65,7 +65,7 @@ def run(parts: Sequence[Fp8Pair], rhs: Fp8Pair, *, column_major: bool = False, m
 
 def expected(part: Fp8Pair, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """h in fp64 and its bound: the errors of two float32 sums, then those of SwiGLU."""
-    (z, z_error), (v, v_error) = gemm(part, gate), gemm(part, up)
+    (z, z_error), (v, v_error) = gemm(part, gate, False), gemm(part, up, False)
     return silu_and_mul(z, v, z_error, v_error)
 
 

@@ -1,5 +1,5 @@
-"""moe_route, moe_plan, moe_permute_quant and moe_combine in a row, around experts that return what they are given: in
-the host emulator against fp64, and on a GPU inside a CUDA graph.
+"""moe_route, moe_plan, moe_permute_quant and moe_combine in a row, around experts that return what they are given, in
+the host emulator against fp64.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import longcat_ops
-from build_oracle import assert_same_bits, decode, quantise
+from build_oracle import decode, quantise
 from emulated_kernels import apart, library, one_thread, run, scales, schedule  # noqa: F401  (fixtures of every test)
 from longcat_ops import Plan, Routing, reference
 from longcat_ops.ops import emulated
@@ -86,31 +85,3 @@ def test_chain_against_fp64(tokens: int, width: int, policy: str) -> None:
     slack = (2e-6 + 14 * 2.0**-24) * np.abs(terms).sum(0)
     low, high = (torch.from_numpy(terms.sum(0) + side * slack).float().bfloat16() for side in (-1, 1))
     assert ((low <= out[valid]) & (out[valid] <= high)).all()
-
-
-@pytest.mark.gpu
-def test_a_graph_replays_with_other_routing() -> None:
-    """Captured once; then x and logits change in place."""
-    x, logits, bias, num_valid = (t.cuda() for t in problem(33, 576))
-
-    def chain() -> tuple[Tensor, Tensor]:
-        routing = longcat_ops.moe_route(
-            logits, bias, top_k=K, num_experts=EXPERTS, num_zero_experts=ZERO, scale=SCALE, num_valid=num_valid
-        )
-        plan = longcat_ops.moe_plan(routing.ids, REAL)
-        y = longcat_ops.dequant_fp8(*longcat_ops.moe_permute_quant(x, plan), torch.bfloat16)
-        return longcat_ops.moe_combine(y, plan, routing, x), plan.offsets
-
-    chain()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = chain()
-    for seed in range(100):
-        g = torch.Generator().manual_seed(seed)
-        x.copy_(torch.randn(x.shape, generator=g))
-        logits.copy_(torch.randn(logits.shape, generator=g))
-        num_valid.fill_(seed % 34)
-        graph.replay()
-        torch.cuda.synchronize()
-        for ours, eager in zip(captured, chain(), strict=True):
-            assert_same_bits(ours.cpu(), eager.cpu())

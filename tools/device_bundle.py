@@ -46,9 +46,10 @@ def compile_module(facts: dict, package: Path) -> Path:
     """_C for another CPython. Its source is small and knows no torch; the rest comes from the last build."""
     if not (Path(facts["include"]) / "Python.h").exists():
         fail(f"Python {facts['version']} has no headers in {facts['include']}: install its dev package")
-    trees = sorted(ROOT.glob("build/*/liblongcat_core.a"), key=lambda path: path.stat().st_mtime)
+    cores = [path for path in ROOT.glob("build/*/liblongcat_core.a") if (path.parent / LIBRARIES[0]).exists()]
+    trees = sorted(cores, key=lambda path: path.stat().st_mtime)
     if not trees:
-        fail("there is no build/*/liblongcat_core.a: ./run build")
+        fail(f"there is no build/*/liblongcat_core.a beside a {LIBRARIES[0]}: ./run build")
     import pybind11
 
     target = package / f"_C{facts['suffix']}"

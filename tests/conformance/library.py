@@ -78,10 +78,10 @@ def first_difference(actual: bytes, expected: bytes) -> str:
 def build_for_device(folder: Path) -> tuple[Path, str]:
     """The library for a GPU in `folder`, and what nvcc printed (resources of every kernel). Needs no GPU."""
     sys.path.insert(0, str(ROOT / "tools"))
-    from cuda_tools import NVCC, nvcc_flags
+    from cuda_tools import NVCC, PLACES, nvcc_flags
 
     if NVCC is None:
-        raise FileNotFoundError("nvcc was not found on PATH, in CUDA_HOME or in /usr/local/cuda")
+        raise FileNotFoundError(f"nvcc was not found {PLACES}")
     generated = folder / "generated"
     subprocess.run(
         [sys.executable, ROOT / "cmake" / "generate_wgmma.py", generated / "ptx" / "wgmma_shapes.inc"], check=True

@@ -21,12 +21,12 @@ SUFFIXES = {".txt", ".cmake", ".py", ".cpp", ".h", ".in", ".inc", ".cu", ".cuh"}
 
 @dataclass(frozen=True)
 class Environment:
-    origin: str  # "bundle" or "built"
     python_path: Path
     conformance: Path
 
     def variables(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(self.python_path), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "4"}
+        path = os.pathsep.join(filter(None, [str(self.python_path), os.environ.get("PYTHONPATH")]))
+        return {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "4"}
 
 
 def source_files(root: Path = ROOT, names: Iterable[str] = SOURCES) -> list[Path]:
@@ -42,6 +42,8 @@ def source_hash(root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
+LOAD_LIMIT_S = 120  # a sick driver can hang an import of torch
+
 # NOTE: an installed longcat_ops must not stand in for one that is missing here.
 LOADS = """
 import ctypes, sys
@@ -56,12 +58,16 @@ def load_problem(environment: Environment, python: str = sys.executable) -> str:
     """Empty if the package and the conformance library load under `python`, else what it said last."""
     command = [python, "-c", LOADS, str(environment.conformance), str(environment.python_path)]
     # From a folder without the source tree, so that nothing of it is found by accident.
-    done = subprocess.run(command, env=os.environ | environment.variables(), cwd="/", capture_output=True, text=True)
+    variables = os.environ | environment.variables()
+    try:
+        done = subprocess.run(command, env=variables, cwd="/", capture_output=True, text=True, timeout=LOAD_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"loading them took more than {LOAD_LIMIT_S} s"
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
 
 
 def bundle(folder: Path = BUNDLE) -> Environment:
-    return Environment("bundle", folder / "python", folder / CONFORMANCE)
+    return Environment(folder / "python", folder / CONFORMANCE)
 
 
 def bundle_problem(folder: Path = BUNDLE, root: Path = ROOT) -> str:
@@ -75,11 +81,19 @@ def bundle_problem(folder: Path = BUNDLE, root: Path = ROOT) -> str:
 
 
 def built() -> Environment:
-    return Environment("built", BUILT / "site", BUILT / CONFORMANCE)
+    return Environment(BUILT / "site", BUILT / CONFORMANCE)
+
+
+def built_problem(root: Path = ROOT) -> str:
+    """Why what was built here earlier cannot be used; empty if it can."""
+    manifest = BUILT / "manifest.json"
+    if not manifest.exists() or json.loads(manifest.read_text())["sources"] != source_hash(root):
+        return "it was made of other sources than these"
+    return load_problem(built())
 
 
 BUILD_CODE = """
-import subprocess, sys
+import json, subprocess, sys
 from pathlib import Path
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +102,9 @@ subprocess.run([*pip, "--target", folder / "site", "."], check=True)
 sys.path.insert(0, "tests")
 from conformance.library import build_for_device
 print(build_for_device(folder)[0])
+sys.path.insert(0, "tools")
+from device_check.environment import source_hash
+(folder / "manifest.json").write_text(json.dumps({"sources": source_hash()}))
 print('{"built": true}')
 """
 

@@ -26,6 +26,7 @@ class Step:
     limit_s: float
     parser: str  # of PARSERS
     environment: dict[str, str] = field(default_factory=dict)
+    resumes: bool = False  # called again, it goes on where it was stopped
 
 
 class Report:
@@ -48,9 +49,8 @@ class Report:
         return self.content["parts"].setdefault(str(part), {})
 
     def append_log(self, text: str) -> None:
-        with self.log.open("a") as file:
-            if file.tell() < LOG_LIMIT:
-                file.write(text[: LOG_LIMIT - file.tell()])
+        with self.log.open("ab") as file:
+            file.write(text.encode()[: max(0, LOG_LIMIT - file.tell())])
 
 
 def execute(step: Step, limit_s: float) -> tuple[int | None, str]:
@@ -94,7 +94,8 @@ def run_part(
 ) -> bool:
     """Runs what is not finished yet, as far as the time allows; true when nothing is left.
 
-    A step that outlives its own limit is "timed out" and done with; one that only the part's end cut off is run again.
+    A step that outlives its own limit is "timed out" and done with; one that only the part's end cut off, or that can
+    go on where it was stopped, is run again.
     """
     end = time.monotonic() + budget_s
     done = report.steps(part)
@@ -115,7 +116,7 @@ def run_part(
         except OSError as error:
             status, output = 127, f"{step.command[0]}: {error}"
         entry = done[step.name] | outcome(step, status, output) | {"seconds": round(time.monotonic() - start, 1)}
-        if status is None and left < step.limit_s:
+        if status is None and (step.resumes or left < step.limit_s):
             entry["status"] = "interrupted"
         done[step.name] = entry
         report.append_log(f"== {step.name}: {' '.join(step.command)}\n{output}\n")

@@ -4,6 +4,7 @@ continued by the next call."""
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def probe_steps(environment: Environment, out: Path) -> list[Step]:
             300,
             "conformance",
             variables,
+            resumes=True,
         ),
     ]
 
@@ -83,8 +85,8 @@ def bench_steps(environment: Environment, out: Path) -> list[Step]:
     for path in gpu_benches():
         # The numbers follow pytest's words, so that one output has both.
         result = out / f"{Path(path).stem}.json"
-        command = " ".join(pytest(path, f"--benchmark-json={result}"))
-        shell = f"{command}; status=$?; cat {result}; rm -f {result}; exit $status"
+        command, file = shlex.join(pytest(path, f"--benchmark-json={result}")), shlex.quote(str(result))
+        shell = f"{command}; status=$?; cat {file}; rm -f {file}; exit $status"
         steps.append(Step(Path(path).stem, ("bash", "-c", shell), 240, "benchmark", variables))
     return steps
 
