@@ -192,13 +192,12 @@ def _all_outputs() -> list[Tensor]:
     return [*permute_quant(x, plan), permute(x, plan), combine(y, plan, routing, x, add), combine(y, plan, routing, x)]
 
 
-def test_bits_do_not_depend_on_the_schedule() -> None:
+def test_the_same_bits_on_50_runs() -> None:
     expected = _all_outputs()
-    for policy in emulated.POLICIES:
-        for seed in (2, 3):
-            emulated.configure(seed, policy, detectors=True)
-            for actual, wanted in zip(_all_outputs(), expected, strict=True):
-                assert_same_bits(actual, wanted)
+    for seed in range(50):
+        emulated.configure(seed, list(emulated.POLICIES)[seed % 3], detectors=True)
+        for actual, wanted in zip(_all_outputs(), expected, strict=True):
+            assert_same_bits(actual, wanted)
 
 
 def test_bits_of_a_token_do_not_depend_on_its_batch() -> None:
