@@ -14,11 +14,11 @@ are assumptions, but for the numbers of instructions, which are counted in the S
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 import pytest
 import torch
+from graph_time import microseconds
 from torch import Tensor
 
 import longcat_ops
@@ -30,7 +30,7 @@ PEAK, SUSTAINED, TRIP = 3.35e12, 3.0e12, 0.7e-6  # bytes/s, bytes/s, s
 INSTRUCTIONS = {"moe_route": 2300, "moe_plan": 900}  # of a warp: a token; a block that is alone
 CLOCK, ISSUE_SLOTS, STALL = 1.755e9, 132 * 4, 1.5  # Hz, of the device, clocks per instruction of one warp
 OPS = ["moe_route", "moe_plan", "moe_permute_quant", "moe_combine"]
-CALLS, ROUNDS = 20, 25
+CALLS = 20  # in a graph
 
 
 def routed(tokens: int, real: int) -> tuple[Plan, Routing]:
@@ -89,22 +89,8 @@ def has_gpu() -> bool:
     return torch.cuda.is_available() and _library.load().device_supported(0)[0]
 
 
-def microseconds(run: Callable[[], Tensor | tuple]) -> float:
-    """Median time of one call in a graph of CALLS."""
-    run()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(CALLS):
-            run()
-    times = []
-    for _ in range(ROUNDS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(1e3 * start.elapsed_time(end) / CALLS)
-    return statistics.median(times)
+def in_graph(run: Callable[[], Tensor | tuple]) -> float:
+    return microseconds([run] * CALLS)
 
 
 def predicted(op: str, tokens: int) -> dict[str, float]:
@@ -119,14 +105,14 @@ def measured(op: str, tokens: int) -> dict[str, float]:
     if op in ("moe_route", "moe_plan"):
         args, kwargs = call(op, tokens, "cuda")
         return {
-            "time_us": microseconds(lambda: ours(*args, **kwargs)),
-            "torch_us": microseconds(lambda: theirs(*args, **kwargs)),
+            "time_us": in_graph(lambda: ours(*args, **kwargs)),
+            "torch_us": in_graph(lambda: theirs(*args, **kwargs)),
         }
     usual, twelve = (arguments(op, tokens, real) for real in (REAL, K))
     return {
-        "time_us": microseconds(lambda: ours(*usual)),
-        "twelve_rows_us": microseconds(lambda: ours(*twelve)),
-        "torch_us": microseconds(lambda: theirs(*usual)),
+        "time_us": in_graph(lambda: ours(*usual)),
+        "twelve_rows_us": in_graph(lambda: ours(*twelve)),
+        "torch_us": in_graph(lambda: theirs(*usual)),
     }
 
 

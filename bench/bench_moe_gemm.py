@@ -10,11 +10,11 @@ docs/moe_gemm.md has its constants. Nothing here has been compared with a GPU ye
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 
 import pytest
 import torch
+from graph_time import microseconds
 from torch import Tensor
 
 import longcat_ops
@@ -25,7 +25,6 @@ SHAPES = {"gate_up": (4096, 6144), "down": (6144, 2048)}
 GROUPS = [1, 4, 8, 16, 32, 64]
 TOKENS = [1, 8, 32, 64, 128, 256]
 COLD_BYTES = 4 * 50 * 2**20  # four times the L2 of an H100
-ROUNDS = 25
 
 Call = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]
 
@@ -55,25 +54,6 @@ def explained(shape: str, groups: int, tokens: int) -> Explanation:
 
 def has_gpu() -> bool:
     return torch.cuda.is_available() and _library.load().device_supported(0)[0]
-
-
-def microseconds(runs: list[Callable[[], object]]) -> float:
-    """Median time of one call in a graph of all, after a first round."""
-    for run in runs:
-        run()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for run in runs:
-            run()
-    times = []
-    for _ in range(ROUNDS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(1e3 * start.elapsed_time(end) / len(runs))
-    return statistics.median(times)
 
 
 def measured(shape: str, groups: int, tokens: int) -> dict[str, float]:
