@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 
@@ -67,13 +68,14 @@ def gemm(lhs: Fp8Pair, b: Tensor, tensor_cores: bool | None = None) -> tuple[Ten
     where the tests run on a GPU).
 
     With u = 2^-24: widening a and b and their product round each term three times, and no term goes through more than
-    K - 1 additions. So the error is at most ((1 + u)^(K + 2) - 1) * sum |terms|, which (K + 3) * u * sum |terms|
-    exceeds for K < 4000. Accumulators of tensor cores keep 13 fraction bits below the largest term and are cut four
-    times in a block of 128, which loses up to 2^-10 of the sum.
+    K - 1 additions. So the error is at most ((1 + u)^(K + 2) - 1) * sum |terms|; one more factor covers the rounding of
+    the fp64 sums. Accumulators of tensor cores keep 13 fraction bits below the largest term and are cut four times in a
+    block of 128, which loses up to 2^-10 of the sum.
     """
     a = wide(*lhs, block_rows=1)
     cut = carried.active if tensor_cores is None else tensor_cores
-    return a @ b.mT, (2.0**-10 if cut else (a.shape[1] + 3) * 2.0**-24) * (a.abs() @ b.abs().mT)
+    lost = 2.0**-10 if cut else math.expm1((a.shape[1] + 3) * math.log1p(2.0**-24))
+    return a @ b.mT, lost * (a.abs() @ b.abs().mT)
 
 
 def assert_close(out: Tensor, value: Tensor, bound: Tensor) -> None:
