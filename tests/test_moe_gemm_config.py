@@ -10,7 +10,7 @@ from longcat_ops.ops.explain import Candidate, explain
 
 FP8, F32, BF16, I32 = torch.float8_e4m3fn, torch.float32, torch.bfloat16, torch.int32
 GATE_UP, DOWN = (4096, 6144), (6144, 2048)
-TILES = [32, 64, 128, 256]
+TILES = [(rows, tokens) for rows in (128, 64) for tokens in (32, 64, 128, 256)]
 
 
 def meta(*shape: int, dtype: torch.dtype = FP8) -> Tensor:
@@ -65,6 +65,14 @@ def test_the_other_layouts() -> None:
         assert chosen(found.candidates).tokens == tokens
 
 
+@pytest.mark.parametrize(("groups", "shape", "rows"), [(1, GATE_UP, 64), (2, GATE_UP, 64), (3, GATE_UP, 128), (1, DOWN, 64),
+                                                       (2, DOWN, 128), (1, (576, 6144), 64)])  # fmt: skip
+def test_low_tiles_where_they_put_more_sms_to_work(groups: int, shape: tuple[int, int], rows: int) -> None:
+    """Up to 66 tiles of 128 rows, for 132 SMs."""
+    assert chosen(offset(groups, 8 * groups, *shape, 8)).rows == rows
+    assert chosen(offset(groups, 8 * groups, *shape, 8)).blocks == min(132, groups * -(-shape[0] // rows))
+
+
 def test_no_tile_for_no_rows() -> None:
     assert offset(16, 0, *GATE_UP) == ()
     assert explain("moe_plan", meta(4, 2, dtype=I32), 2).candidates == ()
@@ -83,13 +91,14 @@ def test_rows_off_16_bytes_are_copied() -> None:
 @pytest.mark.parametrize(("n", "k"), [GATE_UP, DOWN, (576, 6144), (8, 128)])
 def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None:
     candidates = offset(groups, rows, n, k)
-    assert [c.tokens for c in candidates] == TILES
-    active, weight_tiles = min(groups, rows), -(-n // 128)
+    assert [(c.rows, c.tokens) for c in candidates] == TILES
+    active = min(groups, rows)
     for c in candidates:
+        weight_tiles = -(-n // c.rows)
         assert c.smem_bytes <= 227 * 1024 and c.stages >= 4
-        # A stage has 128 rows of weights and the tile's tokens, 128 bytes each, and a scale per token.
-        assert c.stages * (128 * (128 + c.tokens) + 4 * c.tokens) < c.smem_bytes
-        assert 0 < c.blocks <= 132 and c.blocks <= (active + rows // c.tokens) * weight_tiles
+        # A stage has the tile's rows of weights and its tokens, 128 bytes each, and a scale per token.
+        assert c.stages * (128 * (c.rows + c.tokens) + 4 * c.tokens) < c.smem_bytes
+        assert 0 < c.blocks <= 132 and c.blocks <= (active - 1 + -(-(rows - active + 1) // c.tokens)) * weight_tiles
         mean = -(-rows // active)
         assert c.tiles == active * -(-mean // c.tokens) * weight_tiles
         assert c.waves == -(-c.tiles // c.blocks)
@@ -104,9 +113,19 @@ def test_predictions() -> None:
         (found,) = [p for p in chosen(offset(16, 16 * 32, *GATE_UP, 32)).predictions if p.device == device]
         assert found.microseconds == pytest.approx(1e6 * (weights + tokens) / (0.9 * peak) + 4.5)
         assert found.bound == "memory"
-    # 256 tokens of one group: 32 tiles in one wave of 48 stages, 4 clocks a token each; far above the memory's time.
-    (group,) = [p for p in chosen(offset(1, 256, *GATE_UP)).predictions if p.device == "H100"]
+    # 256 tokens of one group: 32 tiles in one wave of 48 stages, 4 clocks a token each, far above the memory's time. Of
+    # half the height twice as many, each of which reads the tokens.
+    low, high = chosen(offset(1, 256, *GATE_UP)), offset(1, 256, *GATE_UP)[3]
+    assert (low.rows, low.tokens, low.waves, high.rows, high.tokens, high.waves) == (64, 256, 1, 128, 256, 1)
+    (group,) = [p for p in high.predictions if p.device == "H100"]
     assert group.microseconds == pytest.approx(48 * 4 * 256 / 1755 + 4.5) and group.bound == "tensor cores"
+    (group,) = [p for p in low.predictions if p.device == "H100"]
+    moved = (4096 + 64 * 256) * 6144
+    assert group.microseconds == pytest.approx(1e6 * moved / 5.5e12 + 4.5) and group.bound == "L2"
+    # Five tiles of the latent projection: an SM takes 64 bytes a clock.
+    (latent,) = [p for p in offset(1, 8, 576, 6144)[0].predictions if p.device == "H100"]
+    assert latent.microseconds == pytest.approx(48 * (128 + 8) * 128 / (64 * 1755) + 4.5)
+    assert latent.bound == "loads of an SM"
     # 32-token tiles of large groups read weights and tokens again and again.
     (small,) = [p for p in offset(4, 4096, *DOWN)[0].predictions if p.device == "H100"]
     moved = 4 * 32 * 6144 * 2048 + 4 * 32 * 48 * 32 * 2048
@@ -115,9 +134,10 @@ def test_predictions() -> None:
 
 def test_the_report_names_every_tile() -> None:
     report = str(explain("fp8_gemm_nt", pair(40, 2048), pair(*DOWN, block_rows=128)))
-    assert "tile of 64 tokens (chosen): the smallest that holds a group of 40 rows" in report
+    assert "tile of 64 x 64 tokens (chosen): the smallest that holds a group of 40 rows" in report
     assert (
-        "tile of 32 tokens: a group of 40 rows, four times the mean or all there are, would read its weights 2"
+        "tile of 64 x 32 tokens: a group of 40 rows, four times the mean or all there are, would read its weights 2"
         in report
     )
-    assert "tile of 128 tokens: larger than" in report
+    assert "tile of 64 x 128 tokens: larger than" in report
+    assert "tile of 128 x 64 tokens: too few tiles for all SMs" in report

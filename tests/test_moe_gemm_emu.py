@@ -149,6 +149,23 @@ def test_the_order_of_experts_and_the_number_of_blocks_do_not_matter() -> None:
         assert bits([outs[order.index(g)] for g in range(6)]) == expected
 
 
+@pytest.mark.parametrize("policy", emulated.POLICIES)
+def test_low_tiles_have_the_same_bits(policy: str) -> None:
+    """Tiles of 64 weight rows, which few tiles for many blocks have: every bucket, one of two tiles 8 rows high; then
+    three tiles of a weight for blocks that take several in turn."""
+    emulated.configure(2, policy, sms=1)
+    rhs, _ = one_weight(len(SIZES), 72, 384)
+    parts = activations(SIZES, 384)
+    other, others = weights(3, 136, 256)[0], activations((0, 130, 33), 256)
+    expected = bits(offset(parts, rhs, hint=256)), bits(offset(others, other, hint=1))
+    emulated.configure(3, policy, sms=2 * (len(SIZES) + 1))
+    assert bits(offset(parts, rhs, hint=256)) == expected[0]
+    emulated.configure(3, policy, sms=8)
+    assert bits(offset(others, other, hint=1)) == expected[1]
+    for dtype in (torch.float32, torch.float16):
+        offset(others, other, dtype)
+
+
 @pytest.mark.parametrize("active", [[], [0], [699], [0, 31, 32, 255, 256, 257, 511, 698]], ids=str)
 def test_many_groups_of_which_few_have_rows(active: list[int]) -> None:
     """More groups than one batch of the scheduler's loads."""

@@ -32,7 +32,7 @@ EPILOGUE = "moe_gemm/epilogue.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
 READY_WAIT = "  if (!p.counts_ready) ptx::grid_dependency_wait();\n"
 EMPTY = "stages.wait_empty();\n      "
-FILL = "if constexpr (kTma) {\n        ptx::mbarrier_arrive_expect_tx(stages.full(), kWeightBytes"
+FILL = "if constexpr (kTma) {\n        ptx::mbarrier_arrive_expect_tx(stages.full(), p.smem.weight_bytes"
 BARRIER = "  ptx::named_barrier_sync(barrier, 128);\n"
 
 MUTATIONS = [
@@ -54,25 +54,26 @@ MORE = [
     gemm("phase_stuck", PIPELINE, "      phase ^= 1;\n", ""),
     gemm("too_few_bytes", PRODUCER, "bucket * kBlockK);\n        const auto", "bucket * kBlockK - 128);\n        const "
          "auto"),
-    gemm("too_many_bytes", PRODUCER, "(stages.full(), kWeightBytes)", "(stages.full(), kWeightBytes + 128)"),
-    gemm("one_consumer_short", KERNEL, "kProducers, kConsumerWarps)", "kProducers, kConsumerWarps - 1)"),
-    gemm("one_reader_short", SCHEDULER, "kTileReaders = 3 + 8", "kTileReaders = 3 + 7"),
+    gemm("too_many_bytes", PRODUCER, "(stages.full(), p.smem.weight_bytes)", "(stages.full(), p.smem.weight_bytes + "
+         "128)"),
+    gemm("one_consumer_short", KERNEL, "kProducers, p.smem.consumer_warps)", "kProducers, p.smem.consumer_warps - 1)"),
+    gemm("one_reader_short", KERNEL, "kProducers + p.smem.consumer_warps)", "kProducers + p.smem.consumer_warps - 1)"),
     gemm("barriers_not_fenced", KERNEL, "    ptx::fence_mbarrier_init();\n", ""),
     gemm("barriers_not_shared", KERNEL, "  ptx::sync_threads();\n", ""),
     gemm("stride_of_two_atoms", CONSUMER, "ptx::make_descriptor(weights + k, 16, 1024", "ptx::make_descriptor(weights "
          "+ k, 16, 2048"),
     gemm("another_swizzle", CONSUMER, "tokens + k, 16, 1024, ptx::Swizzle::k128B", "tokens + k, 16, 512, "
          "ptx::Swizzle::k64B"),
-    gemm("warpgroups_share_rows", CONSUMER, "tile.warpgroup * (kWeightBytes / 2)", "0"),
-    gemm("second_pass_repeats_the_first", CONSUMER, "stage + kWeightBytes + i * kWidth * kBlockK", "stage + "
-         "kWeightBytes"),
+    gemm("warpgroups_share_rows", CONSUMER, "tile.warpgroup * (kWarpgroupRows * kBlockK)", "0"),
+    gemm("second_pass_repeats_the_first", CONSUMER, "stage + p.smem.weight_bytes + i * kWidth * kBlockK", "stage + "
+         "p.smem.weight_bytes"),
     gemm("scales_of_the_other_column", CONSUMER, "sum[4 * c + 1] = ptx::fma_rn(acc[4 * c + 1], odd", "sum[4 * c + 1] ="
          " ptx::fma_rn(acc[4 * c + 1], even"),
     gemm("one_promotion_at_the_end", CONSUMER, "k > 0);", "true);"),
     gemm("scales_read_too_soon", PRODUCER, "constexpr uint32_t kTokens = kLargest / 32;\n" + WAIT, "constexpr uint32_t "
          "kTokens = kLargest / 32;\n"),
     gemm("scale_of_another_block", PRODUCER, "block * p.token_scale.column_stride", "0"),
-    gemm("scale_of_another_row_of_blocks", PRODUCER, "at(tile.group, tile.weight_tile)", "at(tile.group, 0)"),
+    gemm("scale_of_another_row_of_blocks", PRODUCER, "tile.weight_tile * p.smem.tile_rows / kBlockK)", "0)"),
     gemm("offsets_read_too_soon", SCHEDULER, READY_WAIT, ""),
     gemm("buffer_filled_while_read", EPILOGUE, BARRIER + "  //", "  //"),
     gemm("copied_before_all_wrote", EPILOGUE, "async_shared();\n" + BARRIER, "async_shared();\n"),

@@ -20,21 +20,26 @@ int64_t expected_rows(const MoeGemmProblem& problem) {
   return mean < bound / kSkew ? std::max<int64_t>(kSkew * mean, 1) : bound;
 }
 
-MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t max_tokens) {
+// The most tiles there can be: all active groups but one have a single row.
+int64_t most_tiles(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens) {
+  const int64_t others = std::min(problem.groups, problem.rows) - 1;
+  return (others + ceil_div(problem.rows - others, max_tokens)) * ceil_div(problem.n, tile_rows);
+}
+
+MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens) {
   MoeGemmConfig config;
+  config.tile_rows = tile_rows;
   config.max_tokens = max_tokens;
   config.small = max_tokens == kSmallTokens;
   // NOTE: the small instance leaves room for blocks of the kernel ahead, which programmatic dependent launch overlaps.
   constexpr uint32_t kSmallSmem = 200 * 1024;
   const uint32_t limit = config.small ? kSmallSmem : kMaxSmem;
   config.stages = static_cast<uint32_t>(problem.max_stages);
-  while (make_smem_plan(max_tokens, config.stages).bytes > limit) --config.stages;
-  config.smem_bytes = make_smem_plan(max_tokens, config.stages).bytes;
+  while (make_smem_plan(tile_rows, max_tokens, config.stages).bytes > limit) --config.stages;
+  config.smem_bytes = make_smem_plan(tile_rows, max_tokens, config.stages).bytes;
   if (problem.rows == 0 || problem.groups == 0) return config;
 
-  // The most tiles there can be: each group that has rows ends with one that is not full.
-  const int64_t chunks = std::min(problem.groups, problem.rows) + problem.rows / max_tokens;
-  config.grid = std::min<int64_t>(problem.sms, chunks * ceil_div(problem.n, kTileRows));
+  config.grid = std::min<int64_t>(problem.sms, most_tiles(problem, tile_rows, max_tokens));
   return config;
 }
 
@@ -42,7 +47,10 @@ MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
   uint32_t max_tokens = kSmallTokens;
   if (problem.mapped)
     while (max_tokens < expected_rows(problem) && max_tokens < kMaxTokens) max_tokens *= 2;
-  return make_moe_gemm_config(problem, max_tokens);
+  // NOTE: half as high where that puts more SMs to work; elsewhere it would only read the tokens twice as often.
+  const int64_t chunks = std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);
+  const bool few = problem.mapped && 2 * chunks * ceil_div(problem.n, kTileRows) <= problem.sms;
+  return make_moe_gemm_config(problem, few ? kFewTileRows : kTileRows, max_tokens);
 }
 
 }  // namespace longcat_ops

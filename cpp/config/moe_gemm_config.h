@@ -18,6 +18,7 @@ struct MoeGemmProblem {
 };
 
 struct MoeGemmConfig {
+  uint32_t tile_rows = 0;   // of a weight
   uint32_t max_tokens = 0;  // of a tile; a larger group takes several, which read its weights again
   uint32_t stages = 0;
   uint32_t smem_bytes = 0;
@@ -28,7 +29,7 @@ struct MoeGemmConfig {
 // Rows of the largest group that a tile should hold. Neither this nor the tile changes a result.
 int64_t expected_rows(const MoeGemmProblem& problem);
 
-MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t max_tokens);
+MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens);
 MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem);
 
 }  // namespace longcat_ops

@@ -16,13 +16,14 @@ using namespace moe_gemm;
 constexpr double kBandwidthShare = 0.9;  // of the data sheet's, which a stream of reads reaches
 constexpr double kL2BytesPerSecond = 5.5e12;
 constexpr double kClock = 1.755e9;
-constexpr double kFixedMicroseconds = 4.5;  // launch, first bytes, last tile
+constexpr double kSmBytesPerSecond = 64 * kClock;  // what one SM takes from L2
+constexpr double kFixedMicroseconds = 4.5;         // launch, first bytes, last tile
 
 // Of one stage on one SM: the products, or reading both operands from shared memory at 128 bytes a clock: weights once
 // for each pass, tokens once for each warpgroup.
-double stage_clocks(uint32_t bucket) {
-  const double passes = bucket > 128 ? 2 : 1;
-  return std::max(4.0 * bucket, 128 * passes + 2.0 * bucket);
+double stage_clocks(uint32_t tile_rows, uint32_t bucket) {
+  const double passes = bucket > 128 ? 2 : 1, warpgroups = tile_rows / kWarpgroupRows;
+  return std::max(2.0 * warpgroups * bucket, tile_rows * passes + warpgroups * bucket);
 }
 
 Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidate& candidate, int64_t active,
@@ -32,16 +33,24 @@ Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidat
   const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
   const double memory = (weights + tokens) / (kBandwidthShare * device.bytes_per_second);
   const double l2 = (chunks * weights + candidate.tiles * blocks * bucket * kBlockK) / kL2BytesPerSecond;
-  const double products = candidate.waves * blocks * stage_clocks(bucket) / kClock;
-  const double most = std::max({memory, l2, products});
-  return {device.name, 1e6 * most + kFixedMicroseconds, most == memory ? "memory" : most == l2 ? "L2" : "tensor cores"};
+  const double stages = candidate.waves * blocks;  // of the busiest block
+  const double sm = stages * (candidate.config.tile_rows + bucket) * kBlockK / kSmBytesPerSecond;
+  const double products = stages * stage_clocks(candidate.config.tile_rows, bucket) / kClock;
+  const double most = std::max({memory, l2, sm, products});
+  const char* bound = most == memory ? "memory" : most == l2 ? "L2" : most == sm ? "loads of an SM" : "tensor cores";
+  return {device.name, 1e6 * most + kFixedMicroseconds, bound};
 }
 
-std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, bool chosen) {
+std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, const MoeGemmConfig& best) {
   const int64_t expected = expected_rows(p), tiles = ceil_div(expected, config.max_tokens);
+  const bool chosen = config.tile_rows == best.tile_rows && config.max_tokens == best.max_tokens;
   const char* why = p.max_rows >= 0 ? " rows, the caller's estimate" : " rows, four times the mean or all there are";
   if (!p.mapped)
     return chosen ? "rows are not on 16-byte boundaries: warps copy them, slowly" : "needs rows on 16-byte boundaries";
+  if (config.tile_rows != best.tile_rows)
+    return config.tile_rows == kFewTileRows
+               ? "there are tiles enough of twice the height, which read tokens half as often"
+               : "too few tiles for all SMs";
   if (chosen && tiles > 1) return text("the largest; a group of ", expected, why, ", takes ", tiles, " tiles");
   if (chosen) return text("the smallest that holds a group of ", expected, why);
   if (tiles > 1) return text("a group of ", expected, why, ", would read its weights ", tiles, " times");
@@ -76,20 +85,22 @@ std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem) {
   std::vector<Candidate> candidates;
   const int64_t active = std::min(problem.groups, problem.rows);
   if (active == 0) return candidates;
-  const int64_t rows = ceil_div(problem.rows, active), weight_tiles = ceil_div(problem.n, kTileRows);
-  const uint32_t best = choose_moe_gemm_config(problem).max_tokens;
-  for (uint32_t max_tokens = kSmallTokens; max_tokens <= kMaxTokens; max_tokens *= 2) {
-    Candidate candidate;
-    candidate.config = make_moe_gemm_config(problem, max_tokens);
-    candidate.chosen = max_tokens == best;
-    candidate.reason = reason_of(problem, candidate.config, candidate.chosen);
-    const int64_t chunks = ceil_div(rows, max_tokens);
-    candidate.tiles = active * chunks * weight_tiles;
-    candidate.waves = ceil_div(candidate.tiles, candidate.config.grid);
-    const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, max_tokens)));
-    for (const Device& device : known_devices())
-      candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));
-    candidates.push_back(std::move(candidate));
+  const int64_t rows = ceil_div(problem.rows, active);
+  const MoeGemmConfig best = choose_moe_gemm_config(problem);
+  for (const uint32_t tile_rows : {kTileRows, kFewTileRows}) {
+    for (uint32_t max_tokens = kSmallTokens; max_tokens <= kMaxTokens; max_tokens *= 2) {
+      Candidate candidate;
+      candidate.config = make_moe_gemm_config(problem, tile_rows, max_tokens);
+      candidate.chosen = tile_rows == best.tile_rows && max_tokens == best.max_tokens;
+      candidate.reason = reason_of(problem, candidate.config, best);
+      const int64_t chunks = ceil_div(rows, max_tokens);
+      candidate.tiles = active * chunks * ceil_div(problem.n, tile_rows);
+      candidate.waves = ceil_div(candidate.tiles, candidate.config.grid);
+      const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, max_tokens)));
+      for (const Device& device : known_devices())
+        candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));
+      candidates.push_back(std::move(candidate));
+    }
   }
   return candidates;
 }

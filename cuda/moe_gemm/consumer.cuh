@@ -8,8 +8,6 @@
 
 namespace longcat_ops::moe_gemm {
 
-constexpr uint32_t kConsumerWarps = 8;
-
 // One scale block of a pass: products of 64 rows with kWidth tokens, times both scales, onto the sums.
 // NOTE: the same operations in the same order for every kWidth, so a result does not depend on the bucket.
 template <uint32_t kWidth>
@@ -43,8 +41,8 @@ LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const Output
     stages.wait_full();  // before wgmma_fence, which orders the operands after it
     LC_UNROLL
     for (uint32_t i = 0; i < kPasses; ++i)
-      multiply_block<kWidth>(stage + tile.warpgroup * (kWeightBytes / 2), stage + kWeightBytes + i * kWidth * kBlockK,
-                             scales + 4 * i * kWidth, sum[i]);
+      multiply_block<kWidth>(stage + tile.warpgroup * (kWarpgroupRows * kBlockK),
+                             stage + p.smem.weight_bytes + i * kWidth * kBlockK, scales + 4 * i * kWidth, sum[i]);
     device::arrive_warp(stages.empty());
   }
   LC_UNROLL
@@ -58,8 +56,8 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
   device::Pipeline stages = stages_of(p, base);
   const uint32_t warpgroup = ptx::warp_index() / 4;
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
-    const uint32_t column = tile.weight_tile * kTileRows + warpgroup * 64;
-    const uint32_t columns = column >= p.n ? 0 : p.n - column < 64 ? p.n - column : 64;
+    const uint32_t column = tile.weight_tile * p.smem.tile_rows + warpgroup * kWarpgroupRows;
+    const uint32_t columns = column >= p.n ? 0 : p.n - column < kWarpgroupRows ? p.n - column : kWarpgroupRows;
     const OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
     const uint32_t bucket = bucket_for(tile.tokens);
     if constexpr (kLargest > kSmallTokens) {

@@ -83,7 +83,7 @@ int launch_moe_gemm(const char* op, const Operands& o, lc_stream_t stream) {
   MoeGemmParams params{};
   if (problem.mapped) {
     constexpr uint32_t kBoxes[] = {8, 32, 128};
-    if (const int status = encode_map(weight, kTileRows, &params.weight_map)) return status;
+    if (const int status = encode_map(weight, config.tile_rows, &params.weight_map)) return status;
     for (int i = 0; i < 3; ++i)
       if (const int status = encode_map(tokens, kBoxes[i], &params.token_map[i])) return status;
   }
@@ -98,7 +98,7 @@ int launch_moe_gemm(const char* op, const Operands& o, lc_stream_t stream) {
   params.rows = {o.layout, static_cast<uint32_t>(problem.groups), static_cast<uint32_t>(problem.group_rows), o.index};
   params.n = static_cast<uint32_t>(problem.n);
   params.k = static_cast<uint32_t>(problem.k);
-  params.smem = make_smem_plan(config.max_tokens, config.stages);
+  params.smem = make_smem_plan(config.tile_rows, config.max_tokens, config.stages);
 
   const auto kernel = !problem.mapped ? moe_gemm_kernel<kSmallTokens, false>
                       : config.small  ? moe_gemm_kernel<kSmallTokens, true>

@@ -8,7 +8,10 @@
 
 namespace longcat_ops::moe_gemm {
 
-// Persistent. Warps 0 .. 7 multiply, then one each for the schedule, weights, tokens and scales.
+constexpr uint32_t kConsumerWarps = 8;
+
+// Persistent. Warps 0 .. 7 multiply, then one each for the schedule, weights, tokens and scales. A tile of 64 weight
+// rows has no work for warps 4 .. 7.
 // kLargest: the most tokens of a tile. The small instance needs so few registers that its blocks fit beside those of
 // the kernel ahead of it. kTma: tensor maps describe weights and tokens.
 template <uint32_t kLargest, bool kTma>
@@ -17,12 +20,14 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
   const uint32_t base = ptx::dynamic_smem_base(), warp = ptx::warp_index();
   if (ptx::thread_index() == 0) {
     const uint32_t barriers = base + p.smem.barriers;
-    device::init_pipeline(barriers, p.smem.stages, kProducers, kConsumerWarps);
-    device::init_pipeline(barriers + device::kPipelineBytes * p.smem.stages, kQueueTiles, 1, kTileReaders);
+    device::init_pipeline(barriers, p.smem.stages, kProducers, p.smem.consumer_warps);
+    device::init_pipeline(barriers + device::kPipelineBytes * p.smem.stages, kQueueTiles, 1,
+                          kProducers + p.smem.consumer_warps);
     ptx::fence_mbarrier_init();
   }
   ptx::sync_threads();
   if (warp < kConsumerWarps) {
+    if (warp >= p.smem.consumer_warps) return;
     if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<224>();
     consume<kLargest>(p, base);
     return;

@@ -6,16 +6,17 @@
 
 namespace longcat_ops::moe_gemm {
 
-constexpr uint32_t kTileRows = 128;    // weight rows of a tile: 64 for each consumer warpgroup
-constexpr uint32_t kBlockK = 128;      // columns of a stage: those of one scale
-constexpr uint32_t kMaxTokens = 256;   // of a tile
-constexpr uint32_t kSmallTokens = 32;  // of a tile of the small instance
-constexpr uint32_t kStoreTokens = 64;  // of one step of the epilogue
-constexpr uint32_t kStorePitch = 144;  // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
-constexpr uint32_t kQueueTiles = 4;    // the scheduler is ahead by at most
-constexpr uint32_t kThreads = 384;     // two consumer warpgroups, then four producer warps
-constexpr uint32_t kMaxSmem = 232448;  // a block may have on sm_90
-constexpr uint32_t kWeightBytes = kTileRows * kBlockK;
+constexpr uint32_t kWarpgroupRows = 64;  // weight rows of a consumer warpgroup: those of a wgmma
+constexpr uint32_t kTileRows = 128;      // weight rows of a tile, with work for two warpgroups
+constexpr uint32_t kFewTileRows = 64;    // of a tile where there are fewer tiles than blocks: for one warpgroup
+constexpr uint32_t kBlockK = 128;        // columns of a stage: those of one scale; and rows and columns of a weight's
+constexpr uint32_t kMaxTokens = 256;     // of a tile
+constexpr uint32_t kSmallTokens = 32;    // of a tile of the small instance
+constexpr uint32_t kStoreTokens = 64;    // of one step of the epilogue
+constexpr uint32_t kStorePitch = 144;    // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
+constexpr uint32_t kQueueTiles = 4;      // the scheduler is ahead by at most
+constexpr uint32_t kThreads = 384;       // two consumer warpgroups, then four producer warps
+constexpr uint32_t kMaxSmem = 232448;    // a block may have on sm_90
 
 // Columns of the tile's products: tokens rounded up to what there is code for. wgmma has multiples of 8 up to 256, but
 // above 128 a warpgroup cannot hold two sets of accumulators: then two passes of half as many over the same weights.
@@ -26,11 +27,12 @@ constexpr uint32_t bucket_for(uint32_t tokens) {
   return tokens <= 192 ? 192 : 256;
 }
 
-// Stages first: kWeightBytes of weights, then max_tokens * kBlockK of activations, both swizzled in atoms of 1024
-// bytes.
+// Stages first: tile_rows * kBlockK of weights, then max_tokens * kBlockK of activations, both swizzled in atoms of
+// 1024 bytes.
 struct SmemPlan {
-  uint32_t max_tokens, stages;  // max_tokens is a bucket
-  uint32_t stage_bytes;
+  uint32_t tile_rows, max_tokens, stages;  // max_tokens is a bucket
+  uint32_t consumer_warps;
+  uint32_t weight_bytes, stage_bytes;
   uint32_t scales;  // f32 [stages, max_tokens]: products of both scales
   uint32_t output;  // per consumer warpgroup store_bytes
   uint32_t store_bytes;
@@ -39,15 +41,18 @@ struct SmemPlan {
   uint32_t bytes;
 };
 
-constexpr SmemPlan make_smem_plan(uint32_t max_tokens, uint32_t stages) {
+constexpr SmemPlan make_smem_plan(uint32_t tile_rows, uint32_t max_tokens, uint32_t stages) {
   SmemPlan plan{};
+  plan.tile_rows = tile_rows;
   plan.max_tokens = max_tokens;
   plan.stages = stages;
-  plan.stage_bytes = kWeightBytes + max_tokens * kBlockK;
+  plan.consumer_warps = tile_rows / kWarpgroupRows * 4;
+  plan.weight_bytes = tile_rows * kBlockK;
+  plan.stage_bytes = plan.weight_bytes + max_tokens * kBlockK;
   plan.scales = stages * plan.stage_bytes;
   plan.output = plan.scales + stages * max_tokens * 4;
   plan.store_bytes = (max_tokens < kStoreTokens ? max_tokens : kStoreTokens) * kStorePitch;
-  plan.tiles = plan.output + 2 * plan.store_bytes;
+  plan.tiles = plan.output + tile_rows / kWarpgroupRows * plan.store_bytes;
   plan.barriers = plan.tiles + kQueueTiles * 16;
   plan.bytes = plan.barriers + (stages + kQueueTiles) * 16;
   return plan;

@@ -43,17 +43,17 @@ LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
   device::Pipeline stages = stages_of(p, base);
   const uint32_t blocks = count_blocks(p);
   for (Tile tile = queue.pop<!kTma>(); tile.tokens != 0; tile = queue.pop<!kTma>()) {
-    const uint32_t row = tile.weight_tile * kTileRows;
+    const uint32_t row = tile.weight_tile * p.smem.tile_rows;
     for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
       const uint32_t to = base + stages.stage * p.smem.stage_bytes;
       stages.wait_empty();
       if constexpr (kTma) {
-        ptx::mbarrier_arrive_expect_tx(stages.full(), kWeightBytes);
+        ptx::mbarrier_arrive_expect_tx(stages.full(), p.smem.weight_bytes);
         ptx::tma_load(
             to, &p.weight_map, stages.full(),
             {static_cast<int32_t>(block * kBlockK), static_cast<int32_t>(row), static_cast<int32_t>(tile.group)});
       } else {
-        copy_block(to, p.weight, tile.group, row, kTileRows, p.n - row, block * kBlockK, p.k);
+        copy_block(to, p.weight, tile.group, row, p.smem.tile_rows, p.n - row, block * kBlockK, p.k);
         device::arrive_warp(stages.full());
       }
     }
@@ -74,7 +74,7 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const int32_t matrix = p.rows.layout == RowLayout::kMasked ? tile.group : 0;
     for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
-      const uint32_t to = base + stages.stage * p.smem.stage_bytes + kWeightBytes;
+      const uint32_t to = base + stages.stage * p.smem.stage_bytes + p.smem.weight_bytes;
       stages.wait_empty();
       if constexpr (kTma) {
         ptx::mbarrier_arrive_expect_tx(stages.full(), bucket * kBlockK);
@@ -106,7 +106,7 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   const uint32_t blocks = count_blocks(p), lane = ptx::lane_index();
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
-    const float* weight = p.weight_scale.at(tile.group, tile.weight_tile);
+    const float* weight = p.weight_scale.at(tile.group, tile.weight_tile * p.smem.tile_rows / kBlockK);
     const float* tokens = p.token_scale.at(tile.group, tile.row + lane);
     float weight_scale, token_scale[kTokens] = {};
     const auto load = [&](uint32_t block) {

@@ -8,12 +8,11 @@
 
 namespace longcat_ops::moe_gemm {
 
-// Tokens row .. row + tokens - 1 against 128 rows of a group's weight. No tokens: there are no more tiles.
+// Tokens row .. row + tokens - 1 against as many rows of a group's weight as a tile has. No tokens: there are no more
+// tiles.
 struct Tile {
   uint32_t group, row, tokens, weight_tile;
 };
-
-constexpr uint32_t kTileReaders = 3 + 8;  // producers of weights, tokens and scales; consumer warps
 
 struct TileQueue {
   uint32_t slots;
@@ -114,7 +113,7 @@ LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
 LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base) {
   if (!p.counts_ready) ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
-  const uint32_t weight_tiles = (p.n + kTileRows - 1) / kTileRows, most = p.smem.max_tokens;
+  const uint32_t weight_tiles = (p.n + p.smem.tile_rows - 1) / p.smem.tile_rows, most = p.smem.max_tokens;
   uint32_t next = ptx::block_index();  // this block's next tile, counted from the start of the group at hand
   const auto emit = [&](uint32_t group, uint32_t row, uint32_t count) {
     const uint32_t chunks = (count + most - 1) / most, tiles = chunks * weight_tiles;

@@ -26,12 +26,13 @@ class Floor:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tile that the kernel of the FP8 matrix products has: 128 weight rows by up to `tokens`, all K.
+    """A tile that the kernel of the FP8 matrix products has: `rows` of a weight by up to `tokens`, all K.
 
     stages, smem_bytes, blocks: of the launch. tiles, waves: of the call and of its busiest block, with the rows spread
     evenly over the groups. predictions: a model's, not measured; see docs/moe_gemm.md.
     """
 
+    rows: int
     tokens: int
     stages: int
     smem_bytes: int
@@ -45,7 +46,7 @@ class Candidate:
     def __str__(self) -> str:
         times = ", ".join(f"{p.device} {p.microseconds:.1f} us ({p.bound})" for p in self.predictions)
         size = f"{self.stages} stages, {self.smem_bytes:,} bytes shared, {self.tiles} tiles in {self.waves} waves"
-        return f"tile of {self.tokens} tokens{' (chosen)' if self.chosen else ''}: {self.reason}; {size}; {times}"
+        return f"tile of {self.rows} x {self.tokens} tokens{' (chosen)' if self.chosen else ''}: {self.reason}; {size}; {times}"
 
 
 @dataclass(frozen=True)
