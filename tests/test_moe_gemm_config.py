@@ -65,8 +65,10 @@ def test_the_other_layouts() -> None:
         assert chosen(found.candidates).tokens == tokens
 
 
-@pytest.mark.parametrize(("groups", "shape", "rows"), [(1, GATE_UP, 64), (2, GATE_UP, 64), (3, GATE_UP, 128), (1, DOWN, 64),
-                                                       (2, DOWN, 128), (1, (576, 6144), 64)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("groups", "shape", "rows"),
+    [(1, GATE_UP, 64), (2, GATE_UP, 64), (3, GATE_UP, 128), (1, DOWN, 64), (2, DOWN, 128), (1, (576, 6144), 64)],
+)
 def test_low_tiles_where_they_put_more_sms_to_work(groups: int, shape: tuple[int, int], rows: int) -> None:
     """Up to 66 tiles of 128 rows, for 132 SMs."""
     assert chosen(offset(groups, 8 * groups, *shape, 8)).rows == rows

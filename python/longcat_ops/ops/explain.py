@@ -46,7 +46,8 @@ class Candidate:
     def __str__(self) -> str:
         times = ", ".join(f"{p.device} {p.microseconds:.1f} us ({p.bound})" for p in self.predictions)
         size = f"{self.stages} stages, {self.smem_bytes:,} bytes shared, {self.tiles} tiles in {self.waves} waves"
-        return f"tile of {self.rows} x {self.tokens} tokens{' (chosen)' if self.chosen else ''}: {self.reason}; {size}; {times}"
+        tile = f"tile of {self.rows} x {self.tokens} tokens{' (chosen)' if self.chosen else ''}"
+        return f"{tile}: {self.reason}; {size}; {times}"
 
 
 @dataclass(frozen=True)
