@@ -23,10 +23,10 @@ def gemm(name: str, file: str, old: str, new: str) -> Mutation:
 
 
 PIPELINE = "device/pipeline.cuh"
-KERNEL = "moe_gemm/moe_gemm.cuh"
 PARAMS = "moe_gemm/params.cuh"
 SCHEDULER = "moe_gemm/scheduler.cuh"
 PRODUCER = "moe_gemm/producer.cuh"
+ROLES = "moe_gemm/roles.cuh"
 CONSUMER = "moe_gemm/consumer.cuh"
 EPILOGUE = "moe_gemm/epilogue.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
@@ -56,10 +56,10 @@ MORE = [
          "auto"),
     gemm("too_many_bytes", PRODUCER, "(stages.full(), p.smem.weight_bytes)", "(stages.full(), p.smem.weight_bytes + "
          "128)"),
-    gemm("one_consumer_short", KERNEL, "kProducers, p.smem.consumer_warps)", "kProducers, p.smem.consumer_warps - 1)"),
-    gemm("one_reader_short", KERNEL, "kProducers + p.smem.consumer_warps)", "kProducers + p.smem.consumer_warps - 1)"),
-    gemm("barriers_not_fenced", KERNEL, "    ptx::fence_mbarrier_init();\n", ""),
-    gemm("barriers_not_shared", KERNEL, "  ptx::sync_threads();\n", ""),
+    gemm("one_consumer_short", ROLES, "kProducers, p.smem.consumer_warps)", "kProducers, p.smem.consumer_warps - 1)"),
+    gemm("one_reader_short", ROLES, "kProducers + p.smem.consumer_warps)", "kProducers + p.smem.consumer_warps - 1)"),
+    gemm("barriers_not_fenced", ROLES, "    ptx::fence_mbarrier_init();\n", ""),
+    gemm("barriers_not_shared", ROLES, "  ptx::sync_threads();\n", ""),
     gemm("stride_of_two_atoms", CONSUMER, "ptx::make_descriptor(weights + k, 16, 1024", "ptx::make_descriptor(weights "
          "+ k, 16, 2048"),
     gemm("another_swizzle", CONSUMER, "tokens + k, 16, 1024, ptx::Swizzle::k128B", "tokens + k, 16, 512, "

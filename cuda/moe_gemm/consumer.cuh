@@ -9,9 +9,11 @@
 namespace longcat_ops::moe_gemm {
 
 // One scale block of a pass: products of 64 rows with kWidth tokens, times both scales, onto the sums.
+// kPanels = 2: rows 8 .. 15 of every 16 have other scales, `panel` bytes further on.
 // NOTE: the same operations in the same order for every kWidth, so a result does not depend on the bucket.
-template <uint32_t kWidth>
-LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales, float (&sum)[kWidth / 2]) {
+template <uint32_t kWidth, uint32_t kPanels = 1>
+LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales, float (&sum)[kWidth / 2],
+                              uint32_t panel = 0) {
   float acc[kWidth / 2];
   ptx::wgmma_fence();
   LC_UNROLL
@@ -22,12 +24,15 @@ LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales
   ptx::wgmma_wait_for<0>(acc);
   LC_UNROLL
   for (uint32_t c = 0; c < kWidth / 8; ++c) {
-    const ptx::Vec8 scale = ptx::load_shared<ptx::Vec8>(scales + 32 * c + ptx::lane_index() % 4 * 8);
+    const uint32_t at = scales + 32 * c + ptx::lane_index() % 4 * 8;
+    const ptx::Vec8 scale = ptx::load_shared<ptx::Vec8>(at);
+    ptx::Vec8 second = scale;
+    if constexpr (kPanels == 2) second = ptx::load_shared<ptx::Vec8>(at + panel);
     const float even = device::bits_float(scale.x), odd = device::bits_float(scale.y);
     sum[4 * c] = ptx::fma_rn(acc[4 * c], even, sum[4 * c]);
     sum[4 * c + 1] = ptx::fma_rn(acc[4 * c + 1], odd, sum[4 * c + 1]);
-    sum[4 * c + 2] = ptx::fma_rn(acc[4 * c + 2], even, sum[4 * c + 2]);
-    sum[4 * c + 3] = ptx::fma_rn(acc[4 * c + 3], odd, sum[4 * c + 3]);
+    sum[4 * c + 2] = ptx::fma_rn(acc[4 * c + 2], device::bits_float(second.x), sum[4 * c + 2]);
+    sum[4 * c + 3] = ptx::fma_rn(acc[4 * c + 3], device::bits_float(second.y), sum[4 * c + 3]);
   }
 }
 

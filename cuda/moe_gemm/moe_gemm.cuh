@@ -5,10 +5,9 @@
 #pragma once
 
 #include "moe_gemm/consumer.cuh"
+#include "moe_gemm/roles.cuh"
 
 namespace longcat_ops::moe_gemm {
-
-constexpr uint32_t kConsumerWarps = 8;
 
 // Persistent. Warps 0 .. 7 multiply, then one each for the schedule, weights, tokens and scales. A tile of 64 weight
 // rows has no work for warps 4 .. 7.
@@ -18,14 +17,7 @@ template <uint32_t kLargest, bool kTma>
 LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     moe_gemm_kernel(LC_GRID_CONSTANT MoeGemmParams p) {
   const uint32_t base = ptx::dynamic_smem_base(), warp = ptx::warp_index();
-  if (ptx::thread_index() == 0) {
-    const uint32_t barriers = base + p.smem.barriers;
-    device::init_pipeline(barriers, p.smem.stages, kProducers, p.smem.consumer_warps);
-    device::init_pipeline(barriers + device::kPipelineBytes * p.smem.stages, kQueueTiles, 1,
-                          kProducers + p.smem.consumer_warps);
-    ptx::fence_mbarrier_init();
-  }
-  ptx::sync_threads();
+  init_rings(p, base);
   if (warp < kConsumerWarps) {
     if (warp >= p.smem.consumer_warps) return;
     if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<224>();
@@ -33,15 +25,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     return;
   }
   if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_dec<56>();
-  if (warp == kConsumerWarps) {
-    schedule_tiles(p, base);
-  } else if (warp == kConsumerWarps + 1) {
-    if (!kTma || ptx::elect_one()) produce_weights<kTma>(p, base);
-  } else if (warp == kConsumerWarps + 2) {
-    if (!kTma || ptx::elect_one()) produce_tokens<kTma>(p, base);
-  } else {
-    produce_scales<kLargest>(p, base);
-  }
+  produce<kLargest, kTma>(p, base);
 }
 
 }  // namespace longcat_ops::moe_gemm

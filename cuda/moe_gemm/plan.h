@@ -18,6 +18,11 @@ constexpr uint32_t kQueueTiles = 4;      // the scheduler is ahead by at most
 constexpr uint32_t kThreads = 384;       // two consumer warpgroups, then four producer warps
 constexpr uint32_t kMaxSmem = 232448;    // a block may have on sm_90
 
+// With SwiGLU.
+constexpr uint32_t kSwigluTileRows = 256;  // of gate and up: 128 channels of h, which share a scale
+constexpr uint32_t kSwigluTokens = 128;    // of a tile, at most
+constexpr uint32_t kAmaxBytes = 32;        // per token: of each consumer warp the largest |h|; then the token's scale
+
 // Columns of the tile's products: tokens rounded up to what there is code for. wgmma has multiples of 8 up to 256, but
 // above 128 a warpgroup cannot hold two sets of accumulators: then two passes of half as many over the same weights.
 constexpr uint32_t bucket_for(uint32_t tokens) {
@@ -33,8 +38,9 @@ struct SmemPlan {
   uint32_t tile_rows, max_tokens, stages;  // max_tokens is a bucket
   uint32_t consumer_warps;
   uint32_t weight_bytes, stage_bytes;
-  uint32_t scales;  // f32 [stages, max_tokens]: products of both scales
-  uint32_t output;  // per consumer warpgroup store_bytes
+  uint32_t scales;  // f32 [stages, max_tokens]: products of both scales; with SwiGLU [stages, 2, max_tokens]
+  uint32_t output;  // per consumer warpgroup store_bytes; with SwiGLU all of them share
+  uint32_t amax;    // with SwiGLU: kAmaxBytes per token
   uint32_t store_bytes;
   uint32_t tiles;     // the scheduler's queue
   uint32_t barriers;  // of the stages, then of the queue
@@ -46,13 +52,15 @@ constexpr SmemPlan make_smem_plan(uint32_t tile_rows, uint32_t max_tokens, uint3
   plan.tile_rows = tile_rows;
   plan.max_tokens = max_tokens;
   plan.stages = stages;
-  plan.consumer_warps = tile_rows / kWarpgroupRows * 4;
+  const bool swiglu = tile_rows == kSwigluTileRows;
+  plan.consumer_warps = tile_rows == kFewTileRows ? 4 : 8;
   plan.weight_bytes = tile_rows * kBlockK;
   plan.stage_bytes = plan.weight_bytes + max_tokens * kBlockK;
   plan.scales = stages * plan.stage_bytes;
-  plan.output = plan.scales + stages * max_tokens * 4;
-  plan.store_bytes = (max_tokens < kStoreTokens ? max_tokens : kStoreTokens) * kStorePitch;
-  plan.tiles = plan.output + tile_rows / kWarpgroupRows * plan.store_bytes;
+  plan.output = plan.scales + (swiglu ? 2 : 1) * stages * max_tokens * 4;
+  plan.store_bytes = (swiglu || max_tokens < kStoreTokens ? max_tokens : kStoreTokens) * kStorePitch;
+  plan.amax = plan.output + (swiglu ? 1 : plan.consumer_warps / 4) * plan.store_bytes;
+  plan.tiles = plan.amax + (swiglu ? max_tokens * kAmaxBytes : 0);
   plan.barriers = plan.tiles + kQueueTiles * 16;
   plan.bytes = plan.barriers + (stages + kQueueTiles) * 16;
   return plan;

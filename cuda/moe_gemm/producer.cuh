@@ -96,8 +96,9 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
 }
 
 // A warp: lane l has the tokens l, l + 32, ... Both scales are multiplied here, once, so that the consumers' FMA is the
-// only other operation; a block ahead, because each load waits for L2. Any strides will do.
-template <uint32_t kLargest>
+// only other operation; a block ahead, because each load waits for L2. Any strides will do. kPanels: rows of the
+// weight's scales in a tile, each with products of its own.
+template <uint32_t kLargest, uint32_t kPanels = 1>
 LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   constexpr uint32_t kTokens = kLargest / 32;
   ptx::grid_dependency_wait();
@@ -108,9 +109,12 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const float* weight = p.weight_scale.at(tile.group, tile.weight_tile * p.smem.tile_rows / kBlockK);
     const float* tokens = p.token_scale.at(tile.group, tile.row + lane);
-    float weight_scale, token_scale[kTokens] = {};
+    float weight_scale[kPanels], token_scale[kTokens] = {};
     const auto load = [&](uint32_t block) {
-      weight_scale = ptx::load_global(weight + block * p.weight_scale.column_stride);
+      LC_UNROLL
+      for (uint32_t j = 0; j < kPanels; ++j)
+        weight_scale[j] =
+            ptx::load_global(weight + j * p.weight_scale.row_stride + block * p.weight_scale.column_stride);
       LC_UNROLL
       for (uint32_t i = 0; i < kTokens; ++i)
         if (lane + 32 * i < tile.tokens)
@@ -119,15 +123,21 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
     };
     load(0);
     for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
-      float product[kTokens];
+      float product[kPanels][kTokens];
       LC_UNROLL
-      for (uint32_t i = 0; i < kTokens; ++i) product[i] = ptx::multiply_rn(weight_scale, token_scale[i]);
+      for (uint32_t j = 0; j < kPanels; ++j) {
+        LC_UNROLL
+        for (uint32_t i = 0; i < kTokens; ++i) product[j][i] = ptx::multiply_rn(weight_scale[j], token_scale[i]);
+      }
       if (block + 1 < blocks) load(block + 1);
-      const uint32_t to = base + p.smem.scales + 4 * (stages.stage * p.smem.max_tokens + lane);
+      const uint32_t to = base + p.smem.scales + 4 * (kPanels * stages.stage * p.smem.max_tokens + lane);
       stages.wait_empty();
       LC_UNROLL
-      for (uint32_t i = 0; i < kTokens; ++i)
-        if (lane + 32 * i < bucket) ptx::store_shared(to + 128 * i, product[i]);
+      for (uint32_t j = 0; j < kPanels; ++j) {
+        LC_UNROLL
+        for (uint32_t i = 0; i < kTokens; ++i)
+          if (lane + 32 * i < bucket) ptx::store_shared(to + 4 * j * p.smem.max_tokens + 128 * i, product[j][i]);
+      }
       device::arrive_warp(stages.full());
     }
   }
