@@ -34,10 +34,12 @@ def encode(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x), NAN_CODE, codes).astype(np.uint8)
 
 
+_BY_CODE = np.concatenate([sign * np.append(VALUES, np.nan) for sign in (1, -1)])
+
+
 def decode(codes: np.ndarray) -> np.ndarray:
     """float64 values of e4m3 codes."""
-    magnitude = np.append(VALUES, np.nan)[codes & 0x7F]
-    return np.where(codes & 0x80, -magnitude, magnitude)
+    return _BY_CODE[codes]
 
 
 def quantise(x: torch.Tensor, block_rows: int, block_columns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,7 @@ def wide(q: Tensor, s: Tensor, *, block_rows: int) -> Tensor:
     rows, columns = q.shape[-2:]
     scales = s.double().repeat_interleave(128, -1)[..., :columns]
     scales = scales.repeat_interleave(block_rows, -2)[..., :rows, :]
-    return torch.from_numpy(decode(codes_of(q))) * scales
+    return torch.from_numpy(decode(codes_of(q))).mul_(scales)
 
 
 def gemm(lhs: Fp8Pair, b: Tensor, tensor_cores: bool | None = None) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,8 @@ def gemm(lhs: Fp8Pair, b: Tensor, tensor_cores: bool | None = None) -> tuple[Ten
     a = wide(*lhs, block_rows=1)
     cut = carried.active if tensor_cores is None else tensor_cores
     lost = 2.0**-10 if cut else math.expm1((a.shape[1] + 3) * math.log1p(2.0**-24))
-    return a @ b.mT, lost * (a.abs() @ b.abs().mT)
+    terms = [a.abs() @ rows.abs().mT for rows in b.split(512)]  # small copies: memory of large ones is mapped anew
+    return a @ b.mT, lost * torch.cat(terms, 1)
 
 
 def assert_close(out: Tensor, value: Tensor, bound: Tensor) -> None:
@@ -128,50 +129,52 @@ def place(parts: Sequence[Fp8Pair], starts: Sequence[int], rows: int) -> Fp8Pair
     return q.view(torch.float8_e4m3fn), s
 
 
-def collect(out: Tensor, parts: Sequence[Fp8Pair], starts: Sequence[int]) -> list[Tensor]:
+def collect(out: Tensor, parts: Sequence[Fp8Pair], starts: Sequence[int], fill: float = SENTINEL) -> list[Tensor]:
     """The rows of each part, after a check that all other rows of `out` [M, N] hold what they held."""
     free = torch.ones(len(out), dtype=torch.bool)
     spans = [slice(start, start + len(q)) for (q, _), start in zip(parts, starts, strict=True)]
     for span in spans:
         free[span] = False
-    assert bool((out[free] == SENTINEL).all())
+    assert bool((out[free].isnan() if math.isnan(fill) else out[free] == fill).all())
     return [out[span] for span in spans]
 
 
 def run_offset(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.float32, *,
-               column_major: bool = False, **hints: object) -> list[Tensor]:  # fmt: skip
-    starts = list(itertools.accumulate([_LEAD, *(len(q) for q, _ in parts)]))
+               column_major: bool = False, lead: int = _LEAD, fill: float = SENTINEL,
+               **hints: object) -> list[Tensor]:  # fmt: skip
+    starts = list(itertools.accumulate([lead, *(len(q) for q, _ in parts)]))
     a, sa = place(parts, starts[:-1], starts[-1] + _TAIL)
-    out = torch.full((len(a), rhs[0].shape[1]), SENTINEL, dtype=dtype)
+    out = torch.full((len(a), rhs[0].shape[1]), fill, dtype=dtype)
     lhs = a, by_columns(sa) if column_major else sa
     assert m_grouped_fp8_gemm_nt_offset(lhs, rhs, out, torch.tensor(starts, dtype=torch.int32), **hints) is out
-    return collect(out, parts, starts[:-1])
+    return collect(out, parts, starts[:-1], fill)
 
 
 def run_masked(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.float32, *,
-               column_major: bool = False, expected_m: int = 4) -> list[Tensor]:  # fmt: skip
-    groups, rows = len(parts), max(len(q) for q, _ in parts) + _TAIL
+               column_major: bool = False, spare: int = _TAIL, fill: float = SENTINEL,
+               expected_m: int = 4) -> list[Tensor]:  # fmt: skip
+    groups, rows = len(parts), max(len(q) for q, _ in parts) + spare
     starts = [g * rows for g in range(groups)]
-    a, sa = (t.view(groups, rows, -1) for t in place(parts, starts, groups * rows))
-    out = torch.full((groups, rows, rhs[0].shape[1]), SENTINEL, dtype=dtype)
+    a, sa = (t.view(groups, rows, t.shape[1]) for t in place(parts, starts, groups * rows))
+    out = torch.full((groups, rows, rhs[0].shape[1]), fill, dtype=dtype)
     masked_m = torch.tensor([len(q) for q, _ in parts], dtype=torch.int32)
     lhs = a, by_columns(sa) if column_major else sa
     assert m_grouped_fp8_gemm_nt_masked(lhs, rhs, out, masked_m, expected_m) is out
-    return collect(out.flatten(0, 1), parts, starts)
+    return collect(out.flatten(0, 1), parts, starts, fill)
 
 
 def run_contiguous(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.float32, *,
-                   column_major: bool = False) -> list[Tensor]:  # fmt: skip
-    """With two rows of index -1 before every group and after the last one."""
-    indices, starts = [-1, -1], []
+                   column_major: bool = False, gap: int = _LEAD, fill: float = SENTINEL) -> list[Tensor]:  # fmt: skip
+    """With `gap` rows of index -1 before every group and after the last one."""
+    indices, starts = [-1] * gap, []
     for g, (q, _) in enumerate(parts):
         starts.append(len(indices))
-        indices += [g] * len(q) + [-1, -1]
+        indices += [g] * len(q) + [-1] * gap
     a, sa = place(parts, starts, len(indices))
-    out = torch.full((len(a), rhs[0].shape[1]), SENTINEL, dtype=dtype)
+    out = torch.full((len(a), rhs[0].shape[1]), fill, dtype=dtype)
     lhs = a, by_columns(sa) if column_major else sa
     assert m_grouped_fp8_gemm_nt_contiguous(lhs, rhs, out, torch.tensor(indices, dtype=torch.int32)) is out
-    return collect(out, parts, starts)
+    return collect(out, parts, starts, fill)
 
 
 def check_against_fp64(run: Run, sizes: Sequence[int], n: int, k: int) -> None:
