@@ -250,11 +250,3 @@ def test_every_op_has_bad_arguments_by_hand():
 def test_supports_names_what_exists():
     with pytest.raises(LongcatUnsupportedError, match="op 'no_such_op' does not exist; these do: dequant_fp8"):
         longcat_ops.supports("no_such_op")
-
-
-def test_deepgemm_keywords_at_their_sm90_values():
-    made = small("fp8_gemm_nt")
-    plain = longcat_ops.fp8_gemm_nt(*made.args)
-    keywords = {"c": None, "recipe": (1, 128, 128), "compiled_dims": "nk", "disable_ue8m0_cast": True, "recipe_a": None}
-    assert torch.equal(longcat_ops.fp8_gemm_nt(*made.args, **keywords), plain)
-    assert torch.equal(longcat_ops.fp8_gemm_nt(*made.args, recipe=[1, 128, 128]), plain)
