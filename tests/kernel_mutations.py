@@ -31,17 +31,18 @@ class Mutation(NamedTuple):
 
 
 @contextlib.contextmanager
-def planted(mutation: Mutation, folder: Path) -> Iterator[None]:
-    """Inside, calls of the emulator reach a library with this launcher's functions alone, compiled in `folder`."""
+def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[None]:
+    """Inside, calls of the emulator reach a library with this launcher's functions alone, compiled in `folder`, or
+    with all the others beside them."""
     kept = emulated._loaded
-    emulated._loaded = _compile(mutation, folder)
+    emulated._loaded = _compile(mutation, folder, whole)
     try:
         yield
     finally:
         emulated._loaded = kept
 
 
-def _compile(mutation: Mutation, folder: Path) -> ctypes.CDLL:
+def _compile(mutation: Mutation, folder: Path, whole: bool) -> ctypes.CDLL:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -54,7 +55,11 @@ def _compile(mutation: Mutation, folder: Path) -> ctypes.CDLL:
     command = [compiler, "-std=c++20", "-O0", "-DLC_EMULATE", "-ffp-contract=off", "-Wno-psabi", "-fPIC", "-shared"]
     command += [f"-I{path}" for path in (folder, ROOT / "cuda", ROOT / "cpp", ROOT / "cuda" / "include")]
     command += ["-x", "c++", ROOT / "cuda" / mutation.launcher, "-x", "none"]
-    command += sorted((BUILD / "CMakeFiles" / "longcat_emu.dir" / "cpp").rglob("*.o"))  # of launchers in general
+    objects = BUILD / "CMakeFiles" / "longcat_emu.dir"
+    command += sorted((objects / "cpp").rglob("*.o"))  # of launchers in general
+    if whole:
+        own = f"{Path(mutation.launcher).stem}.cpp.o"
+        command += sorted(path for path in (objects / "generated").rglob("*.o") if path.name != own)
     command += [BUILD / "liblongcat_emu_core.a", "-o", library]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

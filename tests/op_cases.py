@@ -155,13 +155,14 @@ def _combine(tokens: int, width: int, add: bool) -> Call:
 
 
 @_seeded
-def _fused(tokens: int, hidden: int, width: int, fp8: bool) -> Call:
+def _fused(tokens: int, hidden: int, width: int, fp8: bool, planned: bool = False) -> Call:
     x = torch.randn(tokens, hidden).bfloat16()
     if not fp8:
         weights = (torch.randn(6, 2 * width, hidden).bfloat16() * 0.1, torch.randn(6, hidden, width).bfloat16() * 0.1)
         return call(x, route(tokens), *weights)
     weights = longcat_ops.interleave_gate_up(*gate_up(6, width, hidden)), stacked_weight(6, hidden, width)
-    return call(x, route(tokens), *weights)
+    routing = route(tokens)
+    return call(x, routing, *weights, **({"plan": longcat_ops.moe_plan(routing.ids, 6)} if planned else {}))
 
 
 # Per op, cases by name. The first is the typical one; "empty" has no token.
@@ -236,6 +237,7 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "fused_moe": {
         "fp8": lambda: _fused(7, 160, 136, fp8=True),
         "dense": lambda: _fused(3, 64, 48, fp8=False),
+        "planned": lambda: _fused(5, 128, 64, fp8=True, planned=True),
         "empty": lambda: _fused(0, 128, 64, fp8=True),
     },
 }

@@ -21,6 +21,11 @@ def bad(op, text, change, error=LongcatShapeError):
     return pytest.param(op, change, text, error, id=f"{op}-{text[:48]}")
 
 
+def planned(args):
+    """The plan of a call of fused_moe."""
+    return longcat_ops.moe_plan(args[1].ids, 6)
+
+
 X = torch.zeros(4, 128)
 SCALARS = [
     bad(
@@ -166,6 +171,23 @@ SCALARS = [
         "fused_moe",
         "`routing.ids` is up to 5, expected -1 .. 3",
         lambda a, k: ((*a[:2], *(tuple(t[:4] for t in w) for w in a[2:])), k),
+    ),
+    bad(
+        "fused_moe",
+        "`plan` is a Plan, expected None where a weight is dense",
+        lambda a, k: ((*a[:2], torch.zeros(6, 272, 160), torch.zeros(6, 160, 136)), {"plan": planned(a)}),
+    ),
+    bad("fused_moe", "`plan` is of type tuple, expected a Plan", lambda a, k: (a, {"plan": tuple(planned(a))})),
+    bad("fused_moe", "`plan` is in part None", lambda a, k: (a, {"plan": planned(a)._replace(row_of=None)})),
+    bad(
+        "fused_moe",
+        "`offsets` is of shape [5], expected [7]",
+        lambda a, k: (a, {"plan": planned(a)._replace(offsets=torch.zeros(5, dtype=torch.int32))}),
+    ),
+    bad(
+        "fused_moe",
+        "`src_of` is of shape [27], expected [28]",
+        lambda a, k: (a, {"plan": planned(a)._replace(src_of=planned(a).src_of[:27])}),
     ),
     bad(
         "fused_moe",

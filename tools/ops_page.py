@@ -41,11 +41,21 @@ def page() -> str:
 
 def _table() -> str:
     rows = ["| op | what it does | CPU tensors | CUDA tensors |", "| --- | --- | --- | --- |"]
+    launchers = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((PAGE.parent.parent / "cuda").glob("*/*.cu"))
+    )
+    launched = set(re.findall(r"\bint lc_(\w+)\(", launchers))
     for op in OPS:
-        cpu = "C++" if op in registration.CPU_KERNELS else "reference"
-        cuda = "sm_90a" if list((PAGE.parent.parent / "cuda").glob(f"*/{op}.cu")) else "reference"
-        rows.append(f"| [`{op}`](#{op}) | {_summary(op)} | {cpu} | {cuda} |")
+        cpu = _backend(op, registration.CPU_KERNELS, "C++")
+        rows.append(f"| [`{op}`](#{op}) | {_summary(op)} | {cpu} | {_backend(op, launched, 'sm_90a')} |")
     return "\n".join(rows) + "\n"
+
+
+def _backend(op: str, kernels: set[str], name: str) -> str:
+    chain = OPS[op].chain
+    if chain and kernels.issuperset(chain):
+        return f"{name} with FP8 weights, else reference"
+    return name if op in kernels else "reference"
 
 
 def _summary(op: str) -> str:

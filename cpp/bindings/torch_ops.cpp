@@ -55,10 +55,11 @@ STABLE_TORCH_LIBRARY(longcat_ops, m) {
   m.def(
       "moe_combine(Tensor y, Tensor row_of, Tensor weights, Tensor zero_weight, Tensor x, Tensor? add, "
       "Tensor(a!) out) -> ()");
-  // w_gate_up [G, 2I, H], w_down [G, H, I]; scales only with e4m3 weights, gate_up then interleaved
+  // w_gate_up [G, 2I, H], w_down [G, H, I]; scales only with e4m3 weights, gate_up then interleaved; the last three
+  // inputs are a plan
   m.def(
       "fused_moe(Tensor x, Tensor ids, Tensor weights, Tensor zero_weight, Tensor w_gate_up, Tensor? gate_up_scales, "
-      "Tensor w_down, Tensor? down_scales, Tensor(a!) out) -> ()");
+      "Tensor w_down, Tensor? down_scales, Tensor? offsets, Tensor? row_of, Tensor? src_of, Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {

@@ -106,7 +106,8 @@ const std::map<std::string, CheckFunction>& check_table() {
       {"fused_moe",
        [](A a) {
          check_fused_moe(a.tensor(0), a.tensor(1), a.tensor(2), a.tensor(3),
-                         {a.tensor(4), a.optional_tensor(5), a.tensor(6), a.optional_tensor(7)}, a.optional_tensor(8));
+                         {a.tensor(4), a.optional_tensor(5), a.tensor(6), a.optional_tensor(7)},
+                         {a.optional_tensor(8), a.optional_tensor(9), a.optional_tensor(10)}, a.optional_tensor(11));
        }},
   };
   return table;

@@ -87,7 +87,7 @@ const std::map<std::string, OpCost>& costs() {
       {"moe_permute_quant", {3, nullptr, "every choice has a row", permute_quant_launches}},
       {"moe_combine", {6, nullptr, "every row of y is used", combine_launches}},
       {"fused_moe",
-       {8,
+       {11,
         [](const Arguments& a) {
           const int64_t rows = tensor(a, 1).sizes[0] * std::min(tensor(a, 1).sizes[1], tensor(a, 4).sizes[0]);
           return product_flops(rows, tensor(a, 4)) + product_flops(rows, tensor(a, 6));

@@ -152,7 +152,8 @@ void check_moe_combine(const TensorDesc& y, const TensorDesc& row_of, const Tens
 }
 
 void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDesc& weights,
-                     const TensorDesc& zero_weight, const ExpertWeights& experts, const TensorDesc* out) {
+                     const TensorDesc& zero_weight, const ExpertWeights& experts, const PlanTables& plan,
+                     const TensorDesc* out) {
   static constexpr const char* kOp = "fused_moe";
   const Named like{"x", &x};
   check_tokens(kOp, "x", x, "[T, H]");
@@ -171,6 +172,16 @@ void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDes
   LC_CHECK(down.sizes[0] == groups && down.sizes[1] == hidden && down.sizes[2] == width, kOp, "w_down",
            "of shape " + shape_text(down), text("[", groups, ", ", hidden, ", ", width, "]"),
            describe("w_gate_up", gate_up), "");
+  if (plan.offsets || plan.row_of || plan.src_of) {
+    LC_CHECK(plan.offsets && plan.row_of && plan.src_of, kOp, "plan", "in part None", "offsets, row_of and src_of", "",
+             "pass all that moe_plan returns, or None");
+    LC_CHECK(gate_up_scales && down_scales, kOp, "plan", "a Plan", "None where a weight is dense", "",
+             "plan=None: only the chain of FP8 weights runs by a plan");
+    const int64_t k = ids.sizes[1];
+    check_vector(kOp, {"offsets", plan.offsets}, DType::kInt32, groups + 1, like);
+    check_table(kOp, {"row_of", plan.row_of}, DType::kInt32, tokens, k, like);
+    check_vector(kOp, {"src_of", plan.src_of}, DType::kInt32, tokens * std::min(k, groups), like);
+  }
   if (out) check_output_rows(kOp, {"out", out}, x.dtype, {tokens, hidden}, like);
   check_no_alias(kOp,
                  {like,
@@ -180,7 +191,10 @@ void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDes
                   {"w_gate_up", &gate_up},
                   {"w_gate_up scales", gate_up_scales},
                   {"w_down", &down},
-                  {"w_down scales", down_scales}},
+                  {"w_down scales", down_scales},
+                  {"offsets", plan.offsets},
+                  {"row_of", plan.row_of},
+                  {"src_of", plan.src_of}},
                  {{"out", out}});
 }
 

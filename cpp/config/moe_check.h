@@ -35,7 +35,13 @@ struct ExpertWeights {
   const TensorDesc* down_scales;
 };
 
+// All three or none.
+struct PlanTables {
+  const TensorDesc *offsets, *row_of, *src_of;
+};
+
 void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDesc& weights,
-                     const TensorDesc& zero_weight, const ExpertWeights& experts, const TensorDesc* out);
+                     const TensorDesc& zero_weight, const ExpertWeights& experts, const PlanTables& plan,
+                     const TensorDesc* out);
 
 }  // namespace longcat_ops

@@ -68,6 +68,7 @@ struct Thread {
   uint32_t own_since = 0;  // accesses of the component before this time are another thread's, of an earlier CTA
   uint32_t own_seen = 0;   // up to this time they are known to have happened before
   bool done = false;
+  bool waited = false;  // for the launch before its own
   const char* blocked_on = nullptr;
   Location blocked_at;
 
@@ -118,6 +119,7 @@ struct Cta {
   std::vector<uint64_t> flags;    // Engine::sync has these addresses within its shared memory
   uint32_t copies_in_flight = 0;  // that read or write this CTA's shared memory
   bool triggered = false;         // griddepcontrol.launch_dependents
+  bool waited = false;            // one of its threads, for the launch before
   BarrierTable barriers;
   std::array<NamedBarrier, 16> named;
   std::vector<Collective> warps;
@@ -138,9 +140,11 @@ struct Grid {
   uint32_t not_triggered = 0;     // CTAs that have neither triggered nor exited
   uint32_t writes_in_flight = 0;  // bulk stores that outlive their CTA
   bool complete = false;
+  uint32_t informed = 0;              // CTAs that triggered, or exited, behind a wait for the launch before
   std::shared_ptr<Grid> predecessor;  // of a dependent launch, until it is complete and waited for
   VectorClock base;                   // what its threads know when they start
   VectorClock final;                  // what is known when it is complete
+  VectorClock waited;                 // what a wait for the launch before told
   std::vector<Thread*> dependents_waiting;
 };
 

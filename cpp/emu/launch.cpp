@@ -100,8 +100,11 @@ void Engine::start_ctas() {
       Grid& grid = *queue[i];
       if (grid.started == 0) {
         if (i > 0 && !may_start_early(grid)) break;
-        // NOTE: even when the launch before a dependent one is complete, only grid_dependency_wait says so.
-        grid.base = grid.predecessor != nullptr ? grid.predecessor->base : completed[device];
+        // NOTE: even when the launch before a dependent one is complete, only grid_dependency_wait says so. What that
+        // launch waited for is over if all of its CTAs triggered, or exited, behind their wait.
+        const Grid* before = grid.predecessor.get();
+        grid.base = before != nullptr ? before->base : completed[device];
+        if (before != nullptr && before->informed == before->launch.grid) grid.base.join(before->waited);
       }
       const uint32_t cluster = grid.launch.cluster;
       const uint32_t resident = std::max(settings.max_resident_ctas, cluster);
@@ -173,7 +176,10 @@ void Engine::finish_cta(Cta& cta) {
   for (const uint64_t address : cta.flags) sync.erase(address);
   slots[cta.slot].free = true;
   --grid.running;
-  if (!cta.triggered) --grid.not_triggered;
+  if (!cta.triggered) {
+    --grid.not_triggered;
+    grid.informed += cta.waited;
+  }
   start_needed = true;
 }
 
@@ -214,6 +220,7 @@ void grid_dependency_launch(const Location& where) {
   if (cta.triggered) return;
   cta.triggered = true;
   --cta.grid->not_triggered;
+  cta.grid->informed += this_thread().waited;
   engine().start_needed = true;
 }
 
@@ -225,7 +232,9 @@ void grid_dependency_wait(const Location& where) {
     before->dependents_waiting.push_back(&self);
     block("griddepcontrol.wait", where);
   }
+  self.waited = self.cta->waited = true;
   if (!engine().settings.detectors) return;
+  self.cta->grid->waited.join(before->final);
   engine().join_order(self, before->final);
   self.clock.async_global.join(before->final);
   if (engine().memory.has_multicast()) self.clock.alias.join(before->final);

@@ -24,6 +24,16 @@ struct Schedule {
 
 thread_local Schedule schedule;
 
+// A launch that is kept to be run later.
+struct Captured {
+  LaunchConfig config;
+  std::function<void()> body;
+  Memory memory;
+};
+
+thread_local std::vector<Captured> captured;
+thread_local bool capturing = false;
+
 size_t dtype_bytes(int32_t dtype) {
   switch (dtype) {
     case LC_F32: return 4;
@@ -90,22 +100,8 @@ void write_arguments(const std::vector<Memory::Region>& regions) {
   }
 }
 
-}  // namespace
-
-int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory) try {
-  emu::Settings settings;
-  settings.detectors = schedule.detectors;
-  settings.mma_mode = schedule.mma;
-  emu::World world(schedule.seed, schedule.policy, settings);
-  for (const Memory::Region& region : memory.regions())
-    world.register_memory(region.data, region.bytes, 0, region.name, !region.written);
-  if (config.pdl) {
-    emu::Launch predecessor;
-    predecessor.block = 32;
-    predecessor.body = [&memory] { write_arguments(memory.regions()); };
-    predecessor.name = "predecessor";
-    world.launch(std::move(predecessor));
-  }
+emu::Launch emulated_launch(const Captured& call) {
+  const LaunchConfig& config = call.config;
   emu::Launch launch;
   launch.grid = static_cast<uint32_t>(config.grid);
   launch.block = static_cast<uint32_t>(config.block);
@@ -114,13 +110,43 @@ int emulate(const LaunchConfig& config, std::function<void()> body, const Memory
   constexpr uint32_t kRegisters = 65536;  // of an SM; a compiler stays below what its launch bounds leave per thread
   launch.registers_per_thread = std::min(launch.registers_per_thread, kRegisters / launch.block / 8 * 8);
   launch.dependent_launch = config.pdl;
-  launch.body = std::move(body);
+  launch.body = call.body;
   launch.name = config.name;
-  world.launch(std::move(launch));
+  return launch;
+}
+
+// One stream. What a launch writes is lost at first, unless one ahead of it has named these bytes.
+int run(const std::vector<Captured>& calls) try {
+  if (calls.empty()) return set_status(LC_OK, "");
+  emu::Settings settings;
+  settings.detectors = schedule.detectors;
+  settings.mma_mode = schedule.mma;
+  emu::World world(schedule.seed, schedule.policy, settings);
+  for (const Captured& call : calls)
+    for (const Memory::Region& region : call.memory.regions())
+      world.register_memory(region.data, region.bytes, 0, region.name, !region.written);
+  const Captured& first = calls.front();
+  if (first.config.pdl) {
+    emu::Launch predecessor;
+    predecessor.block = 32;
+    predecessor.body = [&first] { write_arguments(first.memory.regions()); };
+    predecessor.name = "predecessor";
+    world.launch(std::move(predecessor));
+  }
+  for (const Captured& call : calls) world.launch(emulated_launch(call));
   world.synchronize();
   return set_status(LC_OK, "");
 } catch (const std::exception& error) {
   return set_status(LC_ERR_EMULATION, error.what());
+}
+
+}  // namespace
+
+int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory) {
+  Captured call{config, std::move(body), memory};
+  if (!capturing) return run({std::move(call)});
+  captured.push_back(std::move(call));
+  return set_status(LC_OK, "");
 }
 
 }  // namespace longcat_ops
@@ -142,5 +168,14 @@ LC_API void lc_emu_configure(uint64_t seed, int32_t policy, int32_t detectors, i
   longcat_ops::schedule = {seed, kPolicies[policy < 0 || policy > 2 ? 0 : policy], detectors != 0,
                            mma != 0 ? MmaMode::kHopper : MmaMode::kExact, sms};
 }
+
+// on: this thread's launches are not run but kept, those of before forgotten; until it is called with 0.
+LC_API void lc_emu_capture(int32_t on) {
+  if (on != 0) longcat_ops::captured.clear();
+  longcat_ops::capturing = on != 0;
+}
+
+// Runs what was kept, as launches of one stream, over what its memory holds now.
+LC_API int lc_emu_replay(void) { return longcat_ops::run(longcat_ops::captured); }
 
 }  // extern "C"

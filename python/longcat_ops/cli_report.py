@@ -54,8 +54,8 @@ def _run_lines(run: dict[str, Any]) -> list[str]:
     ]
     most = max(by_backend, key=lambda backend: len(by_backend[backend]), default=None)
     for backend, names in sorted(by_backend.items()):
-        others = len(by_backend) > 1 and backend == most and len(names) > 3
-        out.append(_line("ops", f"{backend}: {'all others' if others else ', '.join(names)}"))
+        rest = "all" if len(by_backend) == 1 else "all others"
+        out.append(_line("ops", f"{backend}: {rest if backend == most and len(names) > 3 else ', '.join(names)}"))
     return out
 
 

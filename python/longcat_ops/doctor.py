@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -60,7 +61,19 @@ def op_rows() -> list[OpRow]:
         none = Device("none", *broken)
         return [OpRow(name, none, none) for name in op_names()]
     no_gpu = _gpu_problem()
-    return [OpRow(name, _cpu_row(name), _cuda_row(name, no_gpu)) for name in op_names()]
+    return [OpRow(name, _row(_cpu_row, name), _row(lambda op: _cuda_row(op, no_gpu), name)) for name in op_names()]
+
+
+def _row(row: Callable[[str], Device], name: str) -> Device:
+    """Of an op without a kernel of its own: what runs its chain, and that dense weights do not run it."""
+    chain = OPS[name].chain if name in OPS else ()
+    parts = {op: row(op) for op in chain}
+    if not parts or "none" in (row(name).backend, *(part.backend for part in parts.values())):
+        return row(name)
+    plain = [op for op, part in parts.items() if part.backend == "reference"]
+    backend = "reference" if plain else next(iter(parts.values())).backend
+    how = f"{', '.join(plain)} in plain torch" if plain else f"a chain of {len(parts)} kernels"
+    return Device(backend, f"FP8 weights: {how}; dense weights: plain torch")
 
 
 def _library_problem() -> tuple[str, str] | None:

@@ -108,6 +108,55 @@ TEST(dependent_launch_without_wait_is_a_race) {
     }
 }
 
+namespace {
+
+struct Middle {
+  bool wait = true;
+  bool trigger_first = false;
+  bool one_thread_waits = false;
+};
+
+// The third kernel reads, before it waits, what the first wrote.
+void run_behind(uint64_t seed, emu::Policy policy, Middle how) {
+  emu::World world(seed, policy);
+  auto* data = world.alloc_array<uint32_t>(64, 0, "data");
+  auto* sum = world.alloc_array<uint32_t>(64, 0, "sum");
+  world.launch({.grid = 2, .block = 32, .body = [=] {
+                  grid_dependency_launch();
+                  store_global(data + block_index() * 32 + thread_index(), thread_index());
+                }});
+  world.launch({.grid = 3, .block = 32, .dependent_launch = true, .body = [=] {
+                  if (how.trigger_first) grid_dependency_launch();
+                  if (how.wait && (!how.one_thread_waits || thread_index() == 5)) grid_dependency_wait();
+                  if (!how.one_thread_waits) grid_dependency_launch();
+                }});
+  world.launch({.grid = 2, .block = 32, .dependent_launch = true, .body = [=] {
+                  const uint32_t i = block_index() * 32 + thread_index(), value = load_global(data + 63 - i);
+                  grid_dependency_wait();
+                  store_global(sum + i, value + 1);
+                }});
+  world.synchronize();
+  for (uint32_t i = 0; i < 64; ++i) CHECK_EQ(sum[i], (63 - i) % 32 + 1);
+}
+
+}  // namespace
+
+TEST(what_a_launch_waited_for_before_it_triggered_is_over_for_the_next) {
+  for (const emu::Policy policy : kPolicies)
+    for (uint64_t seed = 1; seed <= 5; ++seed) {
+      run_behind(seed, policy, {});
+      run_behind(seed, policy, {.one_thread_waits = true});  // the CTA triggers by its end
+      for (const Middle how : {Middle{.trigger_first = true}, Middle{.wait = false}}) {
+        try {
+          run_behind(seed, policy, how);
+          CHECK(false);
+        } catch (const emu::Error& error) {
+          CHECK(error.kind == "race" || error.kind == "uninitialised");
+        }
+      }
+    }
+}
+
 TEST(launch_errors) {
   CHECK_ERROR("launch", run(1, 1025, 0, [] {}));
   CHECK_ERROR("launch", run(1, 32, 233 * 1024, [] {}));

@@ -5,9 +5,10 @@ liblongcat_emu.so has the C ABI of cuda/include/longcat_ops.h; it is built in a 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def configure(
     persistent kernel's grid."""
     numbers = (POLICIES[policy], int(detectors), MMA_MODES[mma], sms)
     load().lc_emu_configure(ctypes.c_uint64(seed), *map(ctypes.c_int32, numbers))
+
+
+@contextlib.contextmanager
+def capture() -> Iterator[Callable[[], None]]:
+    """Launches inside are kept, not run. What is yielded runs them, as launches of one stream that may overlap, over
+    what their tensors hold by then: a CUDA graph, of which each thread has one. The tensors must live."""
+    library = load()
+
+    def replay() -> None:
+        if library.lc_emu_replay() != 0:
+            raise EmulatorError(library.lc_last_error().decode())
+
+    library.lc_emu_capture(ctypes.c_int32(1))
+    try:
+        yield replay
+    finally:
+        library.lc_emu_capture(ctypes.c_int32(0))
 
 
 def _matrix(t: Tensor | None) -> Any:

@@ -133,27 +133,34 @@ def moe_combine(y: Tensor, plan: Plan, routing: Routing, x: Tensor, add: Tensor 
 
 
 @public
-def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> Tensor:
+def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *,
+              plan: Plan | None = None) -> Tensor:  # fmt: skip
     """The expert chain of one rank: sum over k of weights[:, k] * SwiGLU_{ids[:, k]}(x), plus zero_weight * x.
 
-    With FP8 weights: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
-    `m_grouped_fp8_gemm_nt_offset`, `moe_combine`.
+    With FP8 weights, on every backend: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
+    `m_grouped_fp8_gemm_nt_offset`, `moe_combine`, of which on a GPU no host code reads a result.
 
     Args:
         x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
         routing: from `moe_route`, ids in 0 .. G - 1 or -1.
         w_gate_up: [G, 2I, H] of a floating dtype, gate rows, then up rows; or the FP8 pair of `interleave_gate_up`.
         w_down: [G, H, I] of a floating dtype, or an FP8 pair (e4m3, f32 [G, ceil(H / 128), ceil(I / 128)]).
+        plan: moe_plan(routing.ids, G) where there is one already; only with FP8 weights. routing.ids is then not read.
 
     Returns:
         [T, H] in x's dtype, contiguous; summed as in `moe_combine`.
 
     Raises:
-        LongcatShapeError: the arguments do not fit each other; on the CPU also for an id that no weight has.
+        LongcatShapeError: the arguments do not fit each other. Also for an id that no weight has, but on a GPU with
+            FP8 weights, where it counts as -1.
         Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
     """
     gate_up, gate_up_scales = weight("fused_moe", "w_gate_up", w_gate_up)
     down, down_scales = weight("fused_moe", "w_down", w_down)
+    offsets, row_of, src_of = (None,) * 3 if plan is None else (plan.offsets, plan.row_of, plan.src_of)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _fused_moe(x, routing.ids, routing.weights, routing.zero_weight, gate_up, gate_up_scales, down, down_scales, out)
+    _fused_moe(
+        x, routing.ids, routing.weights, routing.zero_weight, gate_up, gate_up_scales, down, down_scales,
+        offsets, row_of, src_of, out,
+    )  # fmt: skip
     return out

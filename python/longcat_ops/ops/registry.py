@@ -23,10 +23,12 @@ class Op:
     """One op: the module of `longcat_ops.ops` with its function, and its call as the schema takes it.
 
     arguments: same signature as the function; returns what torch.ops.longcat_ops.<name> gets, outputs left out.
+    chain: the ops that it consists of where its weights are FP8; it has no kernel of its own.
     """
 
     module: str
     arguments: Callable[..., tuple[Any, ...]]
+    chain: tuple[str, ...] = ()
 
 
 def pair(op: str, name: str, value: Any) -> Fp8Pair:
@@ -177,10 +179,12 @@ def _moe_combine(y: Tensor, plan: Plan, routing: Routing, x: Tensor, add: Tensor
     return y, row_of, *fields(op, "routing", routing, "Routing", "weights", "zero_weight"), x, add
 
 
-def _fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> tuple:
+def _fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *,
+               plan: Plan | None = None) -> tuple:  # fmt: skip
     op = "fused_moe"
     chosen = fields(op, "routing", routing, "Routing", "ids", "weights", "zero_weight")
-    return x, *chosen, *weight(op, "w_gate_up", w_gate_up), *weight(op, "w_down", w_down)
+    tables = (None,) * 3 if plan is None else fields(op, "plan", plan, "Plan", "offsets", "row_of", "src_of")
+    return x, *chosen, *weight(op, "w_gate_up", w_gate_up), *weight(op, "w_down", w_down), *tables
 
 
 OPS: dict[str, Op] = {
@@ -200,7 +204,17 @@ OPS: dict[str, Op] = {
     "moe_plan": Op("moe", _moe_plan),
     "moe_permute_quant": Op("moe", _moe_permute_quant),
     "moe_combine": Op("moe", _moe_combine),
-    "fused_moe": Op("moe", _fused_moe),
+    "fused_moe": Op(
+        "moe",
+        _fused_moe,
+        chain=(
+            "moe_plan",
+            "moe_permute_quant",
+            "m_grouped_fp8_swiglu_gemm_nt_offset",
+            "m_grouped_fp8_gemm_nt_offset",
+            "moe_combine",
+        ),
+    ),
 }
 
 

@@ -85,11 +85,12 @@ def moe_combine(y: Tensor, row_of: Tensor, weights: Tensor, zero_weight: Tensor,
 
 
 def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_gate_up: Tensor,
-              gate_up_scales: Tensor | None, w_down: Tensor, down_scales: Tensor | None,
-              out: Tensor) -> None:  # fmt: skip
+              gate_up_scales: Tensor | None, w_down: Tensor, down_scales: Tensor | None, offsets: Tensor | None,
+              row_of: Tensor | None, src_of: Tensor | None, out: Tensor) -> None:  # fmt: skip
     gate_up = w_gate_up if gate_up_scales is None else (w_gate_up, gate_up_scales)
     down = w_down if down_scales is None else (w_down, down_scales)
-    out.copy_(experts.fused_moe(x, _routing(ids, weights, zero_weight), gate_up, down))
+    plan = None if offsets is None else moe.Plan(offsets, row_of, src_of)
+    experts.fused_moe(x, _routing(ids, weights, zero_weight), gate_up, down, plan=plan, out=out)
 
 
 def _routing(ids: Tensor, weights: Tensor, zero_weight: Tensor) -> moe.Routing:

@@ -1,0 +1,174 @@
+"""The FP8 expert chain as one captured stream of real kernels in the host emulator: launches overlap as programmatic
+dependent launch lets them, and the products read offsets and weights before the kernel ahead of them ends.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from emulated_kernels import apart, library, one_thread, run, schedule  # noqa: F401  (fixtures of every test here)
+from kernel_mutations import Mutation, planted
+from longcat_ops import Plan, Routing, reference
+from longcat_ops.ops import emulated
+from op_cases import gate_up as random_gate_up
+from op_cases import stacked_weight
+from op_results import bits
+
+REAL, ZERO, K, HIDDEN, WIDTH, SCALE = 5, 3, 4, 160, 128, 6.0
+FUSED = "m_grouped_fp8_swiglu_gemm_nt_offset"
+
+
+class Chain(NamedTuple):
+    """Inputs, weights and every tensor in between, at addresses that stay."""
+
+    x: Tensor
+    logits: Tensor
+    bias: Tensor
+    num_valid: Tensor
+    routing: Routing
+    plan: Plan
+    gate_up: tuple[Tensor, Tensor]  # gate rows, then up rows
+    interleaved: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
+    permuted: tuple[Tensor, Tensor]
+    products: Tensor  # float32, of the chain that is not fused
+    hidden: tuple[Tensor, Tensor]
+    y: Tensor
+    out: Tensor
+
+
+def make_chain(tokens: int) -> Chain:
+    torch.manual_seed(tokens)
+    rows, experts = tokens * min(K, REAL), REAL + ZERO
+    routing = Routing(
+        torch.empty(tokens, K, dtype=torch.int32),
+        torch.empty(tokens, K),
+        torch.empty(tokens),
+        torch.empty(tokens, dtype=torch.uint8),
+        torch.empty(experts, dtype=torch.int32),
+        torch.zeros(1, dtype=torch.int32),
+    )
+    tables = ((REAL + 1,), (tokens, K), (rows,))
+    weights = random_gate_up(REAL, WIDTH, HIDDEN)
+    return Chain(
+        x=torch.empty(tokens, HIDDEN, dtype=torch.bfloat16),
+        logits=torch.empty(tokens, experts),
+        bias=torch.randn(experts) * 0.05,
+        num_valid=torch.empty(1, dtype=torch.int32),
+        routing=routing,
+        plan=Plan(*(torch.empty(shape, dtype=torch.int32) for shape in tables)),
+        gate_up=weights,
+        interleaved=reference.interleave_gate_up(*weights),
+        down=stacked_weight(REAL, HIDDEN, WIDTH),
+        permuted=(apart(rows, HIDDEN, torch.float8_e4m3fn), torch.empty(rows, 2)),
+        products=torch.zeros(rows, 2 * WIDTH),
+        hidden=(torch.zeros(rows, WIDTH).to(torch.float8_e4m3fn), torch.zeros(rows, 1)),
+        y=torch.zeros(rows, HIDDEN, dtype=torch.bfloat16),
+        out=torch.empty(tokens, HIDDEN, dtype=torch.bfloat16),
+    )
+
+
+def change_inputs(c: Chain, seed: int, num_valid: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    c.x.copy_(torch.randn(c.x.shape, generator=g))
+    c.logits.copy_(torch.randn(c.logits.shape, generator=g) * 2)
+    c.num_valid.fill_(num_valid)
+
+
+def launch_route(c: Chain) -> None:
+    run("moe_route", c.logits, c.bias, c.num_valid, K, REAL + ZERO, ZERO, SCALE, *c.routing)
+
+
+def launch_plan(c: Chain) -> None:
+    run("moe_plan", c.routing.ids, REAL, *c.plan)
+
+
+def launch_permute(c: Chain) -> None:
+    run("moe_permute_quant", c.x, c.plan.row_of, c.plan.src_of, *c.permuted)
+
+
+def launch_gate_up(c: Chain) -> None:
+    offsets = c.plan.offsets
+    if FUSED in emulated.OPS:
+        run(FUSED, *c.permuted, *c.interleaved, offsets, len(c.x), True, *c.hidden)
+    else:  # the same values from two kernels; WIDTH is one block, so scales of gate and up rows lie as a plain weight's
+        run("m_grouped_fp8_gemm_nt_offset", *c.permuted, *c.gate_up, offsets, len(c.x), True, c.products)
+        run("silu_and_mul_quant_fp8", c.products, *c.hidden)
+
+
+def launch_down(c: Chain) -> None:
+    run("m_grouped_fp8_gemm_nt_offset", *c.hidden, *c.down, c.plan.offsets, len(c.x), True, c.y)
+
+
+def launch_combine(c: Chain) -> None:
+    run("moe_combine", c.y, c.plan.row_of, c.routing.weights, c.routing.zero_weight, c.x, None, c.out)
+
+
+LAUNCHES = (launch_route, launch_plan, launch_permute, launch_gate_up, launch_down, launch_combine)
+
+
+@pytest.mark.parametrize(("tokens", "policy"), [(7, "random"), (7, "eager"), (7, "lazy"), (19, "eager")])
+def test_replayed_with_other_inputs_it_gives_what_single_launches_give(tokens: int, policy: str) -> None:
+    """Captured once; then x, logits and num_valid change in place, and nothing is read on the host until the end."""
+    emulated.configure(3, policy, sms=2)
+    chain = make_chain(tokens)
+    with emulated.capture() as replay:
+        for launch in LAUNCHES:
+            launch(chain)
+    outs = set()
+    for seed, valid in ((1, tokens), (2, tokens - 3), (3, 1), (4, 0)):
+        change_inputs(chain, seed, valid)
+        replay()
+        out = chain.out.clone()
+        assert not out[valid:].any() and out[:valid].isfinite().all()
+        assert int(chain.plan.offsets[-1]) == int(chain.routing.num_real.sum())
+        for launch in LAUNCHES:
+            launch(chain)
+        assert bits(out) == bits(chain.out)
+        outs.add(bits(out)[0])
+    assert len(outs) == 4
+
+
+def test_offsets_are_not_ready_behind_the_plan_alone() -> None:
+    """counts_ready is false where moe_plan is the kernel right ahead; moe_permute_quant in between makes it true."""
+    chain = make_chain(7)
+    change_inputs(chain, 1, 7)
+    for launch in LAUNCHES:
+        launch(chain)
+    with emulated.capture() as replay:
+        launch_plan(chain)
+        launch_down(chain)
+    with pytest.raises(emulated.EmulatorError, match=r"race|uninitialised"):
+        replay()
+    with emulated.capture() as replay:
+        launch_plan(chain)
+        launch_permute(chain)
+        launch_down(chain)
+    replay()
+
+
+WAIT, TRIGGER = "  ptx::grid_dependency_wait();\n", "  ptx::grid_dependency_launch();\n"
+EARLY = Mutation(
+    "triggers_before_it_waits", "moe_dispatch/moe_permute_quant.cu", "moe_dispatch/moe_permute_quant.cuh", WAIT,
+    TRIGGER + WAIT,
+)  # fmt: skip
+
+
+def test_a_permute_that_triggers_before_it_waits_makes_counts_ready_wrong(tmp_path: Path) -> None:
+    """By itself such a kernel is right, so only the chain can tell: single launches pass."""
+    chain = make_chain(7)
+    change_inputs(chain, 1, 7)
+    with planted(EARLY, tmp_path, whole=True):
+        emulated.configure(1)
+        for launch in LAUNCHES:
+            launch(chain)
+        with emulated.capture() as replay:
+            for launch in LAUNCHES:
+                launch(chain)
+        with pytest.raises(emulated.EmulatorError, match=r"race|uninitialised"):
+            replay()
