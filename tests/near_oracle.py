@@ -28,6 +28,28 @@ def silu_and_mul(gate: Tensor, up: Tensor, gate_error: Tensor | float = 0.0,
     return h, passed + 2.0**-21 * (h.abs() + passed) + 1e-36 * (up.abs() + up_error) + 2.0**-126
 
 
+def quantised_range(h: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """fp64 (low, high): between which values the 1x128 quantisation of some float32 values within `error` of h lies,
+    each multiplied out with its scale. h is finite."""
+    low, high = torch.empty_like(h), torch.empty_like(h)
+    for start in range(0, h.shape[1], 128):
+        part = np.s_[:, start : start + 128]
+        value, off = h.numpy()[part], error.numpy()[part]
+        small, large = (np.maximum((np.abs(value) + e).max(1), FLOOR)[:, None] / 448 for e in (-off, off))
+        small, large = small * (1 - _U), large * (1 + _U)
+
+        def ends(to: np.ndarray, pick: np.ufunc, u: float, scales: tuple = (small, large)) -> np.ndarray:
+            quotient = pick(to / scales[0], to / scales[1])
+            code = decode(encode(quotient + u * np.abs(quotient)))  # u: the division
+            return pick(code * scales[0], code * scales[1])
+
+        low.numpy()[part], high.numpy()[part] = (
+            ends(value - off, np.minimum, -_U),
+            ends(value + off, np.maximum, _U),
+        )
+    return low, high
+
+
 def assert_quantised(q: Tensor, s: Tensor, h: Tensor, error: Tensor) -> None:
     """q, s is the 1x128 quantisation of some float32 values within `error` of h.
 
