@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from graph_time import microseconds
 from torch import Tensor
 
 import longcat_ops
+from graph_time import microseconds
 from longcat_ops import Plan, Routing, _library, reference
 
 WIDTH, K, REAL, EXPERTS, ZERO = 6144, 12, 8, 512, 256

@@ -1,82 +1,174 @@
 """The grouped FP8 GEMM at the model's sizes: gate_up [4096, 6144] and down [6144, 2048], G local experts of m tokens.
 
-    python -m pytest bench/bench_moe_gemm.py [-k "down and G4"]
+    python -m pytest bench/bench_moe_gemm.py [-k "down and G4-"] [--grid full] [--peers "Triton,DeepGEMM masked"]
 
-The floor is every byte once at the data sheet's bandwidth, or the products at its peak. With a Hopper GPU a cell is the
-median of CUDA graphs of calls that take turns on copies of the operands, so that none finds its weights in L2, beside
-the weights read by torch (their `sum` as int64). Without one there is the model's prediction in its place;
-docs/moe_gemm.md has its constants. Nothing here has been compared with a GPU yet.
+With a Hopper GPU every cell is timed, ours and each peer of bench/peers/, in CUDA graphs of calls that take turns on
+copies of the operands, 4 times L2 in all, so that none finds its weights there: median, 10th and 90th percentile of 50
+replays, in which the implementations take turns too. A result is compared with the float32 product before it is timed
+and again after a replay that found it erased; what is wrong, or faster than the data sheet's memory, is a row with that
+reason instead of a time. Bandwidth is a share of what reductions read in the same run, FP8 flops of the data sheet's.
+Ratios are peer / ours.
+
+Without a GPU a cell is the model's prediction for an H100 and an H200 (docs/moe_gemm.md has its constants), and peers
+are rows with the reason why they have no time. Nothing here has been compared with a GPU yet.
+
+--benchmark-json=FILE keeps the rows: bench/tables.py, bench/plots.py and bench/compare.py read them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 
 import pytest
 import torch
-from graph_time import microseconds
-from torch import Tensor
 
+import graph_time
 import longcat_ops
-from longcat_ops import _library
+from devices import DATA_SHEETS, data_sheet
 from longcat_ops.ops.explain import Explanation
+from moe_gemm_problem import SHAPES, Cell, Problem
+from peers import OURS, PEERS, Peer
 
-SHAPES = {"gate_up": (4096, 6144), "down": (6144, 2048)}
-GROUPS = [1, 4, 8, 16, 32, 64]
-TOKENS = [1, 8, 32, 64, 128, 256]
-COLD_BYTES = 4 * 50 * 2**20  # four times the L2 of an H100
-
-Call = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]
-
-
-def operands(shape: str, groups: int, tokens: int, device: str) -> Call:
-    """lhs, rhs, out, offsets. Random codes without a NaN: data with few bits set would draw less power."""
-    (n, k), rows = SHAPES[shape], groups * tokens
-
-    def codes(*sizes: int) -> Tensor:
-        if device == "meta":
-            return torch.empty(sizes, dtype=torch.float8_e4m3fn, device=device)
-        sign = torch.randint(0, 2, sizes, dtype=torch.uint8, device=device) * 128
-        return (torch.randint(0, 127, sizes, dtype=torch.uint8, device=device) + sign).view(torch.float8_e4m3fn)
-
-    def scales(*sizes: int) -> Tensor:
-        return torch.ones(sizes, device=device)
-
-    offsets = torch.arange(0, rows + 1, tokens, dtype=torch.int32, device=device)
-    lhs, rhs = (codes(rows, k), scales(rows, k // 128)), (codes(groups, n, k), scales(groups, n // 128, k // 128))
-    return lhs, rhs, torch.empty(rows, n, dtype=torch.bfloat16, device=device), offsets
+FULL = [1, 2, 4, 8, 16, 32, 64, 512], [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256]  # groups, tokens
+SHORT = [4, 16, 64, 1], [1, 8, 32, 64, 128, 256]
+SKEWED = [16, 64], [8, 64]
+SHORT_SECONDS = 200.0  # after that peers get no time in the short grid: most of it goes into their compilers
+GRAPH_US = 1500.0  # of a replay at least, so that its start and end do not count
+BELIEVED = 0.98  # of the data sheet's time for the bytes: less is a graph without its kernels
 
 
-def explained(shape: str, groups: int, tokens: int) -> Explanation:
-    call = operands(shape, groups, tokens, "meta")
-    return longcat_ops.explain("m_grouped_fp8_gemm_nt_offset", *call, max_m_hint=tokens)
+def cells(grid: str) -> list[Cell]:
+    groups, tokens = FULL if grid == "full" else SHORT
+    even = [Cell(shape, g, m) for shape in SHAPES for g in groups for m in tokens]
+    return even + [Cell(shape, g, m, skewed=True) for shape in SHAPES for g in SKEWED[0] for m in SKEWED[1]]
 
 
-def has_gpu() -> bool:
-    return torch.cuda.is_available() and _library.load().device_supported(0)[0]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    grid = metafunc.config.getoption("--grid") or ("short" if torch.cuda.is_available() else "full")
+    metafunc.parametrize("cell", cells(grid), ids=str)
 
 
-def measured(shape: str, groups: int, tokens: int) -> dict[str, float]:
-    n, k = SHAPES[shape]
-    copies = max(2, -(-COLD_BYTES // (groups * n * k)))
-    calls = [operands(shape, groups, tokens, "cuda") for _ in range(copies)]
-    ours = [lambda c=c: longcat_ops.m_grouped_fp8_gemm_nt_offset(*c, max_m_hint=tokens) for c in calls]
-    reads = [lambda c=c: c[1][0].view(torch.int64).sum() for c in calls]
-    return {"time_us": microseconds(ours), "torch_read_us": microseconds(reads)}
+@cache
+def read_rate() -> float:
+    return graph_time.read_bytes_per_second(torch.cuda.get_device_properties(0).L2_cache_size)
 
 
-def predicted(shape: str, groups: int, tokens: int) -> dict[str, float]:
-    (best,) = [tile for tile in explained(shape, groups, tokens).candidates if tile.chosen]
-    return {f"predicted_{p.device}_us": p.microseconds for p in best.predictions if p.device != "H800"}
+def prepared(peer: Peer, problem: Problem) -> graph_time.Graph | str:
+    """What is to be timed, or the reason why it is not."""
+    if reason := peer.available():
+        return reason
+    try:
+        return checked_graph(peer, problem)
+    except Exception as error:  # whatever it throws; a peer must not end the run
+        first = (str(error).strip().splitlines() or [""])[0]
+        return f"{type(error).__name__}: {first[:200]}"
 
 
-@pytest.mark.parametrize("tokens", TOKENS, ids=lambda tokens: f"m{tokens}")
-@pytest.mark.parametrize("groups", GROUPS, ids=lambda groups: f"G{groups}")
-@pytest.mark.parametrize("shape", SHAPES)
-def test_against_the_floor(shape: str, groups: int, tokens: int, benchmark: Callable) -> None:
-    found = explained(shape, groups, tokens)
-    times = benchmark.pedantic(measured if has_gpu() else predicted, (shape, groups, tokens), rounds=1)
+def checked_graph(peer: Peer, problem: Problem) -> graph_time.Graph | str:
+    calls = peer.prepare(problem)
+    runs = [call.run for call in calls]
+    for run in runs:
+        run()
+    if wrong := problem.disagreement(calls[0].rows(), peer.rounding):
+        return wrong
+    graph = graph_time.capture(runs)
+    for out in calls[0].outs:
+        out.fill_(torch.nan)
+    us = graph.microseconds()
+    if wrong := problem.disagreement(calls[0].rows(), peer.rounding):
+        return f"in a CUDA graph it {wrong}"
+    repeats = round(GRAPH_US / us)
+    return graph_time.capture(runs, repeats) if repeats > 1 else graph
+
+
+def measured(cell: Cell, peers: list[Peer], deadline: float) -> dict:
+    properties = torch.cuda.get_device_properties(0)
+    problem = Problem(cell, "cuda", properties.L2_cache_size)
+    found: dict[str, graph_time.Graph | str] = {}
+    for peer in [OURS, *peers]:
+        late = peer is not OURS and time.monotonic() > deadline
+        found[peer.name] = "the time of this run was spent: see --seconds" if late else prepared(peer, problem)
+    times = graph_time.take_turns({name: graph for name, graph in found.items() if not isinstance(graph, str)})
+    ours, reads = times.get(OURS.name), read_rate()
+    memory, flops = data_sheet(properties.name) or (None, None)
+    rows = []
+    for name, graph in found.items():
+        row = {"implementation": name}
+        if name not in times:
+            row["reason"] = graph
+        elif memory and 1e-6 * times[name].us < BELIEVED * cell.bytes / memory:
+            row["reason"] = f"not believed: {times[name].us:.2f} us is less than its bytes take by the data sheet"
+        else:
+            seconds = 1e-6 * times[name].us
+            row |= {"device": properties.name, **{k: round(v, 3) for k, v in asdict(times[name]).items()}}
+            row["read_share"] = round(cell.bytes / seconds / reads, 4)
+            row["fp8_share"] = round(cell.flops / seconds / flops, 4) if flops else None
+            if ours and name != OURS.name:
+                row["ratio"] = round(times[name].us / ours.us, 3)
+        rows.append(row)
+    del problem, found, graph
+    torch.cuda.empty_cache()  # the next cell may need what is left in odd pieces
+    return {
+        "kind": "measured",
+        "rows": rows,
+        "ceilings": {properties.name: {"bytes_per_s": reads, "flops_per_s": flops}},
+    }
+
+
+def explained(cell: Cell) -> Explanation:
+    (n, k), rows, blocks = SHAPES[cell.shape], cell.rows, SHAPES[cell.shape][1] // 128
+
+    def meta(*sizes: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    lhs = meta(rows, k, dtype=torch.float8_e4m3fn), meta(rows, blocks)
+    rhs = meta(cell.groups, n, k, dtype=torch.float8_e4m3fn), meta(cell.groups, n // 128, blocks)
+    out, offsets = meta(rows, n, dtype=torch.bfloat16), meta(cell.groups + 1, dtype=torch.int32)
+    return longcat_ops.explain("m_grouped_fp8_gemm_nt_offset", lhs, rhs, out, offsets, max_m_hint=cell.tokens)
+
+
+def predicted(cell: Cell, peers: list[Peer]) -> dict:
+    ceilings = {d: dict(zip(("bytes_per_s", "flops_per_s"), DATA_SHEETS[d], strict=True)) for d in ("H100", "H200")}
+    rows = [{"implementation": OURS.name, "reason": "the model knows only experts of equally many rows"}]
+    if not cell.skewed:
+        (best,) = [tile for tile in explained(cell).candidates if tile.chosen]
+        rows = [
+            {"implementation": OURS.name, "device": p.device, "us": round(p.microseconds, 3), "bound": p.bound}
+            for p in best.predictions
+            if p.device in ceilings
+        ]
+    rows += [{"implementation": p.name, "reason": p.available() or "nothing is timed without a Hopper"} for p in peers]
+    return {"kind": "predicted", "rows": rows, "ceilings": ceilings}
+
+
+@pytest.fixture(scope="session")
+def deadline(request: pytest.FixtureRequest) -> float:
+    grid, seconds = request.config.getoption("--grid"), request.config.getoption("--seconds")
+    if seconds is None:
+        seconds = 0.0 if grid == "full" else SHORT_SECONDS
+    return time.monotonic() + (seconds or torch.inf)
+
+
+@pytest.fixture(scope="session")
+def chosen_peers(request: pytest.FixtureRequest) -> list[Peer]:
+    wanted = request.config.getoption("--peers").split(",")
+    return [peer for peer in PEERS if any(name.strip().lower() in peer.name.lower() for name in wanted)]
+
+
+def test_against_the_floor(cell: Cell, chosen_peers: list[Peer], deadline: float, benchmark: Callable) -> None:
+    on_gpu = OURS.available() is None
+    arguments = (cell, chosen_peers, deadline) if on_gpu else (cell, chosen_peers)
+    found = benchmark.pedantic(measured if on_gpu else predicted, arguments, rounds=1)
+    floors = {
+        device: 1e6 * max(cell.bytes / peak["bytes_per_s"], cell.flops / (peak["flops_per_s"] or torch.inf))
+        for device, peak in found["ceilings"].items()
+    }
     benchmark.group = "moe_gemm"
-    floor = {f"floor_{floor.device}_us": floor.microseconds for floor in found.floors if floor.device != "H800"}
-    rounded = {name: round(us, 2) for name, us in (times | floor).items()}
-    benchmark.extra_info.update(shape=shape, groups=groups, tokens_per_group=tokens, **rounded)
+    benchmark.extra_info.update(
+        cell=str(cell), shape=cell.shape, groups=cell.groups, tokens=cell.tokens, skewed=cell.skewed,
+        bytes=cell.bytes, flops=cell.flops, floors_us={d: round(us, 3) for d, us in floors.items()}, **found,
+    )  # fmt: skip
+    assert not on_gpu or "us" in found["rows"][0], found["rows"][0]["reason"]

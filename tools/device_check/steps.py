@@ -87,7 +87,7 @@ def bench_steps(environment: Environment, out: Path) -> list[Step]:
         result = out / f"{Path(path).stem}.json"
         command, file = shlex.join(pytest(path, f"--benchmark-json={result}")), shlex.quote(str(result))
         shell = f"{command}; status=$?; cat {file}; rm -f {file}; exit $status"
-        steps.append(Step(Path(path).stem, ("bash", "-c", shell), 240, "benchmark", variables))
+        steps.append(Step(Path(path).stem, ("bash", "-c", shell), 300, "benchmark", variables))
     return steps
 
 

@@ -1,0 +1,31 @@
+"""The op of this project, in the layout it is made for: compact rows, offsets, no padding."""
+
+from __future__ import annotations
+
+import longcat_ops
+from longcat_ops import _library
+from moe_gemm_problem import Operands, Problem
+
+from .peer import Call, Peer, no_gpu
+
+
+def available() -> str | None:
+    if reason := no_gpu():
+        return reason
+    supported, text = _library.load().device_supported(0)
+    return None if supported else text
+
+
+def prepare(problem: Problem) -> list[Call]:
+    # Who routes under a graph knows no counts, so there is no hint where they differ.
+    hint = None if problem.cell.skewed else problem.cell.tokens
+
+    def call(o: Operands) -> Call:
+        out, lhs, rhs = problem.empty_out(), (o.x, o.xs), (o.w, o.ws)
+        run = longcat_ops.m_grouped_fp8_gemm_nt_offset
+        return Call(lambda: run(lhs, rhs, out, problem.offsets, max_m_hint=hint), [out], lambda: out)
+
+    return [call(operands) for operands in problem.copies]
+
+
+PEER = Peer("longcat_ops", available, prepare)

@@ -1,0 +1,121 @@
+"""Two plots of a results file of bench_moe_gemm.py, measured or predicted: moe_gemm_{roofline,crossover}.svg.
+
+python bench/plots.py results.json --out docs [--device H100]
+
+Roofline: flops/s of every cell against its flops per byte, under the device's memory and tensor cores. Crossover: time
+against tokens an expert, one panel for each shape and number of experts, the floor dashed. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tables import cells_of, devices, read_results, timed
+
+# Text stays text, and the same results give the same file.
+matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "longcat_ops", "font.size": 8}
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # told apart by everyone
+MARKERS = {"gate_up": "o", "down": "s"}
+COLUMNS = 4  # panels in a row
+
+
+def title(cells: list[dict], what: str, device: str) -> str:
+    nothing_ran = cells[0]["kind"] == "predicted"
+    return f"Grouped FP8 GEMM, {what}: " + (f"prediction for an {device}, nothing ran" if nothing_ran else device)
+
+
+def even(cells: list[dict], device: str) -> list[tuple[dict, dict]]:
+    """(cell, row) of what was timed on, or predicted for, the device."""
+    return [(cell, row) for cell in cells if not cell["skewed"] for row in timed(cell) if row["device"] == device]
+
+
+def colours(cells: list[dict]) -> dict[str, str]:
+    names = dict.fromkeys(row["implementation"] for cell in cells for row in timed(cell))
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def roofline(cells: list[dict], device: str) -> Figure:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    points, colour_of = even(cells, device), colours(cells)
+    for name, colour in colour_of.items():
+        for shape, marker in MARKERS.items():
+            own = [(c, r) for c, r in points if (r["implementation"], c["shape"]) == (name, shape)]
+            x = [cell["flops"] / cell["bytes"] for cell, _ in own]
+            y = [cell["flops"] / row["us"] / 1e6 for cell, row in own]
+            axes.plot(x, y, marker, color=colour, markersize=3, alpha=0.7, label=f"{name}, {shape}")
+    ceilings = points[0][0]["ceilings"][device]
+    memory, peak = ceilings["bytes_per_s"] / 1e12, (ceilings["flops_per_s"] or float("nan")) / 1e12
+    ends = [min(c["flops"] / c["bytes"] for c, _ in points), 2 * max(c["flops"] / c["bytes"] for c, _ in points)]
+    ridge = peak / memory
+    x = [ends[0], ridge, ends[1]] if ends[0] < ridge < ends[1] else ends
+    axes.plot(x, [min(memory * at, peak) if peak == peak else memory * at for at in x], "k--", linewidth=1,
+              label=f"{memory:.2f} TB/s, {peak:.0f} TFLOPS")  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="flops per byte", ylabel="TFLOPS")
+    axes.set_title(title(cells, "roofline", device))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def panel(axes: Axes, points: list[tuple[dict, dict]], device: str, colour_of: dict[str, str]) -> None:
+    lines = defaultdict(list)
+    floor = {}
+    for cell, row in points:
+        lines[row["implementation"]].append((cell["tokens"], row["us"]))
+        floor[cell["tokens"]] = cell["floors_us"][device]
+    for name, line in lines.items():
+        axes.plot(*zip(*sorted(line), strict=True), ".-", color=colour_of[name], markersize=3, linewidth=1, label=name)
+    axes.plot(*zip(*sorted(floor.items()), strict=True), "k--", linewidth=0.8, label="floor")
+    tokens = sorted(floor)
+    axes.set_xscale("log", base=2)
+    axes.set(yscale="log", xticks=tokens[:: max(1, len(tokens) // 5)])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(lambda value, _: f"{value:g}")
+    axes.tick_params(which="both", labelsize=6)
+
+
+def crossover(cells: list[dict], device: str) -> Figure:
+    points, colour_of = even(cells, device), colours(cells)
+    keys = list(dict.fromkeys((cell["shape"], cell["groups"]) for cell, _ in points))
+    height = -(-len(keys) // COLUMNS)
+    figure = Figure(figsize=(2.4 * COLUMNS, 1.8 * height + 0.6), layout="constrained")
+    grid = figure.subplots(height, COLUMNS, squeeze=False).flatten()
+    for axes, key in zip(grid, keys, strict=False):
+        panel(axes, [(c, r) for c, r in points if (c["shape"], c["groups"]) == key], device, colour_of)
+        axes.set_title(f"{key[0]}, G = {key[1]}", fontsize=8)
+    for axes in grid[len(keys) :]:
+        axes.remove()
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(title(cells, "us against tokens an expert", device))
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", help="one of those in the file; the first if not given")
+    options = parser.parse_args(arguments)
+    cells = cells_of(read_results(options.results))
+    known = devices(cells)
+    device = options.device or next(iter(known), None)
+    if device not in known:
+        parser.error(f"{options.results} has no times for {device}, but for {', '.join(known) or 'no device'}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, draw in (("roofline", roofline), ("crossover", crossover)):
+        path = options.out / f"moe_gemm_{name}.svg"
+        draw(cells, device).savefig(path, metadata={"Date": None})
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

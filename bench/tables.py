@@ -1,0 +1,111 @@
+"""The results of bench_moe_gemm.py as text: at the end of its run, and as the tables of a page.
+
+python -m pytest bench/bench_moe_gemm.py --benchmark-json=results.json
+python bench/tables.py results.json                              # tables in Markdown, of each device
+python bench/tables.py results.json --renew docs/moe_gemm.md     # into the page, between its two marks
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+BEGIN, END = "<!-- predictions: bench/tables.py -->\n", "<!-- end of predictions -->\n"
+COLUMNS = [1, 8, 32, 64, 128, 256]
+SHORT = {"memory": "", "tensor cores": " (TC)"}  # what binds, in a table
+
+
+def cells_of(results: dict) -> list[dict]:
+    """Of the JSON of pytest-benchmark: the cells, as bench_moe_gemm.py describes them."""
+    infos = [bench.get("extra_info", {}) for bench in results["benchmarks"]]
+    return [info for info in infos if "rows" in info]
+
+
+def read_results(path: Path) -> dict:
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if not cells_of(results):
+        raise SystemExit(f"{path} has no cell of bench/bench_moe_gemm.py")
+    return results
+
+
+def timed(cell: dict) -> list[dict]:
+    return [row for row in cell["rows"] if "us" in row]
+
+
+def terminal_lines(cells: list[dict]) -> list[str]:
+    if not cells:
+        return []
+    if cells[0]["kind"] == "predicted":
+        lines = ["grouped FP8 GEMM: predictions, nothing ran; in brackets what binds"]
+        for cell in cells:
+            floors = cell["floors_us"]
+            texts = [
+                f"{row['device']} {row['us']:8.1f} us ({row['bound']}), floor {floors[row['device']]:8.1f}"
+                for row in timed(cell)
+            ]
+            if texts:
+                lines.append(f"  {cell['cell']:20s} {cell['bytes'] / 1e6:9.1f} MB  {'; '.join(texts)}")
+    else:
+        ((device, ceilings),) = cells[0]["ceilings"].items()
+        lines = [f"grouped FP8 GEMM on {device}, which reads {ceilings['bytes_per_s'] / 1e12:.2f} TB/s"]
+        lines.append(f"  {'':50s}{'us':>9s}{'p10':>9s}{'p90':>9s}{'% read':>8s}{'% FP8':>7s}{'ratio':>7s}")
+        for cell in cells:
+            for row in timed(cell):
+                fp8 = "" if row["fp8_share"] is None else f"{100 * row['fp8_share']:.1f}"
+                ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+                lines.append(
+                    f"  {cell['cell']:22s}{row['implementation']:28s}{row['us']:9.2f}{row['p10_us']:9.2f}"
+                    f"{row['p90_us']:9.2f}{100 * row['read_share']:8.1f}{fp8:>7s}{ratio:>7s}"
+                )
+    reasons = Counter(
+        (row["implementation"], row["reason"]) for cell in cells for row in cell["rows"] if "reason" in row
+    )
+    return lines + [f"  no time in {n} cells: {name}: {reason}" for (name, reason), n in reasons.items()]
+
+
+def markdown(cells: list[dict], device: str, implementation: str = "longcat_ops") -> str:
+    """us of the even cells, a row for each shape and number of experts."""
+    found: dict[tuple[str, int], dict[int, str]] = {}
+    for cell in cells:
+        for row in timed(cell):
+            if not cell["skewed"] and (row["device"], row["implementation"]) == (device, implementation):
+                bound = row.get("bound", "memory")
+                text = f"{row['us']:.1f}{SHORT.get(bound, f' ({bound})')}"
+                found.setdefault((cell["shape"], cell["groups"]), {})[cell["tokens"]] = text
+    lines = [f"| {device} | G | " + " | ".join(f"m = {m}" for m in COLUMNS) + " |", "|" + " --- |" * (len(COLUMNS) + 2)]
+    lines += [
+        f"| {shape} | {groups} | " + " | ".join(texts.get(m, "") for m in COLUMNS) + " |"
+        for (shape, groups), texts in found.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def devices(cells: list[dict]) -> list[str]:
+    return list(dict.fromkeys(row["device"] for cell in cells for row in timed(cell)))
+
+
+def renewed(page: str, cells: list[dict]) -> str:
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return before + BEGIN + "\n" + "\n".join(markdown(cells, device) for device in devices(cells)) + "\n" + END + after
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--renew", type=Path, metavar="PAGE", help="write the tables into this page")
+    options = parser.parse_args(arguments)
+    cells = cells_of(read_results(options.results))
+    if options.renew:
+        page = options.renew.read_text(encoding="utf-8")
+        options.renew.write_text(renewed(page, cells), encoding="utf-8")
+    else:
+        print("\n".join(markdown(cells, device) for device in devices(cells)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
