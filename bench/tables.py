@@ -1,7 +1,7 @@
 """The results of bench_moe_gemm.py as text: at the end of its run, and as the tables of a page.
 
 python -m pytest bench/bench_moe_gemm.py --benchmark-json=results.json
-python bench/tables.py results.json                              # tables in Markdown, of each device
+python bench/tables.py results.json                              # one table of each device and implementation
 python bench/tables.py results.json --renew docs/moe_gemm.md     # into the page, between its two marks
 """
 
@@ -66,8 +66,8 @@ def terminal_lines(cells: list[dict]) -> list[str]:
     return lines + [f"  no time in {n} cells: {name}: {reason}" for (name, reason), n in reasons.items()]
 
 
-def markdown(cells: list[dict], device: str, implementation: str = "longcat_ops") -> str:
-    """us of the even cells, a row for each shape and number of experts."""
+def markdown(cells: list[dict], device: str, implementation: str) -> str:
+    """us of the even cells, a row for each shape and number of experts. What a prediction says binds is in brackets."""
     found: dict[tuple[str, int], dict[int, str]] = {}
     for cell in cells:
         for row in timed(cell):
@@ -75,7 +75,11 @@ def markdown(cells: list[dict], device: str, implementation: str = "longcat_ops"
                 bound = row.get("bound", "memory")
                 text = f"{row['us']:.1f}{SHORT.get(bound, f' ({bound})')}"
                 found.setdefault((cell["shape"], cell["groups"]), {})[cell["tokens"]] = text
-    lines = [f"| {device} | G | " + " | ".join(f"m = {m}" for m in COLUMNS) + " |", "|" + " --- |" * (len(COLUMNS) + 2)]
+    heading = device if implementation == "longcat_ops" else f"{device}, {implementation}"
+    lines = [
+        f"| {heading} | G | " + " | ".join(f"m = {m}" for m in COLUMNS) + " |",
+        "|" + " --- |" * (len(COLUMNS) + 2),
+    ]
     lines += [
         f"| {shape} | {groups} | " + " | ".join(texts.get(m, "") for m in COLUMNS) + " |"
         for (shape, groups), texts in found.items()
@@ -87,10 +91,15 @@ def devices(cells: list[dict]) -> list[str]:
     return list(dict.fromkeys(row["device"] for cell in cells for row in timed(cell)))
 
 
+def all_tables(cells: list[dict]) -> str:
+    keys = dict.fromkeys((row["device"], row["implementation"]) for cell in cells for row in timed(cell))
+    return "\n".join(markdown(cells, *key) for key in keys)
+
+
 def renewed(page: str, cells: list[dict]) -> str:
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
-    return before + BEGIN + "\n" + "\n".join(markdown(cells, device) for device in devices(cells)) + "\n" + END + after
+    return f"{before}{BEGIN}\n{all_tables(cells)}\n{END}{after}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         page = options.renew.read_text(encoding="utf-8")
         options.renew.write_text(renewed(page, cells), encoding="utf-8")
     else:
-        print("\n".join(markdown(cells, device) for device in devices(cells)))
+        print(all_tables(cells))
     return 0
 
 

@@ -186,7 +186,8 @@ def test_tables() -> None:
     assert line.split()[-6:] == ["43.20", "28.80", "28.80", "90.0", "10.0", "1.50"]
     page = tables.renewed(f"before\n{tables.BEGIN}old\n{tables.END}after\n", cells)
     assert page.startswith("before\n") and page.endswith("after\n") and "old" not in page
-    assert "| gate_up | 4 |  | 34.1 |  |  | 46.1 |  |" in page
+    assert f"| {H100} | G | m = 1 |" in page and f"| {H100}, Triton grouped | G | m = 1 |" in page
+    assert "| gate_up | 4 |  | 34.1 |  |  | 46.1 |  |" in page and "| down | 1 |  | 7.2 |  |  | 25.2 |  |" in page
     assert tables.renewed(page, cells) == page
 
 
