@@ -1,4 +1,4 @@
-"""moe_route, moe_plan, moe_permute_quant and moe_combine inside a CUDA graph."""
+"""The routing chain, and the whole FP8 expert chain, inside a CUDA graph."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 
 import longcat_ops
 from build_oracle import assert_same_bits
+from longcat_ops.ops.registration import CUDA_KERNELS
+from op_cases import gate_up as random_gate_up
+from op_cases import stacked_weight
 from test_moe_chain import EXPERTS, REAL, SCALE, ZERO, K, problem
 
 
@@ -33,6 +36,39 @@ def test_a_graph_replays_with_other_routing() -> None:
         x.copy_(torch.randn(x.shape, generator=g))
         logits.copy_(torch.randn(logits.shape, generator=g))
         num_valid.fill_(seed % 34)
+        graph.replay()
+        torch.cuda.synchronize()
+        for ours, eager in zip(captured, chain(), strict=True):
+            assert_same_bits(ours.cpu(), eager.cpu())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("tokens", "planned"), [(1, False), (33, True), (200, False)])
+def test_the_fp8_experts_replay_with_other_routing(tokens: int, planned: bool) -> None:
+    """moe_route and fused_moe captured once; then x, logits and num_valid change in place, 100 times."""
+    if "m_grouped_fp8_swiglu_gemm_nt_offset" not in CUDA_KERNELS:
+        pytest.skip("m_grouped_fp8_swiglu_gemm_nt_offset has no CUDA kernel in this build; its reference reads offsets")
+    x, logits, bias, num_valid = (t.cuda() for t in problem(max(tokens, 4), 576))
+    x, logits = x[:tokens].contiguous(), logits[:tokens].contiguous()
+    gate_up = longcat_ops.interleave_gate_up(*(t.cuda() for t in random_gate_up(REAL, 160, 576)))
+    down = tuple(t.cuda() for t in stacked_weight(REAL, 576, 160))
+
+    def chain() -> tuple[Tensor, Tensor]:
+        routing = longcat_ops.moe_route(
+            logits, bias, top_k=K, num_experts=EXPERTS, num_zero_experts=ZERO, scale=SCALE, num_valid=num_valid
+        )
+        plan = longcat_ops.moe_plan(routing.ids, REAL) if planned else None
+        return longcat_ops.fused_moe(x, routing, gate_up, down, plan=plan), routing.ids
+
+    chain()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = chain()
+    for seed in range(100):
+        g = torch.Generator().manual_seed(seed)
+        x.copy_(torch.randn(x.shape, generator=g))
+        logits.copy_(torch.randn(logits.shape, generator=g))
+        num_valid.fill_(seed % (tokens + 1))
         graph.replay()
         torch.cuda.synchronize()
         for ours, eager in zip(captured, chain(), strict=True):
