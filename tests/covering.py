@@ -12,7 +12,7 @@ Pair = tuple[str, int, str, int]  # two factors, in their order, and the indices
 
 def design(factors: dict[str, Sequence[Any]], feasible: Callable[[Row], bool]) -> list[Row]:
     """Rows that hold every pair that a feasible row can hold. `feasible` also judges rows in which factors are missing,
-    and must not refuse one that can be completed."""
+    and must refuse one only if it cannot be completed."""
     names, rows, held = list(factors), [], set()
     uses = {(name, i): 0 for name in names for i in range(len(factors[name]))}
 

@@ -57,10 +57,10 @@ def expected(parts: Sequence[Fp8Pair], gate_up: Fp8Pair,
 
 
 def run(parts: Sequence[Fp8Pair], gate_up: Fp8Pair, *, column_major: bool = False, max_m_hint: int | None = None,
-        counts_ready: bool = False, op: Callable[..., None] = OP) -> list[Fp8Pair]:  # fmt: skip
+        counts_ready: bool = False, lead: int = _LEAD, op: Callable[..., None] = OP) -> list[Fp8Pair]:  # fmt: skip
     """(h, sh) of each part through the bare op, into outputs that hold something; rows of no group are NaN, and stay
     unwritten."""
-    starts = list(itertools.accumulate([_LEAD, *(len(q) for q, _ in parts)]))
+    starts = list(itertools.accumulate([lead, *(len(q) for q, _ in parts)]))
     a, sa = place(parts, starts[:-1], starts[-1] + _TAIL)
     sa = by_columns(sa) if column_major else sa
     width = gate_up[0].shape[1] // 2
@@ -68,7 +68,7 @@ def run(parts: Sequence[Fp8Pair], gate_up: Fp8Pair, *, column_major: bool = Fals
     sh = torch.full((len(a), -(-width // 128)), SENTINEL)
     offsets = torch.tensor(starts, dtype=torch.int32)
     op(a, sa, *gate_up, offsets, max_m_hint, counts_ready, codes.view(a.dtype), sh)
-    for outside in (slice(0, _LEAD), slice(starts[-1], None)):
+    for outside in (slice(0, lead), slice(starts[-1], None)):
         assert bool((codes[outside] == UNSET_CODE).all()) and bool((sh[outside] == SENTINEL).all())
     h = codes.view(a.dtype)
     return [(h[start:end], sh[start:end]) for start, end in itertools.pairwise(starts)]

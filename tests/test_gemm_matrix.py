@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,7 +20,8 @@ import carried
 import covering
 import grouped
 from grouped import SENTINEL, Fp8Pair, assert_close, gemm, place, run_contiguous, run_masked, run_offset
-from longcat_ops import fp8_gemm_nt, per_block_quant_fp8, per_token_group_quant_fp8
+from longcat_ops import fp8_gemm_nt, per_block_quant_fp8
+from matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, VALUES, WEIGHTS, activations, feasible, operand, sizes
 from op_results import bits
 
 BACKEND = "cuda" if carried.active else os.environ.get("LONGCAT_OPS_BACKEND", "cpu")
@@ -35,7 +36,7 @@ class Case(NamedTuple):
     values: str  # of activations
     weights: str
     layout: str
-    slack: int  # where groups start, see _layout
+    slack: int  # where groups start, see _run
     hint: float | None  # times m
     column_major: bool
     dtype: torch.dtype
@@ -49,16 +50,14 @@ class Case(NamedTuple):
 # N below, at and past the edge of a block; K of an even and an odd number of blocks, and of models.
 SMALL = [(8, 128), (160, 128), (160, 256), (160, 384), (576, 384), (160, 2048), (160, 6144), (160, 7168)]
 LARGE = [(576, 6144), (1472, 2048), (6144, 2048), (7168, 2048), (4096, 6144), (4096, 7168)]
-ROWS = (1, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129, 160, 192, 255, 256, 257, 512)
-GROUPS = (1, 2, 3, 4, 8, 16, 32, 64, 512)
 
 FACTORS: dict[str, Sequence[Any]] = {
     "shape": SMALL,
     "m": ROWS,
     "groups": GROUPS,
-    "distribution": ("uniform", "poisson", "one hot", "only the last", "only the first", "alternating"),
-    "values": ("normal", "zeros", "outliers", "subnormal", "saturated", "equal", "powers of two"),
-    "weights": ("normal", "subnormal", "saturated", "equal", "powers of two"),
+    "distribution": DISTRIBUTIONS,
+    "values": VALUES,
+    "weights": WEIGHTS,
     "layout": ("offset", "masked", "contiguous"),
     "slack": range(8),
     "hint": (None, 0.0, 0.5, 1.0, 1e6),
@@ -68,33 +67,8 @@ FACTORS: dict[str, Sequence[Any]] = {
 }
 
 
-@functools.cache
-def _sizes(m: int, groups: int, distribution: str) -> tuple[int, ...]:
-    if distribution == "poisson":
-        means = torch.full((groups,), float(m))
-        return tuple(torch.poisson(means, generator=torch.Generator().manual_seed(m)).int().tolist())
-    return {
-        "uniform": (m,) * groups,
-        "one hot": tuple(m if g == groups // 2 else 1 for g in range(groups)),
-        "only the last": (0,) * (groups - 1) + (m,),
-        "only the first": (m,) + (0,) * (groups - 1),
-        "alternating": tuple(0 if g % 2 else m for g in range(groups)),
-    }[distribution]
-
-
-def _feasible(row: covering.Row, products: int, elements: int) -> bool:
-    """Whether a row has at most so many products, or rows in one group only, and weights of at most so many elements.
-    Factors that are missing may yet take the cheapest value."""
-    n, k = row.get("shape", SMALL[0])
-    m, groups = row.get("m", ROWS[0]), row.get("groups", GROUPS[0])
-    sizes = _sizes(m, groups, row.get("distribution", "only the last"))
-    stored = groups * max(sizes) if row.get("layout") == "masked" else sum(sizes)
-    few = sum(sizes) * n * k <= products or sum(sizes) == m
-    return few and groups * n * k <= elements and stored * (n + k) <= elements
-
-
 def _cases(products: int, elements: int, /, **factors: Sequence[Any]) -> list[Case]:
-    rows = covering.design(FACTORS | factors, functools.partial(_feasible, products=products, elements=elements))
+    rows = covering.design(FACTORS | factors, functools.partial(feasible, products=products, elements=elements))
     return sorted((Case(**row) for row in rows), key=lambda case: (case.shape, case.weights, case.groups))
 
 
@@ -104,27 +78,6 @@ LARGE_CASES = _cases(
     values=("normal", "outliers", "equal"), weights=("normal",), slack=(0, 3, 5), hint=(None, 0.5),
 )  # fmt: skip
 FULL_CASES = _cases(2**34, 2**28, shape=SMALL + LARGE)
-
-
-def operand(values: str, rows: int, k: int, quantise: Callable[[Tensor], Fp8Pair], seed: int = 0) -> Fp8Pair:
-    generator = torch.Generator().manual_seed(1000 * rows + k + seed)
-    x = torch.randn(rows, k, generator=generator)
-    if values == "zeros":
-        x.zero_()
-    elif values == "outliers":  # one in each group of 128
-        x[:, 5::128] = 1e6
-    q, s = quantise(x)
-    codes = q.view(torch.uint8)
-    if values == "subnormal":
-        codes &= 0x87
-    elif values == "saturated":
-        codes.bitwise_and_(0x80).bitwise_or_(0x7E)
-    elif values == "equal":  # all products of one sign, so that errors of one direction add up
-        codes.fill_(0x3D)
-        s.fill_(1 / 3)
-    elif values == "powers of two":
-        s = s.log2().ceil().exp2()
-    return q, s
 
 
 @functools.lru_cache(maxsize=2)
@@ -151,11 +104,6 @@ def weights(values: str, n: int, k: int, groups: int) -> Fp8Pair:
     return codes.view(q.dtype), s[index] * factors.abs()
 
 
-def activations(values: str, sizes: Sequence[int], k: int) -> list[Fp8Pair]:
-    q, s = operand(values, sum(sizes), k, per_token_group_quant_fp8)
-    return list(zip(q.split(list(sizes)), s.split(list(sizes)), strict=True))
-
-
 def _run(case: Case, parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
     """slack: offsets start at every number mod 8; masked groups have no, one or the rows to spare that make 64 i - 1,
     64 i or 64 i + 1; so many rows of index -1 are around the groups of contiguous rows."""
@@ -173,7 +121,7 @@ def _run(case: Case, parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
 
 def check(case: Case) -> None:
     rhs = weights(case.weights, *case.shape, case.groups)
-    parts = activations(case.values, _sizes(case.m, case.groups, case.distribution), case.shape[1])
+    parts = activations(case.values, sizes(case.m, case.groups, case.distribution), case.shape[1])
     outs = _run(case, parts, rhs)
     _, base = base_weights(case.weights, *case.shape)
     for i, b in enumerate(base):  # all groups of one base weight at once
@@ -217,10 +165,10 @@ def test_the_cases_hold_every_pair(cases: list[Case], shapes: list[tuple[int, in
         assert not missing, (a, b, missing)
     starts: set[int] = set()
     for case in cases:
-        sizes = _sizes(case.m, case.groups, case.distribution)
+        rows = sizes(case.m, case.groups, case.distribution)
         if case.layout == "offset":
-            ends = itertools.accumulate(sizes, initial=case.slack)
-            starts |= {start % 8 for start, size in zip(ends, sizes, strict=False) if size}
+            ends = itertools.accumulate(rows, initial=case.slack)
+            starts |= {start % 8 for start, size in zip(ends, rows, strict=False) if size}
     assert starts == set(range(8))
 
 
@@ -269,13 +217,13 @@ def test_one_expert_is_a_dense_product() -> None:
 
 @pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
 def test_the_order_of_experts_does_not_matter(layout: grouped.Run) -> None:
-    sizes = (9, 0, 33, 1, 8, 65)
-    b, sb = weights("normal", N, K, len(sizes))
-    parts = activations("normal", sizes, K)
+    rows = (9, 0, 33, 1, 8, 65)
+    b, sb = weights("normal", N, K, len(rows))
+    parts = activations("normal", rows, K)
     expected = bits(layout(parts, (b, sb)))
-    for order in itertools.islice(itertools.permutations(range(len(sizes))), 1, 720, 89):
+    for order in itertools.islice(itertools.permutations(range(len(rows))), 1, 720, 89):
         outs = layout([parts[g] for g in order], (b.view(torch.uint8)[list(order)].view(b.dtype), sb[list(order)]))
-        assert bits([outs[order.index(g)] for g in range(len(sizes))]) == expected
+        assert bits([outs[order.index(g)] for g in range(len(rows))]) == expected
 
 
 @pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
@@ -289,11 +237,11 @@ def test_repeats_have_the_same_bits(layout: grouped.Run) -> None:
 @pytest.mark.parametrize("aligned", [8, 64, 128])
 def test_groups_that_start_at_a_multiple(aligned: int) -> None:
     """DeepGEMM's ends of aligned groups, as offsets: the padding is rows of the group before it, of NaN that stays."""
-    sizes = (1, 0, aligned + 1, aligned, 7)
-    rhs, parts = weights("normal", N, K, len(sizes)), activations("normal", sizes, K)
+    rows = (1, 0, aligned + 1, aligned, 7)
+    rhs, parts = weights("normal", N, K, len(rows)), activations("normal", rows, K)
     outs = run_offset([place([part], [0], len(part[0]) + -len(part[0]) % aligned) for part in parts], rhs, lead=aligned)
     compact = run_offset(parts, rhs)
-    for g, (out, m) in enumerate(zip(outs, sizes, strict=True)):
+    for g, (out, m) in enumerate(zip(outs, rows, strict=True)):
         assert bool(out[m:].isnan().all()) and len(out) % aligned == 0
         b = grouped.wide(rhs[0][g], rhs[1][g], block_rows=128)
         assert_close(out[:m], *gemm(parts[g], b))
