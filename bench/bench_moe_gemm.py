@@ -12,7 +12,8 @@ Ratios are peer / ours.
 Without a GPU a cell is the model's prediction for an H100 and an H200 (docs/moe_gemm.md has its constants), and peers
 are rows with the reason why they have no time. Nothing here has been compared with a GPU yet.
 
---benchmark-json=FILE keeps the rows: bench/tables.py, bench/plots.py and bench/compare.py read them.
+--benchmark-json=FILE keeps the rows: bench/tables.py, bench/plots.py and bench/compare.py read them. The table that
+pytest-benchmark itself prints is how long a cell took to measure.
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Graph:
-    """`calls` calls, one after another."""
+    """`calls` calls, one after another. `runs` is what was captured: it keeps the memory that a replay uses."""
 
     graph: torch.cuda.CUDAGraph
     calls: int
+    runs: list[Callable[[], object]]
 
     def replay(self) -> None:
         self.graph.replay()
@@ -48,7 +49,7 @@ def capture(runs: list[Callable[[], object]], repeats: int = 1) -> Graph:
         for _ in range(repeats):
             for run in runs:
                 run()
-    return Graph(graph, repeats * len(runs))
+    return Graph(graph, repeats * len(runs), runs)
 
 
 def take_turns(graphs: dict[str, Graph]) -> dict[str, Times]:
