@@ -3,7 +3,8 @@
 python bench/plots.py results.json --out docs [--device H100]
 
 Roofline: flops/s of every cell against its flops per byte, under the device's memory and tensor cores. Crossover: time
-against tokens an expert, one panel for each shape and number of experts, the floor dashed. Needs matplotlib.
+against tokens an expert, one panel for each shape and number of experts, the floor dashed, as far as 4 times the floor.
+Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from tables import cells_of, devices, read_results, timed
 
@@ -24,6 +26,8 @@ matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "longcat_ops", "
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # told apart by everyone
 MARKERS = {"gate_up": "o", "down": "s"}
 COLUMNS = 4  # panels in a row
+CUT = 4  # times the floor is where a panel ends: what is slower leaves it
+APART = 1.03
 
 
 def title(cells: list[dict], what: str, device: str) -> str:
@@ -42,25 +46,26 @@ def colours(cells: list[dict]) -> dict[str, str]:
 
 
 def roofline(cells: list[dict], device: str) -> Figure:
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    points, colour_of = even(cells, device), colours(cells)
-    for name, colour in colour_of.items():
+    points = even(cells, device)
+    for i, (name, colour) in enumerate(colours(cells).items()):
         for shape, marker in MARKERS.items():
             own = [(c, r) for c, r in points if (r["implementation"], c["shape"]) == (name, shape)]
-            x = [cell["flops"] / cell["bytes"] for cell, _ in own]
+            x = [APART**i * cell["flops"] / cell["bytes"] for cell, _ in own]
             y = [cell["flops"] / row["us"] / 1e6 for cell, row in own]
             axes.plot(x, y, marker, color=colour, markersize=3, alpha=0.7, label=f"{name}, {shape}")
     ceilings = points[0][0]["ceilings"][device]
-    memory, peak = ceilings["bytes_per_s"] / 1e12, (ceilings["flops_per_s"] or float("nan")) / 1e12
-    ends = [min(c["flops"] / c["bytes"] for c, _ in points), 2 * max(c["flops"] / c["bytes"] for c, _ in points)]
-    ridge = peak / memory
-    x = [ends[0], ridge, ends[1]] if ends[0] < ridge < ends[1] else ends
-    axes.plot(x, [min(memory * at, peak) if peak == peak else memory * at for at in x], "k--", linewidth=1,
-              label=f"{memory:.2f} TB/s, {peak:.0f} TFLOPS")  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="flops per byte", ylabel="TFLOPS")
+    memory, peak = ceilings["bytes_per_s"] / 1e12, (ceilings["flops_per_s"] or float("inf")) / 1e12
+    intensities = [cell["flops"] / cell["bytes"] for cell, _ in points]
+    x = sorted(
+        {min(intensities), min(max(peak / memory, min(intensities)), 2 * max(intensities)), 2 * max(intensities)}
+    )
+    label = f"{memory:.2f} TB/s" + (f", {peak:.0f} TFLOPS" if peak < float("inf") else "")
+    axes.plot(x, [min(memory * at, peak) for at in x], "k--", linewidth=1, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="flops per byte (implementations a little apart)", ylabel="TFLOPS")
     axes.set_title(title(cells, "roofline", device))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -76,6 +81,8 @@ def panel(axes: Axes, points: list[tuple[dict, dict]], device: str, colour_of: d
     tokens = sorted(floor)
     axes.set_xscale("log", base=2)
     axes.set(yscale="log", xticks=tokens[:: max(1, len(tokens) // 5)])
+    axes.set_ylim(0.9 * min(floor.values()), min(CUT * max(floor.values()), 1.1 * axes.dataLim.ymax))
+    axes.yaxis.set_minor_locator(LogLocator(subs=(1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         axis(lambda value, _: f"{value:g}")
