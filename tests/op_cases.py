@@ -192,11 +192,13 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "fp8_gemm_nt": {
         "ragged": lambda: _gemm(5, 72, 160),
         "into": lambda: _gemm(3, 136, 256, out=torch.zeros(3, 136)),
+        "split": lambda: _gemm(9, 72, 640, split_k=4),
         "empty": lambda: _gemm(0, 64, 128),
     },
     "m_grouped_fp8_gemm_nt_offset": {
         "ragged": lambda: _offset(11, 72, 160, 3),
         "hints": lambda: _offset(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "split": lambda: _offset(11, 72, 384, 2, split_k=2),
         "empty": lambda: _offset(0, 64, 128, 3),
     },
     "m_grouped_fp8_gemm_nt_masked": {

@@ -97,12 +97,12 @@ def launch_gate_up(c: Chain) -> None:
     if FUSED in emulated.OPS:
         run(FUSED, *c.permuted, *c.interleaved, offsets, len(c.x), True, *c.hidden)
     else:  # the same values from two kernels; WIDTH is one block, so scales of gate and up rows lie as a plain weight's
-        run("m_grouped_fp8_gemm_nt_offset", *c.permuted, *c.gate_up, offsets, len(c.x), True, c.products)
+        run("m_grouped_fp8_gemm_nt_offset", *c.permuted, *c.gate_up, offsets, len(c.x), True, 1, c.products)
         run("silu_and_mul_quant_fp8", c.products, *c.hidden)
 
 
 def launch_down(c: Chain) -> None:
-    run("m_grouped_fp8_gemm_nt_offset", *c.hidden, *c.down, c.plan.offsets, len(c.x), True, c.y)
+    run("m_grouped_fp8_gemm_nt_offset", *c.hidden, *c.down, c.plan.offsets, len(c.x), True, 1, c.y)
 
 
 def launch_combine(c: Chain) -> None:

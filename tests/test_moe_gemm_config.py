@@ -22,12 +22,12 @@ def pair(*shape: int, block_rows: int = 1) -> tuple[Tensor, Tensor]:
     return meta(*shape), meta(*groups, -(-rows // block_rows), -(-columns // 128), dtype=F32)
 
 
-def offset(groups: int, rows: int, n: int, k: int, hint: int | None = None) -> tuple[Candidate, ...]:
+def offset(groups: int, rows: int, n: int, k: int, hint: int | None = None, split_k: int = 1) -> tuple[Candidate, ...]:
     """`rows` in all."""
     weights, out = pair(groups, n, k, block_rows=128), meta(rows, n, dtype=BF16)
     offsets = meta(groups + 1, dtype=I32)
-    found = explain("m_grouped_fp8_gemm_nt_offset", pair(rows, k), weights, out, offsets, max_m_hint=hint)
-    return found.candidates
+    hints = {"max_m_hint": hint, "split_k": split_k}
+    return explain("m_grouped_fp8_gemm_nt_offset", pair(rows, k), weights, out, offsets, **hints).candidates
 
 
 def chosen(candidates: tuple[Candidate, ...]) -> Candidate:
@@ -106,6 +106,53 @@ def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None
         assert c.waves == -(-c.tiles // c.blocks)
     small = candidates[0]
     assert small.smem_bytes <= 200 * 1024 and small.stages == 9
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape", "split_k", "rows", "blocks"),
+    [
+        (1, GATE_UP, 2, 64, 128),
+        (1, GATE_UP, 4, 128, 128),
+        (2, GATE_UP, 2, 128, 128),
+        (2, GATE_UP, 4, 128, 132),
+        (1, DOWN, 2, 128, 96),
+        (1, (576, 6144), 2, 64, 18),
+        (1, (576, 6144), 4, 64, 36),
+        (1, (1536, 6144), 4, 64, 96),
+    ],
+)
+def test_split_k(groups: int, shape: tuple[int, int], split_k: int, rows: int, blocks: int) -> None:
+    """Clusters of split_k blocks, 66 or 33 on 132 SMs: low tiles where they put more of them to work."""
+    candidates = offset(groups, groups, *shape, 1, split_k)
+    assert [(c.rows, c.tokens) for c in candidates] == [(128, 32), (64, 32)]
+    best = chosen(candidates)
+    assert (best.rows, best.blocks) == (rows, blocks)
+    for c in candidates:
+        tiles = groups * -(-shape[0] // c.rows)
+        assert c.blocks == split_k * min(132 // split_k, tiles)
+        assert c.tiles == tiles and c.waves == -(-tiles // (132 // split_k))
+        # Besides the stages there are float32 sums of a tile from each block of the cluster but the first.
+        sums = (split_k - 1) * c.rows * 32 * 4
+        assert c.stages * (128 * (c.rows + 32) + 4 * 32) + sums < c.smem_bytes <= 200 * 1024 and c.stages >= 7
+    large = chosen(offset(groups, 300, *shape, 300, split_k))  # more rows take more tiles, no larger ones
+    assert large.tokens == 32 and large.tiles == groups * -(-300 // groups // 32) * -(-shape[0] // large.rows)
+
+
+def test_split_k_of_rows_that_warps_copy() -> None:
+    (best,) = [c for c in offset(2, 300, 128, 136, None, 4) if c.chosen]
+    assert "copy them" in best.reason and (best.rows, best.tokens) == (128, 32)
+
+
+def test_predictions_with_split_k() -> None:
+    """Counted by hand: a block loads its piece of K at 64 bytes a clock; half a microsecond for the cluster."""
+    for split_k, blocks in ((1, 48), (2, 24), (4, 12)):
+        (found,) = [p for p in chosen(offset(1, 8, 576, 6144, 8, split_k)).predictions if p.device == "H200"]
+        loads = blocks * (64 + 8) * 128 / (64 * 1755)
+        assert found.microseconds == pytest.approx(loads + 4.5 + 0.5 * (split_k > 1))
+        assert found.bound == "loads of an SM"
+    # Five blocks of K: the longest of four pieces has two.
+    (found,) = [p for p in chosen(offset(1, 8, 64, 640, 8, 4)).predictions if p.device == "H200"]
+    assert found.microseconds == pytest.approx(2 * (64 + 8) * 128 / (64 * 1755) + 5)
 
 
 def test_predictions() -> None:

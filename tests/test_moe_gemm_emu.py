@@ -42,7 +42,7 @@ def offset(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.bf
     out = torch.full((len(a), rhs[0].shape[1]), SENTINEL, dtype=dtype)
     offsets = torch.tensor(starts, dtype=torch.int32)
     sa = by_columns(sa) if column_major else sa
-    run("m_grouped_fp8_gemm_nt_offset", a, sa, *rhs, offsets, hint, ready, out)
+    run("m_grouped_fp8_gemm_nt_offset", a, sa, *rhs, offsets, hint, ready, 1, out)
     return collect(out, parts, starts[:-1])
 
 
@@ -70,7 +70,7 @@ def contiguous(parts: Sequence[Fp8Pair], rhs: Fp8Pair, gap: Sequence[int]) -> li
 
 def dense(part: Fp8Pair, rhs: Fp8Pair, group: int) -> Tensor:
     out = torch.full((len(part[0]), rhs[0].shape[1]), SENTINEL, dtype=torch.bfloat16)
-    run("fp8_gemm_nt", *part, rhs[0][group], rhs[1][group], out)
+    run("fp8_gemm_nt", *part, rhs[0][group], rhs[1][group], 1, out)
     return out
 
 
@@ -211,7 +211,7 @@ def test_512_experts_need_64_bit_offsets() -> None:
     (part,) = activations((12,), 256)
     offsets = torch.tensor([0, *[2] * 256, *[4] * 255, 12], dtype=torch.int32)
     out = torch.full((12, 40), SENTINEL, dtype=torch.bfloat16)
-    run("m_grouped_fp8_gemm_nt_offset", *part, codes.view(b.dtype), scales, offsets, None, False, out)
+    run("m_grouped_fp8_gemm_nt_offset", *part, codes.view(b.dtype), scales, offsets, None, False, 1, out)
     assert_near([out], [part], wide, "exact")
 
 

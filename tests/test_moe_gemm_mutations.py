@@ -132,7 +132,7 @@ def check_copied_rows() -> None:
     (a, sa), (b, sb) = parts[0], rhs
     codes = torch.full((9, 64 + 136), 0x7F, dtype=torch.uint8)[:, :136].copy_(a.view(torch.uint8))  # NaN behind a row
     out = torch.zeros(9, 72, dtype=torch.bfloat16)
-    run("fp8_gemm_nt", codes.view(a.dtype), sa, b[0], sb[0], out)
+    run("fp8_gemm_nt", codes.view(a.dtype), sa, b[0], sb[0], 1, out)
     tests.assert_near([out], [(a, sa)], wide[:1], "exact")
 
 
@@ -140,7 +140,7 @@ def check_offsets_beyond_the_rows() -> None:
     rhs, _ = weights(2, 72, 256)
     (part,) = activations((12,), 256)
     out, offsets = torch.zeros(12, 72, dtype=torch.bfloat16), torch.tensor([-5, 4, 99], dtype=torch.int32)
-    run("m_grouped_fp8_gemm_nt_offset", *part, *rhs, offsets, None, True, out)
+    run("m_grouped_fp8_gemm_nt_offset", *part, *rhs, offsets, None, True, 1, out)
     expected = [tests.dense(select(part, rows), rhs, g) for g, rows in enumerate((range(4), range(4, 12)))]
     assert bits([out[:4], out[4:]]) == bits(expected)
 

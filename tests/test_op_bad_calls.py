@@ -81,6 +81,10 @@ SCALARS = [
         lambda a, k: (a, {"recipe": (1, 1, 128)}),
         LongcatUnsupportedError,
     ),
+    bad("fp8_gemm_nt", "`split_k` is 3, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 3})),
+    bad("fp8_gemm_nt", "`split_k` is of type str, expected of type int", lambda a, k: (a, {"split_k": "2"})),
+    bad("m_grouped_fp8_gemm_nt_offset", "`split_k` is 0, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 0})),
+    bad("m_grouped_fp8_gemm_nt_offset", "`split_k` is 8, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 8})),
     bad(
         "m_grouped_fp8_gemm_nt_offset",
         "`max_m_hint` is -1, expected 0 or more rows",

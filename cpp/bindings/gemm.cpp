@@ -58,10 +58,11 @@ struct Bounds {
 
 }  // namespace
 
-void fp8_gemm_nt_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, const Tensor& out) {
+void fp8_gemm_nt_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, int64_t split_k,
+                     const Tensor& out) {
   const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
-  check_fp8_gemm_nt({a_desc, sa_desc}, {b_desc, sb_desc}, &out_desc);
+  check_fp8_gemm_nt({a_desc, sa_desc}, {b_desc, sb_desc}, split_k, &out_desc);
   const cpu::Fp8GemmParams params{
       .a = matrix_view(a.const_data_ptr(), a_desc),
       .sa = matrix_view(sa.const_data_ptr(), sa_desc),
@@ -79,12 +80,12 @@ void fp8_gemm_nt_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const T
 }
 
 void m_grouped_fp8_gemm_nt_offset_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
-                                      const Tensor& offsets, std::optional<int64_t> max_m_hint, bool,
+                                      const Tensor& offsets, std::optional<int64_t> max_m_hint, bool, int64_t split_k,
                                       const Tensor& out) {
   const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
   check_m_grouped_fp8_gemm_nt_offset({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(offsets), max_m_hint,
-                                     &out_desc);
+                                     split_k, &out_desc);
   const Bounds bounds(offsets, b_desc.sizes[0], a_desc.sizes[0]);
   const int64_t n = b_desc.sizes[1], k = b_desc.sizes[2];
   over_group_tiles(bounds.count, ceil_div(n, cpu::kGemmTile), cpu::kGemmTile * k,

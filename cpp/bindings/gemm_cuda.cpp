@@ -9,28 +9,31 @@ const int32_t* indices(const Tensor& tensor) { return static_cast<const int32_t*
 
 }  // namespace
 
-void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, const Tensor& out) {
+void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, int64_t split_k,
+                      const Tensor& out) {
   const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
-  check_fp8_gemm_nt({a_desc, sa_desc}, {b_desc, sb_desc}, &out_desc);
+  check_fp8_gemm_nt({a_desc, sa_desc}, {b_desc, sb_desc}, split_k, &out_desc);
   const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), weight = cuda_matrix(b, b_desc),
                   weight_scales = cuda_matrix(sb, sb_desc), sums = cuda_output(out, out_desc);
-  launch_on(a_desc.device_index,
-            [&](lc_stream_t stream) { return lc_fp8_gemm_nt(&rows, &scales, &weight, &weight_scales, &sums, stream); });
+  launch_on(a_desc.device_index, [&](lc_stream_t stream) {
+    return lc_fp8_gemm_nt(&rows, &scales, &weight, &weight_scales, static_cast<int32_t>(split_k), &sums, stream);
+  });
 }
 
 void m_grouped_fp8_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
                                        const Tensor& offsets, std::optional<int64_t> max_m_hint, bool counts_ready,
-                                       const Tensor& out) {
+                                       int64_t split_k, const Tensor& out) {
   const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
                    sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
   check_m_grouped_fp8_gemm_nt_offset({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(offsets), max_m_hint,
-                                     &out_desc);
+                                     split_k, &out_desc);
   const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), sums = cuda_output(out, out_desc);
   const lc_stack weights = cuda_stack(b, b_desc), weight_scales = cuda_stack(sb, sb_desc);
   launch_on(a_desc.device_index, [&](lc_stream_t stream) {
     return lc_m_grouped_fp8_gemm_nt_offset(&rows, &scales, &weights, &weight_scales, indices(offsets),
-                                           max_m_hint.value_or(-1), counts_ready, &sums, stream);
+                                           max_m_hint.value_or(-1), counts_ready, static_cast<int32_t>(split_k), &sums,
+                                           stream);
   });
 }
 

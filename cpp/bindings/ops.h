@@ -18,10 +18,11 @@ void rms_norm_quant_fp8_cpu(const Tensor& x, const Tensor& weight, double eps, c
                             const Tensor& q, const Tensor& s, const Tensor& y,
                             const std::optional<Tensor>& residual_out);
 
-void fp8_gemm_nt_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, const Tensor& out);
+void fp8_gemm_nt_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, int64_t split_k,
+                     const Tensor& out);
 void m_grouped_fp8_gemm_nt_offset_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
                                       const Tensor& offsets, std::optional<int64_t> max_m_hint, bool counts_ready,
-                                      const Tensor& out);
+                                      int64_t split_k, const Tensor& out);
 void m_grouped_fp8_gemm_nt_masked_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
                                       const Tensor& masked_m, int64_t expected_m, const Tensor& out);
 void m_grouped_fp8_gemm_nt_contiguous_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
@@ -56,10 +57,11 @@ void moe_permute_quant_cuda(const Tensor& x, const Tensor& row_of, const Tensor&
 void moe_combine_cuda(const Tensor& y, const Tensor& row_of, const Tensor& weights, const Tensor& zero_weight,
                       const Tensor& x, const std::optional<Tensor>& add, const Tensor& out);
 
-void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, const Tensor& out);
+void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, int64_t split_k,
+                      const Tensor& out);
 void m_grouped_fp8_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
                                        const Tensor& offsets, std::optional<int64_t> max_m_hint, bool counts_ready,
-                                       const Tensor& out);
+                                       int64_t split_k, const Tensor& out);
 void m_grouped_fp8_gemm_nt_masked_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
                                        const Tensor& masked_m, int64_t expected_m, const Tensor& out);
 void m_grouped_fp8_gemm_nt_contiguous_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,

@@ -21,11 +21,11 @@ STABLE_TORCH_LIBRARY(longcat_ops, m) {
       "Tensor(c!) y, Tensor(d!)? residual_out) -> ()");
 
   // a e4m3 [M, K], sa f32 [M, ceil(K / 128)], b e4m3 [N, K], sb f32 [ceil(N / 128), ceil(K / 128)], out [M, N]
-  m.def("fp8_gemm_nt(Tensor a, Tensor sa, Tensor b, Tensor sb, Tensor(a!) out) -> ()");
+  m.def("fp8_gemm_nt(Tensor a, Tensor sa, Tensor b, Tensor sb, int split_k, Tensor(a!) out) -> ()");
   // b e4m3 [G, N, K], sb f32 [G, ceil(N / 128), ceil(K / 128)]; rows offsets[g] .. offsets[g + 1] of a go to group g
   m.def(
       "m_grouped_fp8_gemm_nt_offset(Tensor a, Tensor sa, Tensor b, Tensor sb, Tensor offsets, int? max_m_hint, "
-      "bool counts_ready, Tensor(a!) out) -> ()");
+      "bool counts_ready, int split_k, Tensor(a!) out) -> ()");
   // a e4m3 [G, M, K], out [G, M, N]; the first masked_m[g] rows of group g
   m.def(
       "m_grouped_fp8_gemm_nt_masked(Tensor a, Tensor sa, Tensor b, Tensor sb, Tensor masked_m, int expected_m, "

@@ -64,11 +64,11 @@ const std::map<std::string, CheckFunction>& check_table() {
          check_rms_norm_quant_fp8(a.tensor(0), a.tensor(1), a.number(2), a.optional_tensor(3), a.optional_tensor(4),
                                   a.optional_tensor(5), a.optional_tensor(6), a.optional_tensor(7));
        }},
-      {"fp8_gemm_nt", [](A a) { check_fp8_gemm_nt(a.pair(0), a.pair(2), a.optional_tensor(4)); }},
+      {"fp8_gemm_nt", [](A a) { check_fp8_gemm_nt(a.pair(0), a.pair(2), a.integer(4), a.optional_tensor(5)); }},
       {"m_grouped_fp8_gemm_nt_offset",
        [](A a) {
-         check_m_grouped_fp8_gemm_nt_offset(a.pair(0), a.pair(2), a.tensor(4), a.optional_integer(5),
-                                            a.optional_tensor(7));
+         check_m_grouped_fp8_gemm_nt_offset(a.pair(0), a.pair(2), a.tensor(4), a.optional_integer(5), a.integer(7),
+                                            a.optional_tensor(8));
        }},
       {"m_grouped_fp8_gemm_nt_masked",
        [](A a) {

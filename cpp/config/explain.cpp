@@ -67,9 +67,9 @@ const std::map<std::string, OpCost>& costs() {
       {"dequant_fp8", {3}},
       {"rms_norm", {3}},
       {"rms_norm_quant_fp8", {4}},
-      {"fp8_gemm_nt", {4, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }}},
+      {"fp8_gemm_nt", {5, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }}},
       {"m_grouped_fp8_gemm_nt_offset",
-       {7, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
+       {8, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
       {"m_grouped_fp8_gemm_nt_masked",
        {6,
         [](const Arguments& a) {

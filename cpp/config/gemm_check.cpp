@@ -43,6 +43,10 @@ void check_hint(const char* op, const char* name, std::optional<int64_t> hint) {
   LC_CHECK(hint.value_or(0) >= 0, op, name, std::to_string(*hint), "0 or more rows", "", "");
 }
 
+void check_split_k(const char* op, int64_t split_k) {
+  LC_CHECK(split_k == 1 || split_k == 2 || split_k == 4, op, "split_k", std::to_string(split_k), "1, 2 or 4", "", "");
+}
+
 // What the three layouts share: a [.., K] against b [G, N, K].
 void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, const char* layout) {
   check_activation(op, lhs, rank, layout);
@@ -85,7 +89,7 @@ void check_gate_up(const char* op, const char* name, const char* scales_name, Fp
                 {name, &w});
 }
 
-void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc* out) {
+void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, int64_t split_k, const TensorDesc* out) {
   static constexpr const char* kOp = "fp8_gemm_nt";
   const TensorDesc &a = lhs.values, &b = rhs.values;
   const Named like{"a", &a};
@@ -98,18 +102,20 @@ void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc* out) {
   check_width(kOp, "b", b, n);
   check_unit_inner_stride(kOp, "b", b);
   check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &b});
+  check_split_k(kOp, split_k);
   check_gemm_output(kOp, out, {a.sizes[0], n}, like);
   check_no_alias(kOp, {like, {"sa", &lhs.scales}, {"b", &b}, {"sb", &rhs.scales}}, {{"out", out}});
 }
 
 void check_m_grouped_fp8_gemm_nt_offset(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& offsets,
-                                        std::optional<int64_t> max_m_hint, const TensorDesc* out) {
+                                        std::optional<int64_t> max_m_hint, int64_t split_k, const TensorDesc* out) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_offset";
   const TensorDesc &a = lhs.values, &b = rhs.values;
   const Named like{"a", &a};
   check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
   check_index_vector(kOp, "offsets", offsets, b.sizes[0] + 1, like);
   check_hint(kOp, "max_m_hint", max_m_hint);
+  check_split_k(kOp, split_k);
   check_grouped_output(kOp, lhs, rhs, {"offsets", &offsets}, out, {a.sizes[0], b.sizes[1]});
 }
 

@@ -13,9 +13,9 @@ struct Fp8Pair {
   const TensorDesc& scales;
 };
 
-void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc* out);
+void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, int64_t split_k, const TensorDesc* out);
 void check_m_grouped_fp8_gemm_nt_offset(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& offsets,
-                                        std::optional<int64_t> max_m_hint, const TensorDesc* out);
+                                        std::optional<int64_t> max_m_hint, int64_t split_k, const TensorDesc* out);
 void check_m_grouped_fp8_gemm_nt_masked(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& masked_m, int64_t expected_m,
                                         const TensorDesc* out);
 void check_m_grouped_fp8_gemm_nt_contiguous(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& m_indices,

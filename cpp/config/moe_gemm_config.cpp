@@ -34,22 +34,27 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   // NOTE: the small instance leaves room for blocks of the kernel ahead, which programmatic dependent launch overlaps.
   constexpr uint32_t kSmallSmem = 200 * 1024;
   const uint32_t limit = config.small ? kSmallSmem : kMaxSmem;
+  const auto smem_bytes = [&](uint32_t stages) {
+    return make_smem_plan(tile_rows, max_tokens, stages, static_cast<uint32_t>(problem.split_k)).bytes;
+  };
   config.stages = static_cast<uint32_t>(problem.max_stages);
-  while (make_smem_plan(tile_rows, max_tokens, config.stages).bytes > limit) --config.stages;
-  config.smem_bytes = make_smem_plan(tile_rows, max_tokens, config.stages).bytes;
+  while (smem_bytes(config.stages) > limit) --config.stages;
+  config.smem_bytes = smem_bytes(config.stages);
   if (problem.rows == 0 || problem.groups == 0) return config;
 
-  config.grid = std::min<int64_t>(problem.sms, most_tiles(problem, tile_rows, max_tokens));
+  const int64_t clusters = std::max<int64_t>(problem.sms / problem.split_k, 1);
+  config.grid = problem.split_k * std::min(clusters, most_tiles(problem, tile_rows, max_tokens));
   return config;
 }
 
 MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
   uint32_t max_tokens = kSmallTokens;
-  if (problem.mapped)
+  if (problem.mapped && problem.split_k == 1)
     while (max_tokens < expected_rows(problem) && max_tokens < kMaxTokens) max_tokens *= 2;
-  // NOTE: half as high where that puts more SMs to work; elsewhere it would only read the tokens twice as often.
+  // NOTE: half as high where that puts more SMs (clusters) to work; elsewhere it would only read the tokens twice as
+  // often.
   const int64_t chunks = std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);
-  const bool few = problem.mapped && 2 * chunks * ceil_div(problem.n, kTileRows) <= problem.sms;
+  const bool few = problem.mapped && 2 * chunks * ceil_div(problem.n, kTileRows) <= problem.sms / problem.split_k;
   return make_moe_gemm_config(problem, few ? kFewTileRows : kTileRows, max_tokens);
 }
 

@@ -12,7 +12,8 @@ struct MoeGemmProblem {
   int64_t mean_rows = -1;  // of one group, typically; -1: rows / groups
   int64_t max_rows = -1;   // of one group, as the caller estimates it; -1: no estimate
   int64_t n = 0, k = 0;
-  bool mapped = true;  // tensor maps describe both operands
+  int64_t split_k = 1;  // pieces of K, one for each block of a cluster; changes results
+  bool mapped = true;   // tensor maps describe both operands
   int sms = 132;
   int max_stages = 12;
 };
@@ -23,7 +24,7 @@ struct MoeGemmConfig {
   uint32_t stages = 0;
   uint32_t smem_bytes = 0;
   bool small = false;  // the instance for few tokens
-  int64_t grid = 0;    // 0: nothing to do
+  int64_t grid = 0;    // a multiple of split_k; 0: nothing to do
 };
 
 // Rows of the largest group that a tile should hold. Neither this nor the tile changes a result.

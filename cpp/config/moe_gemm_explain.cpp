@@ -18,6 +18,7 @@ constexpr double kL2BytesPerSecond = 5.5e12;
 constexpr double kClock = 1.755e9;
 constexpr double kSmBytesPerSecond = 64 * kClock;  // what one SM takes from L2
 constexpr double kFixedMicroseconds = 4.5;         // launch, first bytes, last tile
+constexpr double kClusterMicroseconds = 0.5;       // a cluster's barriers and its last tile's sums on their way
 
 // Of one stage on one SM: the products, or reading both operands from shared memory at 128 bytes a clock: weights once
 // for each pass, tokens once for each warpgroup.
@@ -33,12 +34,13 @@ Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidat
   const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
   const double memory = (weights + tokens) / (kBandwidthShare * device.bytes_per_second);
   const double l2 = (chunks * weights + candidate.tiles * blocks * bucket * kBlockK) / kL2BytesPerSecond;
-  const double stages = candidate.waves * blocks;  // of the busiest block
+  const double stages = static_cast<double>(candidate.waves * ceil_div(ceil_div(p.k, kBlockK), p.split_k));  // busiest
   const double sm = stages * (candidate.config.tile_rows + bucket) * kBlockK / kSmBytesPerSecond;
   const double products = stages * stage_clocks(candidate.config.tile_rows, bucket) / kClock;
   const double most = std::max({memory, l2, sm, products});
   const char* bound = most == memory ? "memory" : most == l2 ? "L2" : most == sm ? "loads of an SM" : "tensor cores";
-  return {device.name, 1e6 * most + kFixedMicroseconds, bound};
+  const double fixed = kFixedMicroseconds + (p.split_k > 1 ? kClusterMicroseconds : 0);
+  return {device.name, 1e6 * most + fixed, bound};
 }
 
 std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, const MoeGemmConfig& best) {
@@ -50,7 +52,9 @@ std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, cons
   if (config.tile_rows != best.tile_rows)
     return config.tile_rows == kFewTileRows
                ? "there are tiles enough of twice the height, which read tokens half as often"
-               : "too few tiles for all SMs";
+           : p.split_k > 1 ? "too few tiles for all clusters"
+                           : "too few tiles for all SMs";
+  if (p.split_k > 1) return text("with split_k = ", p.split_k, " the only one; clusters of as many blocks share K");
   if (chosen && tiles > 1) return text("the largest; a group of ", expected, why, ", takes ", tiles, " tiles");
   if (chosen) return text("the smallest that holds a group of ", expected, why);
   if (tiles > 1) return text("a group of ", expected, why, ", would read its weights ", tiles, " times");
@@ -75,6 +79,8 @@ MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argumen
   problem.n = b.sizes[b.dim - 2];
   problem.k = b.sizes[b.dim - 1];
   problem.mapped = on_16_bytes(a) && on_16_bytes(b);
+  if (op == "fp8_gemm_nt") problem.split_k = std::get<int64_t>(arguments.at(4));
+  if (op == "m_grouped_fp8_gemm_nt_offset") problem.split_k = std::get<int64_t>(arguments.at(7));
   if (op == "m_grouped_fp8_gemm_nt_masked") problem.mean_rows = std::get<int64_t>(arguments.at(5));
   if (op == "m_grouped_fp8_gemm_nt_offset")
     if (const auto* hint = std::get_if<int64_t>(&arguments.at(5))) problem.max_rows = *hint;
@@ -87,15 +93,16 @@ std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem) {
   if (active == 0) return candidates;
   const int64_t rows = ceil_div(problem.rows, active);
   const MoeGemmConfig best = choose_moe_gemm_config(problem);
+  const uint32_t largest = problem.split_k > 1 ? kSmallTokens : kMaxTokens;
   for (const uint32_t tile_rows : {kTileRows, kFewTileRows}) {
-    for (uint32_t max_tokens = kSmallTokens; max_tokens <= kMaxTokens; max_tokens *= 2) {
+    for (uint32_t max_tokens = kSmallTokens; max_tokens <= largest; max_tokens *= 2) {
       Candidate candidate;
       candidate.config = make_moe_gemm_config(problem, tile_rows, max_tokens);
       candidate.chosen = tile_rows == best.tile_rows && max_tokens == best.max_tokens;
       candidate.reason = reason_of(problem, candidate.config, best);
       const int64_t chunks = ceil_div(rows, max_tokens);
       candidate.tiles = active * chunks * ceil_div(problem.n, tile_rows);
-      candidate.waves = ceil_div(candidate.tiles, candidate.config.grid);
+      candidate.waves = ceil_div(candidate.tiles, candidate.config.grid / problem.split_k);
       const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, max_tokens)));
       for (const Device& device : known_devices())
         candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));

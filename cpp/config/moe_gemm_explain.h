@@ -20,7 +20,7 @@ struct Candidate {
   MoeGemmConfig config;
   bool chosen = false;
   std::string reason;
-  int64_t tiles = 0, waves = 0;  // waves: tiles of the busiest block
+  int64_t tiles = 0, waves = 0;  // waves: tiles of the busiest block, or of a piece of K each
   std::vector<Prediction> predictions;
 };
 

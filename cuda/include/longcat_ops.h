@@ -63,13 +63,14 @@ LC_API int lc_rms_norm_quant_fp8(const lc_matrix* x, const float* weight, double
                                  const lc_matrix* q, const lc_matrix* s, const lc_matrix* y,
                                  const lc_matrix* residual_out, lc_stream_t stream);
 
-/* Scales sa and sb with any strides; out bf16, f16 or f32. */
+/* Scales sa and sb with any strides; out bf16, f16 or f32. split_k: 1, 2 or 4. */
 LC_API int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb,
-                          const lc_matrix* out, lc_stream_t stream);
+                          int32_t split_k, const lc_matrix* out, lc_stream_t stream);
 /* max_m_hint: -1 for none. */
 LC_API int lc_m_grouped_fp8_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b,
                                            const lc_stack* sb, const int32_t* offsets, int64_t max_m_hint,
-                                           int32_t counts_ready, const lc_matrix* out, lc_stream_t stream);
+                                           int32_t counts_ready, int32_t split_k, const lc_matrix* out,
+                                           lc_stream_t stream);
 LC_API int lc_m_grouped_fp8_gemm_nt_masked(const lc_stack* a, const lc_stack* sa, const lc_stack* b, const lc_stack* sb,
                                            const int32_t* masked_m, int64_t expected_m, const lc_stack* out,
                                            lc_stream_t stream);

@@ -5,6 +5,7 @@
 #include "device/vector_io.cuh"
 #include "moe_gemm/epilogue.cuh"
 #include "moe_gemm/producer.cuh"
+#include "moe_gemm/split.cuh"
 
 namespace longcat_ops::moe_gemm {
 
@@ -36,11 +37,12 @@ LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales
   }
 }
 
-template <uint32_t kWidth, uint32_t kPasses>
-LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const OutputTile& tile, device::Pipeline& stages) {
+template <uint32_t kWidth, uint32_t kPasses, bool kSplit>
+LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const OutputTile& tile, device::Pipeline& stages,
+                             PieceExchange& pieces) {
   float sum[kPasses][kWidth / 2] = {};
-  const uint32_t blocks = count_blocks(p);
-  for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
+  const BlockRange blocks = block_range<kSplit>(p);
+  for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
     const uint32_t stage = base + stages.stage * p.smem.stage_bytes;
     const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
     stages.wait_full();  // before wgmma_fence, which orders the operands after it
@@ -50,15 +52,18 @@ LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const Output
                              stage + p.smem.weight_bytes + i * kWidth * kBlockK, scales + 4 * i * kWidth, sum[i]);
     device::arrive_warp(stages.empty());
   }
+  if constexpr (kSplit)
+    if (!pieces.add_up(p, sum[0])) return;
   LC_UNROLL
   for (uint32_t i = 0; i < kPasses; ++i) store_tile(p, base, tile, i * kWidth, sum[i]);
 }
 
-template <uint32_t kLargest>
+template <uint32_t kLargest, bool kSplit>
 LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
   ptx::grid_dependency_wait();  // before anything is stored
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
+  PieceExchange pieces(p.smem, base);
   const uint32_t warpgroup = ptx::warp_index() / 4;
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t column = tile.weight_tile * p.smem.tile_rows + warpgroup * kWarpgroupRows;
@@ -67,23 +72,25 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
     const uint32_t bucket = bucket_for(tile.tokens);
     if constexpr (kLargest > kSmallTokens) {
       switch (bucket) {
-        case 48: multiply_tile<48, 1>(p, base, out, stages); continue;
-        case 64: multiply_tile<64, 1>(p, base, out, stages); continue;
-        case 96: multiply_tile<96, 1>(p, base, out, stages); continue;
-        case 128: multiply_tile<128, 1>(p, base, out, stages); continue;
-        case 192: multiply_tile<96, 2>(p, base, out, stages); continue;
-        case 256: multiply_tile<128, 2>(p, base, out, stages); continue;
+        case 48: multiply_tile<48, 1, kSplit>(p, base, out, stages, pieces); continue;
+        case 64: multiply_tile<64, 1, kSplit>(p, base, out, stages, pieces); continue;
+        case 96: multiply_tile<96, 1, kSplit>(p, base, out, stages, pieces); continue;
+        case 128: multiply_tile<128, 1, kSplit>(p, base, out, stages, pieces); continue;
+        case 192: multiply_tile<96, 2, kSplit>(p, base, out, stages, pieces); continue;
+        case 256: multiply_tile<128, 2, kSplit>(p, base, out, stages, pieces); continue;
         default: break;
       }
     }
     switch (bucket) {
-      case 8: multiply_tile<8, 1>(p, base, out, stages); break;
-      case 16: multiply_tile<16, 1>(p, base, out, stages); break;
-      case 24: multiply_tile<24, 1>(p, base, out, stages); break;
-      default: multiply_tile<32, 1>(p, base, out, stages); break;
+      case 8: multiply_tile<8, 1, kSplit>(p, base, out, stages, pieces); break;
+      case 16: multiply_tile<16, 1, kSplit>(p, base, out, stages, pieces); break;
+      case 24: multiply_tile<24, 1, kSplit>(p, base, out, stages, pieces); break;
+      default: multiply_tile<32, 1, kSplit>(p, base, out, stages, pieces); break;
     }
   }
   ptx::bulk_wait_read<0>();  // shared memory outlives its readers
+  // And so it does barriers at which the cluster's first block still arrives. All other threads just end.
+  if constexpr (kSplit) ptx::cluster_sync();
 }
 
 }  // namespace longcat_ops::moe_gemm

@@ -20,10 +20,12 @@ int launch_moe_gemm(const char* op, const Operands& o, const lc_stack& out, lc_s
   params.output_type = output_type(out.matrix.dtype);
   params.bulk_output = out.matrix.dtype == LC_BF16 && bulk_rows(out, 2);
 
-  const auto kernel = !problem.mapped ? moe_gemm_kernel<kSmallTokens, false>
-                      : config.small  ? moe_gemm_kernel<kSmallTokens, true>
-                                      : moe_gemm_kernel<kMaxTokens, true>;
-  const LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
+  const auto kernel = !problem.mapped ? moe_gemm_kernel<kSmallTokens, false, true>
+                      : o.split_k > 1 ? moe_gemm_kernel<kSmallTokens, true, true>
+                      : config.small  ? moe_gemm_kernel<kSmallTokens, true, false>
+                                      : moe_gemm_kernel<kMaxTokens, true, false>;
+  LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
+  launch_config.cluster = static_cast<int>(o.split_k);
   return launch(kernel, launch_config, params, stream, memory_of(o).updates("out", &out));
 }
 
@@ -34,19 +36,21 @@ extern "C" {
 
 using namespace longcat_ops::moe_gemm;
 
-int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb,
+int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb, int32_t split_k,
                    const lc_matrix* out, lc_stream_t stream) {
-  const Operands operands{single(a), single(sa), single(b), single(sb)};
+  Operands operands{single(a), single(sa), single(b), single(sb)};
+  operands.split_k = split_k;
   return launch_moe_gemm("fp8_gemm_nt", operands, single(out), stream);
 }
 
 int lc_m_grouped_fp8_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b, const lc_stack* sb,
-                                    const int32_t* offsets, int64_t max_m_hint, int32_t counts_ready,
+                                    const int32_t* offsets, int64_t max_m_hint, int32_t counts_ready, int32_t split_k,
                                     const lc_matrix* out, lc_stream_t stream) {
   Operands operands{single(a), single(sa), *b, *sb};
   operands.set_index(RowLayout::kOffset, "offsets", offsets, b->count + 1);
   operands.max_rows = max_m_hint;
   operands.counts_ready = counts_ready != 0;
+  operands.split_k = split_k;
   return launch_moe_gemm("m_grouped_fp8_gemm_nt_offset", operands, single(out), stream);
 }
 

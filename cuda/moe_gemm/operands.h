@@ -18,6 +18,7 @@ struct Operands {
   int64_t index_size = 0;
   int64_t max_rows = -1, mean_rows = -1;  // of one group, as the caller estimates them; -1: no estimate
   bool counts_ready = false;
+  int64_t split_k = 1;
 
   void set_index(RowLayout layout_, const char* name, const int32_t* data, int64_t size) {
     layout = layout_;
@@ -73,6 +74,7 @@ inline MoeGemmProblem problem_of(const Operands& o) {
   problem.mapped = can_map(bytes_of(o.b)) && can_map(bytes_of(o.a));
   problem.sms = sm_count();
   problem.max_stages = kMaxStages;
+  problem.split_k = o.split_k;
   return problem;
 }
 
@@ -93,7 +95,8 @@ inline int set_params(const Operands& o, const MoeGemmProblem& problem, const Mo
   params.rows = {o.layout, static_cast<uint32_t>(problem.groups), static_cast<uint32_t>(problem.group_rows), o.index};
   params.n = static_cast<uint32_t>(problem.n);
   params.k = static_cast<uint32_t>(problem.k);
-  params.smem = make_smem_plan(config.tile_rows, config.max_tokens, config.stages);
+  params.split = static_cast<uint32_t>(o.split_k);
+  params.smem = make_smem_plan(config.tile_rows, config.max_tokens, config.stages, params.split);
   return LC_OK;
 }
 

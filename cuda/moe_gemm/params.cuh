@@ -45,6 +45,7 @@ struct MoeGemmParams {
   bool counts_ready;  // rows.index and the weights were written before the kernel ahead began
   GroupedRows rows;
   uint32_t n, k;
+  uint32_t split;  // pieces of K, one for each block of a cluster
   SmemPlan smem;
 };
 

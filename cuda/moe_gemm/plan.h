@@ -17,6 +17,7 @@ constexpr uint32_t kStorePitch = 144;    // bytes per token of 64 bf16: 16 more 
 constexpr uint32_t kQueueTiles = 4;      // the scheduler is ahead by at most
 constexpr uint32_t kThreads = 384;       // two consumer warpgroups, then four producer warps
 constexpr uint32_t kMaxSmem = 232448;    // a block may have on sm_90
+constexpr uint32_t kPieceBytes = kSmallTokens * 16 * 4;  // of a warp's sums: f32, 16 weight rows
 
 // With SwiGLU.
 constexpr uint32_t kSwigluTileRows = 256;  // of gate and up: 128 channels of h, which share a scale
@@ -42,12 +43,14 @@ struct SmemPlan {
   uint32_t output;  // per consumer warpgroup store_bytes; with SwiGLU all of them share
   uint32_t amax;    // with SwiGLU: kAmaxBytes per token
   uint32_t store_bytes;
+  uint32_t pieces;    // f32, of each block of the cluster but the first: sums of a tile, consumer warps one by one
   uint32_t tiles;     // the scheduler's queue
-  uint32_t barriers;  // of the stages, then of the queue
+  uint32_t barriers;  // of the stages, then of the queue, then of the pieces
   uint32_t bytes;
 };
 
-constexpr SmemPlan make_smem_plan(uint32_t tile_rows, uint32_t max_tokens, uint32_t stages) {
+// split: blocks of a cluster, each with a piece of K.
+constexpr SmemPlan make_smem_plan(uint32_t tile_rows, uint32_t max_tokens, uint32_t stages, uint32_t split = 1) {
   SmemPlan plan{};
   plan.tile_rows = tile_rows;
   plan.max_tokens = max_tokens;
@@ -60,9 +63,10 @@ constexpr SmemPlan make_smem_plan(uint32_t tile_rows, uint32_t max_tokens, uint3
   plan.output = plan.scales + (swiglu ? 2 : 1) * stages * max_tokens * 4;
   plan.store_bytes = (swiglu || max_tokens < kStoreTokens ? max_tokens : kStoreTokens) * kStorePitch;
   plan.amax = plan.output + (swiglu ? 1 : plan.consumer_warps / 4) * plan.store_bytes;
-  plan.tiles = plan.amax + (swiglu ? max_tokens * kAmaxBytes : 0);
+  plan.pieces = plan.amax + (swiglu ? max_tokens * kAmaxBytes : 0);
+  plan.tiles = plan.pieces + (split - 1) * plan.consumer_warps * kPieceBytes;
   plan.barriers = plan.tiles + kQueueTiles * 16;
-  plan.bytes = plan.barriers + (stages + kQueueTiles) * 16;
+  plan.bytes = plan.barriers + (stages + kQueueTiles + (split > 1 ? plan.consumer_warps : 0)) * 16;
   return plan;
 }
 

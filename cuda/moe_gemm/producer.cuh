@@ -10,6 +10,19 @@ constexpr uint32_t kProducers = 3;
 
 LC_DEVICE uint32_t count_blocks(const MoeGemmParams& p) { return (p.k + kBlockK - 1) / kBlockK; }
 
+// Blocks of K: all, or those of this block of the cluster, of which the last ones may have none.
+struct BlockRange {
+  uint32_t begin, end;
+};
+
+template <bool kSplit>
+LC_DEVICE BlockRange block_range(const MoeGemmParams& p) {
+  const uint32_t blocks = count_blocks(p);
+  if constexpr (!kSplit) return {0, blocks};
+  const uint32_t piece = (blocks + p.split - 1) / p.split, begin = ptx::cluster_rank() * piece;
+  return {begin, begin + piece < blocks ? begin + piece : blocks};
+}
+
 LC_DEVICE device::Pipeline stages_of(const MoeGemmParams& p, uint32_t base) {
   return device::Pipeline(base + p.smem.barriers, p.smem.stages);
 }
@@ -36,15 +49,15 @@ LC_DEVICE void copy_block(uint32_t to, const Stack<const uint8_t>& from, uint32_
 }
 
 // With kTma one thread, else a warp: both `produce` functions.
-template <bool kTma>
+template <bool kTma, bool kSplit = false>
 LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
   if constexpr (kTma) ptx::prefetch_tensormap(&p.weight_map);
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
-  const uint32_t blocks = count_blocks(p);
+  const BlockRange blocks = block_range<kSplit>(p);
   for (Tile tile = queue.pop<!kTma>(); tile.tokens != 0; tile = queue.pop<!kTma>()) {
     const uint32_t row = tile.weight_tile * p.smem.tile_rows;
-    for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
+    for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
       const uint32_t to = base + stages.stage * p.smem.stage_bytes;
       stages.wait_empty();
       if constexpr (kTma) {
@@ -62,18 +75,18 @@ LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
 
 // All columns of the bucket are loaded; those beyond the tile's tokens are other groups' rows, or zeros. A column of
 // the product depends on nothing but its own row, and theirs are not stored.
-template <bool kTma>
+template <bool kTma, bool kSplit = false>
 LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
   if constexpr (kTma)
     for (const ptx::TensorMap& map : p.token_map) ptx::prefetch_tensormap(&map);
   ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
-  const uint32_t blocks = count_blocks(p);
+  const BlockRange blocks = block_range<kSplit>(p);
   for (Tile tile = queue.pop<!kTma>(); tile.tokens != 0; tile = queue.pop<!kTma>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const int32_t matrix = p.rows.layout == RowLayout::kMasked ? tile.group : 0;
-    for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
+    for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
       const uint32_t to = base + stages.stage * p.smem.stage_bytes + p.smem.weight_bytes;
       stages.wait_empty();
       if constexpr (kTma) {
@@ -98,13 +111,14 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
 // A warp: lane l has the tokens l, l + 32, ... Both scales are multiplied here, once, so that the consumers' FMA is the
 // only other operation; a block ahead, because each load waits for L2. Any strides will do. kPanels: rows of the
 // weight's scales in a tile, each with products of its own.
-template <uint32_t kLargest, uint32_t kPanels = 1>
+template <uint32_t kLargest, uint32_t kPanels = 1, bool kSplit = false>
 LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   constexpr uint32_t kTokens = kLargest / 32;
   ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
-  const uint32_t blocks = count_blocks(p), lane = ptx::lane_index();
+  const BlockRange blocks = block_range<kSplit>(p);
+  const uint32_t lane = ptx::lane_index();
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const float* weight = p.weight_scale.at(tile.group, tile.weight_tile * p.smem.tile_rows / kBlockK);
@@ -121,15 +135,15 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
           token_scale[i] =
               ptx::load_global(tokens + 32 * i * p.token_scale.row_stride + block * p.token_scale.column_stride);
     };
-    load(0);
-    for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
+    if (!kSplit || blocks.begin < blocks.end) load(blocks.begin);
+    for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
       float product[kPanels][kTokens];
       LC_UNROLL
       for (uint32_t j = 0; j < kPanels; ++j) {
         LC_UNROLL
         for (uint32_t i = 0; i < kTokens; ++i) product[j][i] = ptx::multiply_rn(weight_scale[j], token_scale[i]);
       }
-      if (block + 1 < blocks) load(block + 1);
+      if (block + 1 < blocks.end) load(block + 1);
       const uint32_t to = base + p.smem.scales + 4 * (kPanels * stages.stage * p.smem.max_tokens + lane);
       stages.wait_empty();
       LC_UNROLL

@@ -109,15 +109,17 @@ LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
   if (group != kNone) emit(group, first, rows.rows - first);
 }
 
-// Tiles are dealt out in turn. Those of one weight tile are neighbours, so that all blocks but one find it in L2.
-LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base) {
+// Tiles are dealt out in turn: this block, or cluster, has the first-th and then every step-th. Those of one weight
+// tile are neighbours, so that all blocks but one find it in L2.
+LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base, uint32_t first = ptx::block_index(),
+                              uint32_t step = ptx::grid_size()) {
   if (!p.counts_ready) ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
   const uint32_t weight_tiles = (p.n + p.smem.tile_rows - 1) / p.smem.tile_rows, most = p.smem.max_tokens;
-  uint32_t next = ptx::block_index();  // this block's next tile, counted from the start of the group at hand
+  uint32_t next = first;  // counted from the start of the group at hand
   const auto emit = [&](uint32_t group, uint32_t row, uint32_t count) {
     const uint32_t chunks = (count + most - 1) / most, tiles = chunks * weight_tiles;
-    for (; next < tiles; next += ptx::grid_size()) {
+    for (; next < tiles; next += step) {
       const uint32_t chunk = next % chunks, left = count - chunk * most;
       if (ptx::lane_index() == 0) queue.push({group, row + chunk * most, left < most ? left : most, next / chunks});
     }

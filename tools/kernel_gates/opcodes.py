@@ -47,7 +47,10 @@ TABLE = (
         r"moe_gemm_kernel<.*>",
         must=("ACQBULK", "PREEXIT", *_products(8, 16, 24, 32), "SYNCS.PHASECHK.TRANS64.TRYWAIT", "STSM", "UBLKCP.G.S"),
     ),
-    Row(r"moe_gemm_kernel<.*, true>", must=("UTMALDG.3D",)),
+    Row(r"moe_gemm_kernel<\d+, true, .*>", must=("UTMALDG.3D",)),
+    # Clusters: sums through distributed shared memory, and a barrier. Nothing of it without a split.
+    Row(r"moe_gemm_kernel<32, .*, true>", must=("STAS.128", "UCGABAR_WAIT")),
+    Row(r"moe_gemm_kernel<32, .*, false>", never=("STAS", "UCGABAR_WAIT", "MEMBAR.ALL.GPU")),
     Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
 )
 

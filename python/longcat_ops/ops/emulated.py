@@ -118,13 +118,18 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
         _matrix(residual),
         *(_matrix(t) for t in (q, s, y, residual_out)),
     ),
-    "fp8_gemm_nt": lambda *tensors: tuple(map(_matrix, tensors)),
-    "m_grouped_fp8_gemm_nt_offset": lambda a, sa, b, sb, offsets, max_m_hint, counts_ready, out: (
+    "fp8_gemm_nt": lambda a, sa, b, sb, split_k, out: (
+        *map(_matrix, (a, sa, b, sb)),
+        ctypes.c_int32(split_k),
+        _matrix(out),
+    ),
+    "m_grouped_fp8_gemm_nt_offset": lambda a, sa, b, sb, offsets, max_m_hint, counts_ready, split_k, out: (
         *map(_matrix, (a, sa)),
         *map(_stack, (b, sb)),
         _data(offsets),
         ctypes.c_int64(-1 if max_m_hint is None else max_m_hint),
         ctypes.c_int32(counts_ready),
+        ctypes.c_int32(split_k),
         _matrix(out),
     ),
     "m_grouped_fp8_gemm_nt_masked": lambda a, sa, b, sb, masked_m, expected_m, out: (

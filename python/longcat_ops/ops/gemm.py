@@ -26,13 +26,18 @@ _swiglu = kernel("m_grouped_fp8_swiglu_gemm_nt_offset")
 
 
 @public
-def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, **deepgemm: Any) -> Tensor:
+def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_k: int = 1,
+                **deepgemm: Any) -> Tensor:  # fmt: skip
     """D = A @ B.T.
 
     Args:
         lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)]), from `per_token_group_quant_fp8`; M may be 0.
         rhs: (b e4m3 [N, K], sb f32 [ceil(N / 128), ceil(K / 128)]), from `per_block_quant_fp8`.
         out: [M, N]; bfloat16 is allocated if None.
+        split_k: 1, 2 or 4 pieces of K, whose float32 sums are added in order; piece i has the blocks of 128 columns
+            from i * ceil(blocks / split_k) on, the last ones possibly none. On a GPU each piece has thread blocks of
+            its own: for few tiles (docs/moe_gemm.md). Opt-in, for it changes bits: for a given split_k those of a row
+            depend on nothing but the row, its weight and split_k. On a CPU it changes nothing.
         deepgemm: DeepGEMM's keywords (c, recipe, recipe_a, recipe_b, compiled_dims, disable_ue8m0_cast) at the values
             they have on SM90.
 
@@ -40,7 +45,7 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, **deepgem
         out.
 
     Raises:
-        LongcatShapeError: the operands do not fit each other.
+        LongcatShapeError: the operands do not fit each other, or split_k has another value.
         LongcatUnsupportedError: a DeepGEMM keyword has another value.
     """
     if deepgemm:
@@ -48,13 +53,14 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, **deepgem
     (a, sa), (b, sb) = pair("fp8_gemm_nt", "lhs", lhs), pair("fp8_gemm_nt", "rhs", rhs)
     if out is None:
         out = torch.empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16, device=a.device)
-    _fp8_gemm_nt(a, sa, b, sb, out)
+    _fp8_gemm_nt(a, sa, b, sb, split_k, out)
     return out
 
 
 @public
 def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offsets: Tensor, *,
-                                 max_m_hint: int | None = None, counts_ready: bool = False) -> Tensor:  # fmt: skip
+                                 max_m_hint: int | None = None, counts_ready: bool = False,
+                                 split_k: int = 1) -> Tensor:  # fmt: skip
     """D[i] = A[i] @ B[g].T for the rows i in offsets[g] .. offsets[g+1]-1 of each group g: the native layout, compact,
     any number of rows at any alignment.
 
@@ -66,15 +72,16 @@ def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offset
         max_m_hint: upper estimate of the rows of a group; chooses among kernels, never changes the result.
         counts_ready: the caller's word that offsets and weights were written by kernels before the immediate
             predecessor on this stream, which itself waited for them; then they are read before that predecessor ends.
+        split_k: as in `fp8_gemm_nt`; for one or two active groups.
 
     Returns:
         out.
 
     Raises:
-        LongcatShapeError: the operands do not fit each other.
+        LongcatShapeError: the operands do not fit each other, or split_k has another value.
     """
     op = "m_grouped_fp8_gemm_nt_offset"
-    _offset(*pair(op, "lhs", lhs), *pair(op, "rhs", rhs), offsets, max_m_hint, counts_ready, out)
+    _offset(*pair(op, "lhs", lhs), *pair(op, "rhs", rhs), offsets, max_m_hint, counts_ready, split_k, out)
     return out
 
 

@@ -121,16 +121,18 @@ def _rms_norm_quant_fp8(x: Tensor, weight: Tensor, eps: float, residual: Tensor 
     return x, weight, float(eps), residual
 
 
-def _fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, **deepgemm: Any) -> tuple:
+def _fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_k: int = 1,
+                 **deepgemm: Any) -> tuple:  # fmt: skip
     op = "fp8_gemm_nt"
     deepgemm_keywords(op, deepgemm, ("c",))
-    return *pair(op, "lhs", lhs), *pair(op, "rhs", rhs), out
+    return *pair(op, "lhs", lhs), *pair(op, "rhs", rhs), split_k, out
 
 
 def _offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offsets: Tensor, *, max_m_hint: int | None = None,
-            counts_ready: bool = False) -> tuple:  # fmt: skip
+            counts_ready: bool = False, split_k: int = 1) -> tuple:  # fmt: skip
     op = "m_grouped_fp8_gemm_nt_offset"
-    return *pair(op, "lhs", lhs), *pair(op, "rhs", rhs), offsets, max_m_hint, counts_ready, output(op, out)
+    hints = max_m_hint, counts_ready, split_k
+    return *pair(op, "lhs", lhs), *pair(op, "rhs", rhs), offsets, *hints, output(op, out)
 
 
 def _masked(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, masked_m: Tensor, expected_m: int, **deepgemm: Any) -> tuple:

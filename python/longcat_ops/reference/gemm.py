@@ -44,14 +44,16 @@ def widen_weight(q: Tensor, s: Tensor, *, interleaved: bool = False) -> Tensor:
     return kept[1]
 
 
-def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None) -> Tensor:
-    """D[M,N] = dequant(lhs[M,K]) @ dequant(rhs[N,K]).T, accumulated in fp32, rounded once to `out`'s dtype (bf16)."""
+def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_k: int = 1) -> Tensor:
+    """D[M,N] = dequant(lhs[M,K]) @ dequant(rhs[N,K]).T, accumulated in fp32, rounded once to `out`'s dtype (bf16).
+    split_k changes nothing here."""
     d = F.linear(dequant_fp8(*lhs, torch.float32), widen_weight(*rhs))
     return d.to(torch.bfloat16) if out is None else out.copy_(d)
 
 
 def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offsets: Tensor, *,
-                                 max_m_hint: int | None = None, counts_ready: bool = False) -> Tensor:  # fmt: skip
+                                 max_m_hint: int | None = None, counts_ready: bool = False,
+                                 split_k: int = 1) -> Tensor:  # fmt: skip
     """out[offsets[g]:offsets[g+1]] = lhs[offsets[g]:offsets[g+1]] @ rhs[g].T; other rows are not written."""
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*rhs)
     for g, rows in _groups(offsets, len(a)):

@@ -32,12 +32,13 @@ def rms_norm_quant_fp8(x: Tensor, weight: Tensor, eps: float, residual: Tensor |
     _write((q, s, y, residual_out), norm.rms_norm_quant_fp8(x, weight, eps, residual))
 
 
-def fp8_gemm_nt(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor) -> None:
+def fp8_gemm_nt(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, split_k: int, out: Tensor) -> None:
     gemm.fp8_gemm_nt((a, sa), (b, sb), out)
 
 
 def m_grouped_fp8_gemm_nt_offset(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, offsets: Tensor,
-                                 max_m_hint: int | None, counts_ready: bool, out: Tensor) -> None:  # fmt: skip
+                                 max_m_hint: int | None, counts_ready: bool, split_k: int,
+                                 out: Tensor) -> None:  # fmt: skip
     gemm.m_grouped_fp8_gemm_nt_offset((a, sa), (b, sb), out, offsets)
 
 
