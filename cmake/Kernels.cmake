@@ -5,6 +5,7 @@ set(LONGCAT_KERNEL_SOURCES
     cuda/moe_dispatch/moe_permute_quant.cu
     cuda/moe_dispatch/moe_plan.cu
     cuda/moe_gemm/moe_gemm.cu
+    cuda/moe_gemm/moe_swiglu_gemm.cu
     cuda/moe_route/moe_route.cu
     cuda/quant/dequant_fp8.cu
     cuda/quant/per_block_quant_fp8.cu

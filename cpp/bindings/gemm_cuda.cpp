@@ -65,4 +65,21 @@ void m_grouped_fp8_gemm_nt_contiguous_cuda(const Tensor& a, const Tensor& sa, co
   });
 }
 
+void m_grouped_fp8_swiglu_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa, const Tensor& gate_up,
+                                              const Tensor& s_gate_up, const Tensor& offsets,
+                                              std::optional<int64_t> max_m_hint, bool counts_ready, const Tensor& h,
+                                              const Tensor& sh) {
+  const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), w_desc = describe_tensor(gate_up),
+                   sw_desc = describe_tensor(s_gate_up), h_desc = describe_tensor(h), sh_desc = describe_tensor(sh);
+  check_m_grouped_fp8_swiglu_gemm_nt_offset({a_desc, sa_desc}, {w_desc, sw_desc}, describe_tensor(offsets), max_m_hint,
+                                            &h_desc, &sh_desc);
+  const lc_matrix rows = cuda_matrix(a, a_desc), scales = cuda_matrix(sa, sa_desc), codes = cuda_output(h, h_desc),
+                  code_scales = cuda_output(sh, sh_desc);
+  const lc_stack weights = cuda_stack(gate_up, w_desc), weight_scales = cuda_stack(s_gate_up, sw_desc);
+  launch_on(a_desc.device_index, [&](lc_stream_t stream) {
+    return lc_m_grouped_fp8_swiglu_gemm_nt_offset(&rows, &scales, &weights, &weight_scales, indices(offsets),
+                                                  max_m_hint.value_or(-1), counts_ready, &codes, &code_scales, stream);
+  });
+}
+
 }  // namespace longcat_ops::bindings

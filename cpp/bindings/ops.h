@@ -66,6 +66,10 @@ void m_grouped_fp8_gemm_nt_masked_cuda(const Tensor& a, const Tensor& sa, const 
                                        const Tensor& masked_m, int64_t expected_m, const Tensor& out);
 void m_grouped_fp8_gemm_nt_contiguous_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
                                            const Tensor& m_indices, const Tensor& out);
+void m_grouped_fp8_swiglu_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa, const Tensor& gate_up,
+                                              const Tensor& s_gate_up, const Tensor& offsets,
+                                              std::optional<int64_t> max_m_hint, bool counts_ready, const Tensor& h,
+                                              const Tensor& sh);
 
 void moe_route_cuda(const Tensor& logits, const Tensor& bias, const std::optional<Tensor>& num_valid, int64_t top_k,
                     int64_t num_experts, int64_t num_zero_experts, double scale, const Tensor& ids,

@@ -94,6 +94,7 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) {
   m.impl("m_grouped_fp8_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_gemm_nt_offset_cuda));
   m.impl("m_grouped_fp8_gemm_nt_masked", TORCH_BOX(&m_grouped_fp8_gemm_nt_masked_cuda));
   m.impl("m_grouped_fp8_gemm_nt_contiguous", TORCH_BOX(&m_grouped_fp8_gemm_nt_contiguous_cuda));
+  m.impl("m_grouped_fp8_swiglu_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_swiglu_gemm_nt_offset_cuda));
   m.impl("moe_route", TORCH_BOX(&moe_route_cuda));
   m.impl("moe_plan", TORCH_BOX(&moe_plan_cuda));
   m.impl("moe_permute_quant", TORCH_BOX(&moe_permute_quant_cuda));

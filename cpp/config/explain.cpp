@@ -126,8 +126,7 @@ Explanation explain(const std::string& op, const std::vector<Argument>& argument
     out.floors.push_back(
         {device.name, 1e6 * std::max(memory, tensor_cores), tensor_cores > memory ? "tensor cores" : "memory"});
   }
-  if (op.find("fp8_gemm_nt") != std::string::npos && op.find("swiglu") == std::string::npos)
-    out.candidates = moe_gemm_candidates(moe_gemm_problem(op, arguments));
+  if (op.find("gemm_nt") != std::string::npos) out.candidates = moe_gemm_candidates(moe_gemm_problem(op, arguments));
   return out;
 }
 

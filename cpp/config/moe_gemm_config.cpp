@@ -26,6 +26,10 @@ int64_t most_tiles(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t m
   return (others + ceil_div(problem.rows - others, max_tokens)) * ceil_div(problem.n, tile_rows);
 }
 
+uint32_t most_tokens(const MoeGemmProblem& problem) {
+  return problem.split_k > 1 ? kSmallTokens : problem.swiglu ? kSwigluTokens : kMaxTokens;
+}
+
 MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens) {
   MoeGemmConfig config;
   config.tile_rows = tile_rows;
@@ -49,8 +53,9 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
 
 MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
   uint32_t max_tokens = kSmallTokens;
-  if (problem.mapped && problem.split_k == 1)
-    while (max_tokens < expected_rows(problem) && max_tokens < kMaxTokens) max_tokens *= 2;
+  if (problem.mapped)
+    while (max_tokens < expected_rows(problem) && max_tokens < most_tokens(problem)) max_tokens *= 2;
+  if (problem.swiglu) return make_moe_gemm_config(problem, kSwigluTileRows, max_tokens);
   // NOTE: half as high where that puts more SMs (clusters) to work; elsewhere it would only read the tokens twice as
   // often.
   const int64_t chunks = std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);

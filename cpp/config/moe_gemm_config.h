@@ -14,6 +14,7 @@ struct MoeGemmProblem {
   int64_t n = 0, k = 0;
   int64_t split_k = 1;  // pieces of K, one for each block of a cluster; changes results
   bool mapped = true;   // tensor maps describe both operands
+  bool swiglu = false;  // n rows of gate and up, and what follows their products
   int sms = 132;
   int max_stages = 12;
 };
@@ -29,6 +30,9 @@ struct MoeGemmConfig {
 
 // Rows of the largest group that a tile should hold. Neither this nor the tile changes a result.
 int64_t expected_rows(const MoeGemmProblem& problem);
+
+// Of a tile that this problem can have.
+uint32_t most_tokens(const MoeGemmProblem& problem);
 
 MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens);
 MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem);

@@ -21,16 +21,17 @@ constexpr double kFixedMicroseconds = 4.5;         // launch, first bytes, last 
 constexpr double kClusterMicroseconds = 0.5;       // a cluster's barriers and its last tile's sums on their way
 
 // Of one stage on one SM: the products, or reading both operands from shared memory at 128 bytes a clock: weights once
-// for each pass, tokens once for each warpgroup.
+// for each pass, tokens once for each 64 weight rows.
 double stage_clocks(uint32_t tile_rows, uint32_t bucket) {
-  const double passes = bucket > 128 ? 2 : 1, warpgroups = tile_rows / kWarpgroupRows;
-  return std::max(2.0 * warpgroups * bucket, tile_rows * passes + warpgroups * bucket);
+  const double passes = bucket > 128 ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
+  return std::max(2.0 * slabs * bucket, tile_rows * passes + slabs * bucket);
 }
 
 Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidate& candidate, int64_t active,
                    int64_t chunks, uint32_t bucket) {
   const double weights = static_cast<double>(active) * p.n * p.k;
-  const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + 2.0 * p.n);
+  const double output = p.swiglu ? p.n / 2 + 4.0 * ceil_div(p.n / 2, kBlockK) : 2.0 * p.n;  // bytes of a row
+  const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + output);
   const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
   const double memory = (weights + tokens) / (kBandwidthShare * device.bytes_per_second);
   const double l2 = (chunks * weights + candidate.tiles * blocks * bucket * kBlockK) / kL2BytesPerSecond;
@@ -79,10 +80,11 @@ MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argumen
   problem.n = b.sizes[b.dim - 2];
   problem.k = b.sizes[b.dim - 1];
   problem.mapped = on_16_bytes(a) && on_16_bytes(b);
+  problem.swiglu = op == "m_grouped_fp8_swiglu_gemm_nt_offset";
   if (op == "fp8_gemm_nt") problem.split_k = std::get<int64_t>(arguments.at(4));
   if (op == "m_grouped_fp8_gemm_nt_offset") problem.split_k = std::get<int64_t>(arguments.at(7));
   if (op == "m_grouped_fp8_gemm_nt_masked") problem.mean_rows = std::get<int64_t>(arguments.at(5));
-  if (op == "m_grouped_fp8_gemm_nt_offset")
+  if (op == "m_grouped_fp8_gemm_nt_offset" || problem.swiglu)
     if (const auto* hint = std::get_if<int64_t>(&arguments.at(5))) problem.max_rows = *hint;
   return problem;
 }
@@ -93,9 +95,9 @@ std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem) {
   if (active == 0) return candidates;
   const int64_t rows = ceil_div(problem.rows, active);
   const MoeGemmConfig best = choose_moe_gemm_config(problem);
-  const uint32_t largest = problem.split_k > 1 ? kSmallTokens : kMaxTokens;
-  for (const uint32_t tile_rows : {kTileRows, kFewTileRows}) {
-    for (uint32_t max_tokens = kSmallTokens; max_tokens <= largest; max_tokens *= 2) {
+  for (const uint32_t tile_rows : {kSwigluTileRows, kTileRows, kFewTileRows}) {
+    if ((tile_rows == kSwigluTileRows) != problem.swiglu) continue;
+    for (uint32_t max_tokens = kSmallTokens; max_tokens <= most_tokens(problem); max_tokens *= 2) {
       Candidate candidate;
       candidate.config = make_moe_gemm_config(problem, tile_rows, max_tokens);
       candidate.chosen = tile_rows == best.tile_rows && max_tokens == best.max_tokens;

@@ -24,7 +24,7 @@ struct Candidate {
   std::vector<Prediction> predictions;
 };
 
-// The problem of a call of one of the four ops, from the arguments of its schema.
+// The problem of a call of one of the five ops, from the arguments of its schema.
 MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argument>& arguments);
 
 std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem);

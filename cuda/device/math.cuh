@@ -51,4 +51,7 @@ LC_DEVICE float exp(float x) {
   return multiply_rn(multiply_rn(p, detail::power_of_two(half)), detail::power_of_two(exponent - half));
 }
 
+// v / (1 + e^-v): NaN of NaN and of -inf, and -0 where e^-v overflows.
+LC_DEVICE float silu(float v) { return divide_rn(v, add_rn(1.0f, exp(-v))); }
+
 }  // namespace longcat_ops::ptx

@@ -77,6 +77,11 @@ LC_API int lc_m_grouped_fp8_gemm_nt_masked(const lc_stack* a, const lc_stack* sa
 LC_API int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b,
                                                const lc_stack* sb, const int32_t* m_indices, const lc_matrix* out,
                                                lc_stream_t stream);
+/* gate_up and its scales as interleave_gate_up leaves them; sh with any strides. */
+LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* gate_up,
+                                                  const lc_stack* s_gate_up, const int32_t* offsets, int64_t max_m_hint,
+                                                  int32_t counts_ready, const lc_matrix* h, const lc_matrix* sh,
+                                                  lc_stream_t stream);
 
 /* Routing, dispatch and combine. What is not an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of

@@ -21,8 +21,6 @@ struct SiluAndMulQuantFp8Params {
   uint32_t chunks;  // of a row of q
 };
 
-LC_DEVICE float silu(float v) { return ptx::divide_rn(v, ptx::add_rn(1.0f, ptx::exp(-v))); }
-
 // A team of 16 lanes takes a group of 16 chunks of kRows rows.
 template <class Format, int kRows, bool kWide>
 LC_KERNEL LC_LAUNCH_BOUNDS(kTileThreads, 4) silu_and_mul_quant_fp8_kernel(LC_GRID_CONSTANT SiluAndMulQuantFp8Params p) {
@@ -57,7 +55,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kTileThreads, 4) silu_and_mul_quant_fp8_kernel(LC_GRI
     unpack(gate[i], h);
     unpack(up[i], up_values);
     LC_UNROLL
-    for (uint32_t j = 0; j < kChunk; ++j) h[j] = ptx::multiply_rn(silu(h[j]), up_values[j]);
+    for (uint32_t j = 0; j < kChunk; ++j) h[j] = ptx::multiply_rn(ptx::silu(h[j]), up_values[j]);
 
     // Quantise the group; lane 0 of every team that is in the matrix holds a chunk of it.
     const Fp8Scale scale = make_fp8_scale(reduce_lanes<kLanes>(max_abs_bits(h), Max()));

@@ -144,6 +144,14 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
         _data(m_indices),
         _matrix(out),
     ),
+    "m_grouped_fp8_swiglu_gemm_nt_offset": lambda a, sa, gate_up, s_gate_up, offsets, max_m_hint, counts_ready, h, sh: (
+        *map(_matrix, (a, sa)),
+        *map(_stack, (gate_up, s_gate_up)),
+        _data(offsets),
+        ctypes.c_int64(-1 if max_m_hint is None else max_m_hint),
+        ctypes.c_int32(counts_ready),
+        *map(_matrix, (h, sh)),
+    ),
     "moe_permute_quant": lambda x, row_of, src_of, q, s: (
         _matrix(x),
         *_choices(row_of),
