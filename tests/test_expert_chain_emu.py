@@ -20,7 +20,6 @@ from op_cases import stacked_weight
 from op_results import bits
 
 REAL, ZERO, K, HIDDEN, WIDTH, SCALE = 5, 3, 4, 160, 128, 6.0
-FUSED = "m_grouped_fp8_swiglu_gemm_nt_offset"
 
 
 class Chain(NamedTuple):
@@ -32,11 +31,9 @@ class Chain(NamedTuple):
     num_valid: Tensor
     routing: Routing
     plan: Plan
-    gate_up: tuple[Tensor, Tensor]  # gate rows, then up rows
-    interleaved: tuple[Tensor, Tensor]
+    gate_up: tuple[Tensor, Tensor]  # interleaved
     down: tuple[Tensor, Tensor]
     permuted: tuple[Tensor, Tensor]
-    products: Tensor  # float32, of the chain that is not fused
     hidden: tuple[Tensor, Tensor]
     y: Tensor
     out: Tensor
@@ -54,7 +51,6 @@ def make_chain(tokens: int) -> Chain:
         torch.zeros(1, dtype=torch.int32),
     )
     tables = ((REAL + 1,), (tokens, K), (rows,))
-    weights = random_gate_up(REAL, WIDTH, HIDDEN)
     return Chain(
         x=torch.empty(tokens, HIDDEN, dtype=torch.bfloat16),
         logits=torch.empty(tokens, experts),
@@ -62,11 +58,9 @@ def make_chain(tokens: int) -> Chain:
         num_valid=torch.empty(1, dtype=torch.int32),
         routing=routing,
         plan=Plan(*(torch.empty(shape, dtype=torch.int32) for shape in tables)),
-        gate_up=weights,
-        interleaved=reference.interleave_gate_up(*weights),
+        gate_up=reference.interleave_gate_up(*random_gate_up(REAL, WIDTH, HIDDEN)),
         down=stacked_weight(REAL, HIDDEN, WIDTH),
         permuted=(apart(rows, HIDDEN, torch.float8_e4m3fn), torch.empty(rows, 2)),
-        products=torch.zeros(rows, 2 * WIDTH),
         hidden=(torch.zeros(rows, WIDTH).to(torch.float8_e4m3fn), torch.zeros(rows, 1)),
         y=torch.zeros(rows, HIDDEN, dtype=torch.bfloat16),
         out=torch.empty(tokens, HIDDEN, dtype=torch.bfloat16),
@@ -93,12 +87,7 @@ def launch_permute(c: Chain) -> None:
 
 
 def launch_gate_up(c: Chain) -> None:
-    offsets = c.plan.offsets
-    if FUSED in emulated.OPS:
-        run(FUSED, *c.permuted, *c.interleaved, offsets, len(c.x), True, *c.hidden)
-    else:  # the same values from two kernels; WIDTH is one block, so scales of gate and up rows lie as a plain weight's
-        run("m_grouped_fp8_gemm_nt_offset", *c.permuted, *c.gate_up, offsets, len(c.x), True, 1, c.products)
-        run("silu_and_mul_quant_fp8", c.products, *c.hidden)
+    run("m_grouped_fp8_swiglu_gemm_nt_offset", *c.permuted, *c.gate_up, c.plan.offsets, len(c.x), True, *c.hidden)
 
 
 def launch_down(c: Chain) -> None:

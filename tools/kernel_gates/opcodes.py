@@ -52,6 +52,14 @@ TABLE = (
     Row(r"moe_gemm_kernel<32, .*, true>", must=("STAS.128", "UCGABAR_WAIT")),
     Row(r"moe_gemm_kernel<32, .*, false>", never=("STAS", "UCGABAR_WAIT", "MEMBAR.ALL.GPU")),
     Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
+    # The same with SwiGLU and quantisation behind it.
+    Row(
+        r"moe_swiglu_gemm_kernel<.*>",
+        must=("ACQBULK", "PREEXIT", *_products(8, 16, 24, 32), "SYNCS.PHASECHK.TRANS64.TRYWAIT", "UBLKCP.G.S"),
+    ),
+    Row(r"moe_swiglu_gemm_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),
+    Row(r"moe_swiglu_gemm_kernel<.*, true>", must=("UTMALDG.3D",)),
+    Row(r"moe_swiglu_gemm_kernel<128, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
 )
 
 
