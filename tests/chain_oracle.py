@@ -135,5 +135,6 @@ def expected_square_error(x: Tensor, routing: Routing, experts: Experts, token: 
 
 def worst(error: Tensor, limit: Tensor) -> float:
     """The largest share of its limit that an element is off by; NaN counts as infinite."""
-    share = np.where(error.numpy() == 0, 0.0, error.numpy() / limit.numpy())
+    error, limit = error.numpy(), limit.numpy()
+    share = np.divide(error, limit, out=np.zeros_like(limit), where=error != 0)
     return float(np.nan_to_num(share, nan=np.inf).max(initial=0.0))
