@@ -1,0 +1,81 @@
+"""The bench of the FP8 expert chain without a GPU: its model against counting, the page's table, the chains it times."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import bench_fused_moe
+import chain_model
+from chain_model import EXPERTS, REAL, Share
+from peers import deep_gemm
+from test_docs import ROOT
+
+
+def test_the_page_has_the_tables_that_the_model_makes() -> None:
+    page = (ROOT / "docs" / "fused_moe.md").read_text(encoding="utf-8")
+    inside = page.split(chain_model.BEGIN)[1].split(chain_model.END)[0]
+    assert inside == f"\n{chain_model.table()}\n"
+    assert chain_model.renewed(page, chain_model.BEGIN, chain_model.END, chain_model.table()) == page
+
+
+@pytest.mark.parametrize(("tokens", "ranks"), [(8, 8), (1, 128)])
+def test_expected_counts_are_those_of_random_choices(tokens: int, ranks: int) -> None:
+    """Within 5 standard errors of 200 draws."""
+    share, generator = Share(tokens, ranks), torch.Generator().manual_seed(0)
+    drawn = []
+    for _ in range(200):
+        ids = torch.rand(tokens * ranks, EXPERTS, generator=generator).argsort(1)[:, :REAL]
+        here = ids < share.groups
+        drawn.append((float(here.sum()), float(here.any(1).sum()), float(len(ids[here].unique()))))
+    found = torch.tensor(drawn, dtype=torch.float64)
+    expected = torch.tensor([share.rows, share.received, share.active], dtype=torch.float64)
+    assert bool(((found.mean(0) - expected).abs() <= 5 * found.std(0) / 200**0.5).all())
+
+
+def test_bytes_of_one_token() -> None:
+    """8 experts of one row each, by hand."""
+    quant, gate_up, down, combine = Share(1, 1).kernels(True)
+    assert gate_up.bytes == 8 * (4096 * 6144 + 32 * 48 * 4 + 6144 + 48 * 4 + 2048 + 16 * 4)
+    assert down.bytes == 8 * (6144 * 2048 + 48 * 16 * 4 + 2048 + 16 * 4 + 2 * 6144)
+    assert quant.bytes == 2 * 6144 + 12 * 4 + 8 * (4 + 6144 + 48 * 4)
+    assert combine.bytes == 2 * 2 * 6144 + 8 * 2 * 6144 + 2 * 12 * 4 + 4
+    padded = Share(1, 1).kernels(False)
+    assert len(padded) == 5
+    assert padded[3].bytes - down.bytes == 8 * 63 * (2048 + 16 * 4 + 2 * 6144)
+    assert Share(192, 128).padded_rows(128) == 4 * 384
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Share:
+    """16 experts, of which a rank has 4, of 256 x 128."""
+    for module in (bench_fused_moe, chain_model):
+        for name, value in (("HIDDEN", 256), ("WIDTH", 128), ("EXPERTS", 16)):
+            monkeypatch.setattr(module, name, value)
+    return Share(5, 4)
+
+
+def test_the_chains_run(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The problem's counts are those of its plan, and each chain ends with a row for each token."""
+    calls = []
+    library = SimpleNamespace(fp8_m_grouped_gemm_nt_masked=lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(deep_gemm, "available", lambda: None)
+    monkeypatch.setattr(deep_gemm, "module", lambda: library)
+    monkeypatch.setattr(bench_fused_moe, "CUDA_KERNELS", {bench_fused_moe.FUSED})
+    problem = bench_fused_moe.Problem(small, "cpu")
+    assert torch.equal(problem.plan.offsets.diff(), problem.counts)
+    for prepare in bench_fused_moe.PEERS.values():
+        out = prepare(problem)()
+        assert out.shape == problem.x.shape and out.isfinite().all()
+    for (x, scales), (w, _), out, counts, _ in calls:
+        assert x.shape[1] % 128 == 0 and x.shape[1] >= counts.max() and scales.shape[:2] == x.shape[:2]
+        assert out.shape == (*x.shape[:2], w.shape[1]) and scales.stride(1) == 1
+    assert len(calls) == 2
+
+
+def test_a_chain_that_cannot_run_is_a_reason(small: Share) -> None:
+    problem = bench_fused_moe.Problem(small, "cpu")
+    if not torch.cuda.is_available():
+        assert bench_fused_moe.deep_gemm_masked(problem) == "needs a GPU"
