@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import grouped
 from emulated_kernels import library, one_thread, run, schedule  # noqa: F401  (fixtures of every test here)
 from grouped import (
     ROUNDING,
@@ -26,7 +27,9 @@ from grouped import (
     select,
     weights,
 )
+from longcat_ops import per_block_quant_fp8, per_token_group_quant_fp8
 from longcat_ops.ops import emulated
+from matrix_cases import VALUES, WEIGHTS, operand
 from op_results import bits
 
 # Below, at and past every bucket of a tile, and past the largest one, where a group takes two tiles.
@@ -226,3 +229,16 @@ def test_large_activations_of_one_group_do_not_reach_another() -> None:
     assert bits(outs[0]) == bits(expected[0])
     assert bool(outs[1].isnan().all())
     assert_near(outs[:1], parts[:1], wide[:1], "exact")
+
+
+@pytest.mark.parametrize("mma", ["exact", "hopper"])
+@pytest.mark.parametrize("values", WEIGHTS)
+def test_values_at_the_edges(values: str, mma: str) -> None:
+    """Each kind of activations in a group of its own. Tensor cores cut equal terms all in one direction, and small ones
+    beside a peak almost away."""
+    emulated.configure(mma=mma)
+    b, sb = operand(values, 72, 384, per_block_quant_fp8)
+    parts = [operand(kind, 9, 384, per_token_group_quant_fp8) for kind in VALUES]
+    codes = b.view(torch.uint8).expand(len(parts), -1, -1).contiguous()
+    outs = offset(parts, (codes.view(b.dtype), sb.expand(len(parts), -1, -1)), torch.float32)
+    assert_near(outs, parts, [grouped.wide(b, sb, block_rows=128)] * len(parts), mma)
