@@ -38,6 +38,7 @@ class Case(NamedTuple):
     layout: str
     slack: int  # where groups start, see _run
     hint: float | None  # times m
+    split_k: int  # of offsets
     column_major: bool
     dtype: torch.dtype
     fill: float
@@ -61,6 +62,7 @@ FACTORS: dict[str, Sequence[Any]] = {
     "layout": ("offset", "masked", "contiguous"),
     "slack": range(8),
     "hint": (None, 0.0, 0.5, 1.0, 1e6),
+    "split_k": (1, 2, 4),
     "column_major": (False, True),
     "dtype": (torch.float32, torch.bfloat16),
     "fill": (SENTINEL, torch.nan),
@@ -110,7 +112,7 @@ def _run(case: Case, parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
     options: dict[str, Any] = {"column_major": case.column_major, "fill": case.fill}
     hint = None if case.hint is None else int(case.hint * case.m)
     if case.layout == "offset":
-        hints = {"max_m_hint": hint, "counts_ready": case.slack % 2 == 1}
+        hints = {"max_m_hint": hint, "counts_ready": case.slack % 2 == 1, "split_k": case.split_k}
         return run_offset(parts, rhs, case.dtype, lead=case.slack, **hints, **options)
     if case.layout == "contiguous":
         return run_contiguous(parts, rhs, case.dtype, gap=case.slack, **options)
