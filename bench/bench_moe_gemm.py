@@ -31,11 +31,12 @@ import longcat_ops
 from devices import DATA_SHEETS, data_sheet
 from longcat_ops.ops.explain import Explanation
 from moe_gemm_problem import SHAPES, Cell, Problem
-from peers import OURS, PEERS, Peer
+from peers import OURS, PEERS, SPLITS, Peer
 
 FULL = [1, 2, 4, 8, 16, 32, 64, 512], [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256]  # groups, tokens
 SHORT = [4, 16, 64, 1], [1, 8, 32, 64, 128, 256]
 SKEWED = [16, 64], [8, 64]
+FEW = 2  # experts, up to which split_k may pay
 SHORT_SECONDS = 200.0  # after that peers get no time in the short grid: most of it goes into their compilers
 GRAPH_US = 1500.0  # of a replay at least, so that its start and end do not count
 BELIEVED = 0.98  # of the data sheet's time for the bytes: less is a graph without its kernels
@@ -89,8 +90,9 @@ def measured(cell: Cell, peers: list[Peer], deadline: float) -> dict:
     properties = torch.cuda.get_device_properties(0)
     problem = Problem(cell, "cuda", properties.L2_cache_size)
     found: dict[str, graph_time.Graph | str] = {}
-    for peer in [OURS, *peers]:
-        late = peer is not OURS and time.monotonic() > deadline
+    own = [OURS, *SPLITS] if cell.groups <= FEW else [OURS]
+    for peer in [*own, *peers]:
+        late = peer in peers and time.monotonic() > deadline
         found[peer.name] = "the time of this run was spent: see --seconds" if late else prepared(peer, problem)
     times = graph_time.take_turns({name: graph for name, graph in found.items() if not isinstance(graph, str)})
     ours, reads = times.get(OURS.name), read_rate()

@@ -25,7 +25,7 @@ import tables
 from device_check.environment import Environment
 from device_check.steps import PART_BUDGET_S, steps_of
 from moe_gemm_problem import Cell, Problem
-from peers import PEERS, Peer, ours, torch_eager
+from peers import PEERS, SPLITS, Peer, ours, torch_eager
 
 ROOT = Path(__file__).resolve().parent.parent
 H100 = "NVIDIA H100 80GB HBM3"
@@ -63,6 +63,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_moe_gemm, "read_rate", lambda: 3e12)
     monkeypatch.setattr(bench_moe_gemm, "Problem", lambda cell, device, l2: problem(cell))
     monkeypatch.setattr(bench_moe_gemm, "OURS", peer("longcat_ops", ours.prepare))
+    monkeypatch.setattr(bench_moe_gemm, "SPLITS", [peer("split", SPLITS[0].prepare)])
     monkeypatch.setattr(graph_time, "ROUNDS", 2)
     monkeypatch.setattr(graph_time, "capture", capture)
 
@@ -107,6 +108,8 @@ def test_rows_of_a_cell(fake_gpu: None) -> None:
     assert all("us" not in rows[name] for name in ("absent", "refused", "doubled", "once"))
     late = bench_moe_gemm.measured(cell, [eager], deadline=0.0)["rows"]
     assert "us" in late[0] and "--seconds" in late[1]["reason"]
+    few = bench_moe_gemm.measured(Cell("tiny", 2, 8), [eager], deadline=0.0)["rows"]
+    assert [row["implementation"] for row in few] == ["longcat_ops", "split", "eager"] and few[1]["ratio"] == 1.0
 
 
 def test_a_time_below_the_floor_is_not_believed(fake_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
