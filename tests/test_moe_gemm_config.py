@@ -143,6 +143,12 @@ def test_split_k_of_rows_that_warps_copy() -> None:
     assert "copy them" in best.reason and (best.rows, best.tokens) == (128, 32)
 
 
+def test_the_report_with_split_k() -> None:
+    report = str(explain("fp8_gemm_nt", pair(40, 6144), pair(576, 6144, block_rows=128), split_k=4))
+    assert "tile of 64 x 32 tokens (chosen): clusters of 4 blocks share K; a group of 40 rows" in report
+    assert "takes 2 tiles" in report and "tile of 128 x 32 tokens: too few tiles for all clusters" in report
+
+
 def test_predictions_with_split_k() -> None:
     """Counted by hand: a block loads its piece of K at 64 bytes a clock; half a microsecond for the cluster."""
     for split_k, blocks in ((1, 48), (2, 24), (4, 12)):

@@ -55,7 +55,8 @@ std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, cons
                ? "there are tiles enough of twice the height, which read tokens half as often"
            : p.split_k > 1 ? "too few tiles for all clusters"
                            : "too few tiles for all SMs";
-  if (p.split_k > 1) return text("with split_k = ", p.split_k, " the only one; clusters of as many blocks share K");
+  if (p.split_k > 1)
+    return text("clusters of ", p.split_k, " blocks share K; a group of ", expected, why, ", takes ", tiles, " tiles");
   if (chosen && tiles > 1) return text("the largest; a group of ", expected, why, ", takes ", tiles, " tiles");
   if (chosen) return text("the smallest that holds a group of ", expected, why);
   if (tiles > 1) return text("a group of ", expected, why, ", would read its weights ", tiles, " times");
