@@ -8,17 +8,19 @@ import pytest
 import torch
 
 import bench_fused_moe
+import bench_layer
 import chain_model
 from chain_model import EXPERTS, REAL, Share
+from models import config
 from peers import deep_gemm
 from test_docs import ROOT
 
 
 def test_the_page_has_the_tables_that_the_model_makes() -> None:
     page = (ROOT / "docs" / "fused_moe.md").read_text(encoding="utf-8")
-    inside = page.split(chain_model.BEGIN)[1].split(chain_model.END)[0]
-    assert inside == f"\n{chain_model.table()}\n"
-    assert chain_model.renewed(page, chain_model.BEGIN, chain_model.END, chain_model.table()) == page
+    for module in (chain_model, bench_layer):
+        assert f"{module.BEGIN}\n{module.table()}\n{module.END}" in page
+        assert chain_model.renewed(page, module.BEGIN, module.END, module.table()) == page
 
 
 @pytest.mark.parametrize(("tokens", "ranks"), [(8, 8), (1, 128)])
@@ -78,3 +80,15 @@ def test_a_chain_that_cannot_run_is_a_reason(small: Share) -> None:
     problem = bench_fused_moe.Problem(small, "cpu")
     if not torch.cuda.is_available():
         assert bench_fused_moe.deep_gemm_masked(problem) == "needs a GPU"
+
+
+def test_the_layer_decodes_and_its_parts_add_up() -> None:
+    """Two sequences behind 70 rows each. Most bytes of a layer are weights: those of one token, by hand."""
+    out = bench_layer.step(2, "cpu", config(hidden_size=128, num_layers=1), context=70)()
+    assert out.shape == (2, 128) and out.isfinite().all()
+    linear = 2 * (1536 * 6144 + 12288 * 1536 + 640 * 6144 + 6144 * 8192 + 3 * 12288 * 6144)
+    absorbed, experts, pages = 2 * 4 * 64 * 512 * 256, 8 * 3 * 2048 * 6144, 2 * 1024 * 576 * 2
+    router = 4 * 768 * 6144
+    found = bench_layer.predicted(1)
+    assert 1 < found["bytes"] / (linear + absorbed + experts + pages + router) < 1.01
+    assert found["us"] == sum(found[f"{part} us"] for part in ("attention", "dense FFN", "MoE"))

@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from chain_oracle import quantised_chain, widened, worst
 from emulated_kernels import apart, library, one_thread, run, schedule  # noqa: F401  (fixtures of every test here)
 from kernel_mutations import Mutation, planted
 from longcat_ops import Plan, Routing, reference
 from longcat_ops.ops import emulated
+from longcat_ops.reference.gemm import _reorder
 from op_cases import gate_up as random_gate_up
 from op_cases import stacked_weight
 from op_results import bits
 
-REAL, ZERO, K, HIDDEN, WIDTH, SCALE = 5, 3, 4, 160, 128, 6.0
+REAL, ZERO, K, HIDDEN, WIDTH, SCALE = 5, 3, 4, 160, 136, 6.0
 
 
 class Chain(NamedTuple):
@@ -61,7 +63,7 @@ def make_chain(tokens: int) -> Chain:
         gate_up=reference.interleave_gate_up(*random_gate_up(REAL, WIDTH, HIDDEN)),
         down=stacked_weight(REAL, HIDDEN, WIDTH),
         permuted=(apart(rows, HIDDEN, torch.float8_e4m3fn), torch.empty(rows, 2)),
-        hidden=(torch.zeros(rows, WIDTH).to(torch.float8_e4m3fn), torch.zeros(rows, 1)),
+        hidden=(torch.zeros(rows, WIDTH).to(torch.float8_e4m3fn), torch.zeros(rows, 2)),
         y=torch.zeros(rows, HIDDEN, dtype=torch.bfloat16),
         out=torch.empty(tokens, HIDDEN, dtype=torch.bfloat16),
     )
@@ -103,19 +105,22 @@ LAUNCHES = (launch_route, launch_plan, launch_permute, launch_gate_up, launch_do
 
 @pytest.mark.parametrize(("tokens", "policy"), [(7, "random"), (7, "eager"), (7, "lazy"), (19, "eager")])
 def test_replayed_with_other_inputs_it_gives_what_single_launches_give(tokens: int, policy: str) -> None:
-    """Captured once; then x, logits and num_valid change in place, and nothing is read on the host until the end."""
+    """Captured once; then x, logits and num_valid change in place, and nothing is read on the host until the end. The
+    values are those of fp64, each within its bound."""
     emulated.configure(3, policy, sms=2)
     chain = make_chain(tokens)
     with emulated.capture() as replay:
         for launch in LAUNCHES:
             launch(chain)
-    outs = set()
+    experts, outs = widened(_reorder(*chain.gate_up, undo=True), chain.down), set()
     for seed, valid in ((1, tokens), (2, tokens - 3), (3, 1), (4, 0)):
         change_inputs(chain, seed, valid)
         replay()
         out = chain.out.clone()
         assert not out[valid:].any() and out[:valid].isfinite().all()
         assert int(chain.plan.offsets[-1]) == int(chain.routing.num_real.sum())
+        value, limit = quantised_chain(chain.x, chain.routing, experts, tensor_cores=False)
+        assert worst((out.double() - value).abs(), limit) <= 1
         for launch in LAUNCHES:
             launch(chain)
         assert bits(out) == bits(chain.out)
