@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from build_oracle import quantise
-from grouped import ROUNDING, Fp8Pair, gemm, wide
+from grouped import ROUNDING, Fp8Pair, cut_by_tensor_cores, gemm, wide
 from longcat_ops import Routing
 from near_oracle import quantised_range, silu_and_mul
 
@@ -36,8 +36,9 @@ def widened(gate_up: Fp8Pair, down: Fp8Pair) -> Experts:
 
 
 def _sum_error(terms: Tensor, weight: Tensor, tensor_cores: bool) -> Tensor:
-    """Of terms @ weight.T in float32 in any order, or by tensor cores, which lose 2^-10; see grouped.gemm."""
-    return (2.0**-10 if tensor_cores else (terms.shape[1] + 3) * _U) * (terms @ weight.abs().mT)
+    """Of a @ weight.T in float32 in any order, or by tensor cores, for any |a| <= terms; see grouped.gemm."""
+    error = (terms.shape[1] + 3) * _U * (terms @ weight.abs().mT)
+    return error + cut_by_tensor_cores(terms, weight.abs()) if tensor_cores else error
 
 
 class _Sum:

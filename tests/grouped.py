@@ -75,10 +75,10 @@ def gemm(lhs: Fp8Pair, b: Tensor, tensor_cores: bool | None = None) -> tuple[Ten
     terms = [a.abs() @ rows.abs().mT for rows in b.split(512)]  # small copies: memory of large ones is mapped anew
     bound = math.expm1((a.shape[1] + 3) * math.log1p(2.0**-24)) * torch.cat(terms, 1)
     cut = carried.active if tensor_cores is None else tensor_cores
-    return a @ b.mT, bound + _cut_by_tensor_cores(a, b) if cut else bound
+    return a @ b.mT, bound + cut_by_tensor_cores(a, b) if cut else bound
 
 
-def _cut_by_tensor_cores(a: Tensor, b: Tensor) -> Tensor:
+def cut_by_tensor_cores(a: Tensor, b: Tensor) -> Tensor:
     """What sums over each 128 of K lose at most. An instruction aligns 32 products and the accumulator to their largest
     one and cuts all 33, then their sum, after 13 fraction bits: each cut is less than 2^-13 of what it is aligned to.
     That is 2^-9 of sum |terms| where these are alike, and 2^-6 where one makes the others small. Not covered: rows of
