@@ -35,6 +35,16 @@ def test_against_fp64(m: int, n: int, k: int) -> None:
     assert torch.equal(default, out)  # the last one is bfloat16
 
 
+@pytest.mark.parametrize("split_k", [2, 4])
+@pytest.mark.parametrize(("m", "n", "k"), [(9, 72, 136), (33, 200, 640)])
+def test_split_k(m: int, n: int, k: int, split_k: int) -> None:
+    """Within the same bound, whether the backend splits K or not."""
+    lhs, rhs = operands(m, n, k)
+    for dtype in OUT_DTYPES:
+        out = torch.full((m, n), torch.nan, dtype=dtype)
+        assert_close(fp8_gemm_nt(lhs, rhs, out, split_k=split_k), *expected(lhs, rhs))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_outliers(dtype: torch.dtype) -> None:
     """1e6 beside values around 1, in a row and in a weight. The bound follows the terms of each sum."""

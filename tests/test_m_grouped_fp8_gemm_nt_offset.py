@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -111,6 +112,14 @@ def test_nan_stays_in_its_row_and_block() -> None:
 @pytest.mark.parametrize(("n", "k"), [(136, 384), (8, 160), (576, 128)])
 def test_a_row_of_a_small_group_does_not_depend_on_its_neighbours(n: int, k: int) -> None:
     grouped.check_rows_stand_alone(run_offset, weights(3, n, k)[0], k)
+
+
+@pytest.mark.parametrize("split_k", [2, 4])
+def test_split_k(split_k: int) -> None:
+    """Within the same bounds, and a row's bits are its own, for each number of pieces."""
+    split = functools.partial(run_offset, split_k=split_k)
+    grouped.check_against_fp64(split, (0, 9, 1, 40), 136, 640)
+    grouped.check_rows_stand_alone(split, weights(3, 72, 384)[0], 384)
 
 
 @pytest.mark.parametrize(("n", "k"), [(136, 384), (72, 160), (576, 128)])

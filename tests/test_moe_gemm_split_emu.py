@@ -66,14 +66,11 @@ def expected(sizes: tuple[int, ...], n: int, k: int, split_k: int, mma: str) -> 
 SCHEDULES = list(itertools.product(emulated.POLICIES, (1, 2, 3)))
 
 
-@pytest.mark.parametrize(("policy", "seed"), SCHEDULES, ids=str)
-@pytest.mark.parametrize("split_k", SPLITS)
-def test_pieces_are_added_in_order(split_k: int, policy: str, seed: int) -> None:
+def check_pieces(split_k: int, policy: str, seed: int, n: int, counts: Sequence[int]) -> None:
     """One to three clusters take several tiles of 128 weight rows; the last block of K may be short. bf16 leaves as
     bulk copies, float32 element by element."""
     mma = "hopper" if seed == 3 else "exact"
-    n = 72
-    for blocks in BLOCKS if seed == 1 else BLOCKS[:-1]:
+    for blocks in counts:
         k = 128 * blocks - 16 * (blocks < 5)
         sums = expected(SIZES, n, k, split_k, mma)
         emulated.configure(seed, policy, mma=mma, sms=split_k * (1 + (seed + blocks) % 3))
@@ -83,6 +80,19 @@ def test_pieces_are_added_in_order(split_k: int, policy: str, seed: int) -> None
         outs = offset(parts, rhs, split_k, dtype, ready=seed == 2)
         assert bits(outs) == bits([t.to(dtype) for t in sums])
         assert_near(outs, parts, wide, mma)
+
+
+@pytest.mark.parametrize(("policy", "seed"), SCHEDULES, ids=str)
+@pytest.mark.parametrize("split_k", SPLITS)
+def test_pieces_are_added_in_order(split_k: int, policy: str, seed: int) -> None:
+    check_pieces(split_k, policy, seed, 72, BLOCKS if seed == 1 else BLOCKS[:-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "seed"), SCHEDULES, ids=str)
+@pytest.mark.parametrize("split_k", SPLITS)
+def test_pieces_of_two_weight_tiles_are_added_in_order(split_k: int, policy: str, seed: int) -> None:
+    check_pieces(split_k, policy, seed, 136, BLOCKS)
 
 
 @pytest.mark.parametrize("policy", emulated.POLICIES)
