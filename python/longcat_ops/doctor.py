@@ -66,14 +66,21 @@ def op_rows() -> list[OpRow]:
 
 def _row(row: Callable[[str], Device], name: str) -> Device:
     """Of an op without a kernel of its own: what runs its chain, and that dense weights do not run it."""
-    chain = OPS[name].chain if name in OPS else ()
-    parts = {op: row(op) for op in chain}
-    if not parts or "none" in (row(name).backend, *(part.backend for part in parts.values())):
-        return row(name)
+    own = row(name)
+    parts = {op: row(op) for op in _chain(name)}
+    if not parts or own.backend == "none":
+        return own
     plain = [op for op, part in parts.items() if part.backend == "reference"]
-    backend = "reference" if plain else next(iter(parts.values())).backend
+    missing = [part for part in parts.values() if part.backend == "none"]
     how = f"{', '.join(plain)} in plain torch" if plain else f"a chain of {len(parts)} kernels"
+    if missing:
+        how = f"nothing, {missing[0].reason}"
+    backend = "reference" if plain or missing else next(iter(parts.values())).backend
     return Device(backend, f"FP8 weights: {how}; dense weights: plain torch")
+
+
+def _chain(name: str) -> tuple[str, ...]:
+    return OPS[name].chain if name in OPS else ()
 
 
 def _library_problem() -> tuple[str, str] | None:
@@ -123,8 +130,10 @@ def _cuda_row(name: str, no_gpu: tuple[str, str] | None) -> Device:
     problem = _function_problem(name)
     if problem:
         return Device("none", problem)
-    native = name in _kernels()[1]
+    native, chain = name in _kernels()[1], _chain(name)
     then = "the CUDA kernel" if native else "the reference in plain torch"
+    if chain and _kernels()[1].issuperset(chain):
+        then = f"FP8 weights: a chain of {len(chain)} CUDA kernels; dense weights: plain torch"
     if no_gpu:
         reason, remedy = no_gpu
         return Device("none", f"{reason}; with a GPU: {then}", remedy)
