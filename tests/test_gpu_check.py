@@ -18,7 +18,7 @@ from conformance import golden, run_cases
 from device_check import environment as environments
 from device_check import runner
 from device_check.runner import Report, Step, run_part
-from device_check.steps import PARTS, gpu_benches, op_tests, steps_of
+from device_check.steps import MATRICES, PARTS, gpu_benches, op_tests, steps_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSED = "1 passed in 0.01s"
@@ -193,6 +193,7 @@ def test_every_op_test_file_and_gpu_bench_is_run() -> None:
 
     assert op_tests() == [f"tests/test_{op}.py" for op in OPS if (ROOT / f"tests/test_{op}.py").exists()]
     assert len(op_tests()) > 12
+    assert all((ROOT / path).exists() for path in MATRICES)
     assert "bench/bench_moe_gemm.py" in gpu_benches() and "bench/bench_ops.py" not in gpu_benches()
 
 

@@ -105,7 +105,7 @@ def check(case: Case) -> None:
     chain = silu_and_mul_quant_fp8(torch.cat([z, v], 1))
     assert_quantised(*chain, value, bound)
     assert_quantised(h, sh, silu_and_mul(z.double(), v.double())[0], 2 * bound)
-    if BACKEND == "cpu":  # adds up in one order
+    if BACKEND != "reference":  # where another number of columns is another order of adding up
         assert bits((h, sh)) == bits(chain)
 
 

@@ -19,6 +19,7 @@ PARTS = {
     4: "benches",
 }
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+MATRICES = ("tests/test_gemm_matrix.py", "tests/test_swiglu_gemm_matrix.py")  # of the FP8 GEMMs, any backend
 RUN_CASES = "tests/conformance/run_cases.py"
 # What a sanitizer, under which everything takes a hundred times as long, gets of the conformance cases.
 SMALL_CASES = "thread/,memory/,mbarrier/,tma/load_2d,tma/store_swizzle_128,bulk/,matrix/,wgmma/e4m3_n16,sums/e4m3_near"
@@ -62,7 +63,7 @@ def test_steps(environment: Environment, out: Path) -> list[Step]:
     steps = [
         Step("pytest_gpu", pytest("-m", "gpu", "--continue-on-collection-errors", "tests"), 240, "pytest", variables)
     ]
-    for path in op_tests():
+    for path in (*op_tests(), *MATRICES):
         steps.append(Step(f"cuda_{Path(path).stem[5:]}", pytest("--backend", "cuda", path), 120, "pytest", variables))
     return steps
 
