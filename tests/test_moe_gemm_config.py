@@ -10,7 +10,8 @@ from longcat_ops.ops.explain import Candidate, explain
 
 FP8, F32, BF16, I32 = torch.float8_e4m3fn, torch.float32, torch.bfloat16, torch.int32
 GATE_UP, DOWN = (4096, 6144), (6144, 2048)
-TILES = [(rows, tokens) for rows in (128, 64) for tokens in (32, 64, 128, 256)]
+TILES = [(rows, tokens, False) for rows in (128, 64) for tokens in (32, 64, 128, 256)]
+PAIRS = [(128, 128, True), (128, 256, True)]
 
 
 def meta(*shape: int, dtype: torch.dtype = FP8) -> Tensor:
@@ -75,6 +76,31 @@ def test_low_tiles_where_they_put_more_sms_to_work(groups: int, shape: tuple[int
     assert chosen(offset(groups, 8 * groups, *shape, 8)).blocks == min(132, groups * -(-shape[0] // rows))
 
 
+@pytest.mark.parametrize(
+    ("groups", "hint", "shape", "paired"),
+    [
+        (16, 128, GATE_UP, True),
+        (16, 10**9, DOWN, True),
+        (3, 129, GATE_UP, True),  # 96 tiles
+        (16, 64, GATE_UP, False),  # fewer tokens: memory binds
+        (2, 256, GATE_UP, False),  # tiles of 64 rows
+        (80, 256, (128, 2048), False),  # nobody to share with
+        (16, 256, (576, 6144), True),  # of five weight tiles each, so 80, or 96 with empty ones
+        (23, 256, (576, 6144), False),  # 115 in one wave, or 138 in two
+        (40, 256, (576, 6144), True),  # 200 or 240 in two waves
+    ],
+)
+def test_blocks_share_tokens_where_l2_binds(groups: int, hint: int, shape: tuple[int, int], paired: bool) -> None:
+    """From 128 tokens on, if pairs need no more waves than single blocks."""
+    candidates = offset(groups, 256 * groups, *shape, hint)
+    best = chosen(candidates)
+    assert best.paired == paired
+    alone = next(c for c in candidates if (c.rows, c.tokens, c.paired) == (best.rows, best.tokens, False))
+    assert best.waves <= alone.waves or hint > 256
+    times = [[p.microseconds for p in c.predictions] for c in (best, alone)]
+    assert all(pair <= single for pair, single in zip(*times, strict=True))
+
+
 def test_no_tile_for_no_rows() -> None:
     assert offset(16, 0, *GATE_UP) == ()
     assert explain("moe_plan", meta(4, 2, dtype=I32), 2).candidates == ()
@@ -93,10 +119,13 @@ def test_rows_off_16_bytes_are_copied() -> None:
 @pytest.mark.parametrize(("n", "k"), [GATE_UP, DOWN, (576, 6144), (8, 128)])
 def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None:
     candidates = offset(groups, rows, n, k)
-    assert [(c.rows, c.tokens) for c in candidates] == TILES
+    assert [(c.rows, c.tokens, c.paired) for c in candidates] == TILES + PAIRS
     active = min(groups, rows)
     for c in candidates:
         weight_tiles = -(-n // c.rows)
+        if c.paired:
+            weight_tiles += weight_tiles % 2
+            assert c.blocks % 2 == 0
         assert c.smem_bytes <= 227 * 1024 and c.stages >= 4
         # A stage has the tile's rows of weights and its tokens, 128 bytes each, and a scale per token.
         assert c.stages * (128 * (c.rows + c.tokens) + 4 * c.tokens) < c.smem_bytes
@@ -181,6 +210,11 @@ def test_predictions() -> None:
     (latent,) = [p for p in offset(1, 8, 576, 6144)[0].predictions if p.device == "H100"]
     assert latent.microseconds == pytest.approx(48 * (128 + 8) * 128 / (64 * 1755) + 4.5)
     assert latent.bound == "loads of an SM"
+    # In pairs two tiles fetch their tokens once: weights and as many bytes of tokens as weights, or half of that.
+    single, pair = (offset(16, 16 * 128, *GATE_UP, 128)[i].predictions for i in (2, 8))
+    for predictions, fetched in ((single, 2.0), (pair, 1.5)):
+        (found,) = [p for p in predictions if p.device == "H200"]
+        assert found.microseconds == pytest.approx(1e6 * fetched * weights / 5.5e12 + 4.5) and found.bound == "L2"
     # 32-token tiles of large groups read weights and tokens again and again.
     (small,) = [p for p in offset(4, 4096, *DOWN)[0].predictions if p.device == "H100"]
     moved = 4 * 32 * 6144 * 2048 + 4 * 32 * 48 * 32 * 2048

@@ -49,13 +49,13 @@ def offset(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.bf
     return collect(out, parts, starts[:-1])
 
 
-def masked(parts: Sequence[Fp8Pair], rhs: Fp8Pair, spare: int) -> list[Tensor]:
+def masked(parts: Sequence[Fp8Pair], rhs: Fp8Pair, spare: int, mean: int = 1) -> list[Tensor]:
     groups, rows = len(parts), max(len(q) for q, _ in parts) + spare
     starts = [g * rows for g in range(groups)]
     a, sa = (t.view(groups, rows, -1) for t in place(parts, starts, groups * rows))
     out = torch.full((groups, rows, rhs[0].shape[1]), SENTINEL, dtype=torch.bfloat16)
     counts = torch.tensor([len(q) for q, _ in parts], dtype=torch.int32)
-    run("m_grouped_fp8_gemm_nt_masked", a, sa, *rhs, counts, 1, out)
+    run("m_grouped_fp8_gemm_nt_masked", a, sa, *rhs, counts, mean, out)
     return collect(out.flatten(0, 1), parts, starts)
 
 

@@ -56,7 +56,7 @@ MORE = [
          "auto"),
     gemm("too_many_bytes", PRODUCER, "(stages.full(), p.smem.weight_bytes)", "(stages.full(), p.smem.weight_bytes + "
          "128)"),
-    gemm("one_consumer_short", ROLES, "kProducers, p.smem.consumer_warps)", "kProducers, p.smem.consumer_warps - 1)"),
+    gemm("one_consumer_short", ROLES, "blocks * p.smem.consumer_warps)", "blocks * p.smem.consumer_warps - 1)"),
     gemm("one_reader_short", ROLES, "kProducers + p.smem.consumer_warps)", "kProducers + p.smem.consumer_warps - 1)"),
     gemm("barriers_not_fenced", ROLES, "    ptx::fence_mbarrier_init();\n", ""),
     gemm("barriers_not_shared", ROLES, "  ptx::sync_threads();\n", ""),

@@ -5,6 +5,7 @@ Nothing here runs on a GPU. The compiled tests need nvcc, those that read machin
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -171,10 +172,14 @@ def test_instructions_of_the_layer(compiler: Compiler, name: str, expected: dict
 @needs_nvcc
 @needs_nvdisasm
 def test_release_of_shared_memory_does_not_wait_for_global_memory(compiler: Compiler) -> None:
-    """What fence_release_shared_cluster is for: the release of a remote arrival is a fence of the whole GPU."""
-    lines = [line for line in compiler.instructions("ptx_cluster") if re.match(r"MEMBAR|SYNCS\.ARRIVE", line)]
+    """What fence_release_shared_cluster and fence_acquire_shared_cluster are for: the release of a remote arrival is a
+    fence of the whole GPU, the acquire of a wait at cluster scope throws away the L1."""
+    every = compiler.instructions("ptx_cluster")
+    lines = [line for line in every if re.match(r"MEMBAR|SYNCS\.ARRIVE", line)]
     arrivals = [i for i, line in enumerate(lines) if ".RED.A1T0" in line]
     assert [lines[i - 1] for i in arrivals] == ["MEMBAR.ALL.GPU", "MEMBAR.ALL.CTA"]
+    waits = [line for line in every if re.match(r"(@P\d )?(SYNCS\.PHASECHK|CCTL\.IVALL)", line)]
+    assert sum(a.startswith("SYNCS") and b.startswith("SYNCS") for a, b in itertools.pairwise(waits)) == 2
 
 
 @needs_nvcc

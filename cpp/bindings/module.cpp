@@ -127,9 +127,10 @@ py::dict explain_call(const std::string& op, const py::args& objects) {
   for (const auto& candidate : found.candidates) {
     py::list predictions;
     for (const auto& p : candidate.predictions) predictions.append(py::make_tuple(p.device, p.microseconds, p.bound));
-    candidates.append(py::make_tuple(candidate.config.tile_rows, candidate.config.max_tokens, candidate.config.stages,
-                                     candidate.config.smem_bytes, candidate.config.grid, candidate.tiles,
-                                     candidate.waves, candidate.chosen, candidate.reason, predictions));
+    candidates.append(py::make_tuple(candidate.config.tile_rows, candidate.config.max_tokens, candidate.config.paired,
+                                     candidate.config.stages, candidate.config.smem_bytes, candidate.config.grid,
+                                     candidate.tiles, candidate.waves, candidate.chosen, candidate.reason,
+                                     predictions));
   }
   py::list launches;
   for (const auto& one : found.launches)

@@ -30,8 +30,19 @@ uint32_t most_tokens(const MoeGemmProblem& problem) {
   return problem.split_k > 1 ? kSmallTokens : problem.swiglu ? kSwigluTokens : kMaxTokens;
 }
 
-MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens) {
+// NOTE: from 128 tokens on they are as many bytes as the weights of a tile, so L2 binds where each tile fetches its
+// own. A pair must not put more tiles on the busiest SM: of an odd number of weight tiles its last one has no rows.
+bool pays_to_pair(const MoeGemmProblem& problem, uint32_t max_tokens, int64_t chunks) {
+  constexpr uint32_t kLeastTokens = 128;
+  if (max_tokens < kLeastTokens || problem.n <= kTileRows || problem.sms < 2) return false;
+  const int64_t tiles = chunks * ceil_div(problem.n, kTileRows), pairs = chunks * ceil_div(problem.n, 2 * kTileRows);
+  return ceil_div(pairs, problem.sms / 2) <= ceil_div(tiles, problem.sms);
+}
+
+MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens,
+                                   bool paired) {
   MoeGemmConfig config;
+  config.paired = paired;
   config.tile_rows = tile_rows;
   config.max_tokens = max_tokens;
   config.small = max_tokens == kSmallTokens;
@@ -46,8 +57,8 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   config.smem_bytes = smem_bytes(config.stages);
   if (problem.rows == 0 || problem.groups == 0) return config;
 
-  const int64_t clusters = std::max<int64_t>(problem.sms / problem.split_k, 1);
-  config.grid = problem.split_k * std::min(clusters, most_tiles(problem, tile_rows, max_tokens));
+  const int64_t cluster = paired ? 2 : problem.split_k, clusters = std::max<int64_t>(problem.sms / cluster, 1);
+  config.grid = cluster * std::min(clusters, most_tiles(problem, paired ? 2 * tile_rows : tile_rows, max_tokens));
   return config;
 }
 
@@ -60,7 +71,8 @@ MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
   // often.
   const int64_t chunks = std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);
   const bool few = problem.mapped && 2 * chunks * ceil_div(problem.n, kTileRows) <= problem.sms / problem.split_k;
-  return make_moe_gemm_config(problem, few ? kFewTileRows : kTileRows, max_tokens);
+  if (few) return make_moe_gemm_config(problem, kFewTileRows, max_tokens);
+  return make_moe_gemm_config(problem, kTileRows, max_tokens, pays_to_pair(problem, max_tokens, chunks));
 }
 
 }  // namespace longcat_ops

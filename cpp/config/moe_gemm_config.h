@@ -24,8 +24,9 @@ struct MoeGemmConfig {
   uint32_t max_tokens = 0;  // of a tile; a larger group takes several, which read its weights again
   uint32_t stages = 0;
   uint32_t smem_bytes = 0;
-  bool small = false;  // the instance for few tokens
-  int64_t grid = 0;    // a multiple of split_k; 0: nothing to do
+  bool small = false;   // the instance for few tokens
+  bool paired = false;  // clusters of two blocks, which share the tokens of neighbouring weight tiles
+  int64_t grid = 0;     // a multiple of split_k, or of 2 in pairs; 0: nothing to do
 };
 
 // Rows of the largest group that a tile should hold. Neither this nor the tile changes a result.
@@ -34,7 +35,8 @@ int64_t expected_rows(const MoeGemmProblem& problem);
 // Of a tile that this problem can have.
 uint32_t most_tokens(const MoeGemmProblem& problem);
 
-MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens);
+MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens,
+                                   bool paired = false);
 MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem);
 
 }  // namespace longcat_ops

@@ -34,7 +34,8 @@ Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidat
   const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + output);
   const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
   const double memory = (weights + tokens) / (kBandwidthShare * device.bytes_per_second);
-  const double l2 = (chunks * weights + candidate.tiles * blocks * bucket * kBlockK) / kL2BytesPerSecond;
+  const double fetched = static_cast<double>(candidate.tiles) / (candidate.config.paired ? 2 : 1);  // tokens of so many
+  const double l2 = (chunks * weights + fetched * blocks * bucket * kBlockK) / kL2BytesPerSecond;
   const double stages = static_cast<double>(candidate.waves * ceil_div(ceil_div(p.k, kBlockK), p.split_k));  // busiest
   const double sm = stages * (candidate.config.tile_rows + bucket) * kBlockK / kSmBytesPerSecond;
   const double products = stages * stage_clocks(candidate.config.tile_rows, bucket) / kClock;
@@ -44,9 +45,13 @@ Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidat
   return {device.name, 1e6 * most + fixed, bound};
 }
 
+bool is_same(const MoeGemmConfig& a, const MoeGemmConfig& b) {
+  return a.tile_rows == b.tile_rows && a.max_tokens == b.max_tokens && a.paired == b.paired;
+}
+
 std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, const MoeGemmConfig& best) {
   const int64_t expected = expected_rows(p), tiles = ceil_div(expected, config.max_tokens);
-  const bool chosen = config.tile_rows == best.tile_rows && config.max_tokens == best.max_tokens;
+  const bool chosen = is_same(config, best);
   const char* why = p.max_rows >= 0 ? " rows, the caller's estimate" : " rows, four times the mean or all there are";
   if (!p.mapped)
     return chosen ? "rows are not on 16-byte boundaries: warps copy them, slowly" : "needs rows on 16-byte boundaries";
@@ -57,6 +62,12 @@ std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, cons
                            : "too few tiles for all SMs";
   if (p.split_k > 1)
     return text("clusters of ", p.split_k, " blocks share K; a group of ", expected, why, ", takes ", tiles, " tiles");
+  if (config.paired && config.max_tokens == best.max_tokens && !chosen)
+    return p.n <= kTileRows ? "there is one weight tile, so nobody to share tokens with"
+                            : "an odd number of weight tiles would leave more blocks without work";
+  if (!config.paired && best.paired && config.max_tokens == best.max_tokens)
+    return "each tile would fetch its own tokens from L2, as many bytes as its weights or more";
+  if (chosen && config.paired) return text("two blocks share the tokens, up to ", expected, why);
   if (chosen && tiles > 1) return text("the largest; a group of ", expected, why, ", takes ", tiles, " tiles");
   if (chosen) return text("the smallest that holds a group of ", expected, why);
   if (tiles > 1) return text("a group of ", expected, why, ", would read its weights ", tiles, " times");
@@ -96,22 +107,27 @@ std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem) {
   if (active == 0) return candidates;
   const int64_t rows = ceil_div(problem.rows, active);
   const MoeGemmConfig best = choose_moe_gemm_config(problem);
+  const auto add = [&](const MoeGemmConfig& config) {
+    Candidate candidate;
+    candidate.config = config;
+    candidate.chosen = is_same(config, best);
+    candidate.reason = reason_of(problem, config, best);
+    const int64_t chunks = ceil_div(rows, config.max_tokens), blocks = config.paired ? 2 : 1;
+    candidate.tiles = active * chunks * blocks * ceil_div(problem.n, blocks * config.tile_rows);
+    candidate.waves = ceil_div(candidate.tiles, config.grid / problem.split_k);
+    const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, config.max_tokens)));
+    for (const Device& device : known_devices())
+      candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));
+    candidates.push_back(std::move(candidate));
+  };
   for (const uint32_t tile_rows : {kSwigluTileRows, kTileRows, kFewTileRows}) {
     if ((tile_rows == kSwigluTileRows) != problem.swiglu) continue;
-    for (uint32_t max_tokens = kSmallTokens; max_tokens <= most_tokens(problem); max_tokens *= 2) {
-      Candidate candidate;
-      candidate.config = make_moe_gemm_config(problem, tile_rows, max_tokens);
-      candidate.chosen = tile_rows == best.tile_rows && max_tokens == best.max_tokens;
-      candidate.reason = reason_of(problem, candidate.config, best);
-      const int64_t chunks = ceil_div(rows, max_tokens);
-      candidate.tiles = active * chunks * ceil_div(problem.n, tile_rows);
-      candidate.waves = ceil_div(candidate.tiles, candidate.config.grid / problem.split_k);
-      const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, max_tokens)));
-      for (const Device& device : known_devices())
-        candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));
-      candidates.push_back(std::move(candidate));
-    }
+    for (uint32_t max_tokens = kSmallTokens; max_tokens <= most_tokens(problem); max_tokens *= 2)
+      add(make_moe_gemm_config(problem, tile_rows, max_tokens));
   }
+  if (problem.swiglu || problem.split_k > 1) return candidates;
+  for (const uint32_t max_tokens : {kMaxTokens / 2, kMaxTokens})
+    add(make_moe_gemm_config(problem, kTileRows, max_tokens, true));
   return candidates;
 }
 

@@ -44,7 +44,7 @@ struct MBarrier {
 
   uint32_t copy_time() const { return first_time + phase; }
   void complete_tx(uint32_t bytes, uint32_t issued_in_phase, const Location& where);
-  void complete_if_done();
+  void complete_if_done(const Location& where);
 };
 
 class BarrierTable {

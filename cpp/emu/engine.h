@@ -82,6 +82,7 @@ struct Thread {
   bool has_pending_acquire = false;
   Scope pending_scope = Scope::kCta;    // what that fence must reach
   VectorClock shared_release;           // what a fence.release of the CTA's own shared memory covers
+  Clock shared_pending;                 // what relaxed waits saw, acquired by a later fence.acquire of shared memory
   bool cluster_arrived = false;         // and not yet waited
   uint32_t cluster_phase = 0;           // of that arrival
   uint32_t remote_component = kNobody;  // of accesses to other CTAs' shared memory

@@ -22,7 +22,7 @@ MBarrier& own_barrier(uint32_t address, const Location& where) {
 
 bool phase_complete(const MBarrier& barrier, uint32_t parity) { return (barrier.phase & 1) != parity; }
 
-void acquire_phase(MBarrier& barrier, Scope scope, const Location& where) {
+void acquire_phase(MBarrier& barrier, Order order, Scope scope, const Location& where) {
   barrier.observed = true;
   this_thread().failed_tries = 0;
   if (!engine().settings.detectors) return;
@@ -30,7 +30,10 @@ void acquire_phase(MBarrier& barrier, Scope scope, const Location& where) {
   if (phase.too_narrow) fail("scope", "another CTA arrived at the mbarrier with release at CTA scope", where);
   if (phase.across_cluster && scope < Scope::kCluster)
     fail("scope", "another CTA arrived at the mbarrier: the wait must acquire at cluster scope", where);
-  engine().join(this_thread(), phase.clock);
+  if (order == Order::kRelaxed)
+    this_thread().shared_pending.join(phase.clock);
+  else
+    engine().join(this_thread(), phase.clock);
 }
 
 // `own`: by a thread of the mbarrier's CTA.
@@ -65,14 +68,15 @@ void arrive_at(MBarrier& barrier, uint32_t count, uint32_t expect_bytes, Order o
   if (count == 0) return;
   if (barrier.pending < int64_t(count))
     fail("mbarrier", "more arrivals in a phase than the " + std::to_string(barrier.expected) + " expected", where);
-  if (!barrier.observed)
+  // NOTE: another CTA may be a phase ahead of the waits here; that nobody misses a phase shows when it completes.
+  if (own && !barrier.observed)
     fail("mbarrier",
          "arrival in phase " + std::to_string(barrier.phase) + " before any wait has seen phase " +
              std::to_string(barrier.phase - 1) + " complete",
          where);
   if (engine().settings.detectors) make_known(barrier.arriving, order, scope, own);
   barrier.pending -= count;
-  barrier.complete_if_done();
+  barrier.complete_if_done(where);
 }
 
 }  // namespace
@@ -112,8 +116,13 @@ bool BarrierTable::touches_live(size_t offset, size_t bytes) const {
   return false;
 }
 
-void MBarrier::complete_if_done() {
+void MBarrier::complete_if_done(const Location& where) {
   if (pending != 0 || tx != 0) return;
+  if (!observed)
+    fail("mbarrier",
+         "phase " + std::to_string(phase) + " completes before any wait has seen phase " + std::to_string(phase - 1) +
+             " complete",
+         where);
   ++phase;
   observed = false;
   pending = expected;
@@ -133,7 +142,7 @@ void MBarrier::complete_tx(uint32_t bytes, uint32_t issued_in_phase, const Locat
   tx -= bytes;
   if (tx < -kLargestCount) fail("mbarrier", "tx-count out of range", where);
   if (engine().settings.detectors) arriving.clock.order.raise(component, copy_time());
-  complete_if_done();
+  complete_if_done(where);
 }
 
 void mbarrier_init(uint32_t address, uint32_t count, const Location& where) {
@@ -191,17 +200,17 @@ void mbarrier_arrive_cluster(uint32_t address, uint32_t count, uint32_t expect_b
   arrive_at(barrier, count, expect_bytes, order, scope, &cta == self.cta, where);
 }
 
-void mbarrier_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where) {
+void mbarrier_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where) {
   Thread& self = this_thread();
   MBarrier& barrier = own_barrier(address, where);
   while (!phase_complete(barrier, parity)) {
     barrier.waiters.push_back(&self);
     block("mbarrier wait", where);
   }
-  acquire_phase(barrier, scope, where);
+  acquire_phase(barrier, order, scope, where);
 }
 
-bool mbarrier_try_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where) {
+bool mbarrier_try_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where) {
   Thread& self = this_thread();
   MBarrier& barrier = own_barrier(address, where);
   if (!phase_complete(barrier, parity)) {
@@ -213,14 +222,14 @@ bool mbarrier_try_wait(uint32_t address, uint32_t parity, Scope scope, const Loc
       block("ready", where);
       if (!phase_complete(barrier, parity)) return false;
     }
-    mbarrier_wait(address, parity, scope, where);
+    mbarrier_wait(address, parity, order, scope, where);
     return true;
   }
-  acquire_phase(barrier, scope, where);
+  acquire_phase(barrier, order, scope, where);
   return true;
 }
 
-bool mbarrier_test_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where) {
+bool mbarrier_test_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where) {
   Thread& self = this_thread();
   engine().note_poll(where);
   engine().wake(&self);
@@ -228,7 +237,7 @@ bool mbarrier_test_wait(uint32_t address, uint32_t parity, Scope scope, const Lo
   MBarrier& barrier = own_barrier(address, where);
   look(self, nullptr);
   if (!phase_complete(barrier, parity)) return false;
-  acquire_phase(barrier, scope, where);
+  acquire_phase(barrier, order, scope, where);
   return true;
 }
 

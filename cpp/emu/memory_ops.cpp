@@ -151,4 +151,12 @@ void fence_release_shared_cluster() {
   self.tick();
 }
 
+void fence_acquire_shared_cluster() {
+  Thread& self = this_thread();
+  self.clock.order_shared.join(self.shared_pending.order);
+  self.clock.order_shared.join(self.shared_pending.order_shared);
+  self.clock.async_shared.join(self.shared_pending.async_shared);
+  self.shared_pending.clear();
+}
+
 }  // namespace longcat_ops::emu

@@ -58,6 +58,7 @@ void fence_acq_rel(Scope scope, const Location& where);
 void fence_proxy_async(bool own, bool cluster, bool global);
 void fence_proxy_alias(const Location& where);
 void fence_release_shared_cluster();
+void fence_acquire_shared_cluster();
 void fence_mbarrier_init();
 
 enum class Reduction { kAdd, kMin, kMax };
@@ -73,9 +74,9 @@ void mbarrier_invalidate(uint32_t address, const Location& where);
 void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where);  // count may be 0
 void mbarrier_arrive_cluster(uint32_t address, uint32_t count, uint32_t expect_bytes, Order order, Scope scope,
                              const Location& where);
-bool mbarrier_try_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where);
-bool mbarrier_test_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where);
-void mbarrier_wait(uint32_t address, uint32_t parity, Scope scope, const Location& where);
+bool mbarrier_try_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where);
+bool mbarrier_test_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where);
+void mbarrier_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where);
 
 void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
               const Location& where);

@@ -29,7 +29,11 @@ struct Pipeline {
   LC_DEVICE uint32_t full() const { return barriers + kPipelineBytes * stage; }
   LC_DEVICE uint32_t empty() const { return full() + 8; }
   LC_DEVICE void wait_full() const { ptx::mbarrier_wait(full(), phase); }
-  LC_DEVICE void wait_empty() const { ptx::mbarrier_wait(empty(), phase ^ 1); }
+  // Arrivals may be those of another block of the cluster. For shared memory only, which costs nothing more.
+  LC_DEVICE void wait_empty() const {
+    ptx::mbarrier_wait_relaxed_cluster(empty(), phase ^ 1);
+    ptx::fence_acquire_shared_cluster();
+  }
   LC_DEVICE void advance() {
     if (++stage == stages) {
       stage = 0;
@@ -42,6 +46,16 @@ struct Pipeline {
 LC_DEVICE void arrive_warp(uint32_t barrier) {
   ptx::warp_sync();
   if (ptx::lane_index() == 0) ptx::mbarrier_arrive(barrier);
+}
+
+// The same, at this barrier and at that of the other block in a cluster of two.
+// NOTE: at this one first. The other block goes on by its own barrier and may arrive here for the next phase before all
+// of this phase's arrivals from there have come: then this block's must be among those that end it.
+LC_DEVICE void arrive_warp_pair(uint32_t barrier) {
+  arrive_warp(barrier);
+  if (ptx::lane_index() != 0) return;
+  ptx::fence_release_shared_cluster();
+  ptx::mbarrier_arrive_relaxed_cluster(ptx::cluster_address(barrier, ptx::cluster_rank() ^ 1));
 }
 
 }  // namespace longcat_ops::device

@@ -37,7 +37,7 @@ LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales
   }
 }
 
-template <uint32_t kWidth, uint32_t kPasses, bool kSplit>
+template <uint32_t kWidth, uint32_t kPasses, bool kSplit, bool kPairs>
 LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const OutputTile& tile, device::Pipeline& stages,
                              PieceExchange& pieces) {
   float sum[kPasses][kWidth / 2] = {};
@@ -50,7 +50,11 @@ LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const Output
     for (uint32_t i = 0; i < kPasses; ++i)
       multiply_block<kWidth>(stage + tile.warpgroup * (kWarpgroupRows * kBlockK),
                              stage + p.smem.weight_bytes + i * kWidth * kBlockK, scales + 4 * i * kWidth, sum[i]);
-    device::arrive_warp(stages.empty());
+    if (kPairs && p.paired) {
+      device::arrive_warp_pair(stages.empty());
+    } else {
+      device::arrive_warp(stages.empty());
+    }
   }
   if constexpr (kSplit)
     if (!pieces.add_up(p, sum[0])) return;
@@ -60,7 +64,9 @@ LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const Output
 
 template <uint32_t kLargest, bool kSplit>
 LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
+  constexpr bool kPairs = kLargest > kSmallTokens;
   ptx::grid_dependency_wait();  // before anything is stored
+  if (kPairs && p.paired) ptx::cluster_wait_acquire();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
   PieceExchange pieces(p.smem, base);
@@ -72,25 +78,26 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
     const uint32_t bucket = bucket_for(tile.tokens);
     if constexpr (kLargest > kSmallTokens) {
       switch (bucket) {
-        case 48: multiply_tile<48, 1, kSplit>(p, base, out, stages, pieces); continue;
-        case 64: multiply_tile<64, 1, kSplit>(p, base, out, stages, pieces); continue;
-        case 96: multiply_tile<96, 1, kSplit>(p, base, out, stages, pieces); continue;
-        case 128: multiply_tile<128, 1, kSplit>(p, base, out, stages, pieces); continue;
-        case 192: multiply_tile<96, 2, kSplit>(p, base, out, stages, pieces); continue;
-        case 256: multiply_tile<128, 2, kSplit>(p, base, out, stages, pieces); continue;
+        case 48: multiply_tile<48, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
+        case 64: multiply_tile<64, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
+        case 96: multiply_tile<96, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
+        case 128: multiply_tile<128, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
+        case 192: multiply_tile<96, 2, kSplit, kPairs>(p, base, out, stages, pieces); continue;
+        case 256: multiply_tile<128, 2, kSplit, kPairs>(p, base, out, stages, pieces); continue;
         default: break;
       }
     }
     switch (bucket) {
-      case 8: multiply_tile<8, 1, kSplit>(p, base, out, stages, pieces); break;
-      case 16: multiply_tile<16, 1, kSplit>(p, base, out, stages, pieces); break;
-      case 24: multiply_tile<24, 1, kSplit>(p, base, out, stages, pieces); break;
-      default: multiply_tile<32, 1, kSplit>(p, base, out, stages, pieces); break;
+      case 8: multiply_tile<8, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
+      case 16: multiply_tile<16, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
+      case 24: multiply_tile<24, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
+      default: multiply_tile<32, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
     }
   }
   ptx::bulk_wait_read<0>();  // shared memory outlives its readers
-  // And so it does barriers at which the cluster's first block still arrives. All other threads just end.
-  if constexpr (kSplit) ptx::cluster_sync();
+  // And so it does barriers at which the cluster's first block still arrives, or the other one of a pair, which copies
+  // until then. All other threads just end.
+  if (kSplit || (kPairs && p.paired)) ptx::cluster_sync();
 }
 
 }  // namespace longcat_ops::moe_gemm

@@ -25,7 +25,7 @@ int launch_moe_gemm(const char* op, const Operands& o, const lc_stack& out, lc_s
                       : config.small  ? moe_gemm_kernel<kSmallTokens, true, false>
                                       : moe_gemm_kernel<kMaxTokens, true, false>;
   LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
-  launch_config.cluster = static_cast<int>(o.split_k);
+  launch_config.cluster = config.paired ? 2 : static_cast<int>(o.split_k);
   return launch(kernel, launch_config, params, stream, memory_of(o).updates("out", &out));
 }
 

@@ -13,12 +13,13 @@ namespace longcat_ops::moe_gemm {
 // rows has no work for warps 4 .. 7.
 // kLargest: the most tokens of a tile. The small instance needs so few registers that its blocks fit beside those of
 // the kernel ahead of it. kTma: tensor maps describe weights and tokens. kSplit: clusters of p.split blocks, of small
-// tiles.
+// tiles. Of the large instance blocks may share their tokens in pairs.
 template <uint32_t kLargest, bool kTma, bool kSplit>
 LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     moe_gemm_kernel(LC_GRID_CONSTANT MoeGemmParams p) {
   const uint32_t base = ptx::dynamic_smem_base(), warp = ptx::warp_index();
-  init_rings<kSplit>(p, base);
+  constexpr bool kPairs = kLargest > kSmallTokens;
+  init_rings<kSplit, kPairs>(p, base);
   if (warp < kConsumerWarps) {
     if (warp >= p.smem.consumer_warps) return;
     if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<224>();
@@ -26,7 +27,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     return;
   }
   if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_dec<56>();
-  produce<kLargest, kTma, 1, kSplit>(p, base);
+  produce<kLargest, kTma, 1, kSplit, kPairs>(p, base);
 }
 
 }  // namespace longcat_ops::moe_gemm

@@ -74,8 +74,9 @@ LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
 }
 
 // All columns of the bucket are loaded; those beyond the tile's tokens are other groups' rows, or zeros. A column of
-// the product depends on nothing but its own row, and theirs are not stored.
-template <bool kTma, bool kSplit = false>
+// the product depends on nothing but its own row, and theirs are not stored. In a pair the first block loads half of
+// them, in units of 8 rows, the second one the rest, each for both; a stage is empty when both have released it.
+template <bool kTma, bool kSplit = false, bool kPairs = false>
 LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
   if constexpr (kTma)
     for (const ptx::TensorMap& map : p.token_map) ptx::prefetch_tensormap(&map);
@@ -83,6 +84,8 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
   const BlockRange blocks = block_range<kSplit>(p);
+  const bool paired = kPairs && p.paired;
+  const uint32_t rank = paired ? ptx::cluster_rank() : 0;
   for (Tile tile = queue.pop<!kTma>(); tile.tokens != 0; tile = queue.pop<!kTma>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const int32_t matrix = p.rows.layout == RowLayout::kMasked ? tile.group : 0;
@@ -92,13 +95,18 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
       if constexpr (kTma) {
         ptx::mbarrier_arrive_expect_tx(stages.full(), bucket * kBlockK);
         const auto load = [&](uint32_t done, const ptx::TensorMap* map) {
-          ptx::tma_load(to + done * kBlockK, map, stages.full(),
-                        {static_cast<int32_t>(block * kBlockK), static_cast<int32_t>(tile.row + done), matrix});
+          const int32_t at[] = {static_cast<int32_t>(block * kBlockK), static_cast<int32_t>(tile.row + done), matrix};
+          if (paired) {
+            ptx::tma_load_multicast(to + done * kBlockK, map, stages.full(), at, 0b11);
+          } else {
+            ptx::tma_load(to + done * kBlockK, map, stages.full(), at);
+          }
         };
-        uint32_t done = 0;
-        for (; done + 128 <= bucket; done += 128) load(done, &p.token_map[2]);
-        for (; done + 32 <= bucket; done += 32) load(done, &p.token_map[1]);
-        for (; done < bucket; done += 8) load(done, &p.token_map[0]);
+        const uint32_t half = (bucket + 15) / 16 * 8, end = paired && rank == 0 ? half : bucket;
+        uint32_t done = rank * half;
+        for (; done + 128 <= end; done += 128) load(done, &p.token_map[2]);
+        for (; done + 32 <= end; done += 32) load(done, &p.token_map[1]);
+        for (; done < end; done += 8) load(done, &p.token_map[0]);
       } else {
         copy_block(to, p.tokens, tile.group, tile.row, bucket, tile.tokens, block * kBlockK, p.k);
         device::arrive_warp(stages.full());
@@ -121,7 +129,8 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   const uint32_t lane = ptx::lane_index();
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
-    const float* weight = p.weight_scale.at(tile.group, tile.weight_tile * p.smem.tile_rows / kBlockK);
+    const uint32_t row = tile.weight_tile * p.smem.tile_rows;
+    const float* weight = p.weight_scale.at(tile.group, (row < p.n ? row : 0) / kBlockK);  // without rows: any
     const float* tokens = p.token_scale.at(tile.group, tile.row + lane);
     float weight_scale[kPanels], token_scale[kTokens] = {};
     const auto load = [&](uint32_t block) {

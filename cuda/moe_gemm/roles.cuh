@@ -8,12 +8,13 @@ namespace longcat_ops::moe_gemm {
 
 constexpr uint32_t kConsumerWarps = 8;
 
-// The whole block, with kSplit the whole cluster.
-template <bool kSplit = false>
+// The whole block, with kSplit the whole cluster. The other block of a pair is not waited for before its barriers are
+// needed, so that the first weights come sooner: each thread must do so later.
+template <bool kSplit = false, bool kPairs = false>
 LC_DEVICE void init_rings(const MoeGemmParams& p, uint32_t base) {
   if (ptx::thread_index() == 0) {
-    const uint32_t barriers = base + p.smem.barriers;
-    device::init_pipeline(barriers, p.smem.stages, kProducers, p.smem.consumer_warps);
+    const uint32_t barriers = base + p.smem.barriers, blocks = kPairs && p.paired ? 2 : 1;
+    device::init_pipeline(barriers, p.smem.stages, kProducers, blocks * p.smem.consumer_warps);
     device::init_pipeline(barriers + device::kPipelineBytes * p.smem.stages, kQueueTiles, 1,
                           kProducers + p.smem.consumer_warps);
     if constexpr (kSplit) PieceExchange::init(p, base);
@@ -24,12 +25,13 @@ LC_DEVICE void init_rings(const MoeGemmParams& p, uint32_t base) {
     ptx::cluster_wait_acquire();
   } else {
     ptx::sync_threads();
+    if (kPairs && p.paired) ptx::cluster_arrive_relaxed();
   }
 }
 
 // Warps 8 .. 11: the schedule, weights, tokens and scales. kTma: tensor maps describe weights and tokens. kPanels: as
 // in produce_scales. kSplit: the blocks of a cluster have the same tiles, and a piece of K each.
-template <uint32_t kLargest, bool kTma, uint32_t kPanels = 1, bool kSplit = false>
+template <uint32_t kLargest, bool kTma, uint32_t kPanels = 1, bool kSplit = false, bool kPairs = false>
 LC_DEVICE void produce(const MoeGemmParams& p, uint32_t base) {
   const uint32_t role = ptx::warp_index() - kConsumerWarps;
   if (role == 0) {
@@ -41,10 +43,13 @@ LC_DEVICE void produce(const MoeGemmParams& p, uint32_t base) {
   } else if (role == 1) {
     if (!kTma || ptx::elect_one()) produce_weights<kTma, kSplit>(p, base);
   } else if (role == 2) {
-    if (!kTma || ptx::elect_one()) produce_tokens<kTma, kSplit>(p, base);
+    if (kPairs && p.paired) ptx::cluster_wait_acquire();
+    if (!kTma || ptx::elect_one()) produce_tokens<kTma, kSplit, kPairs>(p, base);
+    return;
   } else {
     produce_scales<kLargest, kPanels, kSplit>(p, base);
   }
+  if (kPairs && p.paired) ptx::cluster_wait_acquire();
 }
 
 }  // namespace longcat_ops::moe_gemm

@@ -110,18 +110,20 @@ LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
 }
 
 // Tiles are dealt out in turn: this block, or cluster, has the first-th and then every step-th. Those of one weight
-// tile are neighbours, so that all blocks but one find it in L2.
+// tile are neighbours, so that all blocks but one find it in L2. The blocks of a pair have two weight tiles for the
+// same tokens; the last one of an odd number has a neighbour without rows.
 LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base, uint32_t first = ptx::block_index(),
                               uint32_t step = ptx::grid_size()) {
   if (!p.counts_ready) ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
-  const uint32_t weight_tiles = (p.n + p.smem.tile_rows - 1) / p.smem.tile_rows, most = p.smem.max_tokens;
-  uint32_t next = first;  // counted from the start of the group at hand
+  const uint32_t blocks = p.paired ? 2 : 1, rank = first % blocks;
+  const uint32_t rows = blocks * p.smem.tile_rows, steps = (p.n + rows - 1) / rows, most = p.smem.max_tokens;
+  uint32_t next = first / blocks;  // counted from the start of the group at hand
   const auto emit = [&](uint32_t group, uint32_t row, uint32_t count) {
-    const uint32_t chunks = (count + most - 1) / most, tiles = chunks * weight_tiles;
-    for (; next < tiles; next += step) {
-      const uint32_t chunk = next % chunks, left = count - chunk * most;
-      if (ptx::lane_index() == 0) queue.push({group, row + chunk * most, left < most ? left : most, next / chunks});
+    const uint32_t chunks = (count + most - 1) / most, tiles = chunks * steps;
+    for (; next < tiles; next += step / blocks) {
+      const uint32_t chunk = next % chunks, left = count - chunk * most, weight_tile = next / chunks * blocks + rank;
+      if (ptx::lane_index() == 0) queue.push({group, row + chunk * most, left < most ? left : most, weight_tile});
     }
     next -= tiles;
   };

@@ -132,5 +132,11 @@ LC_DEVICE void store_async(uint32_t addr, T v, uint32_t bar) {
 LC_DEVICE void fence_release_shared_cluster() {
   asm volatile("fence.release.sync_restrict::shared::cta.cluster;" ::: "memory");
 }
+// Its counterpart after a relaxed wait: this thread's accesses to shared memory of the cluster come after what was
+// released.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
+LC_DEVICE void fence_acquire_shared_cluster() {
+  asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
+}
 
 }  // namespace longcat_ops::ptx

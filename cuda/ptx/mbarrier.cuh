@@ -126,4 +126,25 @@ LC_DEVICE void mbarrier_wait_cluster(uint32_t bar, uint32_t parity) {
   }
 }
 
+// The same, ordering nothing before a fence_acquire_shared_cluster() that follows. An acquire at cluster scope, which
+// also covers global memory, throws away the SM's L1.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-mbarrier-try-wait
+LC_DEVICE bool mbarrier_try_wait_relaxed_cluster(uint32_t bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(done)
+      : "r"(bar), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+LC_DEVICE void mbarrier_wait_relaxed_cluster(uint32_t bar, uint32_t parity) {
+  while (!mbarrier_try_wait_relaxed_cluster(bar, parity)) {
+  }
+}
+
 }  // namespace longcat_ops::ptx

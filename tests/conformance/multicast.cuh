@@ -97,7 +97,9 @@ inline void bulk_multicast(Machine& machine) {
   }
 }
 
-// A ring of two stages that block 0 fills in both blocks; a stage is free when both have read it. out [2][6][32].
+// A ring of two stages that block 0 fills in both blocks; a stage is free when both have read it. kRelaxed: waited for
+// with a fence for shared memory alone. out [2][6][32].
+template <bool kRelaxed>
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) multicast_ring_kernel(const uint32_t* in, uint32_t* out) {
   const uint32_t bars = ptx::dynamic_smem_base(), rank = ptx::cluster_rank(), lane = ptx::lane_index();
   if (ptx::thread_index() == 0) {
@@ -114,7 +116,19 @@ LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) multicast_ring_kernel(const uint32_t* in, uint
     const uint32_t parity = step / 2 % 2;
     if (ptx::warp_index() == 0) {
       if (lane == 0) {
-        if (rank == 0) ptx::mbarrier_wait_cluster(empty, parity ^ 1);
+        if (rank == 0) {
+          if constexpr (kRelaxed) {
+            if (step % 2 == 0) {
+              ptx::mbarrier_wait_relaxed_cluster(empty, parity ^ 1);
+            } else {
+              while (!ptx::mbarrier_try_wait_relaxed_cluster(empty, parity ^ 1)) {
+              }
+            }
+            ptx::fence_acquire_shared_cluster();
+          } else {
+            ptx::mbarrier_wait_cluster(empty, parity ^ 1);
+          }
+        }
         ptx::mbarrier_arrive_expect_tx(full, 128);
         if (rank == 0) ptx::bulk_load_multicast(stage, in + 32 * step, 128, full, 0b11);
         ptx::mbarrier_wait(full, parity);
@@ -129,14 +143,15 @@ LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) multicast_ring_kernel(const uint32_t* in, uint
   ptx::cluster_sync();
 }
 
-inline void multicast_ring(Machine& machine) {
+template <bool kRelaxed>
+void multicast_ring(Machine& machine) {
   const auto data = random_values<uint32_t>(192, 11);
   std::vector<uint32_t> expected = data;
   expected.insert(expected.end(), data.begin(), data.end());
   auto* out = machine.output<uint32_t>(expected.size());
   Launch launch{2, 64, 1024};
   launch.cluster = 2;
-  machine.launch(multicast_ring_kernel, launch, static_cast<const uint32_t*>(machine.input(data)), out);
+  machine.launch(multicast_ring_kernel<kRelaxed>, launch, static_cast<const uint32_t*>(machine.input(data)), out);
   machine.expect(out, expected);
 }
 
@@ -205,7 +220,10 @@ inline void multicast_cases(Cases& cases) {
   cases.add("multicast/tma_5d", "tma_load_multicast", tma_multicast<5>);
   cases.add("multicast/bulk", "bulk_load_multicast", bulk_multicast);
   cases.add("multicast/ring", "bulk_load_multicast mbarrier_arrive_relaxed_cluster fence_release_shared_cluster",
-            multicast_ring);
+            multicast_ring<false>);
+  cases.add("multicast/ring_relaxed",
+            "mbarrier_wait_relaxed_cluster mbarrier_try_wait_relaxed_cluster fence_acquire_shared_cluster",
+            multicast_ring<true>);
   cases.add("multicast/from_block_to_block", "bulk_copy_cluster", cluster_copies);
   cases.add("multicast/after_fence", "fence_proxy_async_shared_cluster", fenced_store);
 }

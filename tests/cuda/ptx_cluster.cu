@@ -60,6 +60,9 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) cluster_mbarrier_kernel(uint32_t* out, uint32_
   ptx::store_global(out, static_cast<uint32_t>(ptx::mbarrier_try_wait_cluster(bar, 1)));
   ptx::store_global(out + 1, static_cast<uint32_t>(ptx::mbarrier_test_wait_cluster(bar, 1)));
   ptx::mbarrier_wait_cluster(bar, 0);
+  ptx::store_global(out + 2, static_cast<uint32_t>(ptx::mbarrier_try_wait_relaxed_cluster(bar, 1)));
+  ptx::mbarrier_wait_relaxed_cluster(bar, 1);
+  ptx::fence_acquire_shared_cluster();
   ptx::mbarrier_expect_tx_cluster(there, bytes);
   ptx::fence_proxy_async_shared_cluster();
 }

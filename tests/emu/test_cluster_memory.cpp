@@ -125,8 +125,9 @@ TEST(cluster_wgmma_reads_its_own_memory) {
 
 // A ring of stages that CTA 0 fills in both CTAs; each CTA frees a stage by an arrival at CTA 0.
 enum class Free { kRelease, kSharedFence, kRelaxed };
+enum class Wait { kAcquire, kSharedFence, kRelaxed };
 
-static void ring(Free how, uint64_t seed, emu::Policy policy) {
+static void ring(Free how, Wait wait, uint64_t seed, emu::Policy policy) {
   constexpr uint32_t kStages = 2, kSteps = 6;
   emu::World world(seed, policy);
   auto* data = world.alloc_array<uint32_t>(32 * kSteps, 0, "data", true);
@@ -148,7 +149,9 @@ static void ring(Free how, uint64_t seed, emu::Policy policy) {
       const uint32_t s = step % kStages, parity = step / kStages % 2;
       if (warp_index() == 0) {
         if (lane_index() != 0) continue;
-        if (cluster_rank() == 0) mbarrier_wait_cluster(empty(s), parity ^ 1);
+        if (cluster_rank() == 0 && wait == Wait::kAcquire) mbarrier_wait_cluster(empty(s), parity ^ 1);
+        if (cluster_rank() == 0 && wait != Wait::kAcquire) mbarrier_wait_relaxed_cluster(empty(s), parity ^ 1);
+        if (wait == Wait::kSharedFence) fence_acquire_shared_cluster();
         mbarrier_arrive_expect_tx(full(s), 128);
         if (cluster_rank() == 0) bulk_load_multicast(word(32 * s), data + 32 * step, 128, full(s), 0b11);
         if (cluster_rank() == 1) mbarrier_wait(full(s), parity);  // else it would run ahead of the phases
@@ -169,10 +172,32 @@ static void ring(Free how, uint64_t seed, emu::Policy policy) {
 TEST(cluster_multicast_ring) {
   for (const emu::Policy policy : kPolicies)
     for (uint64_t seed = 1; seed <= 3; ++seed) {
-      ring(Free::kRelease, seed, policy);
-      ring(Free::kSharedFence, seed, policy);
-      CHECK_ERROR("race", ring(Free::kRelaxed, seed, policy));
+      for (const Wait wait : {Wait::kAcquire, Wait::kSharedFence}) {
+        ring(Free::kRelease, wait, seed, policy);
+        ring(Free::kSharedFence, wait, seed, policy);
+        CHECK_ERROR("race", ring(Free::kRelaxed, wait, seed, policy));
+      }
+      CHECK_ERROR("race", ring(Free::kRelease, Wait::kRelaxed, seed, policy));
+      CHECK_ERROR("race", ring(Free::kSharedFence, Wait::kRelaxed, seed, policy));
     }
+}
+
+// CTA 1 arrives at an mbarrier of two arrivals in CTA 0, where nobody waits until it is over.
+static void arrive_ahead(uint32_t arrivals) {
+  run_clusters(2, 32, [=] {
+    const uint32_t bar = shared_barrier(2);
+    if (cluster_rank() == 1 && thread_index() == 0)
+      for (uint32_t i = 0; i < arrivals; ++i) mbarrier_arrive_cluster(cluster_address(bar, 0));
+    cluster_sync();
+    if (cluster_rank() == 0) mbarrier_wait_cluster(bar, 0);
+    cluster_sync();
+  });
+}
+
+TEST(cluster_arrivals_ahead_of_the_waits) {
+  arrive_ahead(2);
+  arrive_ahead(3);
+  CHECK_ERROR("mbarrier", arrive_ahead(4));
 }
 
 }  // namespace test

@@ -52,6 +52,8 @@ TABLE = (
     Row(r"moe_gemm_kernel<32, .*, true>", must=("STAS.128", "UCGABAR_WAIT")),
     Row(r"moe_gemm_kernel<32, .*, false>", never=("STAS", "UCGABAR_WAIT", "MEMBAR.ALL.GPU")),
     Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
+    # Pairs: tokens for both blocks, remote arrivals. A release by each of those would be a fence of the whole GPU.
+    Row(r"moe_gemm_kernel<256, .*>", must=("UTMALDG.3D.MULTICAST", "SYNCS.ARRIVE.TRANS64.RED", "UCGABAR_WAIT")),
     # The same with SwiGLU and quantisation behind it.
     Row(
         r"moe_swiglu_gemm_kernel<.*>",

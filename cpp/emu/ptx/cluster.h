@@ -77,5 +77,6 @@ void store_async(uint32_t addr, T v, uint32_t bar, emu::Location where = emu::Lo
 }
 
 inline void fence_release_shared_cluster() { emu::fence_release_shared_cluster(); }
+inline void fence_acquire_shared_cluster() { emu::fence_acquire_shared_cluster(); }
 
 }  // namespace longcat_ops::ptx

@@ -26,13 +26,13 @@ inline void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes, emu::Locatio
 }
 // try_wait may block for a while and may fail without reason; test_wait never blocks.
 inline bool mbarrier_try_wait(uint32_t bar, uint32_t parity, emu::Location where = emu::Location::current()) {
-  return emu::mbarrier_try_wait(bar, parity, emu::Scope::kCta, where);
+  return emu::mbarrier_try_wait(bar, parity, emu::Order::kAcquire, emu::Scope::kCta, where);
 }
 inline bool mbarrier_test_wait(uint32_t bar, uint32_t parity, emu::Location where = emu::Location::current()) {
-  return emu::mbarrier_test_wait(bar, parity, emu::Scope::kCta, where);
+  return emu::mbarrier_test_wait(bar, parity, emu::Order::kAcquire, emu::Scope::kCta, where);
 }
 inline void mbarrier_wait(uint32_t bar, uint32_t parity, emu::Location where = emu::Location::current()) {
-  emu::mbarrier_wait(bar, parity, emu::Scope::kCta, where);
+  emu::mbarrier_wait(bar, parity, emu::Order::kAcquire, emu::Scope::kCta, where);
 }
 
 inline void mbarrier_arrive_cluster(uint32_t bar, emu::Location where = emu::Location::current()) {
@@ -49,13 +49,21 @@ inline void mbarrier_arrive_expect_tx_cluster(uint32_t bar, uint32_t bytes,
   emu::mbarrier_arrive_cluster(bar, 1, bytes, emu::Order::kRelease, emu::Scope::kCluster, where);
 }
 inline bool mbarrier_try_wait_cluster(uint32_t bar, uint32_t parity, emu::Location where = emu::Location::current()) {
-  return emu::mbarrier_try_wait(bar, parity, emu::Scope::kCluster, where);
+  return emu::mbarrier_try_wait(bar, parity, emu::Order::kAcquire, emu::Scope::kCluster, where);
 }
 inline bool mbarrier_test_wait_cluster(uint32_t bar, uint32_t parity, emu::Location where = emu::Location::current()) {
-  return emu::mbarrier_test_wait(bar, parity, emu::Scope::kCluster, where);
+  return emu::mbarrier_test_wait(bar, parity, emu::Order::kAcquire, emu::Scope::kCluster, where);
 }
 inline void mbarrier_wait_cluster(uint32_t bar, uint32_t parity, emu::Location where = emu::Location::current()) {
-  emu::mbarrier_wait(bar, parity, emu::Scope::kCluster, where);
+  emu::mbarrier_wait(bar, parity, emu::Order::kAcquire, emu::Scope::kCluster, where);
+}
+inline bool mbarrier_try_wait_relaxed_cluster(uint32_t bar, uint32_t parity,
+                                              emu::Location where = emu::Location::current()) {
+  return emu::mbarrier_try_wait(bar, parity, emu::Order::kRelaxed, emu::Scope::kCluster, where);
+}
+inline void mbarrier_wait_relaxed_cluster(uint32_t bar, uint32_t parity,
+                                          emu::Location where = emu::Location::current()) {
+  emu::mbarrier_wait(bar, parity, emu::Order::kRelaxed, emu::Scope::kCluster, where);
 }
 
 }  // namespace longcat_ops::ptx

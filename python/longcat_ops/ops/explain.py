@@ -28,12 +28,14 @@ class Floor:
 class Candidate:
     """A tile that the kernel of the FP8 matrix products has: `rows` of a weight by up to `tokens`, all K.
 
-    stages, smem_bytes, blocks: of the launch. tiles, waves: of the call and of its busiest block, with the rows spread
-    evenly over the groups. predictions: a model's, not measured; see docs/moe_gemm.md.
+    paired: two blocks share the tokens of neighbouring weight tiles. stages, smem_bytes, blocks: of the launch. tiles,
+    waves: of the call and of its busiest block, with the rows spread evenly over the groups. predictions: a model's,
+    not measured; see docs/moe_gemm.md.
     """
 
     rows: int
     tokens: int
+    paired: bool
     stages: int
     smem_bytes: int
     blocks: int
@@ -46,7 +48,7 @@ class Candidate:
     def __str__(self) -> str:
         times = ", ".join(f"{p.device} {p.microseconds:.1f} us ({p.bound})" for p in self.predictions)
         size = f"{self.stages} stages, {self.smem_bytes:,} bytes shared, {self.tiles} tiles in {self.waves} waves"
-        tile = f"tile of {self.rows} x {self.tokens} tokens{' (chosen)' if self.chosen else ''}"
+        tile = f"tile of {self.rows} x {self.tokens} tokens{' in pairs' * self.paired}{' (chosen)' * self.chosen}"
         return f"{tile}: {self.reason}; {size}; {times}"
 
 
