@@ -161,4 +161,4 @@ def test_against_the_floor(share: Share, benchmark: Callable) -> None:
     benchmark.group = "fused_moe"
     moved = round(share.bytes(True))
     times = {name: round(us, 2) for name, us in (times | {"floor_us": 1e6 * moved / PEAK}).items()}
-    benchmark.extra_info.update(op=f"fused_moe {share}", tokens=share.tokens, bytes=moved, absent=reasons, **times)
+    benchmark.extra_info.update(op=f"experts {share}", tokens=share.tokens, bytes=moved, absent=reasons, **times)
