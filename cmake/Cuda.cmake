@@ -33,10 +33,10 @@ if(NOT LONGCAT_NVCC OR NOT CMAKE_CUDA_COMPILER)
 endif()
 
 enable_language(CUDA)
-# 12.5 is the first with cudaGetDriverEntryPointByVersion.
-if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.5)
+# The first release with PTX ISA 8.6 (fence.sync_restrict).
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
   message(FATAL_ERROR "nvcc ${CMAKE_CUDA_COMPILER_VERSION} (${CMAKE_CUDA_COMPILER}) is too old: longcat_ops needs "
-                      ">= 12.5; set CUDACXX to a newer one, or LONGCAT_CUDA=OFF")
+                      ">= 12.8; set CUDACXX to a newer one, or LONGCAT_CUDA=OFF")
 endif()
 find_package(CUDAToolkit REQUIRED)
 set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 knows no C++20 for nvcc 13
