@@ -169,3 +169,24 @@ def test_a_permute_that_triggers_before_it_waits_makes_counts_ready_wrong(tmp_pa
                 launch(chain)
         with pytest.raises(emulated.EmulatorError, match=r"race|uninitialised"):
             replay()
+
+
+PREFETCH = "for (const ptx::TensorMap& map : p.token_map) ptx::prefetch_tensormap(&map);\n"
+PRODUCT_EARLY = Mutation(
+    "triggers_before_it_waits", "moe_gemm/moe_swiglu_gemm.cu", "moe_gemm/producer.cuh", PREFETCH + WAIT,
+    PREFETCH + TRIGGER + WAIT,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_when_the_first_product_triggers_does_not_matter(tmp_path: Path) -> None:
+    """The second one may start before the first has waited, but not before it has started."""
+    chain = make_chain(7)
+    change_inputs(chain, 1, 7)
+    with planted(PRODUCT_EARLY, tmp_path, whole=True):
+        for policy in emulated.POLICIES:
+            emulated.configure(2, policy)
+            with emulated.capture() as replay:
+                for launch in LAUNCHES:
+                    launch(chain)
+            replay()
