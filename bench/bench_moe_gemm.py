@@ -137,10 +137,13 @@ def predicted(cell: Cell, peers: list[Peer]) -> dict:
     ceilings = {d: dict(zip(("bytes_per_s", "flops_per_s"), DATA_SHEETS[d], strict=True)) for d in ("H100", "H200")}
     rows = [{"implementation": OURS.name, "reason": "the model knows only experts of equally many rows"}]
     if not cell.skewed:
-        (best,) = [tile for tile in explained(cell).candidates if tile.chosen]
+        tiles = explained(cell).candidates
+        (chosen,) = [tile.predictions for tile in tiles if tile.chosen]
+        best = {p.device: min(tile.predictions[i].microseconds for tile in tiles) for i, p in enumerate(chosen)}
         rows = [
             {"implementation": OURS.name, "device": p.device, "us": round(p.microseconds, 3), "bound": p.bound}
-            for p in best.predictions
+            | {"best_us": round(best[p.device], 3)}  # of all its tiles
+            for p in chosen
             if p.device in ceilings
         ]
     rows += [{"implementation": p.name, "reason": p.available() or "nothing is timed without a Hopper"} for p in peers]

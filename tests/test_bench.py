@@ -150,6 +150,7 @@ def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
     (chosen,) = [tile for tile in bench_moe_gemm.explained(Cell("gate_up", 4, 8)).candidates if tile.chosen]
     wanted = {p.device: round(p.microseconds, 3) for p in chosen.predictions if p.device != "H800"}
     assert {row["device"]: row["us"] for row in tables.timed(even)} == wanted
+    assert all(row["best_us"] <= row["us"] for row in tables.timed(even))
     assert even["kind"] == "predicted" and len(even["rows"]) == 2 + len(PEERS)
     assert tables.timed(skewed) == []
 
@@ -179,6 +180,13 @@ def fabricated(kind: str = "measured", device: str = H100, factor: float = 1.0, 
 def written(path: Path, results: dict) -> Path:
     path.write_text(json.dumps(results))
     return path
+
+
+def test_a_better_tile_is_named() -> None:
+    (cell, *_) = tables.cells_of(fabricated("predicted", "H100"))
+    cell["rows"] = [{"device": "H100", "us": 20.0, "bound": "L2", "best_us": best} for best in (19.9, 12.34)]
+    _, line = tables.terminal_lines([cell])
+    assert line.count("another tile") == 1 and line.endswith("another tile 12.3")
 
 
 def test_tables() -> None:
