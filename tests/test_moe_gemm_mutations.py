@@ -73,7 +73,7 @@ MORE = [
     gemm("scales_read_too_soon", PRODUCER, "constexpr uint32_t kTokens = kLargest / 32;\n" + WAIT, "constexpr uint32_t "
          "kTokens = kLargest / 32;\n"),
     gemm("scale_of_another_block", PRODUCER, "block * p.token_scale.column_stride", "0"),
-    gemm("scale_of_another_row_of_blocks", PRODUCER, "tile.weight_tile * p.smem.tile_rows / kBlockK)", "0)"),
+    gemm("scale_of_another_row_of_blocks", PRODUCER, "(row < p.n ? row : 0) / kBlockK)", "0)"),
     gemm("offsets_read_too_soon", SCHEDULER, READY_WAIT, ""),
     gemm("buffer_filled_while_read", EPILOGUE, BARRIER + "  //", "  //"),
     gemm("copied_before_all_wrote", EPILOGUE, "async_shared();\n" + BARRIER, "async_shared();\n"),

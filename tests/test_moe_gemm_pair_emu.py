@@ -93,8 +93,8 @@ MORE = [
     gemm("bytes_of_its_own_half", PRODUCER, "bucket * kBlockK);\n        const auto", "bucket / (paired ? 2 : 1) * "
          "kBlockK);\n        const auto"),
     gemm("to_the_first_block_alone", PRODUCER, "0b11", "0b01"),
-    gemm("empty_tile_skipped", SCHEDULER, "if (ptx::lane_index() == 0) queue.push({group, row + chunk",
-         "if (ptx::lane_index() == 0 && weight_tile * p.smem.tile_rows < p.n) queue.push({group, row + chunk"),
+    gemm("empty_tile_skipped", SCHEDULER, "if (ptx::lane_index() == 0)\n        queue.push({group",
+         "if (ptx::lane_index() == 0 && weight_tile * p.smem.tile_rows < p.n)\n        queue.push({group"),
     gemm("scales_beyond_the_weights", PRODUCER, "(row < p.n ? row : 0) / kBlockK", "row / kBlockK"),
     gemm("both_take_the_same_weights", SCHEDULER, "blocks + rank;", "blocks;"),
     gemm("pairs_dealt_to_blocks", SCHEDULER, "next = first / blocks;", "next = first;"),

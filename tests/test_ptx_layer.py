@@ -94,6 +94,7 @@ LAYER = {
     r"UTMACCTL\.PF ": 1,
     **{rf"{opcode}\.{rank}D{more} ": 1 for rank in range(1, 6) for opcode, more in
        (("UTMALDG", ""), ("UTMASTG", ""), ("UTMAREDG", r"\.ADD"))},
+    **{rf"UTMALDG\.{rank}D .*, desc\[": 2 for rank in range(1, 6)},  # with a policy
     r"UBLKCP\.S\.G ": 1,
     r"UBLKCP\.G\.S ": 1,
     r"UBLKRED\.G\.S\.ADD\.F32\.RN ": 1,
@@ -131,7 +132,8 @@ CLUSTER = {
     r"SYNCS\.PHASECHK\.TRANS64 ": 1,
     r"CCTL\.IVALL": 4,  # acquire at cluster scope
     r"FENCE\.VIEW\.ASYNC\.S": 2,
-    **{rf"UTMALDG\.{rank}D\.MULTICAST ": 1 for rank in range(1, 6)},
+    **{rf"UTMALDG\.{rank}D\.MULTICAST ": 2 for rank in range(1, 6)},
+    **{rf"UTMALDG\.{rank}D\.MULTICAST .*, desc\[": 1 for rank in range(1, 6)},  # with a policy
     r"UBLKCP\.S\.G\.MULTICAST ": 1,
     r"UBLKCP\.S\.S ": 1,
 }  # fmt: skip

@@ -78,6 +78,8 @@ bool mbarrier_try_wait(uint32_t address, uint32_t parity, Order order, Scope sco
 bool mbarrier_test_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where);
 void mbarrier_wait(uint32_t address, uint32_t parity, Order order, Scope scope, const Location& where);
 
+constexpr uint64_t kPolicyEvictFirst = 0xe71c7f, kPolicyEvictLast = 0xe71c71;
+void check_policy(uint64_t policy, const Location& where);
 void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
               const Location& where);
 void tma_load_multicast(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,

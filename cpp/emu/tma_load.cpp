@@ -192,6 +192,11 @@ void check_tensor_copy(const ptx::TensorMap& map, uint32_t smem_address, uint32_
     require(row_bytes == kSpan[int(map.swizzle)], "the box is not as wide as the swizzle (narrower is not modelled)");
 }
 
+void check_policy(uint64_t policy, const Location& where) {
+  if (policy != kPolicyEvictFirst && policy != kPolicyEvictLast)
+    fail("policy", "a cache hint that no create_policy made", where);
+}
+
 void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
               const Location& where) {
   constexpr const char* kName = "TMA load";

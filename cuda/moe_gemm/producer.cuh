@@ -48,10 +48,11 @@ LC_DEVICE void copy_block(uint32_t to, const Stack<const uint8_t>& from, uint32_
   ptx::fence_proxy_async_shared();  // wgmma reads through the async proxy
 }
 
-// With kTma one thread, else a warp: both `produce` functions.
+// With kTma one thread, else a warp: both `produce` functions. Weights that one tile needs leave L2 first, tokens last.
 template <bool kTma, bool kSplit = false>
 LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
   if constexpr (kTma) ptx::prefetch_tensormap(&p.weight_map);
+  [[maybe_unused]] const uint64_t once = ptx::create_policy_evict_first();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
   const BlockRange blocks = block_range<kSplit>(p);
@@ -62,9 +63,13 @@ LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
       stages.wait_empty();
       if constexpr (kTma) {
         ptx::mbarrier_arrive_expect_tx(stages.full(), p.smem.weight_bytes);
-        ptx::tma_load(
-            to, &p.weight_map, stages.full(),
-            {static_cast<int32_t>(block * kBlockK), static_cast<int32_t>(row), static_cast<int32_t>(tile.group)});
+        const int32_t at[] = {static_cast<int32_t>(block * kBlockK), static_cast<int32_t>(row),
+                              static_cast<int32_t>(tile.group)};
+        if (tile.shared) {
+          ptx::tma_load(to, &p.weight_map, stages.full(), at);
+        } else {
+          ptx::tma_load(to, &p.weight_map, stages.full(), at, once);
+        }
       } else {
         copy_block(to, p.weight, tile.group, row, p.smem.tile_rows, p.n - row, block * kBlockK, p.k);
         device::arrive_warp(stages.full());
@@ -81,6 +86,7 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
   if constexpr (kTma)
     for (const ptx::TensorMap& map : p.token_map) ptx::prefetch_tensormap(&map);
   ptx::grid_dependency_wait();
+  [[maybe_unused]] const uint64_t often = ptx::create_policy_evict_last();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
   const BlockRange blocks = block_range<kSplit>(p);
@@ -97,9 +103,9 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
         const auto load = [&](uint32_t done, const ptx::TensorMap* map) {
           const int32_t at[] = {static_cast<int32_t>(block * kBlockK), static_cast<int32_t>(tile.row + done), matrix};
           if (paired) {
-            ptx::tma_load_multicast(to + done * kBlockK, map, stages.full(), at, 0b11);
+            ptx::tma_load_multicast(to + done * kBlockK, map, stages.full(), at, 0b11, often);
           } else {
-            ptx::tma_load(to + done * kBlockK, map, stages.full(), at);
+            ptx::tma_load(to + done * kBlockK, map, stages.full(), at, often);
           }
         };
         const uint32_t half = (bucket + 15) / 16 * 8, end = paired && rank == 0 ? half : bucket;

@@ -12,6 +12,7 @@ namespace longcat_ops::moe_gemm {
 // tiles.
 struct Tile {
   uint32_t group, row, tokens, weight_tile;
+  bool shared = false;  // other tiles need the same weights
 };
 
 struct TileQueue {
@@ -24,7 +25,8 @@ struct TileQueue {
   // One thread.
   LC_DEVICE void push(const Tile& tile) {
     ring.wait_empty();
-    ptx::store_shared(slots + 16 * ring.stage, ptx::Vec16{tile.group, tile.row, tile.tokens, tile.weight_tile});
+    ptx::store_shared(slots + 16 * ring.stage,
+                      ptx::Vec16{tile.group, tile.row, tile.tokens | tile.shared << 16, tile.weight_tile});
     ptx::mbarrier_arrive(ring.full());
     ring.advance();
   }
@@ -40,7 +42,7 @@ struct TileQueue {
       ptx::mbarrier_arrive(ring.empty());
     }
     ring.advance();
-    return {v.x, v.y, v.z, v.w};
+    return {v.x, v.y, v.z & 0xffff, v.w, v.z >> 16 != 0};
   }
 };
 
@@ -123,7 +125,8 @@ LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base, uint32_t fi
     const uint32_t chunks = (count + most - 1) / most, tiles = chunks * steps;
     for (; next < tiles; next += step / blocks) {
       const uint32_t chunk = next % chunks, left = count - chunk * most, weight_tile = next / chunks * blocks + rank;
-      if (ptx::lane_index() == 0) queue.push({group, row + chunk * most, left < most ? left : most, weight_tile});
+      if (ptx::lane_index() == 0)
+        queue.push({group, row + chunk * most, left < most ? left : most, weight_tile, chunks > 1});
     }
     next -= tiles;
   };

@@ -12,68 +12,85 @@ namespace longcat_ops::ptx {
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prefetch-prefetchu
 LC_DEVICE void prefetch_tensormap(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map)); }
 
+// What a load leaves in L2: its lines go first, or last. A hint, for all of a load's bytes.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-createpolicy
+LC_DEVICE uint64_t create_policy_evict_first() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+LC_DEVICE uint64_t create_policy_evict_last() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// The body of a copy from a tiled tensor: modifiers and operands behind those that all have. %3 is the mask and %4 the
+// policy; a statement need not use both.
+#define LC_PTX_TMA_LOAD(DIM, COORDS)                                                                           \
+  "cp.async.bulk.tensor." DIM ".shared::cluster.global.tile.mbarrier::complete_tx::bytes" LC_PTX_TMA_MODIFIERS \
+  " [%0], [%1, {" COORDS "}], [%2]" LC_PTX_TMA_OPERANDS ";"
+#define LC_PTX_TMA_LOAD_BODY(MASK, POLICY)                                                                             \
+  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");                                                   \
+  if constexpr (R == 1) {                                                                                              \
+    asm volatile(LC_PTX_TMA_LOAD("1d", "%5")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY), "r"(coord[0])      \
+                 : "memory");                                                                                          \
+  } else if constexpr (R == 2) {                                                                                       \
+    asm volatile(LC_PTX_TMA_LOAD("2d", "%5, %6")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY), "r"(coord[0]), \
+                 "r"(coord[1])                                                                                         \
+                 : "memory");                                                                                          \
+  } else if constexpr (R == 3) {                                                                                       \
+    asm volatile(LC_PTX_TMA_LOAD("3d", "%5, %6, %7")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY),            \
+                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2])                                                           \
+                 : "memory");                                                                                          \
+  } else if constexpr (R == 4) {                                                                                       \
+    asm volatile(LC_PTX_TMA_LOAD("4d", "%5, %6, %7, %8")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY),        \
+                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3])                                            \
+                 : "memory");                                                                                          \
+  } else {                                                                                                             \
+    asm volatile(LC_PTX_TMA_LOAD("5d", "%5, %6, %7, %8, %9")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY),    \
+                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3]), "r"(coord[4])                             \
+                 : "memory");                                                                                          \
+  }
+
 // A box of a tiled tensor of rank R to shared memory, coord[0] being that of the innermost dimension. All bytes of the
 // box count on the mbarrier; elements out of bounds arrive as zeros. The destination is written as shared::cluster, of
-// which a block's own shared::cta addresses are a part.
+// which a block's own shared::cta addresses are a part. policy: of create_policy_*.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
+#define LC_PTX_TMA_MODIFIERS ""
+#define LC_PTX_TMA_OPERANDS ""
 template <int R>
-LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R]) {
-  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");
-#define LC_PTX_TMA_LOAD(DIM, COORDS)                                                                          \
-  "cp.async.bulk.tensor." DIM ".shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {" COORDS \
-  "}], [%2];"
-  if constexpr (R == 1) {
-    asm volatile(LC_PTX_TMA_LOAD("1d", "%3")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]) : "memory");
-  } else if constexpr (R == 2) {
-    asm volatile(LC_PTX_TMA_LOAD("2d", "%3, %4")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]), "r"(coord[1])
-                 : "memory");
-  } else if constexpr (R == 3) {
-    asm volatile(LC_PTX_TMA_LOAD("3d", "%3, %4, %5")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]), "r"(coord[1]),
-                 "r"(coord[2])
-                 : "memory");
-  } else if constexpr (R == 4) {
-    asm volatile(LC_PTX_TMA_LOAD("4d", "%3, %4, %5, %6")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]), "r"(coord[1]),
-                 "r"(coord[2]), "r"(coord[3])
-                 : "memory");
-  } else {
-    asm volatile(LC_PTX_TMA_LOAD("5d", "%3, %4, %5, %6, %7")::"r"(dst), "l"(map), "r"(bar), "r"(coord[0]),
-                 "r"(coord[1]), "r"(coord[2]), "r"(coord[3]), "r"(coord[4])
-                 : "memory");
-  }
-#undef LC_PTX_TMA_LOAD
-}
+LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar,
+                        const int32_t (&coord)[R]){LC_PTX_TMA_LOAD_BODY(uint16_t{0}, uint64_t{0})}
+#undef LC_PTX_TMA_MODIFIERS
+#undef LC_PTX_TMA_OPERANDS
+#define LC_PTX_TMA_MODIFIERS ".L2::cache_hint"
+#define LC_PTX_TMA_OPERANDS ", %4"
+template <int R>
+LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
+                        uint64_t policy){LC_PTX_TMA_LOAD_BODY(uint16_t{0}, policy)}
+#undef LC_PTX_TMA_MODIFIERS
+#undef LC_PTX_TMA_OPERANDS
 
 // The same to every block of the cluster whose rank is a bit of cta_mask: each gets the box, and its bytes counted, at
 // the offsets that dst and bar have in this block.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
+#define LC_PTX_TMA_MODIFIERS ".multicast::cluster"
+#define LC_PTX_TMA_OPERANDS ", %3"
 template <int R>
 LC_DEVICE void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
-                                  uint16_t cta_mask) {
-  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");
-#define LC_PTX_TMA_LOAD(DIM, COORDS) \
-  "cp.async.bulk.tensor." DIM        \
-  ".shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {" COORDS "}], [%2], %3;"
-  if constexpr (R == 1) {
-    asm volatile(LC_PTX_TMA_LOAD("1d", "%4")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]) : "memory");
-  } else if constexpr (R == 2) {
-    asm volatile(LC_PTX_TMA_LOAD("2d", "%4, %5")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]),
-                 "r"(coord[1])
-                 : "memory");
-  } else if constexpr (R == 3) {
-    asm volatile(LC_PTX_TMA_LOAD("3d", "%4, %5, %6")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]),
-                 "r"(coord[1]), "r"(coord[2])
-                 : "memory");
-  } else if constexpr (R == 4) {
-    asm volatile(LC_PTX_TMA_LOAD("4d", "%4, %5, %6, %7")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask), "r"(coord[0]),
-                 "r"(coord[1]), "r"(coord[2]), "r"(coord[3])
-                 : "memory");
-  } else {
-    asm volatile(LC_PTX_TMA_LOAD("5d", "%4, %5, %6, %7, %8")::"r"(dst), "l"(map), "r"(bar), "h"(cta_mask),
-                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3]), "r"(coord[4])
-                 : "memory");
-  }
+                                  uint16_t cta_mask){LC_PTX_TMA_LOAD_BODY(cta_mask, uint64_t{0})}
+#undef LC_PTX_TMA_MODIFIERS
+#undef LC_PTX_TMA_OPERANDS
+#define LC_PTX_TMA_MODIFIERS ".multicast::cluster.L2::cache_hint"
+#define LC_PTX_TMA_OPERANDS ", %3, %4"
+template <int R>
+LC_DEVICE void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
+                                  uint16_t cta_mask, uint64_t policy){LC_PTX_TMA_LOAD_BODY(cta_mask, policy)}
+#undef LC_PTX_TMA_MODIFIERS
+#undef LC_PTX_TMA_OPERANDS
 #undef LC_PTX_TMA_LOAD
-}
+#undef LC_PTX_TMA_LOAD_BODY
 
 // The statement of a copy from shared memory to a tiled tensor, which OPCODE and OPERATION name.
 #define LC_PTX_TMA_WRITE(DIM, COORDS) \

@@ -27,14 +27,19 @@ LC_DEVICE void multicast(uint32_t* out, uint32_t source, uint32_t mask, uint32_t
   ptx::cluster_sync();
 }
 
-template <int R>
+// kLast: with a policy, which changes nothing that is seen here.
+template <int R, bool kLast>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) tma_multicast_kernel(LC_GRID_CONSTANT ptx::TensorMap map, uint32_t* out,
                                                        uint32_t source, uint32_t mask, uint32_t bytes) {
   multicast(out, source, mask, bytes, [&](uint32_t data, uint32_t bar, uint16_t cta_mask) {
     int32_t coord[R];
     LC_UNROLL
     for (int d = 0; d < R; ++d) coord[d] = d == 0 ? 4 : 1;
-    ptx::tma_load_multicast(data, &map, bar, coord, cta_mask);
+    if constexpr (kLast) {
+      ptx::tma_load_multicast(data, &map, bar, coord, cta_mask, ptx::create_policy_evict_last());
+    } else {
+      ptx::tma_load_multicast(data, &map, bar, coord, cta_mask);
+    }
   });
 }
 
@@ -59,7 +64,7 @@ inline std::vector<uint32_t> received(uint32_t mask, const std::vector<uint32_t>
 }
 
 // A box of 8 x 2 x 1 ... words at (4, 1, 1, ...) of a tensor of 16 x 4 x 2 x 2 x 2.
-template <int R>
+template <int R, bool kLast = false>
 void tma_multicast(Machine& machine) {
   constexpr uint64_t kSizes[] = {16, 4, 2, 2, 2};
   Tensor tensor{Element::kU32, {}, {}, {}};
@@ -80,7 +85,7 @@ void tma_multicast(Machine& machine) {
     auto* out = machine.output<uint32_t>(4 * 128);
     Launch launch{4, 32, 2048};
     launch.cluster = 4;
-    machine.launch(tma_multicast_kernel<R>, launch, map, out, form.source, form.mask, tensor.box_bytes());
+    machine.launch(tma_multicast_kernel<R, kLast>, launch, map, out, form.source, form.mask, tensor.box_bytes());
     machine.expect(out, received(form.mask, box, 0));
   }
 }
@@ -218,6 +223,7 @@ inline void multicast_cases(Cases& cases) {
   cases.add("multicast/tma_3d", "tma_load_multicast", tma_multicast<3>);
   cases.add("multicast/tma_4d", "tma_load_multicast", tma_multicast<4>);
   cases.add("multicast/tma_5d", "tma_load_multicast", tma_multicast<5>);
+  cases.add("multicast/tma_evict_last", "tma_load_multicast create_policy_evict_last", tma_multicast<3, true>);
   cases.add("multicast/bulk", "bulk_load_multicast", bulk_multicast);
   cases.add("multicast/ring", "bulk_load_multicast mbarrier_arrive_relaxed_cluster fence_release_shared_cluster",
             multicast_ring<false>);

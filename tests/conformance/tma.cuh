@@ -7,8 +7,10 @@ namespace longcat_ops::conformance {
 
 constexpr uint32_t kTileAt = 1024;  // of the box in shared memory: its barrier lies before it
 
+enum class Evict { kUnsaid, kFirst, kLast };
+
 // One box to shared memory that held 0xee bytes; out: the bytes of the box as they lie there.
-template <int R>
+template <int R, Evict kEvict>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
     tma_load_kernel(LC_GRID_CONSTANT ptx::TensorMap map, const int32_t* coords, uint32_t bytes, uint32_t* out) {
   const uint32_t bar = ptx::dynamic_smem_base(), tile = bar + kTileAt, lane = ptx::lane_index();
@@ -25,7 +27,9 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
     LC_UNROLL
     for (int i = 0; i < R; ++i) coord[i] = ptx::load_global(coords + i);
     ptx::mbarrier_arrive_expect_tx(bar, bytes);
-    ptx::tma_load(tile, &map, bar, coord);
+    if constexpr (kEvict == Evict::kUnsaid) ptx::tma_load(tile, &map, bar, coord);
+    if constexpr (kEvict == Evict::kFirst) ptx::tma_load(tile, &map, bar, coord, ptx::create_policy_evict_first());
+    if constexpr (kEvict == Evict::kLast) ptx::tma_load(tile, &map, bar, coord, ptx::create_policy_evict_last());
   }
   ptx::mbarrier_wait(bar, 0);
   for (uint32_t i = lane; i < bytes / 4; i += 32) ptx::store_global(out + i, ptx::load_shared<uint32_t>(tile + 4 * i));
@@ -75,7 +79,7 @@ void for_each_element(const Tensor& tensor, const std::vector<int32_t>& coords, 
   }
 }
 
-template <int R>
+template <int R, Evict kEvict = Evict::kUnsaid>
 void tma_load_case(Machine& machine, const Tensor& tensor, const std::vector<std::vector<int32_t>>& all_coords) {
   const auto data = random_values<uint8_t>(tensor.bytes(), R);
   auto* memory = machine.input(data);
@@ -86,7 +90,7 @@ void tma_load_case(Machine& machine, const Tensor& tensor, const std::vector<std
       for (uint32_t i = 0; i < size; ++i) expected[at + i] = address < 0 ? 0 : data[address + i];
     });
     auto* out = machine.output<uint8_t>(bytes);
-    machine.launch(tma_load_kernel<R>, {1, 32, kTileAt + bytes}, machine.tensor_map(memory, tensor),
+    machine.launch(tma_load_kernel<R, kEvict>, {1, 32, kTileAt + bytes}, machine.tensor_map(memory, tensor),
                    static_cast<const int32_t*>(machine.input(coords)), bytes, reinterpret_cast<uint32_t*>(out));
     machine.expect(out, expected);
   }
@@ -168,6 +172,10 @@ inline void tma_cases(Cases& cases) {
   cases.add("tma/load_3d", load, [=](Machine& m) { tma_load_case<3>(m, rank_3(), three); });
   cases.add("tma/load_4d", load, [=](Machine& m) { tma_load_case<4>(m, rank_4(), four); });
   cases.add("tma/load_5d", load, [=](Machine& m) { tma_load_case<5>(m, rank_5(), five); });
+  cases.add("tma/load_evict_first", "tma_load create_policy_evict_first",
+            [=](Machine& m) { tma_load_case<3, Evict::kFirst>(m, rank_3(), three); });
+  cases.add("tma/load_evict_last", "tma_load create_policy_evict_last",
+            [=](Machine& m) { tma_load_case<2, Evict::kLast>(m, rank_2(), two); });
   const char* store = "tma_store bulk_commit bulk_wait fence_proxy_async_shared";
   cases.add("tma/store_1d", store, [=](Machine& m) { tma_store_case<1>(m, rank_1(), one); });
   cases.add("tma/store_2d", store, [=](Machine& m) { tma_store_case<2>(m, rank_2(), two); });

@@ -73,6 +73,7 @@ LC_DEVICE void multicast_rank(const ptx::TensorMap* map, uint32_t smem, uint32_t
   LC_UNROLL
   for (int i = 0; i < R; ++i) coord[i] = c + i;
   ptx::tma_load_multicast(smem, map, bar, coord, mask);
+  ptx::tma_load_multicast(smem, map, bar, coord, mask, ptx::create_policy_evict_last());
 }
 
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)

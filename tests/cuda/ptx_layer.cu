@@ -101,6 +101,8 @@ LC_DEVICE void tma_rank(const ptx::TensorMap* map, uint32_t smem, uint32_t bar, 
   LC_UNROLL
   for (int i = 0; i < R; ++i) coord[i] = c + i;
   ptx::tma_load(smem, map, bar, coord);
+  ptx::tma_load(smem, map, bar, coord, ptx::create_policy_evict_first());
+  ptx::tma_load(smem, map, bar, coord, ptx::create_policy_evict_last());
   ptx::tma_store(map, smem, coord);
   ptx::tma_reduce_add(map, smem, coord);
 }

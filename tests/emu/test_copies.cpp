@@ -125,6 +125,24 @@ void load_with(Change change, uint32_t offset = 0, uint32_t expect = 64) {
 
 }  // namespace
 
+TEST(tma_load_takes_policies_that_were_made) {
+  const auto load = [](uint64_t policy) {
+    emu::World world(1);
+    const TensorMap map = make_tensor<2>(world, {16, 8}, {4, 4}, Swizzle::kNone).map;
+    run(world, 1, 1, 2048, [=] {
+      const uint32_t bar = dynamic_smem_base();
+      mbarrier_init(bar, 1);
+      fence_mbarrier_init();
+      mbarrier_arrive_expect_tx(bar, 64);
+      tma_load(bar + 1024, &map, bar, {0, 0}, policy);
+      mbarrier_wait(bar, 0);
+    });
+  };
+  load(create_policy_evict_first());
+  load(create_policy_evict_last());
+  CHECK_ERROR("policy", load(0));
+}
+
 TEST(tma_refuses_bad_maps_and_addresses) {
   load_with([](TensorMap&) {});
   CHECK_ERROR("misaligned", load_with([](TensorMap&) {}, 64));

@@ -8,6 +8,10 @@ namespace longcat_ops::ptx {
 
 inline void prefetch_tensormap(const TensorMap*) {}
 
+// Nothing is cached: a policy is but one that was made.
+inline uint64_t create_policy_evict_first() { return emu::kPolicyEvictFirst; }
+inline uint64_t create_policy_evict_last() { return emu::kPolicyEvictLast; }
+
 template <int R>
 void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
               emu::Location where = emu::Location::current()) {
@@ -15,10 +19,22 @@ void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&
   emu::tma_load(dst, *map, bar, coord, R, where);
 }
 template <int R>
+void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R], uint64_t policy,
+              emu::Location where = emu::Location::current()) {
+  emu::check_policy(policy, where);
+  tma_load(dst, map, bar, coord, where);
+}
+template <int R>
 void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R], uint16_t cta_mask,
                         emu::Location where = emu::Location::current()) {
   static_assert(R >= 1 && R <= 5);
   emu::tma_load_multicast(dst, *map, bar, coord, R, cta_mask, where);
+}
+template <int R>
+void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R], uint16_t cta_mask,
+                        uint64_t policy, emu::Location where = emu::Location::current()) {
+  emu::check_policy(policy, where);
+  tma_load_multicast(dst, map, bar, coord, cta_mask, where);
 }
 template <int R>
 void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coord)[R],
