@@ -26,7 +26,7 @@ def swiglu(name: str, file: str, old: str, new: str) -> Mutation:
 
 MULTIPLY, CONSUMER, EPILOGUE, PRODUCER = "consumer", "swiglu_consumer", "swiglu_epilogue", "producer"
 WAIT = "  ptx::grid_dependency_wait();"
-READY_WAIT = "  if (!p.counts_ready) ptx::grid_dependency_wait();\n"
+READY_WAIT = "  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();\n"
 BARRIER = "  sync_consumers();\n"
 
 MUTATIONS = [

@@ -12,7 +12,7 @@ namespace longcat_ops {
 struct Prediction {
   const char* device;
   double microseconds;
-  const char* bound;  // "memory", "L2" or "tensor cores"
+  const char* bound;  // "memory", "L2", "loads of an SM" or "tensor cores"
 };
 
 // One size of tile, if all rows are spread evenly over the groups.

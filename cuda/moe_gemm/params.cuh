@@ -34,7 +34,7 @@ struct Stack {
 enum class OutputType : uint32_t { kFloat32, kFloat16, kBFloat16 };
 
 struct MoeGemmParams {
-  ptx::TensorMap weight_map;            // e4m3 [groups, n, k], box 1 x 128 x 128
+  ptx::TensorMap weight_map;            // e4m3 [groups, n, k], box 1 x tile_rows x 128
   ptx::TensorMap token_map[3];          // e4m3 [groups or 1, rows, k], boxes of 8, 32 and 128 rows
   Stack<const uint8_t> weight, tokens;  // the same, where no map can describe them
   Stack<const float> weight_scale;      // [groups, ceil(n / 128), ceil(k / 128)]

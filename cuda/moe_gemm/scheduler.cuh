@@ -116,7 +116,9 @@ LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
 // same tokens; the last one of an odd number has a neighbour without rows.
 LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base, uint32_t first = ptx::block_index(),
                               uint32_t step = ptx::grid_size()) {
-  if (!p.counts_ready) ptx::grid_dependency_wait();
+  // NOTE: the blocks of a cluster wait for each other, so counts that are not ready after all must be the same for
+  // them.
+  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
   const uint32_t blocks = p.paired ? 2 : 1, rank = first % blocks;
   const uint32_t rows = blocks * p.smem.tile_rows, steps = (p.n + rows - 1) / rows, most = p.smem.max_tokens;

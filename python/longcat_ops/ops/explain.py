@@ -17,7 +17,9 @@ from .registry import OPS
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time on one device, and what binds it: "memory" or "tensor cores"."""
+    """The least time on one device, and what binds it: "memory" or "tensor cores"; in a prediction also "L2" or "loads of
+    an SM".
+    """
 
     device: str
     microseconds: float

@@ -71,7 +71,8 @@ def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offset
         offsets: i32 [G + 1], rising, from `moe_plan`. Parts beyond 0 .. M are cut off.
         max_m_hint: upper estimate of the rows of a group; chooses among kernels, never changes the result.
         counts_ready: the caller's word that offsets and weights were written by kernels before the immediate
-            predecessor on this stream, which itself waited for them; then they are read before that predecessor ends.
+            predecessor on this stream, every block of which waits for them before it lets the next kernel start; then
+            they may be read before that predecessor ends.
         split_k: as in `fp8_gemm_nt`; for one or two active groups.
 
     Returns:

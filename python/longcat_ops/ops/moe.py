@@ -151,8 +151,8 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
         [T, H] in x's dtype, contiguous; summed as in `moe_combine`.
 
     Raises:
-        LongcatShapeError: the arguments do not fit each other. Also for an id that no weight has, but on a GPU with
-            FP8 weights, where it counts as -1.
+        LongcatShapeError: the arguments do not fit each other. Also for an id that no weight has, but with
+            a plan or on a GPU with FP8 weights, where it counts as -1.
         Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
     """
     gate_up, gate_up_scales = weight("fused_moe", "w_gate_up", w_gate_up)
