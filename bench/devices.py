@@ -10,6 +10,7 @@ import torch
 
 # Bytes/s of HBM and dense FP8 flops/s in NVIDIA's data sheets; the first name that a device's name contains counts.
 DATA_SHEETS = {
+    "GH200": (4.0e12, 1979e12),
     "H100 PCIe": (2.0e12, 1513e12),
     "H100 NVL": (3.9e12, 1671e12),
     "H200 NVL": (4.8e12, 1671e12),

@@ -113,7 +113,7 @@ class Problem:
         """What is wrong with `rows` [M, N] as the result of the first copy.
 
         A value may be off by 2^-8 of itself for its rounding to bf16, and by 2^-10 of the sum of absolute products for
-        the sums of a tensor core; by `rounding` of that sum on top where operands are rounded before.
+        what a tensor core loses of such data; by `rounding` of that sum on top where operands are rounded before.
         """
         value, total = self.expected
         if rows.shape != value.shape:

@@ -70,16 +70,20 @@ def test_the_chains_run(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     for prepare in bench_fused_moe.PEERS.values():
         out = prepare(problem)()
         assert out.shape == problem.x.shape and out.isfinite().all()
+    assert bench_fused_moe.disagreement(problem) is None
+    out = bench_fused_moe.fused(problem)()
+    monkeypatch.setitem(bench_fused_moe.PEERS, "fused", lambda _: lambda: 1.25 * out)
+    assert "computes something else" in bench_fused_moe.disagreement(problem)
     for (x, scales), (w, _), out, counts, _ in calls:
         assert x.shape[1] % 128 == 0 and x.shape[1] >= counts.max() and scales.shape[:2] == x.shape[:2]
         assert out.shape == (*x.shape[:2], w.shape[1]) and scales.stride(1) == 1
     assert len(calls) == 2
 
 
-def test_a_chain_that_cannot_run_is_a_reason(small: Share) -> None:
+def test_a_chain_that_cannot_run_is_a_reason(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     problem = bench_fused_moe.Problem(small, "cpu")
-    if not torch.cuda.is_available():
-        assert bench_fused_moe.deep_gemm_masked(problem) == "needs a GPU"
+    assert bench_fused_moe.deep_gemm_masked(problem) == "needs a GPU"
 
 
 def test_the_layer_decodes_and_its_parts_add_up() -> None:

@@ -101,6 +101,9 @@ def assert_near_fp8_chain(out: Tensor, x: Tensor, routing: Routing, gate_up: Pai
     """Each element within its bound of fp64. gate_up: before it is interleaved."""
     value, limit = quantised_chain(x, routing, widened(gate_up, down), carried.active)
     assert worst((out.double() - value).abs(), limit) <= 1
+    # The worst case of tensor cores is nearly as large as the values. As the emulator adds up for them, outputs are off
+    # by 4.5e-3 in norm, in bf16 by 6.8e-3; a choice left out is a tenth.
+    assert relative(out, value) <= 1e-2
 
 
 @pytest.mark.parametrize(("hidden", "width"), [(128, 128), (576, 160), (160, 48), (256, 200)])

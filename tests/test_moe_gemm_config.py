@@ -83,7 +83,8 @@ def test_low_tiles_where_they_put_more_sms_to_work(groups: int, shape: tuple[int
         (16, 10**9, DOWN, True),
         (3, 129, GATE_UP, True),  # 96 tiles
         (16, 64, GATE_UP, False),  # fewer tokens: memory binds
-        (2, 256, GATE_UP, False),  # tiles of 64 rows
+        (2, 256, GATE_UP, True),  # 64 tiles, cut in two
+        (1, 64, GATE_UP, False),  # tiles of 64 rows
         (80, 256, (128, 2048), False),  # nobody to share with
         (16, 256, (576, 6144), True),  # of five weight tiles each, so 80, or 96 with empty ones
         (23, 256, (576, 6144), False),  # 115 in one wave, or 138 in two
@@ -197,13 +198,15 @@ def test_predictions() -> None:
         (found,) = [p for p in chosen(offset(16, 16 * 32, *GATE_UP, 32)).predictions if p.device == device]
         assert found.microseconds == pytest.approx(1e6 * (weights + tokens) / (0.9 * peak) + 4.5)
         assert found.bound == "memory"
-    # 256 tokens of one group: 32 tiles in one wave of 48 stages, 4 clocks a token each, far above the memory's time. Of
-    # half the height twice as many, each of which reads the tokens.
-    low, high = chosen(offset(1, 256, *GATE_UP)), offset(1, 256, *GATE_UP)[3]
-    assert (low.rows, low.tokens, low.waves, high.rows, high.tokens, high.waves) == (64, 256, 1, 128, 256, 1)
-    (group,) = [p for p in high.predictions if p.device == "H100"]
-    assert group.microseconds == pytest.approx(48 * 4 * 256 / 1755 + 4.5) and group.bound == "tensor cores"
-    (group,) = [p for p in low.predictions if p.device == "H100"]
+    # 256 tokens of one group: 32 tiles in one wave of 48 stages, 4 clocks a token each, far above the memory's time. Cut
+    # in two there are twice as many.
+    best, large = chosen(offset(1, 256, *GATE_UP)), offset(1, 256, *GATE_UP)[3]
+    assert (best.rows, best.tokens, best.waves, large.rows, large.tokens, large.waves) == (128, 128, 1, 128, 256, 1)
+    for tile, tokens in ((best, 128), (large, 256)):
+        (group,) = [p for p in tile.predictions if p.device == "H100"]
+        assert group.microseconds == pytest.approx(48 * 4 * tokens / 1755 + 4.5) and group.bound == "tensor cores"
+    # Tiles of half the height all read the tokens.
+    (group,) = [p for p in offset(1, 256, *GATE_UP)[7].predictions if p.device == "H100"]
     moved = (4096 + 64 * 256) * 6144
     assert group.microseconds == pytest.approx(1e6 * moved / 5.5e12 + 4.5) and group.bound == "L2"
     # Five tiles of the latent projection: an SM takes 64 bytes a clock.

@@ -160,9 +160,9 @@ def test_low_tiles_have_the_same_bits(policy: str) -> None:
     rhs, _ = one_weight(len(SIZES), 72, 384)
     parts = activations(SIZES, 384)
     other, others = weights(3, 136, 256)[0], activations((0, 130, 33), 256)
-    expected = bits(offset(parts, rhs, hint=256)), bits(offset(others, other, hint=1))
+    expected = bits(offset(parts, rhs, hint=64)), bits(offset(others, other, hint=1))
     emulated.configure(3, policy, sms=2 * (len(SIZES) + 1))
-    assert bits(offset(parts, rhs, hint=256)) == expected[0]
+    assert bits(offset(parts, rhs, hint=64)) == expected[0]
     emulated.configure(3, policy, sms=8)
     assert bits(offset(others, other, hint=1)) == expected[1]
     for dtype in (torch.float32, torch.float16):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytest
 import torch
 from torch import Tensor
 
 import longcat_ops
 from build_oracle import assert_same_bits
+from longcat_ops import Routing
 from op_cases import gate_up as random_gate_up
 from op_cases import stacked_weight
 from test_moe_chain import EXPERTS, REAL, SCALE, ZERO, K, problem
+
+T = TypeVar("T")
 
 
 @pytest.mark.gpu
@@ -42,7 +47,7 @@ def test_a_graph_replays_with_other_routing() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("tokens", "planned"), [(1, False), (33, True), (200, False)])
+@pytest.mark.parametrize(("tokens", "planned"), [(1, False), (33, True), (200, False), (700, False)])
 def test_the_fp8_experts_replay_with_other_routing(tokens: int, planned: bool) -> None:
     """moe_route and fused_moe captured once; then x, logits and num_valid change in place, 100 times."""
     x, logits, bias, num_valid = (t.cuda() for t in problem(max(tokens, 4), 576))
@@ -50,12 +55,30 @@ def test_the_fp8_experts_replay_with_other_routing(tokens: int, planned: bool) -
     gate_up = longcat_ops.interleave_gate_up(*(t.cuda() for t in random_gate_up(REAL, 160, 576)))
     down = tuple(t.cuda() for t in stacked_weight(REAL, 576, 160))
 
-    def chain() -> tuple[Tensor, Tensor]:
-        routing = longcat_ops.moe_route(
+    def route() -> Routing:
+        return longcat_ops.moe_route(
             logits, bias, top_k=K, num_experts=EXPERTS, num_zero_experts=ZERO, scale=SCALE, num_valid=num_valid
         )
+
+    def chain() -> tuple[Tensor, Tensor]:
+        routing = route()
         plan = longcat_ops.moe_plan(routing.ids, REAL) if planned else None
         return longcat_ops.fused_moe(x, routing, gate_up, down, plan=plan), routing.ids
+
+    def one_by_one() -> tuple[Tensor, Tensor]:
+        """Each kernel ends before the next is launched, and counts are never read early."""
+
+        def ended(result: T) -> T:
+            torch.cuda.synchronize()
+            return result
+
+        routing = ended(route())
+        plan = ended(longcat_ops.moe_plan(routing.ids, REAL))
+        rows = ended(longcat_ops.moe_permute_quant(x, plan))
+        h = ended(longcat_ops.m_grouped_fp8_swiglu_gemm_nt_offset(rows, gate_up, plan.offsets))
+        y = x.new_empty(len(plan.src_of), x.shape[1])
+        ended(longcat_ops.m_grouped_fp8_gemm_nt_offset(h, down, y, plan.offsets))
+        return longcat_ops.moe_combine(y, plan, routing, x), routing.ids
 
     chain()
     graph = torch.cuda.CUDAGraph()
@@ -68,5 +91,5 @@ def test_the_fp8_experts_replay_with_other_routing(tokens: int, planned: bool) -
         num_valid.fill_(seed % (tokens + 1))
         graph.replay()
         torch.cuda.synchronize()
-        for ours, eager in zip(captured, chain(), strict=True):
+        for ours, eager in zip(captured, one_by_one(), strict=True):
             assert_same_bits(ours.cpu(), eager.cpu())

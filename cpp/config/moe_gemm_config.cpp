@@ -30,11 +30,12 @@ uint32_t most_tokens(const MoeGemmProblem& problem) {
   return problem.split_k > 1 ? kSmallTokens : problem.swiglu ? kSwigluTokens : kMaxTokens;
 }
 
+constexpr uint32_t kPairTokens = 128;
+
 // NOTE: from 128 tokens on they are as many bytes as the weights of a tile, so L2 binds where each tile fetches its
 // own. A pair must not put more tiles on the busiest SM: of an odd number of weight tiles its last one has no rows.
 bool pays_to_pair(const MoeGemmProblem& problem, uint32_t max_tokens, int64_t chunks) {
-  constexpr uint32_t kLeastTokens = 128;
-  if (max_tokens < kLeastTokens || problem.n <= kTileRows || problem.sms < 2) return false;
+  if (max_tokens < kPairTokens || problem.n <= kTileRows || problem.sms < 2) return false;
   const int64_t tiles = chunks * ceil_div(problem.n, kTileRows), pairs = chunks * ceil_div(problem.n, 2 * kTileRows);
   return ceil_div(pairs, problem.sms / 2) <= ceil_div(tiles, problem.sms);
 }
@@ -67,12 +68,15 @@ MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
   if (problem.mapped)
     while (max_tokens < expected_rows(problem) && max_tokens < most_tokens(problem)) max_tokens *= 2;
   if (problem.swiglu) return make_moe_gemm_config(problem, kSwigluTileRows, max_tokens);
-  // NOTE: half as high where that puts more SMs (clusters) to work; elsewhere it would only read the tokens twice as
-  // often.
-  const int64_t chunks = std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);
-  const bool few = problem.mapped && 2 * chunks * ceil_div(problem.n, kTileRows) <= problem.sms / problem.split_k;
-  if (few) return make_moe_gemm_config(problem, kFewTileRows, max_tokens);
-  return make_moe_gemm_config(problem, kTileRows, max_tokens, pays_to_pair(problem, max_tokens, chunks));
+  // NOTE: smaller where that puts more SMs (clusters) to work: half as high, or, where the tokens are as many bytes as
+  // the weights, of fewer tokens.
+  const auto chunks = [&] {
+    return std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);
+  };
+  const bool few = problem.mapped && 2 * chunks() * ceil_div(problem.n, kTileRows) <= problem.sms / problem.split_k;
+  if (few && max_tokens < kPairTokens) return make_moe_gemm_config(problem, kFewTileRows, max_tokens);
+  if (few) max_tokens = kPairTokens;
+  return make_moe_gemm_config(problem, kTileRows, max_tokens, pays_to_pair(problem, max_tokens, chunks()));
 }
 
 }  // namespace longcat_ops

@@ -56,10 +56,9 @@ std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, cons
   if (!p.mapped)
     return chosen ? "rows are not on 16-byte boundaries: warps copy them, slowly" : "needs rows on 16-byte boundaries";
   if (config.tile_rows != best.tile_rows)
-    return config.tile_rows == kFewTileRows
-               ? "there are tiles enough of twice the height, which read tokens half as often"
-           : p.split_k > 1 ? "too few tiles for all clusters"
-                           : "too few tiles for all SMs";
+    return config.tile_rows == kFewTileRows ? "half the height: tokens are read twice as often"
+           : p.split_k > 1                  ? "too few tiles for all clusters"
+                                            : "too few tiles for all SMs";
   if (p.split_k > 1)
     return text("clusters of ", p.split_k, " blocks share K; a group of ", expected, why, ", takes ", tiles, " tiles");
   if (config.paired && config.max_tokens == best.max_tokens && !chosen)
@@ -68,6 +67,9 @@ std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, cons
   if (!config.paired && best.paired && config.max_tokens == best.max_tokens)
     return "each tile would fetch its own tokens from L2, as many bytes as its weights or more";
   if (chosen && config.paired) return text("two blocks share the tokens, up to ", expected, why);
+  if (config.max_tokens > best.max_tokens && expected > best.max_tokens) return "too few tiles for all SMs";
+  if (chosen && tiles > 1 && config.max_tokens < most_tokens(p))
+    return text("a group of ", expected, why, ", is cut into ", tiles, " tiles to put more SMs to work");
   if (chosen && tiles > 1) return text("the largest; a group of ", expected, why, ", takes ", tiles, " tiles");
   if (chosen) return text("the smallest that holds a group of ", expected, why);
   if (tiles > 1) return text("a group of ", expected, why, ", would read its weights ", tiles, " times");

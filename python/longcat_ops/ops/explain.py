@@ -17,8 +17,8 @@ from .registry import OPS
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time on one device, and what binds it: "memory" or "tensor cores"; in a prediction also "L2" or "loads of
-    an SM".
+    """The least time on one device, and what binds it: "memory" or "tensor cores"; in a prediction also "L2" or
+    "loads of an SM".
     """
 
     device: str
