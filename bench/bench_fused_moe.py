@@ -64,7 +64,8 @@ class Problem:
         weights = torch.rand(tokens, K, device=device)
         self.routing = Routing(self.ids, weights, torch.rand(tokens, device=device), rest, rest, rest)
         self.plan: Plan = longcat_ops.moe_plan(self.ids, self.groups)
-        self.gate_up, self.down = self.weight(2 * WIDTH, HIDDEN), self.weight(HIDDEN, WIDTH)
+        self.halves, self.down = self.weight(2 * WIDTH, HIDDEN), self.weight(HIDDEN, WIDTH)  # halves: gate, then up
+        self.gate_up = longcat_ops.interleave_gate_up(*self.halves)
 
     def weight(self, n: int, k: int) -> tuple[Tensor, Tensor]:
         codes = torch.empty(self.groups, n, k, dtype=torch.uint8, device=self.device)
@@ -88,7 +89,7 @@ def unfused(p: Problem) -> Run | str:
 
     def run() -> Tensor:
         permuted = longcat_ops.moe_permute_quant(p.x, p.plan)
-        longcat_ops.m_grouped_fp8_gemm_nt_offset(permuted, p.gate_up, middle, offsets, counts_ready=True)
+        longcat_ops.m_grouped_fp8_gemm_nt_offset(permuted, p.halves, middle, offsets, counts_ready=True)
         h = longcat_ops.silu_and_mul_quant_fp8(middle[:used])
         longcat_ops.m_grouped_fp8_gemm_nt_offset(h, p.down, y[:used], offsets, counts_ready=True)
         return longcat_ops.moe_combine(y, p.plan, p.routing, p.x)
@@ -113,7 +114,7 @@ def deep_gemm_masked(p: Problem) -> Run | str:
 
     def run() -> Tensor:
         longcat_ops.moe_permute_quant(p.x, p.plan)
-        product(x, p.gate_up, middle, p.counts, expected)
+        product(x, p.halves, middle, p.counts, expected)
         longcat_ops.silu_and_mul_quant_fp8(compact)
         product(h, p.down, out, p.counts, expected)
         return longcat_ops.moe_combine(y, p.plan, p.routing, p.x)
