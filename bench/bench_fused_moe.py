@@ -2,13 +2,13 @@
 
     python -m pytest bench/bench_fused_moe.py [-k EP128]
 
-With a Hopper GPU: `fused_moe` by a plan, and the chains of PEERS, as CUDA graphs that take turns; a share's weights are
-more than L2 holds. Without one: predictions, as in docs/fused_moe.md. Both beside the floor, the fused chain's bytes at
-an H100's 3.35 TB/s. What travels between ranks, routing and plan are in neither.
+With a Hopper GPU: `fused_moe` by a plan, the same unfused, and the unfused chain of each peer of bench_moe_gemm.py, as
+CUDA graphs that take turns; a share's weights are more than L2 holds. Without one: predictions, as in
+docs/fused_moe.md. Both beside the floor, the fused chain's bytes at an H100's 3.35 TB/s. What travels between ranks,
+routing and plan are in neither.
 
-The chain of DeepGEMM's products is a lower bound of what a framework has around them: its quantisation, SwiGLU and
-combine are this project's kernels on compact rows, and nothing is moved between the two layouts. Its values are not
-looked at; bench_moe_gemm.py checks the products.
+A peer's chain is a lower bound of what a framework has around its products: quantisation, SwiGLU and combine are this
+project's kernels on compact rows, and nothing is moved between layouts. A chain that gives other values is not timed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 import graph_time
 import longcat_ops
+import moe_gemm_problem
 from chain_model import (
     ALONE_US,
     EXPERTS,
@@ -36,10 +38,10 @@ from chain_model import (
     shares,
 )
 from longcat_ops import Plan, Routing, _library
-from peers import deep_gemm
+from moe_gemm_problem import Operands
+from peers import PEERS, Peer
 
 Run = Callable[[], object]
-MASKED_BLOCK = 128  # rows of a group's matrix are a multiple
 PEER_SECONDS = 180.0  # of the run; after that no peer is compiled
 START = time.monotonic()
 
@@ -97,63 +99,70 @@ def unfused(p: Problem) -> Run | str:
     return run
 
 
-def deep_gemm_masked(p: Problem) -> Run | str:
-    if reason := deep_gemm.available():
+class Product(moe_gemm_problem.Problem):
+    """One product of a chain, as the peers of bench/peers/ take it."""
+
+    def __init__(self, p: Problem, rows: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor]) -> None:
+        self.counts, self.device = p.counts.tolist(), p.device
+        self.cell = SimpleNamespace(groups=p.groups, rows=sum(self.counts))
+        _, self.n, self.k = weight[0].shape
+        self.starts, self.offsets = p.plan.offsets.tolist(), p.plan.offsets
+        self.copies = [Operands(*(t[: self.starts[-1]] for t in rows), *weight)]
+
+
+def chain_of(peer: Peer, p: Problem) -> Run | str:
+    """What lies between the peer's products is ours, on compact rows; each step reads what the first round left."""
+    if reason := peer.available():
         return reason
-    product, groups, rows = deep_gemm.module().fp8_m_grouped_gemm_nt_masked, p.groups, p.share.rows
-    height = -(-int(p.counts.max()) // MASKED_BLOCK) * MASKED_BLOCK
-    compact, y = p.empty(rows, 2 * WIDTH), p.empty(len(p.plan.src_of), HIDDEN)
-
-    def lhs(k: int) -> tuple[Tensor, Tensor]:
-        codes = p.empty(groups, height, k, dtype=torch.uint8).random_(0, 120).view(torch.float8_e4m3fn)
-        return codes, torch.rand(groups, k // 128, height, device=p.device).transpose(1, 2)
-
-    x, h = lhs(HIDDEN), lhs(WIDTH)
-    middle, out = p.empty(groups, height, 2 * WIDTH), p.empty(groups, height, HIDDEN)
-    expected = max(1, -(-rows // groups))
+    (first,) = peer.prepare(Product(p, longcat_ops.moe_permute_quant(p.x, p.plan), p.halves))
+    first.run()
+    middle = first.rows()
+    (second,) = peer.prepare(Product(p, longcat_ops.silu_and_mul_quant_fp8(middle), p.down))
+    second.run()
+    y = p.empty(len(p.plan.src_of), HIDDEN)
+    y[: len(middle)] = second.rows()
 
     def run() -> Tensor:
         longcat_ops.moe_permute_quant(p.x, p.plan)
-        product(x, p.halves, middle, p.counts, expected)
-        longcat_ops.silu_and_mul_quant_fp8(compact)
-        product(h, p.down, out, p.counts, expected)
+        first.run()
+        longcat_ops.silu_and_mul_quant_fp8(middle)
+        second.run()
         return longcat_ops.moe_combine(y, p.plan, p.routing, p.x)
 
     return run
 
 
-PEERS: dict[str, Callable[[Problem], Run | str]] = {
+CHAINS: dict[str, Callable[[Problem], Run | str]] = {
     "fused": fused,
     "unfused": unfused,
-    "deep_gemm_masked": deep_gemm_masked,
+    **{peer.name: partial(chain_of, peer) for peer in PEERS},
 }
 
 
 OURS = ("fused", "unfused")
 
 
-def disagreement(problem: Problem) -> str | None:
-    """Both of our chains quantise what lies between the products, one of them after a rounding to bf16: 2^-9 of it,
+def disagreement(out: Tensor, expected: Tensor) -> str | None:
+    """All chains quantise what lies between the products, all but the fused one after a rounding to bf16: 2^-9 of it,
     so here and there another e4m3 code."""
-    one, other = (PEERS[name](problem)().float() for name in OURS)
-    error = float((one - other).norm() / other.norm())
+    error = float((out.float() - expected.float()).norm() / expected.float().norm())
     return None if error < 2.0**-5 else f"computes something else: {error:.3g} off in norm"
 
 
 def measured(share: Share) -> tuple[dict[str, float], dict[str, str]]:
     """us of each chain; the reasons of those that have no time."""
     problem, graphs, reasons = Problem(share, "cuda"), {}, {}
-    if wrong := disagreement(problem):
-        return {}, {"fused": wrong}
-    for name, prepare in PEERS.items():
+    expected = fused(problem)()
+    for name, prepare in CHAINS.items():
         try:
-            late = prepare is deep_gemm_masked and time.monotonic() - START > PEER_SECONDS
+            late = name not in OURS and time.monotonic() - START > PEER_SECONDS
             run = f"{PEER_SECONDS:.0f} s of the run are over" if late else prepare(problem)
             if isinstance(run, str):
                 reasons[name] = run
-                continue
-            run()
-            graphs[name] = graph_time.capture([run], repeats=4)
+            elif wrong := disagreement(run(), expected):
+                reasons[name] = wrong
+            else:
+                graphs[name] = graph_time.capture([run], repeats=4)
         except Exception as error:  # a peer must not end the run
             reasons[name] = f"{type(error).__name__}: {str(error)[:200]}"
     return {f"{name}_us": times.us for name, times in graph_time.take_turns(graphs).items()}, reasons

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import dataclasses
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ import bench_layer
 import chain_model
 from chain_model import EXPERTS, REAL, Share
 from models import config
-from peers import deep_gemm
+from peers import deep_gemm, torch_eager
+from test_bench_peers import DeepGemm
 from test_docs import ROOT
 
 
@@ -60,30 +61,26 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Share:
 
 
 def test_the_chains_run(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The problem's counts are those of its plan, and each chain ends with a row for each token."""
-    calls = []
-    library = SimpleNamespace(fp8_m_grouped_gemm_nt_masked=lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(deep_gemm, "available", lambda: None)
-    monkeypatch.setattr(deep_gemm, "module", lambda: library)
+    """The problem's counts are those of its plan; the chains agree, one with another weight does not."""
+    monkeypatch.setattr(deep_gemm, "module", DeepGemm)
     problem = bench_fused_moe.Problem(small, "cpu")
     assert torch.equal(problem.plan.offsets.diff(), problem.counts)
-    for prepare in bench_fused_moe.PEERS.values():
-        out = prepare(problem)()
-        assert out.shape == problem.x.shape and out.isfinite().all()
-    assert bench_fused_moe.disagreement(problem) is None
-    out = bench_fused_moe.fused(problem)()
-    monkeypatch.setitem(bench_fused_moe.PEERS, "fused", lambda _: lambda: 1.25 * out)
-    assert "computes something else" in bench_fused_moe.disagreement(problem)
-    for (x, scales), (w, _), out, counts, _ in calls:
-        assert x.shape[1] % 128 == 0 and x.shape[1] >= counts.max() and scales.shape[:2] == x.shape[:2]
-        assert out.shape == (*x.shape[:2], w.shape[1]) and scales.stride(1) == 1
-    assert len(calls) == 2
+    expected = bench_fused_moe.fused(problem)()
+    assert expected.shape == problem.x.shape and expected.isfinite().all()
+    runs = {"unfused": bench_fused_moe.unfused(problem)}
+    for peer in (*deep_gemm.PEERS, torch_eager.PEER):
+        runs[peer.name] = bench_fused_moe.chain_of(dataclasses.replace(peer, available=lambda: None), problem)
+    assert runs.keys() <= bench_fused_moe.CHAINS.keys()
+    for name, run in runs.items():
+        assert bench_fused_moe.disagreement(run(), expected) is None, name
+    problem.down[1].mul_(2)
+    assert "computes something else" in bench_fused_moe.disagreement(runs["unfused"](), expected)
 
 
-def test_a_chain_that_cannot_run_is_a_reason(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_a_chain_that_cannot_run_is_a_reason(small: Share) -> None:
     problem = bench_fused_moe.Problem(small, "cpu")
-    assert bench_fused_moe.deep_gemm_masked(problem) == "needs a GPU"
+    absent = dataclasses.replace(torch_eager.PEER, available=lambda: "needs a GPU")
+    assert bench_fused_moe.chain_of(absent, problem) == "needs a GPU"
 
 
 def test_the_layer_decodes_and_its_parts_add_up() -> None:

@@ -105,7 +105,13 @@ LAUNCHES = (launch_route, launch_plan, launch_permute, launch_gate_up, launch_do
 
 @pytest.mark.parametrize(
     ("tokens", "policy", "mma"),
-    [(7, "random", "exact"), (7, "eager", "exact"), (7, "lazy", "hopper"), (19, "eager", "exact")],
+    [
+        (7, "random", "exact"),
+        (7, "eager", "exact"),
+        (7, "lazy", "hopper"),
+        (19, "eager", "exact"),
+        pytest.param(8192 // K + 1, "eager", "exact", marks=pytest.mark.slow),  # moe_plan takes three launches
+    ],
 )
 def test_replayed_with_other_inputs_it_gives_what_single_launches_give(tokens: int, policy: str, mma: str) -> None:
     """Captured once; then x, logits and num_valid change in place, and nothing is read on the host until the end. The
