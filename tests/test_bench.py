@@ -257,7 +257,7 @@ def test_plots(tmp_path: Path) -> None:
 
 
 def test_the_short_grid_ends_within_the_step_of_the_gpu_check() -> None:
-    """Our op takes under a second a cell, so that what is left over the limit for peers is time enough."""
+    """If our op takes under a second a cell (not measured yet), what the limit leaves to peers is time enough."""
     steps = {step.name: step for step in steps_of(4, Environment(ROOT, ROOT), ROOT)}
     limit = steps["bench_moe_gemm"].limit_s
     cells = [cell for cell in bench_moe_gemm.cells("short") if cell.shape != "tiny"]
