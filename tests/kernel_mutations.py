@@ -8,9 +8,10 @@ import contextlib
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -40,6 +41,29 @@ def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[N
         yield
     finally:
         emulated._loaded = kept
+
+
+def in_tiers(mutations: Sequence[Mutation], more: Sequence[Mutation]) -> list[Any]:
+    """Parameters of a test: `more` in the long tier alone."""
+    return [*mutations, *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in more)]
+
+
+def run_in_every_policy(check: Callable[[], None], **settings: int) -> None:
+    for policy in emulated.POLICIES:
+        emulated.configure(seed=5, policy=policy, **settings)
+        check()
+
+
+def assert_caught(mutation: Mutation, folder: Path, check: Callable[[], None], **settings: int) -> None:
+    """Planted, the bug makes `check` fail or the emulator complain, in every policy."""
+
+    def caught() -> None:
+        with pytest.raises((emulated.EmulatorError, AssertionError)):
+            check()
+
+    # NOTE: each library keeps its fibers' stacks until the thread ends that ran them; a process has 65530 mappings.
+    with planted(mutation, folder), ThreadPoolExecutor(1) as thread:
+        thread.submit(run_in_every_policy, caught, **settings).result()
 
 
 def _compile(mutation: Mutation, folder: Path, whole: bool) -> ctypes.CDLL:

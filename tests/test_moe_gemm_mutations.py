@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ import torch
 import test_moe_gemm_emu as tests
 from emulated_kernels import library, one_thread, run, schedule  # noqa: F401  (fixtures of every test here)
 from grouped import activations, select, weights
-from kernel_mutations import Mutation, planted
-from longcat_ops.ops import emulated
+from kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 from op_results import bits
 
 SIZES = (0, 9, 1, 40, 0, 33)
@@ -146,24 +144,9 @@ def check_offsets_beyond_the_rows() -> None:
 
 
 def test_without_a_bug_nothing_is_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy)
-        check()
+    run_in_every_policy(check)
 
 
-@pytest.mark.parametrize(
-    "mutation",
-    [*MUTATIONS, *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in MORE)],
-    ids=lambda mutation: mutation.name,
-)
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS, MORE), ids=lambda mutation: mutation.name)
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
-    # NOTE: each library keeps its fibers' stacks until the thread ends that ran them; a process has 65530 mappings.
-    with planted(mutation, tmp_path), ThreadPoolExecutor(1) as thread:
-        thread.submit(assert_caught).result()
-
-
-def assert_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy)
-        with pytest.raises((emulated.EmulatorError, AssertionError)):
-            check()
+    assert_caught(mutation, tmp_path, check)

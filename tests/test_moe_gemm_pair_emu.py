@@ -6,7 +6,6 @@ bits against one block alone. Then planted bugs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from emulated_kernels import library, one_thread, run, schedule  # noqa: F401  (fixtures of every test here)
 from grouped import Fp8Pair, activations, weights
-from kernel_mutations import planted
+from kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 from longcat_ops.ops import emulated
 from op_results import bits
 from test_moe_gemm_emu import SCHEDULES, assert_near, contiguous, masked, offset, one_weight
@@ -113,24 +112,9 @@ def check() -> None:
 
 
 def test_without_a_bug_nothing_is_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy, sms=4)
-        check()
+    run_in_every_policy(check, sms=4)
 
 
-@pytest.mark.parametrize(
-    "mutation",
-    [*MUTATIONS, *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in MORE)],
-    ids=lambda mutation: mutation.name,
-)
-def test_bug_is_caught(mutation: object, tmp_path: Path) -> None:
-    # NOTE: see test_moe_gemm_mutations.py for the thread.
-    with planted(mutation, tmp_path), ThreadPoolExecutor(1) as thread:
-        thread.submit(assert_caught).result()
-
-
-def assert_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy, sms=4)
-        with pytest.raises((emulated.EmulatorError, AssertionError)):
-            check()
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS, MORE), ids=lambda mutation: mutation.name)
+def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
+    assert_caught(mutation, tmp_path, check, sms=4)

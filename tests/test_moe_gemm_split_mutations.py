@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ import pytest
 import test_moe_gemm_split_emu as tests
 from emulated_kernels import library, one_thread, run, schedule  # noqa: F401  (fixtures of every test here)
 from grouped import activations, weights
-from kernel_mutations import Mutation, planted
-from longcat_ops.ops import emulated
+from kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 from op_results import bits
 
 SIZES, N, K = (9, 40), 136, 640
@@ -64,24 +62,9 @@ def sums(library: None) -> None:  # noqa: F811
 
 
 def test_without_a_bug_nothing_is_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(5, policy, sms=4)
-        check()
+    run_in_every_policy(check, sms=4)
 
 
-@pytest.mark.parametrize(
-    "mutation",
-    [*MUTATIONS, *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in MORE)],
-    ids=lambda mutation: mutation.name,
-)
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS, MORE), ids=lambda mutation: mutation.name)
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
-    # NOTE: each library keeps its fibers' stacks until the thread ends that ran them; a process has 65530 mappings.
-    with planted(mutation, tmp_path), ThreadPoolExecutor(1) as thread:
-        thread.submit(assert_caught).result()
-
-
-def assert_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(5, policy, sms=4)
-        with pytest.raises((emulated.EmulatorError, AssertionError)):
-            check()
+    assert_caught(mutation, tmp_path, check, sms=4)

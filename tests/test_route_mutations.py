@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ import torch
 import test_moe_plan_emu as plans
 import test_moe_route_emu as routes
 from emulated_kernels import library, one_thread, schedule  # noqa: F401  (fixtures of every test here)
-from kernel_mutations import Mutation, planted
-from longcat_ops.ops import emulated
+from kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 from route_oracle import assert_routed, batch, biases
 
 
@@ -110,24 +108,11 @@ CHECKS: dict[str, Callable[[], None]] = {"moe_route.cu": check_route, "moe_plan.
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=list(CHECKS))
 def test_without_a_bug_nothing_is_caught(check: Callable[[], None]) -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy)
-        check()
+    run_in_every_policy(check)
 
 
 @pytest.mark.parametrize(
-    "mutation",
-    [*MUTATIONS, *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in MORE)],
-    ids=lambda mutation: f"{Path(mutation.launcher).stem}-{mutation.name}",
+    "mutation", in_tiers(MUTATIONS, MORE), ids=lambda mutation: f"{Path(mutation.launcher).stem}-{mutation.name}"
 )
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
-    # NOTE: each library keeps its fibers' stacks until the thread ends that ran them; a process has 65530 mappings.
-    with planted(mutation, tmp_path), ThreadPoolExecutor(1) as thread:
-        thread.submit(assert_caught, CHECKS[Path(mutation.launcher).name]).result()
-
-
-def assert_caught(check: Callable[[], None]) -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy)
-        with pytest.raises((emulated.EmulatorError, AssertionError)):
-            check()
+    assert_caught(mutation, tmp_path, CHECKS[Path(mutation.launcher).name])

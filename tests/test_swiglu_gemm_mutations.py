@@ -5,7 +5,6 @@ shares with the other GEMMs are in test_moe_gemm_mutations.py.
 from __future__ import annotations
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import pytest
 import test_swiglu_gemm_emu as tests
 from emulated_kernels import library, one_thread, schedule  # noqa: F401  (fixtures of every test here)
 from grouped import Fp8Pair
-from kernel_mutations import Mutation, planted
-from longcat_ops.ops import emulated
+from kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 from op_results import bits
 from swiglu_oracle import weights
 
@@ -88,25 +86,10 @@ def check() -> None:
 
 
 def test_without_a_bug_nothing_is_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy)
-        check()
+    run_in_every_policy(check)
 
 
-@pytest.mark.parametrize(
-    "mutation",
-    [*MUTATIONS, *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in MORE)],
-    ids=lambda mutation: mutation.name,
-)
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS, MORE), ids=lambda mutation: mutation.name)
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
     cases()  # by the library without bugs
-    # NOTE: each library keeps its fibers' stacks until the thread ends that ran them; a process has 65530 mappings.
-    with planted(mutation, tmp_path), ThreadPoolExecutor(1) as thread:
-        thread.submit(assert_caught).result()
-
-
-def assert_caught() -> None:
-    for policy in emulated.POLICIES:
-        emulated.configure(seed=5, policy=policy)
-        with pytest.raises((emulated.EmulatorError, AssertionError)):
-            check()
+    assert_caught(mutation, tmp_path, check)
