@@ -12,19 +12,16 @@ one thread.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from longcat_ops.ops import registration
 from longcat_ops.ops.registry import OPS
 from longcat_ops.reference import kernels
-from op_cases import CASES, public, schema_call
+from longcat_ops.testing.op_cases import CASES, public, schema_call
 
 ROUNDS, CALLS = 25, 200
 

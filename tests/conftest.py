@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support import summary
+
 try:
     from hypothesis import settings
 
@@ -27,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend",
         choices=("reference", "cpu", "emu", "cuda"),
-        help="what runs the ops of these tests: LONGCAT_OPS_BACKEND, or the GPU (tests/carried.py)",
+        help="what runs the ops of these tests: LONGCAT_OPS_BACKEND, or the GPU (tests/support/carried.py)",
     )
 
 
@@ -46,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if not torch.cuda.is_available():
         raise pytest.UsageError("--backend cuda needs a Hopper GPU: torch sees no CUDA device")
-    import carried
+    from support import carried
 
     config.stash[_CARRIED] = carried.register()
 
@@ -74,10 +76,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What tests/test_conformance.py found, if it ran."""
-    from conformance import primitives
-
-    if lines := config.stash.get(primitives.SUMMARY, None):
+    """What tests/conformance/test_conformance.py found, if it ran."""
+    if lines := config.stash.get(summary.PRIMITIVES, None):
         terminalreporter.section("primitives of cuda/ptx")
         for line in lines:
             terminalreporter.write_line(line)

@@ -1,17 +1,20 @@
-"""Builds liblongcat_emu.so, the CUDA kernels over the host emulator, and puts it beside the package.
+"""Builds liblongcat_emu.so, the CUDA kernels over the host emulator, and puts it beside the package; for the tests
+also the emulator's own (`build_tests`).
 
 python tools/build_emulator.py                     # needs cmake, ninja and a C++20 compiler; nothing if up to date
 LONGCAT_OPS_BACKEND=emu python your_script.py      # CPU tensors now run the kernels in the emulator
-python -m pytest --backend emu tests/test_dequant_fp8.py
+python -m pytest --backend emu tests/ops/test_dequant_fp8.py
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,8 +38,7 @@ def build() -> Path:
     cmake, ninja = find_tool("cmake"), find_tool("ninja")
     configure = [cmake, "-S", ROOT, "-B", tree, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     configure += ["-DLONGCAT_CUDA=OFF", "-DLONGCAT_EMU=ON", f"-DPython_EXECUTABLE={sys.executable}"]
-    with (tree / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may ask at once
+    with _locked(tree):
         if not (tree / "build.ninja").exists():
             _run(configure)
         _run([cmake, "--build", tree, "--target", "longcat_emu", "--parallel", str(os.cpu_count() or 1)])
@@ -46,6 +48,28 @@ def build() -> Path:
             shutil.copy2(built, copy)
             copy.replace(INSTALLED)  # whoever has the old one loaded keeps it
     return INSTALLED
+
+
+def build_tests(name: str = "emulator-tests", target: str = "everything", flags: str = "") -> Path:
+    """The folder build/<name> with emu_tests, libemu_numerics.so and libemu_conformance.so, or one of them; what is up
+    to date stays. Raises RuntimeError with the compiler's words."""
+    tree = ROOT / "build" / name
+    tree.mkdir(parents=True, exist_ok=True)
+    cmake, ninja = find_tool("cmake"), find_tool("ninja")
+    configure = [cmake, "-S", ROOT / "tests" / "emu", "-B", tree, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    configure += ["-DCMAKE_BUILD_TYPE=None", *([f"-DCMAKE_CXX_FLAGS={flags}"] if flags else [])]
+    with _locked(tree):
+        _run(configure)
+        _run([cmake, "--build", tree, "--target", target, "--parallel", str(os.cpu_count() or 1)])
+    return tree
+
+
+@contextlib.contextmanager
+def _locked(tree: Path) -> Iterator[None]:
+    """Several test processes may ask at once."""
+    with (tree / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _run(command: list) -> None:

@@ -18,8 +18,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conformance.library import build_for_device
 from device_check.environment import BUNDLE, ROOT, bundle, load_problem, source_files, source_hash
 
