@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +23,7 @@ from device_check.environment import Environment
 from device_check.steps import PART_BUDGET_S, steps_of
 from moe_gemm_problem import Cell, Problem
 from peers import PEERS, SPLITS, Peer, ours, torch_eager
+from support.pytests import run_pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = "NVIDIA H100 80GB HBM3"
@@ -140,10 +138,8 @@ def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
     """The bench itself. With a GPU it measures; this asks for the branch without one."""
     file = tmp_path / "results.json"
     bench = "bench/bench_moe_gemm.py::test_against_the_floor"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--benchmark-json={file}"]
-    command += ["--grid=full", f"{bench}[gate_up-G4-m8]", f"{bench}[down-G16-m8-skewed]"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    cells = [f"{bench}[gate_up-G4-m8]", f"{bench}[down-G16-m8-skewed]"]
+    done = run_pytest(f"--benchmark-json={file}", "--grid=full", *cells, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "predictions, nothing ran" in done.stdout and "DeepGEMM contiguous: needs a GPU" in done.stdout
     even, skewed = tables.cells_of(json.loads(file.read_text()))

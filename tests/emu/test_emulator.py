@@ -55,8 +55,7 @@ def test_cpp(results: dict[str, str], name: str) -> None:
 @pytest.mark.slow
 def test_sanitizers_find_nothing() -> None:
     """Every C++ test under the address and undefined-behaviour sanitizers, in a build of its own: minutes."""
-    flags = "-g -fsanitize=address,undefined -fno-sanitize-recover=all"
-    folder = build_emulator.build_tests("emulator-sanitized", "emu_tests", flags)
+    folder = build_emulator.build_sanitized()
     done = subprocess.run([folder / "emu_tests", *_test_names()], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("\nok ") + done.stdout.startswith("ok ") == len(_test_names())

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE_PYTHON = f"""#!/usr/bin/env bash
 case "$*" in
   "-c ") true ;;
+  "-c import sys; print("*) case "$0:${{FAKE_IN_VENV:-yes}}" in *.venv*|*:yes) echo "$0" ;; *) echo "${{3:-$0}}" ;; esac ;;
   *sys.version_info*) [ "${{FAKE_VERSION:-new}}" = new ] ;;
   "--version") echo Python 3.8.1 ;;
   *base_prefix*) case "$0" in *.venv*) true ;; *) [ "${{FAKE_IN_VENV:-yes}}" = yes ] ;; esac ;;
@@ -33,6 +34,7 @@ case "$*" in
   "-c import pip") [ -x "$0" ] ;;
   "- "*/python/) exec {sys.executable} "$@" ;;
   "-m "*) echo "RAN ${{*:2}}" ;;
+  tools/build_emulator.py*) echo "EMULATOR $*" ;;
   *) exec {sys.executable} "$@" ;;
 esac
 """
@@ -101,7 +103,7 @@ def test_usage(tree: Tree) -> None:
 def test_second_run_installs_nothing(tree: Tree) -> None:
     first = tree.run("test", "-k", "x")
     assert first.returncode == 0, first.stderr
-    assert "RAN pytest -q -k x" in first.stdout
+    assert "RAN pytest -q -n 2 --dist loadscope --no-loadscope-reorder -k x" in first.stdout
     assert "building longcat_ops" in first.stderr and "CPU-only build" in first.stderr
     assert [line.split()[-1] for line in tree.installs()] == ["requirements/build.txt", ".[test]"]
 
@@ -109,6 +111,22 @@ def test_second_run_installs_nothing(tree: Tree) -> None:
     assert (second.returncode, second.stderr) == (0, "")
     demo = tree.run("demo", "--seed", "1")
     assert "RAN longcat_ops generate checkpoints/longcat-tiny --seed 1" in demo.stdout
+    assert tree.installs() == []
+
+
+def test_what_the_tests_share_is_built_before_them(tree: Tree) -> None:
+    log = tree.root / "build" / "run.log"
+    assert tree.run("test", "--fast").returncode == 0
+    assert "EMULATOR" not in log.read_text()  # no test of that tier needs it
+    assert tree.run("test").returncode == 0
+    assert log.read_text() == "EMULATOR tools/build_emulator.py --tests\n"
+
+
+def test_a_python_of_the_environment_means_the_same_build(tree: Tree) -> None:
+    """./run makes .venv for python3; started with PYTHON=.venv/bin/python it finds the same build."""
+    assert tree.run("build", FAKE_IN_VENV="no").returncode == 0
+    tree.installs()
+    assert "building" not in tree.run("build", PYTHON=str(tree.root / ".venv" / "bin" / "python")).stderr
     assert tree.installs() == []
 
 

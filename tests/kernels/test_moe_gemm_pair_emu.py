@@ -78,8 +78,6 @@ CLOSE = "  if (kSplit || (kPairs && p.paired)) ptx::cluster_sync();"
 MUTATIONS = [
     gemm("refilled_without_the_other_block", PIPELINE, "cluster_rank() ^ 1", "cluster_rank()"),
     gemm("ends_before_the_other_block", CONSUMER, CLOSE, "//"),
-]  # fmt: skip
-MORE = [
     gemm("other_block_not_counted", ROLES, "blocks * p.smem.consumer_warps)", "p.smem.consumer_warps)"),
     gemm("release_of_nothing", PIPELINE, "  ptx::fence_release_shared_cluster();\n", ""),
     gemm("acquire_of_nothing", PIPELINE, "    ptx::fence_acquire_shared_cluster();\n", ""),
@@ -115,6 +113,6 @@ def test_without_a_bug_nothing_is_caught() -> None:
     run_in_every_policy(check, sms=4)
 
 
-@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS, MORE), ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS), ids=lambda mutation: mutation.name)
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
     assert_caught(mutation, tmp_path, check, sms=4)

@@ -10,7 +10,7 @@ import torch
 from longcat_ops.ops import emulated
 from support import dispatch_calls as calls
 from support.emulated_kernels import LAYOUTS
-from support.kernel_mutations import Mutation, planted
+from support.kernel_mutations import Mutation, in_tiers, planted
 
 PERMUTE_QUANT = "moe_dispatch/moe_permute_quant.cuh"
 COMBINE = "moe_dispatch/moe_combine.cuh"
@@ -35,8 +35,6 @@ MUTATIONS = [
     combine("list_read_before_it_is_whole", "  ptx::warp_sync();\n", "", CHOICES),
     combine("fused", "ptx::add_rn(sum[i], ptx::multiply_rn(values[i], weight))", FUSED),
     combine("starts_at_zero", "count < p.top_k ? 0.0f : -0.0f", "0.0f"),
-]  # fmt: skip
-MORE = [
     permute_quant("own_codes_twice", "low = odd ? other : codes", "low = codes"),
     combine("list_backwards", "kept & ((1u << ptx::lane_index()) - 1)", f"kept & {LANES_ABOVE}", CHOICES),
     combine("rows_out_of_range", "own_row >= 0 && own_row < p.rows", "own_row != -1"),
@@ -49,7 +47,6 @@ MORE = [
     combine("first_batch_only", "first < count; first += kInFlight", "first < kInFlight && first < count; first += 32"),
     combine("zero_experts_of_the_first_token", "p.zero_weight + place.token", "p.zero_weight"),
 ]
-MUTATIONS += [pytest.param(mutation, marks=pytest.mark.slow) for mutation in MORE]
 
 
 def check_permute_quant() -> None:
@@ -73,7 +70,7 @@ def test_nothing_planted_nothing_found(op: str) -> None:
     CHECKS[op]()
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{Path(m.launcher).stem}-{m.name}")
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS), ids=lambda m: f"{Path(m.launcher).stem}-{m.name}")
 def test_caught(mutation: Mutation, tmp_path: Path) -> None:
     with planted(mutation, tmp_path), pytest.raises((AssertionError, emulated.EmulatorError)):
         CHECKS[Path(mutation.launcher).stem]()

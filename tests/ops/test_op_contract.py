@@ -41,7 +41,7 @@ def test_every_list_of_ops_is_the_same():
     assert {name for name in vars(kernels) if name[0] != "_" and inspect.isfunction(vars(kernels)[name])} == names
     assert set(CASES) == names
     assert {row.name for row in doctor.op_rows()} == names
-    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in names)
+    assert all((ROOT / "tests" / "ops" / f"test_{name}.py").is_file() for name in names)
 
 
 def test_schemas_are_those_on_file():

@@ -31,6 +31,17 @@ class Mutation(NamedTuple):
     new: str
 
 
+def text_problem(mutation: Mutation) -> str:
+    """Why the bug cannot be planted any more: its files or its text moved. Empty if it can."""
+    gone = [path for path in (mutation.launcher, mutation.header) if not (ROOT / "cuda" / path).is_file()]
+    if gone:
+        return f"{mutation.name}: cuda/{gone[0]} does not exist"
+    count = (ROOT / "cuda" / mutation.header).read_text().count(mutation.old)
+    return (
+        "" if count == 1 else f"{mutation.name}: cuda/{mutation.header} has {count} times `{mutation.old}`, expected 1"
+    )
+
+
 @contextlib.contextmanager
 def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[None]:
     """Inside, calls of the emulator reach a library with this launcher's functions alone, compiled in `folder`, or
@@ -43,9 +54,9 @@ def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[N
         emulated._loaded = kept
 
 
-def in_tiers(mutations: Sequence[Mutation], more: Sequence[Mutation]) -> list[Any]:
-    """Parameters of a test: `more` in the long tier alone."""
-    return [*mutations, *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in more)]
+def in_tiers(mutations: Sequence[Mutation], quick: int = 5) -> list[Any]:
+    """Parameters of a test: the first `quick` bugs of a family in every run, the others in the long tier alone."""
+    return [*mutations[:quick], *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in mutations[quick:])]
 
 
 def run_in_every_policy(check: Callable[[], None], **settings: int) -> None:
@@ -70,8 +81,8 @@ def _compile(mutation: Mutation, folder: Path, whole: bool) -> ctypes.CDLL:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
+    assert not text_problem(mutation), text_problem(mutation)
     text = (ROOT / "cuda" / mutation.header).read_text()
-    assert text.count(mutation.old) == 1, f"{mutation.name}: {mutation.header} has not one `{mutation.old}`"
     header = folder / mutation.header  # found before the one it stands for
     header.parent.mkdir(parents=True)
     header.write_text(text.replace(mutation.old, mutation.new))
