@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from support import models
+from support.decode_passes import NEW, gather, plain, prefilled, verified
 
 # Wide enough that a CPU library blocks its sums differently for other numbers of rows; no width fills whole vectors.
 SHAPE = dict(hidden_size=160, q_lora_rank=96, kv_lora_rank=80, ffn_hidden_size=200, expert_ffn_hidden_size=72,
@@ -17,8 +18,12 @@ KINDS = {
     "fp8_bf16": dict(dtype=torch.bfloat16, precision="fp8"),
     "fp8_fp32": dict(dtype=torch.float32, precision="fp8"),
 }
-STARTS = {1: [[59], [125]], 3: [[60, 1, 126], [63, 64, 65]]}
-NEW = 8
+STARTS = {
+    1: [[59], [125]],
+    3: [[60, 1, 126], [63, 64, 65]],
+    4: [[62, 3, 20, 64], [1, 2, 3, 4]],
+    8: [[1, 63, 9, 33, 60, 127, 2, 64]],
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -32,46 +37,6 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-def prefilled(model, ids, starts, fill=None):
-    cache = model.new_cache(len(starts), max(starts) + NEW + 2)
-    if fill is not None:
-        cache.rows.fill_(fill)
-    model(ids[:, : max(starts)], cache, lengths=starts)
-    return cache
-
-
-def gather(ids, cache, width):
-    return torch.stack([ids[b, n : n + width] for b, n in enumerate(cache.lengths)])
-
-
-def plain(model, ids, starts, fill=None):
-    """logits [B,NEW,V], one token a pass."""
-    cache = prefilled(model, ids, starts, fill)
-    return torch.cat([model(gather(ids, cache, 1), cache) for _ in range(NEW)], 1)
-
-
-def verified(model, ids, starts, seed):
-    """The same logits from passes of one or two tokens a sequence, the second right (kept) or wrong (rolled back)."""
-    draw = torch.Generator().manual_seed(seed)
-    cache = prefilled(model, ids, starts)
-    out = torch.zeros(len(starts), NEW, model.config.vocab_size, dtype=model.lm_head.dtype)
-    while any(n < s + NEW for n, s in zip(cache.lengths, starts, strict=True)):
-        before = list(cache.lengths)
-        kinds = torch.randint(0, 3, (len(starts),), generator=draw).tolist()  # 0 no draft, 1 right, 2 wrong
-        room = [s + NEW - n for n, s in zip(before, starts, strict=True)]
-        kinds = [kind if r >= 2 else 0 for kind, r in zip(kinds, room, strict=True)]
-        new = gather(ids, cache, 2)
-        for b, kind in enumerate(kinds):
-            if kind == 2:
-                new[b, 1] = (new[b, 1] + 1) % model.config.vocab_size
-        logits = model(new, cache, lengths=[min(r, 1 + (kind > 0)) for kind, r in zip(kinds, room, strict=True)])
-        for b, kind in enumerate(kinds):
-            kept = min(room[b], 2 if kind == 1 else 1)
-            out[b, before[b] - starts[b] :][:kept] = logits[b, :kept]
-            cache.truncate(b, before[b] + kept)
-    return out
 
 
 @pytest.mark.parametrize("batch", STARTS)
@@ -109,4 +74,5 @@ def test_logits_and_hidden_of_a_wider_pass(model):
     cache = prefilled(model, ids, [60])
     together, hidden = model(ids[:, 60:68], cache, return_hidden=True)
     assert torch.equal(together, alone)
-    assert torch.equal(model.head(hidden[0, 2:4]), together[0, 2:4])
+    for picked in ([2, 3], [5], [0, 3, 6], list(range(8))):
+        assert torch.equal(model.head(hidden[0, picked], model.row_group(1)), together[0, picked])

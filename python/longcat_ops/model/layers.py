@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .. import ops, reference
 from ..loading.source import Source
+from ..reference.invariance import heads_product, linear
 from ..reference.rows import acc_dtype, silu
 from .cache import LatentCache
 from .config import LongcatFlashConfig
@@ -69,7 +70,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.fp8:
-            return F.linear(x, self.weight)
+            return linear(x, self.weight)
         out = x.new_empty((x.shape[0], self.weight.shape[0]))
         return ops.fp8_gemm_nt(ops.per_token_group_quant_fp8(x), (self.weight, self.scale), out)
 
@@ -105,9 +106,14 @@ class RotaryTable:
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rope [T,d/2]; the pairs stay interleaved."""
-    pairs = torch.view_as_complex(x.to(acc_dtype(x.dtype)).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope[:, None]).flatten(-2).to(x.dtype)
+    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rope [T,d/2]; the pairs stay interleaved.
+
+    In real numbers: torch ends a product of complex tensors in a scalar loop that rounds unlike the vector one, so the
+    last row would have bits of its own.
+    """
+    even, odd = x.to(acc_dtype(x.dtype)).unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rope.real[:, None], rope.imag[:, None]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
 class MLA(nn.Module):
@@ -165,16 +171,16 @@ class MLA(nn.Module):
         One row at a time over a page count that its position fixes: its bits cannot depend on its neighbours.
         """
         acc = self.w_k.dtype
-        absorbed = torch.bmm(q_nope.transpose(0, 1).to(acc), self.w_k).transpose(0, 1)
+        absorbed = heads_product(q_nope.transpose(0, 1).to(acc), self.w_k).transpose(0, 1)
         q = torch.cat([absorbed, q_rope.to(acc)], -1) * self.softmax_scale  # [T,h,latent+rope]
         context = torch.zeros_like(absorbed)  # [T,h,latent]
         for i, (sequence, position) in enumerate(zip(rows.sequences, rows.positions, strict=True)):
             past = rows.cache.read(self.slot, sequence, position + 1).to(acc)  # [P, latent+rope]
-            scores = q[i] @ past.T
+            scores = q[i].clone() @ past.T  # a new tensor: libraries treat what lies at another address differently
             if position + 1 < len(past):
                 scores[:, position + 1 :] = -torch.inf
             context[i] = scores.softmax(-1) @ past[:, : self.latent]
-        o = torch.bmm(context.transpose(0, 1), self.w_v).transpose(0, 1)
+        o = heads_product(context.transpose(0, 1), self.w_v).transpose(0, 1)
         return o.flatten(1).to(q_nope.dtype)
 
 
@@ -214,7 +220,7 @@ class MoE(nn.Module):
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         c = self.config
         routing = self.ops.moe_route(
-            F.linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
+            linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
             num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.valid_rows(len(x)),
         )  # fmt: skip
         rows.num_real.append(routing.num_real)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from ..loading.source import RandomSource, Source, StateDictSource, released
+from ..reference.invariance import PASS_ROWS, Form, linear, small_groups
 from ..reference.rows import SMALL_T
 from .cache import LatentCache
 from .config import LongcatFlashConfig
@@ -148,7 +149,14 @@ class LongcatFlashForCausalLM(nn.Module):
         """Rows of one decode pass: fixed by the batch, so that plain decode and verify of one draft share every GEMM
         shape.
         """
-        return 2 if batch_size == 1 else DECODE_ROWS
+        return PASS_ROWS[batch_size > 1]
+
+    @property
+    def small_groups(self) -> dict[Form, int]:
+        """Products met so far in this process whose rows this CPU treats differently by place, and how many rows they
+        therefore run on at once. Empty: every decode pass has run whole.
+        """
+        return small_groups()
 
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
         """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk."""
@@ -188,9 +196,17 @@ class LongcatFlashForCausalLM(nn.Module):
         ]
         return torch.cat(parts)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H]."""
-        return F.linear(hidden.to(self.lm_head.dtype), self.lm_head)
+    def head(self, hidden: Tensor, group: int | None = None) -> Tensor:
+        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H].
+
+        group: as `row_group` says, for the bits that decode passes give these rows, however many are picked; None: one
+        product of all n rows, as in a prefill chunk of n.
+        """
+        wide = hidden.to(self.lm_head.dtype)
+        if group is None or len(wide) in (0, group):
+            return linear(wide, self.lm_head)
+        parts = F.pad(wide, (0, 0, 0, -len(wide) % group)).split(group)
+        return torch.cat([linear(part, self.lm_head) for part in parts])[: len(wide)]
 
     def _target(self, ids: Tensor, rows: Rows, keep: slice = slice(None)) -> Step:
         x = self.embed_tokens[ids]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from .. import ops
 from ..errors import LongcatShapeError, message
 from .gemm import Fp8Pair, widen_weight
+from .invariance import linear
 from .moe import Plan, Routing, moe_combine
 from .rows import SMALL_T, padded, silu
 
@@ -84,10 +85,10 @@ class _Experts:
 
     def __call__(self, expert: int, rows: Tensor | None) -> Tensor:
         x = self.x if rows is None else self.x[rows]
-        gate, up = F.linear(x, self.gate_up[expert]).chunk(2, -1)
+        gate, up = linear(x, self.gate_up[expert]).chunk(2, -1)
         h = silu(gate) * up
         h = _round_trip_fp8(h) if self.fp8_down else h.to(self.down.dtype)
-        return F.linear(h, self.down[expert]).to(self.dtype)
+        return linear(h, self.down[expert]).to(self.dtype)
 
 
 def _round_trip_fp8(x: Tensor) -> Tensor:

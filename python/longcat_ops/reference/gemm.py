@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..ops.quant import dequant_fp8, per_token_group_quant_fp8
+from .invariance import linear
 from .rows import product, silu
 
 Fp8Pair = tuple[Tensor, Tensor]
@@ -47,7 +47,7 @@ def widen_weight(q: Tensor, s: Tensor, *, interleaved: bool = False) -> Tensor:
 def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_k: int = 1) -> Tensor:
     """D[M,N] = dequant(lhs[M,K]) @ dequant(rhs[N,K]).T, accumulated in fp32, rounded once to `out`'s dtype (bf16).
     split_k changes nothing here."""
-    d = F.linear(dequant_fp8(*lhs, torch.float32), widen_weight(*rhs))
+    d = linear(dequant_fp8(*lhs, torch.float32), widen_weight(*rhs))
     return d.to(torch.bfloat16) if out is None else out.copy_(d)
 
 

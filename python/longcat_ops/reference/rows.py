@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# The rows of a decode pass. Up to this many, a matrix product runs on exactly this many (or on all rows of the pass):
-# CPU libraries are row-invariant at equal shape, and prepare no new primitive for each count.
+from .invariance import linear
+
+# The rows of a decode pass. Up to this many, a matrix product runs on exactly this many (or on all rows of the pass): a
+# row's bits follow the shape (invariance.py), and libraries prepare no new primitive for each count.
 SMALL_T = 8
 _PREFILL_MULTIPLE = 32
 
@@ -25,7 +27,7 @@ def padded(count: int) -> int:
 def product(rows: Tensor, weight: Tensor) -> Tensor:
     """rows[m,K] @ weight[N,K].T, on a padded number of rows."""
     m = len(rows)
-    return F.linear(F.pad(rows, (0, 0, 0, padded(m) - m)), weight)[:m]
+    return linear(F.pad(rows, (0, 0, 0, padded(m) - m)), weight)[:m]
 
 
 def silu(x: Tensor) -> Tensor:

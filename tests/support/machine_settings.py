@@ -1,0 +1,70 @@
+"""Environments that make one machine compute as others do, and the tests whose results may depend on that.
+
+Each takes effect in a new process only. A setting that this CPU lacks the instructions for is lowered by the library
+that reads it, so all of them run everywhere. MKL listens to MKL_ENABLE_INSTRUCTIONS on Intel CPUs alone; elsewhere
+`interposed` is a small library that makes it take its Intel path.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+SETTINGS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+    "two threads": {"OMP_NUM_THREADS": "2"},
+    "mkl sse4.2": {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    "mkl avx2": {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "mkl avx512": {"MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "aten default": {"ATEN_CPU_CAPABILITY": "default"},
+    "aten avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "aten avx512": {"ATEN_CPU_CAPABILITY": "avx512"},
+    "onednn sse4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "onednn avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "onednn avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "ops baseline": {"LONGCAT_OPS_CPU_ISA": "baseline"},
+    "ops avx2": {"LONGCAT_OPS_CPU_ISA": "avx2"},
+    "ops avx512": {"LONGCAT_OPS_CPU_ISA": "avx512"},
+    "reference ops": {"LONGCAT_OPS_BACKEND": "reference"},
+    "a laptop": {
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "LONGCAT_OPS_CPU_ISA": "avx2",
+    },
+    "an old machine": {
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "LONGCAT_OPS_CPU_ISA": "baseline",
+    },
+}
+
+# Relative to tests/. Each passes in each setting.
+SENSITIVE_FILES = (
+    "model/test_invariance.py",
+    "model/test_model_bitwise.py",
+    "model/test_model_forward.py",
+    "model/test_model_fp8.py",
+    "model/test_model_mtp.py",
+    "decoding/test_generate.py",
+    "decoding/test_batches.py",
+    "decoding/test_sampling.py",
+)
+
+_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cpu(void) { return 1; }\n"
+
+
+def interposed(folder: Path) -> dict[str, str]:
+    """{"LD_PRELOAD": ...} of a library, built in `folder`, with which MKL takes any CPU for one of Intel's; {} where
+    there is no C compiler.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return {}
+    source, library = folder / "intel.c", folder / "libintel.so"
+    source.write_text(_INTEL)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return {"LD_PRELOAD": str(library)}
