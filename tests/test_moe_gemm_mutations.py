@@ -17,16 +17,16 @@ SIZES = (0, 9, 1, 40, 0, 33)
 
 
 def gemm(name: str, file: str, old: str, new: str) -> Mutation:
-    return Mutation(name, "moe_gemm/moe_gemm.cu", file, old, new)
+    return Mutation(name, "gemm/moe_gemm.cu", file, old, new)
 
 
 PIPELINE = "device/pipeline.cuh"
-PARAMS = "moe_gemm/params.cuh"
-SCHEDULER = "moe_gemm/scheduler.cuh"
-PRODUCER = "moe_gemm/producer.cuh"
-ROLES = "moe_gemm/roles.cuh"
-CONSUMER = "moe_gemm/consumer.cuh"
-EPILOGUE = "moe_gemm/epilogue.cuh"
+PARAMS = "gemm/params.cuh"
+SCHEDULER = "gemm/scheduler.cuh"
+PRODUCER = "gemm/producer.cuh"
+ROLES = "gemm/roles.cuh"
+CONSUMER = "gemm/consumer.cuh"
+EPILOGUE = "gemm/epilogue.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
 READY_WAIT = "  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();\n"
 EMPTY = "stages.wait_empty();\n      "

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "base/numeric.h"
+#include "common/numeric.h"
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"

@@ -1,9 +1,9 @@
 // Host side of the launchers of permute and combine.
 #pragma once
 
-#include "config/moe_config.h"
 #include "launch/instances.h"
 #include "moe_dispatch/choices.cuh"
+#include "moe_dispatch/config.h"
 
 namespace longcat_ops::moe_dispatch {
 

@@ -1,8 +1,8 @@
 #include "moe_dispatch/moe_plan.cuh"
 
-#include "config/moe_config.h"
 #include "launch/launch.h"
 #include "longcat_ops.h"
+#include "moe_dispatch/config.h"
 
 namespace longcat_ops::moe_dispatch {
 namespace {

@@ -1,8 +1,8 @@
 #include "moe_route/moe_route.cuh"
 
-#include "config/moe_config.h"
 #include "launch/launch.h"
 #include "longcat_ops.h"
+#include "moe_route/config.h"
 
 namespace longcat_ops::moe_route {
 namespace {
