@@ -5,7 +5,7 @@
 #include "check/error.h"
 #include "common/numeric.h"
 #include "cost/explain.h"
-#include "gemm/plan.h"
+#include "gemm/layout.h"
 
 namespace longcat_ops {
 namespace {
@@ -23,7 +23,7 @@ constexpr double kClusterMicroseconds = 0.5;       // a cluster's barriers and i
 // Of one stage on one SM: the products, or reading both operands from shared memory at 128 bytes a clock: weights once
 // for each pass, tokens once for each 64 weight rows.
 double stage_clocks(uint32_t tile_rows, uint32_t bucket) {
-  const double passes = bucket > 128 ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
+  const double passes = bucket > kPassTokens ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
   return std::max(2.0 * slabs * bucket, tile_rows * passes + slabs * bucket);
 }
 

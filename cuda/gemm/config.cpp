@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "common/numeric.h"
-#include "gemm/plan.h"
+#include "gemm/layout.h"
 
 namespace longcat_ops {
 
@@ -51,7 +51,7 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   constexpr uint32_t kSmallSmem = 200 * 1024;
   const uint32_t limit = config.small ? kSmallSmem : kMaxSmem;
   const auto smem_bytes = [&](uint32_t stages) {
-    return make_smem_plan(tile_rows, max_tokens, stages, static_cast<uint32_t>(problem.split_k)).bytes;
+    return make_smem_layout(tile_rows, max_tokens, stages, static_cast<uint32_t>(problem.split_k)).bytes;
   };
   config.stages = static_cast<uint32_t>(problem.max_stages);
   while (smem_bytes(config.stages) > limit) --config.stages;

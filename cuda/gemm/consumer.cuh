@@ -9,6 +9,33 @@
 
 namespace longcat_ops::moe_gemm {
 
+// Multiplier::multiply<width, passes>(arguments...), with what a bucket has code for. kLargest: the most tokens of a
+// tile. NOTE: a lambda in the place of Multiplier leads to other machine code.
+template <class Multiplier, uint32_t kLargest, class... Arguments>
+LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
+  if constexpr (kLargest > kSmallTokens) {
+    switch (bucket) {
+      case 48: return Multiplier::template multiply<48, 1>(arguments...);
+      case 64: return Multiplier::template multiply<64, 1>(arguments...);
+      case 96: return Multiplier::template multiply<96, 1>(arguments...);
+      case 128: return Multiplier::template multiply<128, 1>(arguments...);
+      case 192:
+        if constexpr (kLargest > kPassTokens) return Multiplier::template multiply<96, 2>(arguments...);
+        break;
+      case 256:
+        if constexpr (kLargest > kPassTokens) return Multiplier::template multiply<128, 2>(arguments...);
+        break;
+      default: break;
+    }
+  }
+  switch (bucket) {
+    case 8: return Multiplier::template multiply<8, 1>(arguments...);
+    case 16: return Multiplier::template multiply<16, 1>(arguments...);
+    case 24: return Multiplier::template multiply<24, 1>(arguments...);
+    default: return Multiplier::template multiply<32, 1>(arguments...);
+  }
+}
+
 // One scale block of a pass: products of 64 rows with kWidth tokens, times both scales, onto the sums.
 // kPanels = 2: rows 8 .. 15 of every 16 have other scales, `panel` bytes further on.
 // NOTE: the same operations in the same order for every kWidth, so a result does not depend on the bucket.
@@ -37,30 +64,33 @@ LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales
   }
 }
 
-template <uint32_t kWidth, uint32_t kPasses, bool kSplit, bool kPairs>
-LC_DEVICE void multiply_tile(const MoeGemmParams& p, uint32_t base, const OutputTile& tile, device::Pipeline& stages,
-                             PieceExchange& pieces) {
-  float sum[kPasses][kWidth / 2] = {};
-  const BlockRange blocks = block_range<kSplit>(p);
-  for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
-    const uint32_t stage = base + stages.stage * p.smem.stage_bytes;
-    const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
-    stages.wait_full();  // before wgmma_fence, which orders the operands after it
-    LC_UNROLL
-    for (uint32_t i = 0; i < kPasses; ++i)
-      multiply_block<kWidth>(stage + tile.warpgroup * (kWarpgroupRows * kBlockK),
-                             stage + p.smem.weight_bytes + i * kWidth * kBlockK, scales + 4 * i * kWidth, sum[i]);
-    if (kPairs && p.paired) {
-      device::arrive_warp_pair(stages.empty());
-    } else {
-      device::arrive_warp(stages.empty());
+template <bool kSplit, bool kPairs>
+struct TileMultiplier {
+  template <uint32_t kWidth, uint32_t kPasses>
+  LC_DEVICE static void multiply(const MoeGemmParams& p, uint32_t base, const OutputTile& tile,
+                                 device::Pipeline& stages, PieceExchange& pieces) {
+    float sum[kPasses][kWidth / 2] = {};
+    const BlockRange blocks = block_range<kSplit>(p);
+    for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
+      const uint32_t stage = base + stages.stage * p.smem.stage_bytes;
+      const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
+      stages.wait_full();  // before wgmma_fence, which orders the operands after it
+      LC_UNROLL
+      for (uint32_t i = 0; i < kPasses; ++i)
+        multiply_block<kWidth>(stage + tile.warpgroup * (kWarpgroupRows * kBlockK),
+                               stage + p.smem.weight_bytes + i * kWidth * kBlockK, scales + 4 * i * kWidth, sum[i]);
+      if (kPairs && p.paired) {
+        device::arrive_warp_pair(stages.empty());
+      } else {
+        device::arrive_warp(stages.empty());
+      }
     }
+    if constexpr (kSplit)
+      if (!pieces.add_up(p, sum[0])) return;
+    LC_UNROLL
+    for (uint32_t i = 0; i < kPasses; ++i) store_tile(p, base, tile, i * kWidth, sum[i]);
   }
-  if constexpr (kSplit)
-    if (!pieces.add_up(p, sum[0])) return;
-  LC_UNROLL
-  for (uint32_t i = 0; i < kPasses; ++i) store_tile(p, base, tile, i * kWidth, sum[i]);
-}
+};
 
 template <uint32_t kLargest, bool kSplit>
 LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
@@ -75,24 +105,7 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
     const uint32_t column = tile.weight_tile * p.smem.tile_rows + warpgroup * kWarpgroupRows;
     const uint32_t columns = column >= p.n ? 0 : p.n - column < kWarpgroupRows ? p.n - column : kWarpgroupRows;
     const OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
-    const uint32_t bucket = bucket_for(tile.tokens);
-    if constexpr (kLargest > kSmallTokens) {
-      switch (bucket) {
-        case 48: multiply_tile<48, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
-        case 64: multiply_tile<64, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
-        case 96: multiply_tile<96, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
-        case 128: multiply_tile<128, 1, kSplit, kPairs>(p, base, out, stages, pieces); continue;
-        case 192: multiply_tile<96, 2, kSplit, kPairs>(p, base, out, stages, pieces); continue;
-        case 256: multiply_tile<128, 2, kSplit, kPairs>(p, base, out, stages, pieces); continue;
-        default: break;
-      }
-    }
-    switch (bucket) {
-      case 8: multiply_tile<8, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
-      case 16: multiply_tile<16, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
-      case 24: multiply_tile<24, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
-      default: multiply_tile<32, 1, kSplit, kPairs>(p, base, out, stages, pieces); break;
-    }
+    visit_bucket<TileMultiplier<kSplit, kPairs>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
   }
   ptx::bulk_wait_read<0>();  // shared memory outlives its readers
   // And so it does barriers at which the cluster's first block still arrives, or the other one of a pair, which copies

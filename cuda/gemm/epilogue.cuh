@@ -18,7 +18,7 @@ template <uint32_t kFirst, uint32_t kGroups, uint32_t kCount>
 LC_DEVICE void store_bulk(const MoeGemmParams& p, uint32_t buffer, const OutputTile& tile, uint32_t first_token,
                           const float (&sum)[kCount]) {
   const uint32_t lane = ptx::lane_index(), thread = ptx::thread_index() % 128;
-  const uint32_t barrier = 1 + tile.warpgroup;
+  const uint32_t barrier = kStoreBarrier + tile.warpgroup;
   ptx::bulk_wait_read<0>();  // this thread's copy out of the buffer, then everybody's
   ptx::named_barrier_sync(barrier, 128);
   // A transposed 8x8 matrix has a token's 8 rows in 16 bytes; lanes 0 .. 7 and 8 .. 15 address the two of a warp.

@@ -97,7 +97,7 @@ inline int set_params(const Operands& o, const MoeGemmProblem& problem, const Mo
   params.n = static_cast<uint32_t>(problem.n);
   params.k = static_cast<uint32_t>(problem.k);
   params.split = static_cast<uint32_t>(o.split_k);
-  params.smem = make_smem_plan(config.tile_rows, config.max_tokens, config.stages, params.split);
+  params.smem = make_smem_layout(config.tile_rows, config.max_tokens, config.stages, params.split);
   return LC_OK;
 }
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "gemm/plan.h"
+#include "gemm/layout.h"
 #include "ptx/ptx.cuh"
 
 namespace longcat_ops::moe_gemm {
@@ -47,7 +47,7 @@ struct MoeGemmParams {
   GroupedRows rows;
   uint32_t n, k;
   uint32_t split;  // pieces of K, one for each block of a cluster
-  SmemPlan smem;
+  SmemLayout smem;
 };
 
 }  // namespace longcat_ops::moe_gemm

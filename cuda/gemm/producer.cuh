@@ -24,7 +24,7 @@ LC_DEVICE BlockRange block_range(const MoeGemmParams& p) {
 }
 
 LC_DEVICE device::Pipeline stages_of(const MoeGemmParams& p, uint32_t base) {
-  return device::Pipeline(base + p.smem.barriers, p.smem.stages);
+  return device::Pipeline(base + p.smem.barriers + ring_offset(p.smem, Ring::kStages), p.smem.stages);
 }
 
 // Where no tensor map can describe the rows (addresses or strides off 16 bytes), a warp copies them as TMA would: rows

@@ -14,8 +14,9 @@ template <bool kSplit = false, bool kPairs = false>
 LC_DEVICE void init_rings(const MoeGemmParams& p, uint32_t base) {
   if (ptx::thread_index() == 0) {
     const uint32_t barriers = base + p.smem.barriers, blocks = kPairs && p.paired ? 2 : 1;
-    device::init_pipeline(barriers, p.smem.stages, kProducers, blocks * p.smem.consumer_warps);
-    device::init_pipeline(barriers + device::kPipelineBytes * p.smem.stages, kQueueTiles, 1,
+    device::init_pipeline(barriers + ring_offset(p.smem, Ring::kStages), p.smem.stages, kProducers,
+                          blocks * p.smem.consumer_warps);
+    device::init_pipeline(barriers + ring_offset(p.smem, Ring::kTiles), kQueueTiles, 1,
                           kProducers + p.smem.consumer_warps);
     if constexpr (kSplit) PieceExchange::init(p, base);
     ptx::fence_mbarrier_init();

@@ -8,25 +8,19 @@
 
 namespace longcat_ops::moe_gemm {
 
-// Tokens row .. row + tokens - 1 against as many rows of a group's weight as a tile has. No tokens: there are no more
-// tiles.
-struct Tile {
-  uint32_t group, row, tokens, weight_tile;
-  bool shared = false;  // other tiles need the same weights
-};
-
 struct TileQueue {
   uint32_t slots;
   device::Pipeline ring;
 
-  LC_DEVICE TileQueue(const SmemPlan& smem, uint32_t base)
-      : slots(base + smem.tiles), ring(base + smem.barriers + device::kPipelineBytes * smem.stages, kQueueTiles) {}
+  LC_DEVICE TileQueue(const SmemLayout& smem, uint32_t base)
+      : slots(base + smem.tiles), ring(base + smem.barriers + ring_offset(smem, Ring::kTiles), kQueueTiles) {}
+
+  LC_DEVICE uint32_t slot() const { return slots + static_cast<uint32_t>(sizeof(TileSlot)) * ring.stage; }
 
   // One thread.
   LC_DEVICE void push(const Tile& tile) {
     ring.wait_empty();
-    ptx::store_shared(slots + 16 * ring.stage,
-                      ptx::Vec16{tile.group, tile.row, tile.tokens | tile.shared << 16, tile.weight_tile});
+    ptx::store_shared(slot(), TileSlot::pack(tile));
     ptx::mbarrier_arrive(ring.full());
     ring.advance();
   }
@@ -35,14 +29,14 @@ struct TileQueue {
   template <bool kWarp>
   LC_DEVICE Tile pop() {
     ring.wait_full();
-    const ptx::Vec16 v = ptx::load_shared<ptx::Vec16>(slots + 16 * ring.stage);
+    const TileSlot tile = ptx::load_shared<TileSlot>(slot());
     if constexpr (kWarp) {
       device::arrive_warp(ring.empty());
     } else {
       ptx::mbarrier_arrive(ring.empty());
     }
     ring.advance();
-    return {v.x, v.y, v.z & 0xffff, v.w, v.z >> 16 != 0};
+    return tile.unpack();
   }
 };
 

@@ -17,19 +17,16 @@ struct PieceExchange {
   uint32_t full, free;
   uint32_t phase = 0;
 
-  LC_DEVICE PieceExchange(const SmemPlan& smem, uint32_t base)
+  LC_DEVICE PieceExchange(const SmemLayout& smem, uint32_t base)
       : buffer(base + smem.pieces + ptx::warp_index() * kPieceBytes + ptx::lane_index() * 16),
         stride(smem.consumer_warps * kPieceBytes),
-        full(barriers(smem, base) + 16 * ptx::warp_index()),
-        free(full + 8) {}
-
-  LC_DEVICE static uint32_t barriers(const SmemPlan& smem, uint32_t base) {
-    return base + smem.barriers + device::kPipelineBytes * (smem.stages + kQueueTiles);
-  }
+        full(device::barrier_pair(base + smem.barriers + ring_offset(smem, Ring::kPieces), ptx::warp_index())),
+        free(full + device::kEmptyOffset) {}
 
   // One thread, before fence_mbarrier_init and a barrier of the cluster.
   LC_DEVICE static void init(const MoeGemmParams& p, uint32_t base) {
-    if (p.split > 1) device::init_pipeline(barriers(p.smem, base), p.smem.consumer_warps, 1, 1);
+    if (p.split > 1)
+      device::init_pipeline(base + p.smem.barriers + ring_offset(p.smem, Ring::kPieces), p.smem.consumer_warps, 1, 1);
   }
 
   // A whole warp. True in the first block, which then has the tile's sums.

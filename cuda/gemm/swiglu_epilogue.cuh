@@ -21,7 +21,7 @@ constexpr uint32_t kSlabChannels = kWarpgroupRows / 2;
 constexpr uint32_t kChannels = kSlabs * kSlabChannels * 2;  // of a tile
 constexpr uint32_t kStoreThreads = 256;
 
-LC_DEVICE void sync_consumers() { ptx::named_barrier_sync(1, kStoreThreads); }
+LC_DEVICE void sync_consumers() { ptx::named_barrier_sync(kStoreBarrier, kStoreThreads); }
 
 // sum[slab][i] of a thread: gate where i % 4 < 2, and up of the same channel and token at i + 2. Channel 64 (warp / 4)
 // + 32 slab + 8 (warp % 4) + lane / 4, token 8 (i / 4) + 2 (lane % 4) + i % 2. h takes the place of gate, and each warp
