@@ -5,9 +5,6 @@
 
 namespace longcat_ops {
 
-constexpr int64_t kMaxExperts = 1024;
-constexpr int64_t kMaxTopK = 32;
-
 struct RouteOutputs {
   const TensorDesc *ids, *weights, *zero_weight, *num_real, *counts, *errors;
 };

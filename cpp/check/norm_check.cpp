@@ -4,6 +4,7 @@
 
 #include "check/error.h"
 #include "check/tensor_checks.h"
+#include "common/constants.h"
 #include "common/numeric.h"
 
 namespace longcat_ops {

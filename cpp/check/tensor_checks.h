@@ -5,6 +5,7 @@
 #include <string>
 
 #include "check/tensor_desc.h"
+#include "common/constants.h"
 
 namespace longcat_ops {
 
@@ -14,7 +15,6 @@ struct Named {
   const TensorDesc* tensor;
 };
 
-constexpr int64_t kQuantBlock = 128;   // columns per activation scale, rows and columns per weight scale
 constexpr int64_t kWidthMultiple = 8;  // 16 bytes of bf16
 
 std::string describe(const char* name, const TensorDesc& tensor);  // "x: torch.bfloat16 [7, 128] on cpu"

@@ -33,7 +33,7 @@ std::vector<KernelShape> route_launches(const Arguments& a) {
   const TensorDesc& logits = tensor(a, 0);
   const MoeRouteConfig config = choose_moe_route_config(logits.sizes[0], logits.sizes[1]);
   std::vector<KernelShape> launches;
-  if (config.clear) launches.push_back({"moe_route_clear", 1, kRouteClearThreads, 0});
+  if (config.clear) launches.push_back({"moe_route_clear", 1, kRouteMaxThreads, 0});
   launches.push_back({"moe_route", config.blocks, config.threads, 0});
   return launches;
 }

@@ -3,31 +3,17 @@
 #include <algorithm>
 
 #include "common/numeric.h"
-#include "gemm/layout.h"
 
 namespace longcat_ops {
 
 using namespace moe_gemm;
 
-// NOTE: without an estimate four times the mean: routing to many experts is close to a Poisson process, whose largest
-// of 512 groups is below that from a mean of 8 on.
-int64_t expected_rows(const MoeGemmProblem& problem) {
-  constexpr int64_t kSkew = 4;
-  const int64_t mean =
-      problem.mean_rows >= 0 ? problem.mean_rows : ceil_div(problem.rows, std::max<int64_t>(problem.groups, 1));
-  const int64_t bound = std::max<int64_t>(problem.group_rows, 1);
-  if (problem.max_rows >= 0) return std::clamp<int64_t>(problem.max_rows, 1, bound);
-  return mean < bound / kSkew ? std::max<int64_t>(kSkew * mean, 1) : bound;
-}
+namespace {
 
 // The most tiles there can be: all active groups but one have a single row.
 int64_t most_tiles(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens) {
   const int64_t others = std::min(problem.groups, problem.rows) - 1;
   return (others + ceil_div(problem.rows - others, max_tokens)) * ceil_div(problem.n, tile_rows);
-}
-
-uint32_t most_tokens(const MoeGemmProblem& problem) {
-  return problem.split_k > 1 ? kSmallTokens : problem.swiglu ? kSwigluTokens : kMaxTokens;
 }
 
 constexpr uint32_t kPairTokens = 128;
@@ -40,6 +26,23 @@ bool pays_to_pair(const MoeGemmProblem& problem, uint32_t max_tokens, int64_t ch
   return ceil_div(pairs, problem.sms / 2) <= ceil_div(tiles, problem.sms);
 }
 
+}  // namespace
+
+// NOTE: without an estimate four times the mean: routing to many experts is close to a Poisson process, whose largest
+// of 512 groups is below that from a mean of 8 on.
+int64_t expected_rows(const MoeGemmProblem& problem) {
+  constexpr int64_t kSkew = 4;
+  const int64_t mean =
+      problem.mean_rows >= 0 ? problem.mean_rows : ceil_div(problem.rows, std::max<int64_t>(problem.groups, 1));
+  const int64_t bound = std::max<int64_t>(problem.group_rows, 1);
+  if (problem.max_rows >= 0) return std::clamp<int64_t>(problem.max_rows, 1, bound);
+  return mean < bound / kSkew ? std::max<int64_t>(kSkew * mean, 1) : bound;
+}
+
+uint32_t most_tokens(const MoeGemmProblem& problem) {
+  return problem.split_k > 1 ? kSmallTokens : problem.swiglu ? kSwigluTokens : kMaxTokens;
+}
+
 MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens,
                                    bool paired) {
   MoeGemmConfig config;
@@ -49,7 +52,7 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   config.small = max_tokens == kSmallTokens;
   // NOTE: the small instance leaves room for blocks of the kernel ahead, which programmatic dependent launch overlaps.
   constexpr uint32_t kSmallSmem = 200 * 1024;
-  const uint32_t limit = config.small ? kSmallSmem : kMaxSmem;
+  const uint32_t limit = config.small ? kSmallSmem : kMaxBlockSmem;
   const auto smem_bytes = [&](uint32_t stages) {
     return make_smem_layout(tile_rows, max_tokens, stages, static_cast<uint32_t>(problem.split_k)).bytes;
   };

@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+#include "common/constants.h"
+#include "gemm/layout.h"
+
 namespace longcat_ops {
 
 struct MoeGemmProblem {
@@ -15,8 +18,8 @@ struct MoeGemmProblem {
   int64_t split_k = 1;  // pieces of K, one for each block of a cluster; changes results
   bool mapped = true;   // tensor maps describe both operands
   bool swiglu = false;  // n rows of gate and up, and what follows their products
-  int sms = 132;
-  int max_stages = 12;
+  int sms = kTypicalSms;
+  int max_stages = moe_gemm::kMaxStages;
 };
 
 struct MoeGemmConfig {

@@ -4,29 +4,36 @@
 
 #include <cstdint>
 
+#include "common/constants.h"
 #include "device/barrier_pair.h"
 
 namespace longcat_ops::moe_gemm {
 
-constexpr uint32_t kWarpgroupRows = 64;  // weight rows of a consumer warpgroup: those of a wgmma
-constexpr uint32_t kTileRows = 128;      // weight rows of a tile, with work for two warpgroups
-constexpr uint32_t kFewTileRows = 64;    // of a tile where there are fewer tiles than blocks: for one warpgroup
-constexpr uint32_t kBlockK = 128;        // columns of a stage: those of one scale; and rows and columns of a weight's
-constexpr uint32_t kMaxTokens = 256;     // of a tile
-constexpr uint32_t kPassTokens = 128;    // of a tile whose products take one pass over its weights
-constexpr uint32_t kSmallTokens = 32;    // of a tile of the small instance
-constexpr uint32_t kStoreTokens = 64;    // of one step of the epilogue
-constexpr uint32_t kStorePitch = 144;    // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
-constexpr uint32_t kQueueTiles = 4;      // the scheduler is ahead by at most
-constexpr uint32_t kThreads = 384;       // two consumer warpgroups, then four producer warps
-constexpr uint32_t kMaxSmem = 232448;    // a block may have on sm_90
-constexpr uint32_t kStoreBarrier = 1;    // named barrier of the epilogue: of all consumers, or of the first warpgroup
+constexpr uint32_t kWarpgroupRows = 64;    // weight rows of a consumer warpgroup: those of a wgmma
+constexpr uint32_t kTileRows = 128;        // weight rows of a tile, with work for two warpgroups
+constexpr uint32_t kFewTileRows = 64;      // of a tile where there are fewer tiles than blocks: for one warpgroup
+constexpr uint32_t kBlockK = kQuantBlock;  // columns of a stage: those of one scale; also rows of a weight's
+constexpr uint32_t kMaxTokens = 256;       // of a tile
+constexpr uint32_t kPassTokens = 128;      // of a tile whose products take one pass over its weights
+constexpr uint32_t kSmallTokens = 32;      // of a tile of the small instance
+constexpr uint32_t kStoreTokens = 64;      // of one step of the epilogue
+constexpr uint32_t kStorePitch = 144;      // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
+constexpr uint32_t kQueueTiles = 4;        // the scheduler is ahead by at most
+constexpr uint32_t kThreads = 384;         // two consumer warpgroups, then four producer warps
+constexpr uint32_t kStoreBarrier = 1;      // named barrier of the epilogue: of all consumers, or of the first warpgroup
 constexpr uint32_t kPieceBytes = kSmallTokens * 16 * 4;  // of a warp's sums: f32, 16 weight rows
 
+// Stages of the ring of operands; in the emulator few, so that small tests go round it.
+#ifdef LC_EMULATE
+constexpr int kMaxStages = 3;
+#else
+constexpr int kMaxStages = 12;
+#endif
+
 // With SwiGLU.
-constexpr uint32_t kSwigluTileRows = 256;  // of gate and up: 128 channels of h, which share a scale
-constexpr uint32_t kSwigluTokens = 128;    // of a tile, at most
-constexpr uint32_t kAmaxBytes = 32;        // per token: of each consumer warp the largest |h|; then the token's scale
+constexpr uint32_t kSwigluTileRows = 2 * kQuantBlock;  // of gate and up: the channels of h that share a scale
+constexpr uint32_t kSwigluTokens = 128;                // of a tile, at most
+constexpr uint32_t kAmaxBytes = 32;  // per token: of each consumer warp the largest |h|; then the token's scale
 
 // Columns of the tile's products: tokens rounded up to what there is code for. wgmma has multiples of 8 up to 256, but
 // above 128 a warpgroup cannot hold two sets of accumulators: then two passes of half as many over the same weights.

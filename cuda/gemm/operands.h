@@ -28,6 +28,8 @@ struct Operands {
   }
 };
 
+static_assert(kBoxColumns == kBlockK);
+
 inline lc_stack single(const lc_matrix* matrix) { return {*matrix, 1, 0}; }
 
 template <class T>

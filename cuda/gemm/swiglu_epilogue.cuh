@@ -20,6 +20,7 @@ constexpr uint32_t kSlabs = 2;  // of 64 weight rows, so 32 channels, in a consu
 constexpr uint32_t kSlabChannels = kWarpgroupRows / 2;
 constexpr uint32_t kChannels = kSlabs * kSlabChannels * 2;  // of a tile
 constexpr uint32_t kStoreThreads = 256;
+static_assert(kChannels == kQuantBlock);
 
 LC_DEVICE void sync_consumers() { ptx::named_barrier_sync(kStoreBarrier, kStoreThreads); }
 

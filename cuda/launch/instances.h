@@ -3,14 +3,13 @@
 
 #include <string>
 
+#include "common/constants.h"
 #include "common/numeric.h"
 #include "device/vector_io.cuh"
 #include "launch/launch.h"
 #include "longcat_ops.h"
 
 namespace longcat_ops {
-
-constexpr int64_t kQuantBlock = 128;
 
 template <class Visitor>
 int visit_format(int32_t dtype, Visitor&& visit) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "common/constants.h"
 #include "launch/memory.h"
 #include "launch/status.h"
 #include "longcat_ops.h"
@@ -25,22 +26,8 @@ struct LaunchConfig {
   int cluster = 1;   // blocks of a cluster: 1, 2, 4, 8, or 16 where the device can; the grid is a multiple
 };
 
-// SMs to plan for; the emulator counts as a small device, so that small tests reach what large launches do.
-#ifdef LC_EMULATE
-constexpr int kTypicalSms = 1;
-#else
-constexpr int kTypicalSms = 132;
-#endif
-
 // SMs of the current device; in the emulator as many as it was told to have.
 int sm_count();
-
-// Stages of a shared-memory ring; in the emulator few, so that small tests go round it.
-#ifdef LC_EMULATE
-constexpr int kMaxStages = 3;
-#else
-constexpr int kMaxStages = 12;
-#endif
 
 // LC_OK, or the status of an error with its text set.
 int check_grid(const LaunchConfig& config);
@@ -57,10 +44,9 @@ int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_
   constexpr int kDefaultSmem = 48 * 1024;  // more must be asked for
   // NOTE: a property of the function, for all threads of the host: always the same value, or a thread would lower it
   // between another's request and its launch.
-  constexpr int kMostSmem = 227 * 1024;
   if (config.smem > kDefaultSmem) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSmem);
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxBlockSmem);
     if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
   }
   constexpr int kPortableCluster = 8;  // more must be asked for

@@ -14,6 +14,9 @@ struct MoePlanConfig {
   int count_smem, rows_smem;  // bytes
 };
 
+constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8;
+constexpr int kPlanScanBytes = 128;  // of shared memory, for a sum over the block
+
 MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local);
 
 // Permute and combine: a warp takes 32 chunks of 8 columns of one token, and lists the choices that have a row.
@@ -24,7 +27,6 @@ struct MoeDispatchConfig {
 };
 
 constexpr int kDispatchThreads = 128;
-constexpr int kMaxChoices = 32;        // of a token
 constexpr int kPermuteEntryBytes = 4;  // a row
 constexpr int kCombineEntryBytes = 8;  // a row and its weight
 

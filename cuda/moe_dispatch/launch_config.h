@@ -3,7 +3,6 @@
 
 #include "launch/instances.h"
 #include "moe_dispatch/choices.cuh"
-#include "moe_dispatch/config.h"
 
 namespace longcat_ops::moe_dispatch {
 
@@ -13,7 +12,5 @@ LaunchConfig launch_config(const char* op, const TokenWarps& warps) {
   const MoeDispatchConfig config = choose_moe_dispatch_config(warps.tokens, warps.chunks, sizeof(Entry));
   return {op, config.blocks, config.threads, config.smem};
 }
-
-static_assert(kDispatchThreads == longcat_ops::kDispatchThreads && kMaxTopK == kMaxChoices);
 
 }  // namespace longcat_ops::moe_dispatch

@@ -2,7 +2,6 @@
 
 #include "launch/launch.h"
 #include "longcat_ops.h"
-#include "moe_dispatch/config.h"
 
 namespace longcat_ops::moe_dispatch {
 namespace {

@@ -12,7 +12,7 @@ struct MoeRouteConfig {
   int slots;    // chunks of 8 logits per lane
 };
 
-constexpr int kRouteClearThreads = 256;
+constexpr int kRouteMaxThreads = 256;
 
 MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts);
 
