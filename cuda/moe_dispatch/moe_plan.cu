@@ -1,6 +1,5 @@
 #include "moe_dispatch/moe_plan.cuh"
 
-#include "config/moe_config.h"
 #include "launch/launch.h"
 #include "longcat_ops.h"
 

@@ -1,6 +1,5 @@
 #include "moe_route/moe_route.cuh"
 
-#include "config/moe_config.h"
 #include "launch/launch.h"
 #include "longcat_ops.h"
 
@@ -43,8 +42,7 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
   params.scale = static_cast<float>(scale);
 
   if (config.clear) {
-    static_assert(kRouteClearThreads == kRouteMaxThreads);
-    const LaunchConfig clear{"moe_route", 1, kRouteClearThreads};
+    const LaunchConfig clear{"moe_route", 1, kRouteMaxThreads};
     const Memory memory = Memory().writes("counts", counts, experts);
     if (const int status = launch(moe_route_clear_kernel, clear, params, stream, memory)) return status;
   }
