@@ -44,7 +44,7 @@ def test_the_contract_of_the_ops_holds() -> None:
 
 
 def test_without_the_library_the_remedy_is_named() -> None:
-    code = "from longcat_ops import _library\n_library.PACKAGE = _library.Path('/nowhere')\n_library._check_variables()"
+    code = "from longcat_ops import _library\n_library.PACKAGE = _library.Path('/nowhere')\n_library._check_emulator()"
     done = run([sys.executable, "-c", code], LONGCAT_OPS_BACKEND="emu")
     assert done.returncode != 0
     assert "LONGCAT_OPS_BACKEND=emu: the host emulator is built in a source tree" in done.stderr

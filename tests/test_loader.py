@@ -12,7 +12,7 @@ import models
 from longcat_ops import LongcatFlashForCausalLM
 from longcat_ops.loading import checkpoint
 from longcat_ops.loading.checkpoint import CheckpointSource, expected_tensors
-from longcat_ops.loading.source import released
+from longcat_ops.model.source import released
 
 load = LongcatFlashForCausalLM.from_pretrained
 IDS = models.prompt(20).view(2, 10)

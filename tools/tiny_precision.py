@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 import longcat_ops
 from longcat_ops import LongcatFlashConfig, LongcatFlashForCausalLM, dequant_fp8
-from longcat_ops.loading.precision import Precision
+from longcat_ops.model.precision import Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER, TEXT = ROOT / "checkpoints" / "longcat-tiny", ROOT / "tests" / "data" / "kjv_heldout.txt"

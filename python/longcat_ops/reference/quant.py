@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ..types import BLOCK
 from .rows import silu
 
 E4M3_MAX = 448.0
 MIN_AMAX = 1e-4
-BLOCK = 128
 
 
 def per_token_group_quant_fp8(
