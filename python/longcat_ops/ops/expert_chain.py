@@ -9,6 +9,7 @@ from ..reference.experts import check_ids, expert_rows
 from ..types import Fp8Pair, Plan
 from .gemm import m_grouped_fp8_gemm_nt_offset, m_grouped_fp8_swiglu_gemm_nt_offset
 from .moe import moe_permute_quant, moe_plan
+from .quant import dequant_fp8, per_token_group_quant_fp8
 
 
 def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_gate_up: Tensor,
@@ -21,7 +22,7 @@ def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_ga
         plan = _plan(ids, len(w_down)) if offsets is None else Plan(offsets, row_of, src_of)
         y = _fp8_rows(x, gate_up, down, plan)
     else:
-        y, plan = expert_rows(x, ids, gate_up, down)
+        y, plan = expert_rows(x, ids, gate_up, down, _round_trip_fp8)
     torch.ops.longcat_ops.moe_combine(y, plan.row_of, weights, zero_weight, x, None, out)
 
 
@@ -44,6 +45,10 @@ def _fp8_rows(x: Tensor, w_gate_up: Fp8Pair, w_down: Fp8Pair, plan: Plan) -> Ten
     hidden = m_grouped_fp8_swiglu_gemm_nt_offset(permuted, w_gate_up, plan.offsets, max_m_hint=hint, counts_ready=True)
     y = x.new_empty((len(plan.src_of), x.shape[1]))
     return m_grouped_fp8_gemm_nt_offset(hidden, w_down, y, plan.offsets, max_m_hint=hint, counts_ready=True)
+
+
+def _round_trip_fp8(x: Tensor) -> Tensor:
+    return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
 
 
 def _most_rows(tokens: int, rows: int, experts: int) -> int | None:

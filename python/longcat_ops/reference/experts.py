@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,13 +36,19 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     return moe_combine(y, plan, routing, x)
 
 
-def expert_rows(x: Tensor, ids: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> tuple[Tensor, Plan]:
+def round_trip_fp8(x: Tensor) -> Tensor:
+    """x [T,W] as the FP8 GEMM sees it: quantised 1x128 and widened to fp32."""
+    return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
+
+
+def expert_rows(x: Tensor, ids: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
+                round_trip: Callable[[Tensor], Tensor] = round_trip_fp8) -> tuple[Tensor, Plan]:  # fmt: skip
     """The experts' outputs [R,H] where a weight is dense, and a plan whose row_of i32[T,K] says which row is whose; its
-    other fields mean nothing.
+    other fields mean nothing. round_trip: does what `round_trip_fp8` does.
     """
     check_ids(ids, len(w_down[0] if isinstance(w_down, tuple) else w_down))
     run = _run_on_all_rows if x.shape[0] <= SMALL_T else _run_by_expert
-    rows, row_of = run(_Experts(x, w_gate_up, w_down), ids)
+    rows, row_of = run(_Experts(x, w_gate_up, w_down, round_trip), ids)
     return rows, Plan(ids, row_of.masked_fill_(ids < 0, -1).to(torch.int32), ids)
 
 
@@ -57,12 +65,13 @@ def check_ids(ids: Tensor, experts: int) -> None:
 class _Experts:
     """`expert(e, rows)`: the SwiGLU FFN of expert e on some rows of x (None: all of them)."""
 
-    def __init__(self, x: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> None:
-        self.dtype = x.dtype
+    def __init__(self, x: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
+                 round_trip: Callable[[Tensor], Tensor]) -> None:  # fmt: skip
+        self.dtype, self.round_trip = x.dtype, round_trip
         self.fp8_down = isinstance(w_down, tuple)
         self.down = widen_weight(*w_down) if self.fp8_down else w_down
         if isinstance(w_gate_up, tuple):
-            self.x, self.gate_up = _round_trip_fp8(x), widen_weight(*w_gate_up, interleaved=True)
+            self.x, self.gate_up = round_trip(x), widen_weight(*w_gate_up, interleaved=True)
         else:
             self.x, self.gate_up = x.to(w_gate_up.dtype), w_gate_up
 
@@ -70,13 +79,8 @@ class _Experts:
         x = self.x if rows is None else self.x[rows]
         gate, up = F.linear(x, self.gate_up[expert]).chunk(2, -1)
         h = silu(gate) * up
-        h = _round_trip_fp8(h) if self.fp8_down else h.to(self.down.dtype)
+        h = self.round_trip(h) if self.fp8_down else h.to(self.down.dtype)
         return F.linear(h, self.down[expert]).to(self.dtype)
-
-
-def _round_trip_fp8(x: Tensor) -> Tensor:
-    """x as the FP8 GEMM sees it: quantised 1x128 and widened to fp32."""
-    return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
 
 
 def _run_on_all_rows(experts: _Experts, ids: Tensor) -> tuple[Tensor, Tensor]:
