@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import _library, doctor
+from longcat_ops import _environment, _library, doctor
 from longcat_ops.cli import main
 from longcat_ops.ops.emulated import OPS as emulated_ops
 from longcat_ops.ops.registry import OPS, Op
@@ -127,7 +127,7 @@ def test_rows_agree_with_the_library():
     }
     assert registered <= rows.keys()
     for name, row in rows.items():
-        emulated = _library.backend() == "emu"
+        emulated = _environment.backend() == "emu"
         native = ("emu" if name in emulated_ops else "reference") if emulated else "cpu"
         if name == "fused_moe":
             assert row.cpu.reason.endswith("; dense weights: plain torch")
@@ -140,7 +140,7 @@ def test_rows_agree_with_the_library():
 
 @pytest.mark.parametrize("backend,expected", [("reference", "reference"), ("cuda", "none")])
 def test_the_backend_variable_decides(monkeypatch, backend, expected):
-    monkeypatch.setitem(_library._environment, "LONGCAT_OPS_BACKEND", backend)
+    monkeypatch.setitem(_environment.values, "LONGCAT_OPS_BACKEND", backend)
     rows = {row.name: row for row in doctor.op_rows()}
     assert rows["dequant_fp8"].cpu.backend == expected
     assert "LONGCAT_OPS_BACKEND" in rows["dequant_fp8"].cpu.reason

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import longcat_ops
 from longcat_ops import _library, doctor, reference
+from longcat_ops.ops import checking
 from longcat_ops.ops.registry import OPS
 from longcat_ops.reference import kernels
 from longcat_ops.testing.op_cases import CASES, EVERY, FIRST, is_output, public, schema_call
@@ -88,7 +89,7 @@ def test_registry_flattens_as_the_function_does(op, name):
     flat = OPS[op].arguments(*made.args, **made.kwargs)
     for ours, theirs in zip(flat, arguments, strict=False):
         if isinstance(ours, tuple):  # the descriptor of an output
-            assert ours[:3] == _library.describe(theirs)[:3]
+            assert ours[:3] == checking.describe(theirs)[:3]
         elif ours is not None:
             assert ours is theirs or ours == theirs
     assert longcat_ops.supports(op, *made.args, **made.kwargs) == (True, "", "")

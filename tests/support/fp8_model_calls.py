@@ -42,7 +42,7 @@ def main(folder: str, file: str) -> None:
         logits = [model(PROMPT, cache), model(NEXT, cache)]
     torch.save(
         {
-            "backend": longcat_ops._library.backend(),
+            "backend": longcat_ops._environment.backend(),
             "calls": recorder.calls,
             "logits": torch.cat(logits, 1),
             "dense_logits": dense(torch.cat([PROMPT, NEXT], 1)),

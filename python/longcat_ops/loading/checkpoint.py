@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import LongcatCheckpointError, LongcatShapeError, LongcatUnsupportedError, message
-from .precision import Precision
-from .source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
+from ..model.precision import Precision
+from ..model.source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
 
 if TYPE_CHECKING:
     from ..model.config import LongcatFlashConfig

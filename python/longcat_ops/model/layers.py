@@ -1,12 +1,11 @@
 """The blocks of one ScMoE layer: linear, RMSNorm, RoPE, MLA (plain and absorbed), dense FFN, MoE with zero experts.
 
-Weights come from a `source` (see loading/source.py), asked by published tensor name while a block is built.
+Weights come from a `source` (see model/source.py), asked by published tensor name while a block is built.
 Accumulation happens in `acc_dtype(x)`: fp32, or fp64 in an fp64 model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import ModuleType
 
 import torch
@@ -14,46 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops, reference
-from ..loading.source import Source
 from ..reference.rows import acc_dtype, silu
-from .cache import LatentCache
 from .config import LongcatFlashConfig
+from .rows import Rows
+from .source import Source
 
 
 def ops_for(dtype: torch.dtype) -> ModuleType:
     """Where a model of this dtype takes its ops from: kernels know no fp64, the reference does."""
     return reference if dtype == torch.float64 else ops
-
-
-@dataclass
-class Rows:
-    """The tokens of one pass, as rows of x [T,H]: row i is token `positions[i]` of sequence `sequences[i]`.
-
-    Rows beyond len(positions) are padding. `decode` picks the absorbed attention (one query row at a time) over the
-    plain one.
-    """
-
-    cache: LatentCache
-    sequences: list[int]
-    positions: list[int]
-    decode: bool
-    rope: Tensor  # complex[T, qk_rope_head_dim / 2]
-    index: Tensor = field(init=False)  # i64[n]: cache row of each valid row
-    num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
-    _valid_rows: Tensor | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self.index = self.cache.row_index(self.sequences, self.positions)
-
-    @property
-    def num_valid(self) -> int:
-        return len(self.positions)
-
-    def valid_rows(self, rows: int) -> Tensor | None:
-        """num_valid as `moe_route` takes it for `rows` rows: i32[1], made once a pass; None if no row is padding."""
-        if self.num_valid < rows and self._valid_rows is None:
-            self._valid_rows = torch.full((1,), self.num_valid, dtype=torch.int32, device=self.rope.device)
-        return self._valid_rows
 
 
 class Linear(nn.Module):

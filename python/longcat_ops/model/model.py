@@ -11,19 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
-from ..loading.source import RandomSource, Source, StateDictSource, released
-from ..reference.rows import SMALL_T
 from .cache import LatentCache
 from .config import LongcatFlashConfig
-from .layers import RMSNorm, RotaryTable, Rows, ScMoELayer, acc_dtype
+from .layers import RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
+from .rows import DECODE_ROWS, Rows
+from .source import RandomSource, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # accepted for token ids
-# At most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass. The blocks keep a
-# row's bits apart from its neighbours' up to the same number.
-DECODE_ROWS = SMALL_T
 
 
 @dataclass
@@ -71,7 +68,7 @@ class LongcatFlashForCausalLM(nn.Module):
         Args:
             dtype: of activations and unquantised weights; None keeps the stored one. precision: None keeps what is
                 stored, "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy
-                (loading/precision.py).
+                (model/precision.py).
             ep_group, tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
 
         Raises: LongcatCheckpointError naming the file, or all missing, unexpected and mis-shaped tensors; no weight
@@ -95,7 +92,7 @@ class LongcatFlashForCausalLM(nn.Module):
     @classmethod
     def from_state_dict(cls, config: LongcatFlashConfig, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32,
                         **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
-        """From tensors under their published names; options: device, precision, experts (see loading/source.py)."""
+        """From tensors under their published names; options: device, precision, experts (see model/source.py)."""
         return cls(StateDictSource(tensors, dtype, **options), config)
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 import torch
 
 from .. import _library
+from .checking import refuse
 from .registry import OPS
 
 P = ParamSpec("P")
@@ -31,7 +32,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         _refuse(problem, args, kwargs)
 
     def _refuse(error: Exception, args: tuple, kwargs: dict) -> NoReturn:
-        _library.refuse(op, flatten, args, kwargs, error)
+        refuse(op, flatten, args, kwargs, error)
 
     # torch.compile counts recompilations by code object: one of its own for each op, or they would share a limit of 8.
     call.__code__ = call.__code__.replace(co_name=op)

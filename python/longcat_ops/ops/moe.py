@@ -7,9 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..reference.moe import Plan, Routing
+from ..types import BLOCK, Fp8Pair, Plan, Routing
 from .calling import empty_scales, kernel, public
-from .gemm import Fp8Pair
 from .registry import check_num_valid, weight
 
 __all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
@@ -104,7 +103,7 @@ def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = Fals
     """
     rows, width = plan.src_of.shape[0], x.shape[1]
     q = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=x.device)
-    s = empty_scales(rows, -(-width // 128), x.device, column_major_scales)
+    s = empty_scales(rows, -(-width // BLOCK), x.device, column_major_scales)
     _moe_permute_quant(x, plan.row_of, plan.src_of, q, s)
     return q, s
 

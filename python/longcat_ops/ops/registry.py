@@ -13,9 +13,7 @@ from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .moe import Plan, Routing
-
-    Fp8Pair = tuple[Tensor, Tensor]
+    from ..types import Fp8Pair, Plan, Routing
 
 
 @dataclass(frozen=True)
@@ -224,13 +222,13 @@ def supports(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bo
     """See `longcat_ops.supports`."""
     if op not in OPS:
         raise LongcatUnsupportedError(f"supports: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
-    from .. import _library
+    from . import checking
 
     try:
         arguments = OPS[op].arguments(*args, **kwargs)
-        _library.require_types(op, arguments)
+        checking.require_types(op, arguments)
     except (LongcatShapeError, LongcatUnsupportedError) as error:
         reason, _, fix = str(error).partition("\n  fix: ")
         return False, reason, fix
-    code, reason, fix = _library.find_problem(op, *arguments)
+    code, reason, fix = checking.find_problem(op, *arguments)
     return not code, reason, fix

@@ -16,9 +16,10 @@ from torch import Tensor
 from ..errors import LongcatCheckpointError, LongcatShapeError, message
 from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
+from ..model.precision import Precision
+from ..model.source import SCALE_SUFFIX, Expected, Recorder, scale_shape
+from ..types import Fp8Pair
 from .checkpoint import Header
-from .precision import Precision
-from .source import SCALE_SUFFIX, Expected, Fp8Pair, Recorder, scale_shape
 
 CARDS = {"80 GB": 80 * 2**30, "141 GB": 141 * 2**30}  # cards are named by their GiB, as drivers report them
 HEADROOM = 0.10  # of the card, for workspace, activations and the allocator
@@ -61,8 +62,8 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Answer of `make_plan`, for the largest rank unless a name says otherwise."""
+class Sizing:
+    """Answer of `size_rank`, for the largest rank unless a name says otherwise."""
 
     ep: int
     tp: int
@@ -127,8 +128,8 @@ class _Sizes(Recorder):
         return weight, torch.empty(scale_shape(rows, cols), dtype=torch.float32, device="meta")
 
 
-def make_plan(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Path | None = None,
-              mtp: bool = True) -> Plan:  # fmt: skip
+def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Path | None = None,
+              mtp: bool = True) -> Sizing:  # fmt: skip
     """Size one rank of a model given as a checkpoint folder (index or headers) or a config.json alone.
 
     Args:
@@ -160,7 +161,7 @@ def make_plan(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
     files, names = None, stored.names
     if stored.file_of:
         files = len({f for n, f in stored.file_of.items() if _belongs(n, here, bool(config.num_nextn_predict_layers))})
-    return Plan(
+    return Sizing(
         ep=ep, tp=tp, precision="stored" if precision is None else str(precision),
         dtype=str(stored.dtype).removeprefix("torch."), experts_total=experts, experts_here=here,
         parameters_total=trunk, parameters_mtp=total["MTP"],

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ..errors import LongcatCheckpointError
 from ..ops.quant import dequant_fp8, per_block_quant_fp8
+from ..types import BLOCK, Fp8Pair
 from .precision import Precision
 
-Fp8Pair = tuple[Tensor, Tensor]
-BLOCK = 128
 SCALE_SUFFIX = "_scale_inv"
 
 
