@@ -17,7 +17,12 @@ KINDS = {
     "fp8_bf16": dict(dtype=torch.bfloat16, precision="fp8"),
     "fp8_fp32": dict(dtype=torch.float32, precision="fp8"),
 }
-STARTS = {1: [[59], [125]], 3: [[60, 1, 126], [63, 64, 65]]}
+STARTS = {
+    1: [[59], [125]],
+    3: [[60, 1, 126], [63, 64, 65]],
+    4: [[62, 3, 20, 64]],
+    8: [[1, 63, 9, 33, 60, 127, 2, 64]],
+}
 NEW = 8
 
 
@@ -109,4 +114,4 @@ def test_logits_and_hidden_of_a_wider_pass(model):
     cache = prefilled(model, ids, [60])
     together, hidden = model(ids[:, 60:68], cache, return_hidden=True)
     assert torch.equal(together, alone)
-    assert torch.equal(model.head(hidden[0, 2:4]), together[0, 2:4])
+    assert torch.equal(model.head(hidden[0, 2:5], model.row_group(1)), together[0, 2:5])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from .cache import LatentCache
 from .config import LongcatFlashConfig
+from .invariance import largest_group
 from .layers import RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
@@ -57,6 +58,7 @@ class LongcatFlashForCausalLM(nn.Module):
         )
         self.mtp = MTP(source, c, self.embed_tokens) if wanted else None
         self.rotary = RotaryTable(c)
+        self._row_groups: dict[tuple[int, int, torch.dtype], int] = {}
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -142,10 +144,29 @@ class LongcatFlashForCausalLM(nn.Module):
         return (logits, hidden) if return_hidden else logits
 
     def row_group(self, batch_size: int) -> int:
-        """Rows of one decode pass: fixed by the batch, so that plain decode and verify of one draft share every GEMM
-        shape.
+        """Rows of one decode pass: 2 for one sequence, else 8, so that plain decode and verify of one draft share every
+        GEMM shape; fewer where this machine's products of that shape are not row-invariant (model/invariance.py).
         """
-        return 2 if batch_size == 1 else DECODE_ROWS
+        rows = 2 if batch_size == 1 else DECODE_ROWS
+        key = rows, torch.get_num_threads(), self.dtype  # products are shared out among the threads
+        if key not in self._row_groups:
+            self._row_groups[key] = largest_group(self._pass_over_equal_rows, rows)
+        return self._row_groups[key]
+
+    @torch.inference_mode()
+    def _pass_over_equal_rows(self, rows: int) -> list[Tensor]:
+        """Logits, hidden rows and, with an MTP head, draft rows of one token at position 0 of `rows` sequences."""
+        cache, owners = self.new_cache(rows, 1), list(range(rows))
+        for sequence in owners:
+            cache.reserve(sequence, 1)
+        ids = torch.full((rows,), self.config.vocab_size // 2, device=self.device)
+
+        def equal_rows() -> Rows:
+            return Rows(cache, owners, [0] * rows, True, self._rope([0] * rows, rows))
+
+        step = self._target(ids, equal_rows())
+        drafts = [self.mtp(ids, step.hidden, equal_rows())] if self.mtp is not None else []
+        return [step.logits, step.hidden, *drafts]
 
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
         """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk."""
@@ -185,9 +206,15 @@ class LongcatFlashForCausalLM(nn.Module):
         ]
         return torch.cat(parts)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H]."""
-        return F.linear(hidden.to(self.lm_head.dtype), self.lm_head)
+    def head(self, hidden: Tensor, group: int | None = None) -> Tensor:
+        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H]. With a `group` as of `row_group`, in products of that many
+        rows, so that a row's bits do not depend on how many there are.
+        """
+        wide = hidden.to(self.lm_head.dtype)
+        if group is None or len(wide) == group:
+            return F.linear(wide, self.lm_head)
+        wide = F.pad(wide, (0, 0, 0, -len(wide) % group))
+        return torch.cat([F.linear(part, self.lm_head) for part in wide.split(group)])[: len(hidden)]
 
     def _target(self, ids: Tensor, rows: Rows, keep: slice = slice(None)) -> Step:
         x = self.embed_tokens[ids]

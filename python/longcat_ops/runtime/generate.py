@@ -181,7 +181,8 @@ class _Run:
             cache, [owner[i] for i in kept], [positions[i] for i in kept], next_ids, step.hidden[kept]
         )
         last = {owner[i]: row for row, i in enumerate(kept)}
-        logits = self.model.head(hidden[[last[s.index] for s in live]])
+        rows = hidden[[last[s.index] for s in live]]
+        logits = self.model.head(rows, self.model.row_group(cache.batch_size))
         for i, s in enumerate(live):
             self._set_draft(s, logits[i : i + 1])
 
