@@ -7,6 +7,7 @@ kernels in the host emulator, where there are any.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 from .. import _library
-from ..errors import LongcatUnsupportedError
-from . import emulated
+from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from . import emulated, tensors
 from .registry import OPS
 
 # Ops with a C++ CPU kernel and with a CUDA kernel in this build, found when the library is loaded.
@@ -26,11 +27,14 @@ _libraries: list[torch.library.Library] = []
 
 
 def register(backend: str) -> None:
-    """Registers fakes, the reference for CUDA tensors and, where nothing else serves them, for CPU tensors."""
+    """Registers fakes, refusals, and the reference for CUDA tensors and for CPU tensors that nothing else serves."""
     library = torch.library.Library("longcat_ops", "IMPL")
     _libraries.append(library)  # a Library that is collected takes its registrations along
     for op in OPS:
         torch.library.register_fake(f"longcat_ops::{op}", _fake(op), lib=library)
+        library.impl(op, _autograd(op), "Autograd", with_keyset=True)
+        for key in tensors.REFUSED_KEYS:
+            library.impl(op, _refuse_layout(op), key)
         for key, found in (("CPU", CPU_KERNELS), ("CUDA", CUDA_KERNELS)):
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", key):
                 found.add(op)
@@ -48,14 +52,13 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
     if backend == "cuda":
         return _refuse_cpu(op)
     if backend == "emu" and op in emulated.OPS:
-        return emulated.kernel(op, _library.require)
+        return emulated.kernel(op, _require)
     return _reference(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
 
 
 def _reference(op: str) -> Callable[..., None]:
     """The reference as a kernel, checked like any other. Loaded at the first call: it uses the ops itself."""
     run: Callable[..., None] | None = None
-    check = _library.require
 
     def kernel(*arguments: Any) -> None:
         nonlocal run
@@ -63,10 +66,24 @@ def _reference(op: str) -> Callable[..., None]:
             from ..reference import kernels
 
             run = getattr(kernels, op)
-        check(op, *arguments)
+        _require(op, *arguments)
         run(*arguments)
 
     return kernel
+
+
+def _require(op: str, *arguments: Any) -> None:
+    """The check of a kernel in Python: no tensor may be None, which torch lets through."""
+    for i, name in _tensor_arguments(op):
+        if arguments[i] is None:
+            raise LongcatShapeError(message(op, name, None, "a torch.Tensor"))
+    _library.require(op, *arguments)
+
+
+@functools.cache
+def _tensor_arguments(op: str) -> tuple[tuple[int, str], ...]:
+    schema = getattr(torch.ops.longcat_ops, op).default._schema
+    return tuple((i, spec.name) for i, spec in enumerate(schema.arguments) if str(spec.type) == "Tensor")
 
 
 def _fake(op: str) -> Callable[..., None]:
@@ -77,6 +94,26 @@ def _fake(op: str) -> Callable[..., None]:
             _library.require(op, *arguments)
 
     return fake
+
+
+def _autograd(op: str) -> Callable[..., None]:
+    """Refuses what needs a gradient, also under the transforms of torch.func. Nothing comes here in inference mode, nor
+    from the functions of longcat_ops, which have asked."""
+    redispatch = getattr(torch.ops.longcat_ops, op).default.redispatch
+    below = torch._C._after_autograd_keyset
+
+    def kernel(keyset: Any, *arguments: Any) -> None:
+        tensors.require_no_gradient(op, arguments)
+        redispatch(keyset & below, *arguments)
+
+    return kernel
+
+
+def _refuse_layout(op: str) -> Callable[..., None]:
+    def kernel(*arguments: Any) -> None:
+        tensors.require_dense(op, arguments)
+
+    return kernel
 
 
 def _refuse_cpu(op: str) -> Callable[..., None]:
