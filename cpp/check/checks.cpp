@@ -18,7 +18,10 @@ class Arguments {
  public:
   Arguments(const std::string& op, const std::vector<Argument>& values) : op_(op), values_(values) {}
 
-  const TensorDesc& tensor(size_t index) const { return get<TensorDesc>(index, "a tensor"); }
+  const TensorDesc& tensor(size_t index) const {
+    static const TensorDesc none{.device = DeviceKind::kNone};
+    return index < values_.size() && absent(index) ? none : get<TensorDesc>(index, "a tensor");
+  }
   int64_t integer(size_t index) const { return get<int64_t>(index, "an integer"); }
   double number(size_t index) const { return get<double>(index, "a float"); }
   const TensorDesc* optional_tensor(size_t index) const { return absent(index) ? nullptr : &tensor(index); }

@@ -17,7 +17,7 @@ void check_activation(const char* op, Fp8Pair lhs, int rank, const char* layout)
   check_lead(op, like, rank, layout);
   check_dtype(op, "a", a, DType::kFloat8E4M3);
   const int64_t width = a.sizes[rank - 1];
-  check_width(op, "a", a, width);
+  check_multiple(op, "a", a, rank - 1, layout, "K");
   check_unit_inner_stride(op, "a", a);
   if (rank == 2) return check_operand(op, {"sa", &sa}, DType::kFloat32, {a.sizes[0], blocks(width)}, like);
   check_operand(op, {"sa", &sa}, DType::kFloat32, {a.sizes[0], a.sizes[1], blocks(width)}, like);
@@ -70,8 +70,8 @@ void check_stacked_weight(const char* op, const char* name, const char* scales_n
   check_lead(op, {name, &w}, 3, "[G, N, K]");
   if (like) check_same_device(op, {name, &w}, {"a", like});
   check_dtype(op, name, w, DType::kFloat8E4M3);
-  check_width(op, name, w, w.sizes[1]);
-  check_width(op, name, w, w.sizes[2]);
+  check_multiple(op, name, w, 1, "[G, N, K]", "N");
+  check_multiple(op, name, w, 2, "[G, N, K]", "K");
   check_contiguous(op, name, w);
   check_operand(op, {scales_name, &s}, DType::kFloat32, {w.sizes[0], blocks(w.sizes[1]), blocks(w.sizes[2])},
                 {name, &w});
@@ -82,9 +82,8 @@ void check_gate_up(const char* op, const char* name, const char* scales_name, Fp
   check_lead(op, {name, &w}, 3, "[G, 2I, K]");
   if (like) check_same_device(op, {name, &w}, {"a", like});
   check_dtype(op, name, w, DType::kFloat8E4M3);
-  LC_CHECK(w.sizes[1] > 0 && w.sizes[1] % (2 * kWidthMultiple) == 0, op, name, "of shape " + shape_text(w),
-           text("[G, 2I, K] with I a positive multiple of ", kWidthMultiple), describe(name, w), "");
-  check_width(op, name, w, w.sizes[2]);
+  check_multiple(op, name, w, 1, "[G, 2I, K]", "I", 2 * kWidthMultiple);
+  check_multiple(op, name, w, 2, "[G, 2I, K]", "K");
   check_contiguous(op, name, w);
   check_operand(op, {scales_name, &s}, DType::kFloat32, {w.sizes[0], 2 * blocks(w.sizes[1] / 2), blocks(w.sizes[2])},
                 {name, &w});
@@ -95,12 +94,12 @@ void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, int64_t split_k, const TensorDe
   const TensorDesc &a = lhs.values, &b = rhs.values;
   const Named like{"a", &a};
   check_activation(kOp, lhs, 2, "[M, K]");
-  check_lead(kOp, {"b", &b}, 2, "[N, K]");
+  check_lead(kOp, {"b", &b}, 2, "[N, K]", b.dim == 3 ? "m_grouped_fp8_gemm_nt_offset takes a stack of weights" : "");
   check_inner_size(kOp, "b", b, a);
   const int64_t n = b.sizes[0], k = b.sizes[1];
   check_same_device(kOp, {"b", &b}, like);
   check_dtype(kOp, "b", b, DType::kFloat8E4M3);
-  check_width(kOp, "b", b, n);
+  check_multiple(kOp, "b", b, 0, "[N, K]", "N");
   check_unit_inner_stride(kOp, "b", b);
   check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &b});
   check_split_k(kOp, split_k);

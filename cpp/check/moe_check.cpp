@@ -31,12 +31,13 @@ void check_top_k(const char* op, const char* name, const TensorDesc& ids) {
 void check_tokens(const char* op, const char* name, const TensorDesc& x, const char* layout) {
   check_lead(op, {name, &x}, 2, layout);
   check_floating(op, name, x);
-  check_width(op, name, x, x.sizes[1]);
+  check_multiple(op, name, x, 1, layout, "H");
   check_unit_inner_stride(op, name, x);
 }
 
 void check_expert_weight(const char* op, const char* name, const char* scales_name, const TensorDesc& w,
                          const TensorDesc* scales, bool is_gate_up, const TensorDesc& x) {
+  check_device(op, name, w);
   LC_CHECK(is_floating(w.dtype) || w.dtype == DType::kFloat8E4M3, op, name, dtype_name(w.dtype),
            "torch.float8_e4m3fn, torch.bfloat16, torch.float16 or torch.float32", describe(name, w), "");
   LC_CHECK((w.dtype == DType::kFloat8E4M3) == (scales != nullptr), op, scales_name, scales ? "a tensor" : "None",

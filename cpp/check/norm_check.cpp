@@ -13,7 +13,7 @@ namespace {
 void check_norm_inputs(const char* op, const TensorDesc& x, const TensorDesc& weight, double eps) {
   check_lead(op, {"x", &x}, 2, "[T, H]");
   check_floating(op, "x", x);
-  LC_CHECK(x.sizes[1] > 0, op, "x", "of width 0", "at least one column", describe("x", x), "");
+  LC_CHECK(x.sizes[1] > 0, op, "x", "of shape " + shape_text(x), "[T, H] with H at least 1", describe("x", x), "");
   check_unit_inner_stride(op, "x", x);
   check_operand(op, {"weight", &weight}, DType::kFloat32, {x.sizes[1]}, {"x", &x});
   check_contiguous(op, "weight", weight);
@@ -36,7 +36,7 @@ void check_rms_norm_quant_fp8(const TensorDesc& x, const TensorDesc& weight, dou
   check_norm_inputs(kOp, x, weight, eps);
   const int64_t rows = x.sizes[0], width = x.sizes[1];
   const Named like{"x", &x};
-  check_width(kOp, "x", x, width);
+  check_multiple(kOp, "x", x, 1, "[T, H]", "H");
   if (residual) {
     check_operand(kOp, {"residual", residual}, x.dtype, {rows, width}, like);
     check_unit_inner_stride(kOp, "residual", *residual);

@@ -8,10 +8,11 @@
 namespace longcat_ops {
 namespace {
 
-void check_quant_input(const char* op, Named input, const char* layout) {
+void check_quant_input(const char* op, Named input, const char* layout, const char* size_name,
+                       int64_t multiple = kWidthMultiple) {
   check_lead(op, input, 2, layout);
   check_floating(op, input.name, *input.tensor);
-  check_width(op, input.name, *input.tensor, input.tensor->sizes[1]);
+  check_multiple(op, input.name, *input.tensor, 1, layout, size_name, multiple);
   check_unit_inner_stride(op, input.name, *input.tensor);
 }
 
@@ -40,7 +41,7 @@ bool scales_are_per_row(const TensorDesc& q, const TensorDesc& s, int64_t group_
 void check_per_token_group_quant_fp8(const TensorDesc& x, int64_t group_size, const TensorDesc* q,
                                      const TensorDesc* s) {
   static constexpr const char* kOp = "per_token_group_quant_fp8";
-  check_quant_input(kOp, {"x", &x}, "[T, H]");
+  check_quant_input(kOp, {"x", &x}, "[T, H]", "H");
   check_group_size(kOp, group_size);
   const int64_t rows = x.sizes[0], width = x.sizes[1];
   check_quantised(kOp, q, s, rows, width, rows, ceil_div(width, group_size), {"x", &x});
@@ -48,17 +49,15 @@ void check_per_token_group_quant_fp8(const TensorDesc& x, int64_t group_size, co
 
 void check_per_block_quant_fp8(const TensorDesc& w, const TensorDesc* q, const TensorDesc* s) {
   static constexpr const char* kOp = "per_block_quant_fp8";
-  check_quant_input(kOp, {"w", &w}, "[N, K]");
+  check_quant_input(kOp, {"w", &w}, "[N, K]", "K");
   const int64_t rows = w.sizes[0], width = w.sizes[1];
   check_quantised(kOp, q, s, rows, width, ceil_div(rows, kQuantBlock), ceil_div(width, kQuantBlock), {"w", &w});
 }
 
 void check_silu_and_mul_quant_fp8(const TensorDesc& gate_up, const TensorDesc* q, const TensorDesc* s) {
   static constexpr const char* kOp = "silu_and_mul_quant_fp8";
-  check_quant_input(kOp, {"gate_up", &gate_up}, "[T, 2I]");
+  check_quant_input(kOp, {"gate_up", &gate_up}, "[T, 2I]", "I", 2 * kWidthMultiple);
   const int64_t rows = gate_up.sizes[0], width = gate_up.sizes[1] / 2;
-  LC_CHECK(width % kWidthMultiple == 0, kOp, "gate_up", text("of width ", gate_up.sizes[1]),
-           text("2I with I a multiple of ", kWidthMultiple), describe("gate_up", gate_up), "");
   check_quantised(kOp, q, s, rows, width, rows, ceil_div(width, kQuantBlock), {"gate_up", &gate_up});
 }
 
@@ -80,6 +79,7 @@ void check_dequant_fp8(const TensorDesc& q, const TensorDesc& s, int64_t group_s
       describe("q", q), "pass the scales returned with q");
   check_operand(kOp, {"s", &s}, DType::kFloat32, {s.sizes[0], s.sizes[1]}, like);
   if (out) {
+    check_device(kOp, "out", *out);
     LC_CHECK(is_floating(out->dtype), kOp, "dtype", dtype_name(out->dtype),
              "torch.bfloat16, torch.float16 or torch.float32", describe("q", q), "");
     check_output_rows(kOp, {"out", out}, out->dtype, {rows, columns}, like);

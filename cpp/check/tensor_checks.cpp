@@ -31,13 +31,21 @@ bool is_floating(DType dtype) {
 }
 
 void check_device(const char* op, const char* name, const TensorDesc& tensor) {
+  LC_CHECK(tensor.device != DeviceKind::kNone, op, name, "None", "a torch.Tensor", "", "");
   LC_CHECK(tensor.device != DeviceKind::kOther, op, name, "on another device type", "a tensor on cpu or cuda",
            desc_text(tensor), "move it with .cpu() or .cuda()");
 }
 
-void check_rank(const char* op, const char* name, const TensorDesc& tensor, int rank, const char* layout) {
+void check_rank(const char* op, const char* name, const TensorDesc& tensor, int rank, const char* layout,
+                const char* fix) {
+  check_device(op, name, tensor);
+  const auto default_fix = [&]() -> std::string {
+    if (*fix) return fix;
+    if (tensor.dim == rank - 1) return text(name, "[None]", rank == 3 ? " is a stack of one" : "");
+    return rank == 2 && tensor.dim > 2 ? text(name, ".flatten(0, -2)") : "";
+  };
   LC_CHECK(tensor.dim == rank, op, name, text(tensor.dim, "-D ", shape_text(tensor)), text(rank, "-D ", layout), "",
-           rank == 2 ? "reshape it to two dimensions, for example .reshape(-1, width)" : "");
+           default_fix());
 }
 
 void check_dtype(const char* op, const char* name, const TensorDesc& tensor, DType expected) {
@@ -46,14 +54,23 @@ void check_dtype(const char* op, const char* name, const TensorDesc& tensor, DTy
 }
 
 void check_floating(const char* op, const char* name, const TensorDesc& tensor) {
+  check_device(op, name, tensor);
   LC_CHECK(is_floating(tensor.dtype), op, name, dtype_name(tensor.dtype),
            "torch.bfloat16, torch.float16 or torch.float32", describe(name, tensor), text(name, ".float()"));
 }
 
-void check_width(const char* op, const char* name, const TensorDesc& tensor, int64_t width) {
-  LC_CHECK(width > 0 && width % kWidthMultiple == 0, op, name, text("of width ", width),
-           text("a positive multiple of ", kWidthMultiple), describe(name, tensor),
-           "pad the last dimension with zeros");
+void check_multiple(const char* op, const char* name, const TensorDesc& tensor, int dimension, const char* layout,
+                    const char* size_name, int64_t multiple) {
+  const int64_t size = tensor.sizes[dimension];
+  const bool halves = multiple != kWidthMultiple;  // gate and up: the size is 2I, and I counts
+  const auto fix = [&] {
+    const int64_t rounded = std::max<int64_t>(size + multiple - 1, multiple) / multiple * multiple;
+    if (halves) return text("pad gate and up with zeros to ", rounded / 2, " each");
+    return text("pad `", name, "` with zeros along ", size_name, " (dimension ", dimension, ") to ", rounded);
+  };
+  LC_CHECK(size > 0 && size % multiple == 0, op, name, "of shape " + shape_text(tensor),
+           text(layout, " with ", size_name, " a positive multiple of ", kWidthMultiple), describe(name, tensor),
+           fix());
 }
 
 void check_shape(const char* op, const char* name, const TensorDesc& tensor, std::initializer_list<int64_t> sizes,
@@ -63,8 +80,15 @@ void check_shape(const char* op, const char* name, const TensorDesc& tensor, std
   LC_CHECK(equal, op, name, "of shape " + shape_text(tensor), sizes_text(sizes), describe(like.name, *like.tensor), "");
 }
 
-void check_alignment(const char* op, const char* name, const TensorDesc& tensor) {
+void check_memory(const char* op, const char* name, const TensorDesc& tensor) {
   const int64_t size = element_size(tensor.dtype);
+  if (tensor.storage_bytes >= 0 && tensor.device != DeviceKind::kMeta && num_elements(tensor) > 0) {
+    const int64_t reach = tensor.storage_offset * size + span_in_bytes(tensor);
+    const int64_t held = tensor.address == 0 ? 0 : tensor.storage_bytes;
+    LC_CHECK(reach <= held, op, name, held == 0 ? "without memory" : text("in a storage of ", held, " bytes"),
+             text("the ", reach, " bytes that its shape, strides and offset reach"), describe(name, tensor),
+             "allocate or gather it again: its storage was freed or shrunk");
+  }
   LC_CHECK(tensor.address % size == 0, op, name,
            text("at an address ", tensor.address % size, " past a multiple of ", size),
            text("an address that is a multiple of its ", size, "-byte elements"), describe(name, tensor),
@@ -73,6 +97,7 @@ void check_alignment(const char* op, const char* name, const TensorDesc& tensor)
 
 void check_same_device(const char* op, Named argument, Named like) {
   const TensorDesc &tensor = *argument.tensor, &leader = *like.tensor;
+  LC_CHECK(tensor.device != DeviceKind::kNone, op, argument.name, "None", "a torch.Tensor", "", "");
   LC_CHECK(tensor.device == leader.device && tensor.device_index == leader.device_index, op, argument.name,
            "on " + device_text(tensor), "on " + device_text(leader) + text(", the device of `", like.name, "`"),
            describe(like.name, leader), "");
@@ -82,13 +107,12 @@ void check_operand(const char* op, Named argument, DType dtype, std::initializer
   check_same_device(op, argument, like);
   check_dtype(op, argument.name, *argument.tensor, dtype);
   check_shape(op, argument.name, *argument.tensor, sizes, like);
-  check_alignment(op, argument.name, *argument.tensor);
+  check_memory(op, argument.name, *argument.tensor);
 }
 
-void check_lead(const char* op, Named argument, int rank, const char* layout) {
-  check_device(op, argument.name, *argument.tensor);
-  check_rank(op, argument.name, *argument.tensor, rank, layout);
-  check_alignment(op, argument.name, *argument.tensor);
+void check_lead(const char* op, Named argument, int rank, const char* layout, const char* fix) {
+  check_rank(op, argument.name, *argument.tensor, rank, layout, fix);
+  check_memory(op, argument.name, *argument.tensor);
 }
 
 void check_contiguous(const char* op, const char* name, const TensorDesc& tensor) {

@@ -21,23 +21,28 @@ std::string describe(const char* name, const TensorDesc& tensor);  // "x: torch.
 bool is_floating(DType dtype);                                     // bfloat16, float16 or float32
 
 void check_device(const char* op, const char* name, const TensorDesc& tensor);
-void check_rank(const char* op, const char* name, const TensorDesc& tensor, int rank, const char* layout);
+// fix: what to say where the rank alone does not tell how to get there.
+void check_rank(const char* op, const char* name, const TensorDesc& tensor, int rank, const char* layout,
+                const char* fix = "");
 void check_dtype(const char* op, const char* name, const TensorDesc& tensor, DType expected);
 void check_floating(const char* op, const char* name, const TensorDesc& tensor);
-void check_width(const char* op, const char* name, const TensorDesc& tensor, int64_t width);
+// One size of a tensor is a positive multiple, by default of 8 elements. layout: "[N, K]"; size_name: "N".
+void check_multiple(const char* op, const char* name, const TensorDesc& tensor, int dimension, const char* layout,
+                    const char* size_name, int64_t multiple = kWidthMultiple);
 void check_shape(const char* op, const char* name, const TensorDesc& tensor, std::initializer_list<int64_t> sizes,
                  Named like);
 
-// The data address must be a multiple of the element size, which C++ requires of any access.
-void check_alignment(const char* op, const char* name, const TensorDesc& tensor);
+// The address must be a multiple of the element size, which C++ requires of any access, and every element must lie in
+// the memory behind the tensor, which its owner may have freed or shrunk.
+void check_memory(const char* op, const char* name, const TensorDesc& tensor);
 
 void check_same_device(const char* op, Named argument, Named like);
 
-// Device, dtype, shape and alignment of an argument that `like` fixes; strides are left to the checks below.
+// Device, dtype, shape and memory of an argument that `like` fixes; strides are left to the checks below.
 void check_operand(const char* op, Named argument, DType dtype, std::initializer_list<int64_t> sizes, Named like);
 
-// The first tensor of an op: any of its sizes is legal, so only device, rank and alignment are.
-void check_lead(const char* op, Named argument, int rank, const char* layout);
+// The first tensor of an op: any of its sizes is legal, so only device, rank and memory are.
+void check_lead(const char* op, Named argument, int rank, const char* layout, const char* fix = "");
 
 void check_contiguous(const char* op, const char* name, const TensorDesc& tensor);
 // Rows may be any distance apart; the elements of a row must be adjacent.

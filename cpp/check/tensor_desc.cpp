@@ -76,7 +76,8 @@ std::string device_text(const TensorDesc& tensor) {
     case DeviceKind::kCpu: return "cpu";
     case DeviceKind::kCuda: return "cuda:" + std::to_string(tensor.device_index);
     case DeviceKind::kMeta: return "meta";
-    case DeviceKind::kOther: break;
+    case DeviceKind::kOther:
+    case DeviceKind::kNone: break;
   }
   return "another device type";
 }

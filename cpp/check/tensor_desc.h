@@ -21,7 +21,7 @@ enum class DType : uint8_t {
   kOther,
 };
 
-enum class DeviceKind : uint8_t { kCpu, kCuda, kMeta, kOther };
+enum class DeviceKind : uint8_t { kCpu, kCuda, kMeta, kOther, kNone };  // kNone: of None, where a tensor belongs
 
 constexpr int kMaxDims = 8;
 
@@ -33,6 +33,8 @@ struct TensorDesc {
   std::array<int64_t, kMaxDims> sizes{};
   std::array<int64_t, kMaxDims> strides{};  // in elements
   uint64_t address = 0;                     // of the first element; 0 when there is no storage to speak of
+  int64_t storage_bytes = -1;               // of the memory behind the tensor; -1 when unknown
+  int64_t storage_offset = 0;               // of the first element in it, in elements
 };
 
 int64_t element_size(DType dtype);                // in bytes; 1 for another dtype

@@ -8,13 +8,15 @@ from typing import Any, NoReturn
 import torch
 
 from .. import _library
-from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
+from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError
+from .arguments import schema_arguments
+from .described import Described
 
 
-def describe(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """The descriptor that C++ checks take for a tensor that need not exist: dtype, sizes, strides, device type and
-    index, address (0: unknown)."""
-    return str(tensor.dtype), tuple(tensor.shape), tensor.stride(), tensor.device.type, tensor.device.index or 0, 0
+def describe(tensor: torch.Tensor) -> Described:
+    """The descriptor of a tensor, its address left out."""
+    device = tensor.device
+    return Described(str(tensor.dtype), tuple(tensor.shape), tensor.stride(), device.type, device.index or 0, 0)
 
 
 def find_problem(op: str, *arguments: Any) -> tuple[str, str, str]:
@@ -43,27 +45,11 @@ def refuse(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs
         if marker in text:
             raise _exception_class(code)(text.split(marker, 1)[1]) from None
     try:
-        arguments = flatten(*args, **kwargs)
-    except (TypeError, AttributeError):  # the call itself is malformed; Python's own text says how
+        arguments = schema_arguments(op, flatten, args, kwargs)
+    except TypeError:  # the call itself is malformed; Python's own text says how
         raise error from None
-    require_types(op, arguments)
     check(op, *arguments)
     raise error
-
-
-def require_types(op: str, arguments: tuple[Any, ...]) -> None:
-    """Raises `LongcatShapeError` for an argument that is not of the kind its schema names, a list for a tensor say."""
-    kinds = {"Tensor": (torch.Tensor,), "int": (int,), "float": (float, int), "bool": (bool,)}
-    _library.load()
-    for spec, value in zip(getattr(torch.ops.longcat_ops, op).default._schema.arguments, arguments, strict=False):
-        kind = str(spec.type)
-        if value is None and (kind.startswith("Optional") or spec.is_out or spec.alias_info is not None):
-            continue
-        legal = kinds[kind.removeprefix("Optional[").removesuffix("]")]
-        described = legal[0] is torch.Tensor and isinstance(value, tuple)  # one that need not exist
-        if not isinstance(value, legal) and not described:
-            expected = "a torch.Tensor" if legal[0] is torch.Tensor else f"of type {legal[0].__name__}"
-            raise LongcatShapeError(message(op, spec.name, f"of type {type(value).__name__}", expected))
 
 
 def check(op: str, *arguments: Any) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..types import BLOCK
 from .calling import empty_scales, kernel, public
+from .registry import require_dtype
 
 _per_token_group_quant_fp8 = kernel("per_token_group_quant_fp8")
 _per_block_quant_fp8 = kernel("per_block_quant_fp8")
@@ -109,6 +110,7 @@ def dequant_fp8(q: Tensor, s: Tensor, dtype: torch.dtype = torch.bfloat16, *, gr
     Raises:
         LongcatShapeError: q, s or dtype is not as above.
     """
+    require_dtype("dequant_fp8", dtype)
     out = torch.empty(q.shape, dtype=dtype, device=q.device)
     _dequant_fp8(q, s, group_size, out)
     return out

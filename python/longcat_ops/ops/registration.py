@@ -8,14 +8,15 @@ kernels in the host emulator, where there are any.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..errors import LongcatUnsupportedError
-from . import checking, emulated
+from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from . import checking, emulated, tensors
 from .registry import OPS
 
 # Ops with a C++ CPU kernel and with a CUDA kernel in this build, found when the library is loaded.
@@ -26,11 +27,14 @@ _libraries: list[torch.library.Library] = []
 
 
 def register(backend: str) -> None:
-    """Registers fakes, the reference for CUDA tensors and, where nothing else serves them, for CPU tensors."""
+    """Registers fakes, refusals, and the reference for CUDA tensors and for CPU tensors that nothing else serves."""
     library = torch.library.Library("longcat_ops", "IMPL")
     _libraries.append(library)  # a Library that is collected takes its registrations along
     for op in OPS:
         torch.library.register_fake(f"longcat_ops::{op}", _fake(op), lib=library)
+        library.impl(op, _autograd(op), "Autograd", with_keyset=True)
+        for key in tensors.REFUSED_KEYS:
+            library.impl(op, _refuse_layout(op), key)
         for key, found in (("CPU", CPU_KERNELS), ("CUDA", CUDA_KERNELS)):
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", key):
                 found.add(op)
@@ -48,23 +52,36 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
     if backend == "cuda":
         return _refuse_cpu(op)
     if backend == "emu" and op in emulated.OPS:
-        return emulated.kernel(op, checking.require)
+        return emulated.kernel(op, _require)
     return _python(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
 
 
 def _python(op: str) -> Callable[..., None]:
     """The reference as a kernel, or the chain of other ops that `op` is; checked like any other, loaded when called."""
     run: Callable[..., None] | None = None
-    check = checking.require
 
     def kernel(*arguments: Any) -> None:
         nonlocal run
         if run is None:
             run = python_kernel(op)
-        check(op, *arguments)
+        _require(op, *arguments)
         run(*arguments)
 
     return kernel
+
+
+def _require(op: str, *arguments: Any) -> None:
+    """The check of a kernel in Python: no tensor may be None, which torch lets through."""
+    for i, name in _tensor_arguments(op):
+        if arguments[i] is None:
+            raise LongcatShapeError(message(op, name, None, "a torch.Tensor"))
+    checking.require(op, *arguments)
+
+
+@functools.cache
+def _tensor_arguments(op: str) -> tuple[tuple[int, str], ...]:
+    schema = getattr(torch.ops.longcat_ops, op).default._schema
+    return tuple((i, spec.name) for i, spec in enumerate(schema.arguments) if str(spec.type) == "Tensor")
 
 
 def python_kernel(op: str) -> Callable[..., None]:
@@ -87,6 +104,26 @@ def _fake(op: str) -> Callable[..., None]:
             checking.require(op, *arguments)
 
     return fake
+
+
+def _autograd(op: str) -> Callable[..., None]:
+    """Refuses what needs a gradient, also under the transforms of torch.func. Nothing comes here in inference mode, nor
+    from the functions of longcat_ops, which have asked."""
+    redispatch = getattr(torch.ops.longcat_ops, op).default.redispatch
+    below = torch._C._after_autograd_keyset
+
+    def kernel(keyset: Any, *arguments: Any) -> None:
+        tensors.require_no_gradient(op, arguments)
+        redispatch(keyset & below, *arguments)
+
+    return kernel
+
+
+def _refuse_layout(op: str) -> Callable[..., None]:
+    def kernel(*arguments: Any) -> None:
+        tensors.require_dense(op, arguments)
+
+    return kernel
 
 
 def _refuse_cpu(op: str) -> Callable[..., None]:
