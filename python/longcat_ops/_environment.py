@@ -15,7 +15,6 @@ VARIABLES: dict[str, tuple[str, ...] | str] = {
     "LONGCAT_OPS_BACKEND": BACKENDS,
     "LONGCAT_OPS_COMM": "text",
     "LONGCAT_OPS_TIMEOUT_S": "seconds",
-    "LONGCAT_OPS_LOG": ("off", "info", "config", "launch"),
     "LONGCAT_OPS_CPU_ISA": ("baseline", "avx2", "avx512"),
 }
 PREFIX = "LONGCAT_OPS_"

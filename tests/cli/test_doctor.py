@@ -111,10 +111,11 @@ def test_variables_and_missing_packages(tmp_path, sources):
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'tokenizers' else find(name, *a)\n"
     )
-    _, facts, stderr = run_doctor(site, sources, LONGCAT_OPS_LOGG="info", LONGCAT_OPS_BACKEND="cpu")
+    _, facts, stderr = run_doctor(site, sources, LONGCAT_OPS_CPU_ISAS="avx2", LONGCAT_OPS_BACKEND="cpu")
     rows = {row["name"]: row for row in facts["environment"]}
-    assert rows["LONGCAT_OPS_LOGG"]["nearest"] == "LONGCAT_OPS_LOG" and rows["LONGCAT_OPS_BACKEND"]["nearest"] == ""
-    assert "LONGCAT_OPS_LOGG" in stderr  # the import warns too
+    assert rows["LONGCAT_OPS_CPU_ISAS"]["nearest"] == "LONGCAT_OPS_CPU_ISA"
+    assert rows["LONGCAT_OPS_BACKEND"]["nearest"] == ""
+    assert "LONGCAT_OPS_CPU_ISAS" in stderr  # the import warns too
     packages = {p["name"]: p for p in facts["packages"]}
     assert packages["tokenizers"]["version"] is None and "tokenizers" in packages["tokenizers"]["remedy"]
     assert packages["safetensors"]["version"] and not packages["safetensors"]["remedy"]

@@ -137,7 +137,9 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
             and vocabulary are split; latent projections, norms, router and eh_proj are whole on each rank.
         precision: as `from_pretrained`. mtp: False leaves the MTP head out.
 
-    Raises: LongcatCheckpointError, LongcatShapeError (ep, tp, precision).
+    Raises:
+        LongcatCheckpointError: the config or a header cannot be read.
+        LongcatShapeError: ep, tp or precision has a value that is not legal.
     """
     rules = Precision(precision)
     config = LongcatFlashConfig.from_pretrained(path)

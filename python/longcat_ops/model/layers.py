@@ -36,6 +36,7 @@ class Linear(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [T,K] -> [T,N] in x's dtype."""
         if not self.fp8:
             return F.linear(x, self.weight)
         out = x.new_empty((x.shape[0], self.weight.shape[0]))
@@ -43,7 +44,9 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight in fp32 with an fp32 weight, rounded once; `gain` is folded into a copy of the weight."""
+    """x / rms(x) * weight in fp32 with an fp32 weight, rounded once; `gain` is folded into a copy of the weight
+    (Zhang and Sennrich, arXiv:1910.07467).
+    """
 
     def __init__(self, source: Source, name: str, size: int, eps: float, gain: float = 1.0) -> None:
         super().__init__()
@@ -52,11 +55,14 @@ class RMSNorm(nn.Module):
         self.eps, self.ops = eps, ops_for(self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [T,size] -> [T,size] in x's dtype."""
         return self.ops.rms_norm(x, self.weight, self.eps)
 
 
 class RotaryTable:
-    """e^(i * position * theta^(-2j/d)) for pairs j, grown on demand; angles in fp32, as transformers computes them."""
+    """e^(i * position * theta^(-2j/d)) for pairs j (RoFormer, arXiv:2104.09864), grown on demand; angles in fp32, as
+    transformers computes them.
+    """
 
     def __init__(self, config: LongcatFlashConfig) -> None:
         exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
@@ -79,7 +85,9 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
 
 
 class MLA(nn.Module):
-    """Multi-head latent attention over one cache slot (DeepSeek-V2, arXiv 2405.04434; scales: report section 2.3)."""
+    """Multi-head latent attention over one cache slot (DeepSeek-V2, arXiv:2405.04434; scales: LongCat-Flash technical
+    report, arXiv:2509.01322, section 2.3).
+    """
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, slot: int) -> None:
         super().__init__()
@@ -147,7 +155,7 @@ class MLA(nn.Module):
 
 
 class FFN(nn.Module):
-    """Dense SwiGLU: down(silu(gate(x)) * up(x))."""
+    """Dense SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer, arXiv:2002.05202)."""
 
     def __init__(self, source: Source, name: str, hidden: int, width: int) -> None:
         super().__init__()
@@ -156,11 +164,14 @@ class FFN(nn.Module):
         self.down_proj = Linear(source, f"{name}.down_proj", hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [T,H] -> [T,H] in x's dtype."""
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class MoE(nn.Module):
-    """Router over FFN + zero experts in fp32, then the expert chain (report section 2.1 and eq. 8)."""
+    """Router over FFN + zero experts in fp32, then the expert chain (LongCat-Flash technical report, section 2.1 and
+    eq. 8).
+    """
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig) -> None:
         super().__init__()
@@ -180,6 +191,7 @@ class MoE(nn.Module):
             self.register_buffer(f"{key}_scale", scale)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """x [T,H] -> [T,H] in x's dtype; appends num_real u8[T] to `rows.num_real`. Rows of padding are not routed."""
         c = self.config
         routing = self.ops.moe_route(
             F.linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
@@ -192,7 +204,9 @@ class MoE(nn.Module):
 
 
 class ScMoELayer(nn.Module):
-    """Two attentions, two dense FFNs, and a MoE on a shortcut from the first post-attention norm to the output."""
+    """Two attentions, two dense FFNs, and a MoE on a shortcut from the first post-attention norm to the output
+    (LongCat-Flash technical report, section 2).
+    """
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, layer: int) -> None:
         super().__init__()
@@ -208,6 +222,7 @@ class ScMoELayer(nn.Module):
         self.mlp = MoE(source, f"{name}.mlp", c)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """x [T,H] -> [T,H] in x's dtype: both attentions write their cache rows, the MoE appends to `rows.num_real`."""
         h = x + self.self_attn[0](self.input_layernorm[0](x), rows)
         p = self.post_attention_layernorm[0](h)
         shortcut = self.mlp(p, rows)  # needed only at the end: everything below can run beside it

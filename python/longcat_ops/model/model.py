@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,11 @@ class LongcatFlashForCausalLM(nn.Module):
     Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because
     each decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows
     elsewhere.
+
+    Each prompt pass, of the target and of the MTP head, runs inside `around_prompt()`: a clock may take its place.
     """
+
+    around_prompt: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
         super().__init__()
@@ -174,10 +179,11 @@ class LongcatFlashForCausalLM(nn.Module):
         end = start + len(ids)
         cache.reserve(sequence, end)
         steps = []
-        for a, b in _chunks(start, end):
-            keep = slice(None) if not last_only else slice(b - a - (b == end), None)
-            steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
-        return _join(steps)
+        with self.around_prompt():
+            for a, b in _chunks(start, end):
+                keep = slice(None) if not last_only else slice(b - a - (b == end), None)
+                steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
+            return _join(steps)
 
     def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
         """One pass over a few new rows: row i is token ids[i] at positions[i] of sequences[i], earlier positions
@@ -193,9 +199,10 @@ class LongcatFlashForCausalLM(nn.Module):
         [n,H].
         """
         parts = []
-        for a, b in _chunks(0, len(next_ids)):
-            parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
-        return torch.cat(parts)
+        with self.around_prompt():
+            for a, b in _chunks(0, len(next_ids)):
+                parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
+            return torch.cat(parts)
 
     def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,
                      hidden: Tensor) -> Tensor:  # fmt: skip

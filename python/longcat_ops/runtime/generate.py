@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import LongcatError
 from ..model import LatentCache, LongcatFlashForCausalLM
+from ..model.model import Step
 from . import sampling
 from .checks import check_prompts, check_sampling
 
@@ -55,9 +56,8 @@ class _Sequence:
 
 
 def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, *,
-             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True, draft: str =
-                 "argmax",
-             seed: int | None = None, eos_token_id: int | None = None,
+             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True,
+             draft: str = "argmax", seed: int | None = None, eos_token_id: int | None = None,
              on_token: OnToken | None = None) -> Generation:  # fmt: skip
     """Continue each prompt by up to `max_new_tokens` tokens.
 
@@ -158,7 +158,7 @@ class _Run:
         if self.speculative and kept:
             self._draft([s for s in live if not s.done], cache, step, kept, owner, positions)
 
-    def _accept(self, s: _Sequence, step: object, at: int) -> int:
+    def _accept(self, s: _Sequence, step: Step, at: int) -> int:
         """Emit the tokens that rows at, at+1 yield; returns how many of the rows stay in the cache."""
         if s.draft is None:
             self._emit(s, self._choose(s, step.logits[at : at + 1]), step.num_real[at], from_draft=False)
@@ -173,7 +173,7 @@ class _Run:
             self._emit(s, self._choose(s, step.logits[at + 1 : at + 2]), step.num_real[at + 1], from_draft=False)
         return 2
 
-    def _draft(self, live: list[_Sequence], cache: LatentCache, step: object, kept: list[int], owner: list[int],
+    def _draft(self, live: list[_Sequence], cache: LatentCache, step: Step, kept: list[int], owner: list[int],
                positions: list[int]) -> None:  # fmt: skip
         following = {s.index: s.ids for s in live}
         next_ids = torch.tensor([following[owner[i]][positions[i] + 1] for i in kept])
