@@ -1,5 +1,11 @@
 // The memory a kernel may touch. A launcher lists its arguments; only the emulator listens, and reports any other
 // access.
+//
+// reads: the kernel only reads it.
+// settled: so too, but as soon as the kernel starts, before the kernel ahead of it ends: nothing that still runs then
+// writes it.
+// writes: all of it; what it held is lost.
+// updates: the rest, which are read and written, or written in part. What it held stays.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +18,10 @@
 
 namespace longcat_ops {
 
+// What stands in memory that is lost: 0xff bytes are NaN in every float format. Where a kernel stores -1 on purpose,
+// kNoIndex shows a store that is missing.
+enum class Filler : uint8_t { kNan = 0xff, kNoIndex = 0x7f };
+
 class Memory {
  public:
 #ifdef LC_EMULATE
@@ -19,56 +29,70 @@ class Memory {
     void* data;
     size_t bytes;
     const char* name;
-    bool written;  // by the kernel: what it held before is lost; a kernel that adds to an argument reads it
-    bool settled;  // nothing that still runs when the kernel starts writes it
+    bool written, settled;
+    Filler filler;
   };
 
-  Memory& reads(const char* name, const lc_matrix* matrix) { return add(name, matrix, false); }
-  Memory& writes(const char* name, const lc_matrix* matrix) { return add(name, matrix, true); }
+  Memory& reads(const char* name, const lc_matrix* matrix) { return add(name, matrix, {}); }
+  Memory& writes(const char* name, const lc_matrix* matrix) { return add(name, matrix, {true}); }
+  Memory& updates(const char* name, const lc_matrix* matrix) { return add(name, matrix, {}); }
+
+  Memory& reads(const char* name, const lc_stack* stack) { return add(name, stack, {}); }
+  Memory& settled(const char* name, const lc_stack* stack) { return add(name, stack, {false, true}); }
+  Memory& updates(const char* name, const lc_stack* stack) { return add(name, stack, {}); }
+
   // What is contiguous; null is no argument.
   template <class T>
   Memory& reads(const char* name, const T* data, int64_t count) {
-    return add(name, const_cast<T*>(data), static_cast<size_t>(count) * sizeof(T), false);
+    return add(name, const_cast<T*>(data), bytes_of<T>(count), {});
   }
-  template <class T>
-  Memory& writes(const char* name, T* data, int64_t count) {
-    return add(name, data, static_cast<size_t>(count) * sizeof(T), true);
-  }
-  Memory& reads(const char* name, const lc_stack* stack) { return add(name, stack, false); }
-  // Read as soon as the kernel starts, before the kernel ahead of it ends.
-  Memory& settled(const char* name, const lc_stack* stack) { return add(name, stack, true); }
   template <class T>
   Memory& settled(const char* name, const T* data, int64_t count) {
-    return add(name, const_cast<T*>(data), static_cast<size_t>(count) * sizeof(T), false, true);
+    return add(name, const_cast<T*>(data), bytes_of<T>(count), {false, true});
   }
-  // Written in part; the rest keeps what it holds.
-  Memory& updates(const char* name, const lc_stack* stack) { return add(name, stack, false); }
+  template <class T>
+  Memory& writes(const char* name, T* data, int64_t count, Filler filler = Filler::kNan) {
+    return add(name, data, bytes_of<T>(count), {true, false, filler});
+  }
+  template <class T>
+  Memory& updates(const char* name, T* data, int64_t count) {
+    return add(name, data, bytes_of<T>(count), {});
+  }
   const std::vector<Region>& regions() const { return regions_; }
 
  private:
-  Memory& add(const char* name, const lc_matrix* matrix, bool written, bool settled = false);
-  Memory& add(const char* name, void* data, size_t bytes, bool written, bool settled = false);
-  Memory& add(const char* name, const lc_stack* stack, bool settled);
+  struct Access {
+    bool written = false, settled = false;
+    Filler filler = Filler::kNan;
+  };
+
+  template <class T>
+  static size_t bytes_of(int64_t count) {
+    return static_cast<size_t>(count) * sizeof(T);
+  }
+
+  Memory& add(const char* name, const lc_matrix* matrix, Access access);
+  Memory& add(const char* name, const lc_stack* stack, Access access);
+  Memory& add(const char* name, void* data, size_t bytes, Access access);
 
   std::vector<Region> regions_;
 #else
-  Memory& reads(const char*, const lc_matrix*) { return *this; }
-  Memory& writes(const char*, const lc_matrix*) { return *this; }
-  template <class T>
-  Memory& reads(const char*, const T*, int64_t) {
+  template <class... Argument>
+  Memory& reads(const char*, const Argument&...) {
     return *this;
   }
-  template <class T>
-  Memory& writes(const char*, T*, int64_t) {
+  template <class... Argument>
+  Memory& settled(const char*, const Argument&...) {
     return *this;
   }
-  Memory& reads(const char*, const lc_stack*) { return *this; }
-  Memory& settled(const char*, const lc_stack*) { return *this; }
-  template <class T>
-  Memory& settled(const char*, const T*, int64_t) {
+  template <class... Argument>
+  Memory& writes(const char*, const Argument&...) {
     return *this;
   }
-  Memory& updates(const char*, const lc_stack*) { return *this; }
+  template <class... Argument>
+  Memory& updates(const char*, const Argument&...) {
+    return *this;
+  }
 #endif
 };
 

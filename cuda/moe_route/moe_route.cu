@@ -50,12 +50,12 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
                       .reads("logits", logits)
                       .reads("bias", bias, experts)
                       .reads("num_valid", num_valid, 1)
-                      .reads("errors", errors, 1)
+                      .updates("errors", errors, 1)
                       .writes("ids", ids, tokens * top_k)
                       .writes("weights", weights, tokens * top_k)
                       .writes("zero_weight", zero_weight, tokens)
                       .writes("num_real", num_real, tokens);
-  config.clear ? memory.reads("counts", counts, experts) : memory.writes("counts", counts, experts);
+  config.clear ? memory.updates("counts", counts, experts) : memory.writes("counts", counts, experts);
 
   const bool f32 = logits->dtype == LC_F32;
   const uint64_t row_bytes = tokens > 1 ? static_cast<uint64_t>(logits->row_stride) * (f32 ? 4 : 2) : 0;

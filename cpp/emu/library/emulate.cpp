@@ -47,7 +47,7 @@ size_t dtype_bytes(int32_t dtype) {
 }  // namespace
 
 // Rows or columns one by one where there are gaps between them, so that an access to a gap is out of bounds.
-Memory& Memory::add(const char* name, const lc_matrix* matrix, bool written, bool settled) {
+Memory& Memory::add(const char* name, const lc_matrix* matrix, Access access) {
   if (matrix == nullptr || matrix->rows == 0 || matrix->columns == 0) return *this;
   struct Axis {
     int64_t size, stride;
@@ -64,22 +64,22 @@ Memory& Memory::add(const char* name, const lc_matrix* matrix, bool written, boo
   auto* data = static_cast<uint8_t*>(matrix->data);
   for (int64_t i = 0; i < outer.size; ++i)
     for (int64_t j = 0; j < inner.size; ++j)
-      regions_.push_back({data + bytes * (i * outer.stride + j * inner.stride), static_cast<size_t>(bytes * run.size),
-                          name, written, settled});
+      add(name, data + bytes * (i * outer.stride + j * inner.stride), static_cast<size_t>(bytes * run.size), access);
   return *this;
 }
 
-Memory& Memory::add(const char* name, void* data, size_t bytes, bool written, bool settled) {
-  if (data != nullptr && bytes > 0) regions_.push_back({data, bytes, name, written, settled});
+Memory& Memory::add(const char* name, void* data, size_t bytes, Access access) {
+  if (data != nullptr && bytes > 0)
+    regions_.push_back({data, bytes, name, access.written, access.settled, access.filler});
   return *this;
 }
 
-Memory& Memory::add(const char* name, const lc_stack* stack, bool settled) {
+Memory& Memory::add(const char* name, const lc_stack* stack, Access access) {
   lc_matrix matrix = stack->matrix;
   const auto step = static_cast<int64_t>(dtype_bytes(matrix.dtype)) * stack->stride;
   for (int64_t i = 0; i < stack->count; ++i) {
     matrix.data = static_cast<uint8_t*>(stack->matrix.data) + i * step;
-    add(name, &matrix, false, settled);
+    add(name, &matrix, access);
   }
   return *this;
 }
@@ -125,7 +125,8 @@ int run(const std::vector<Captured>& calls) try {
   emu::World world(schedule.seed, schedule.policy, settings);
   for (const Captured& call : calls)
     for (const Memory::Region& region : call.memory.regions())
-      world.register_memory(region.data, region.bytes, 0, region.name, !region.written);
+      world.register_memory(region.data, region.bytes, 0, region.name, !region.written,
+                            static_cast<uint8_t>(region.filler));
   const Captured& first = calls.front();
   if (first.config.pdl) {
     emu::Launch predecessor;
