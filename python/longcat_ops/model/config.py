@@ -9,8 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import LongcatCheckpointError, LongcatShapeError, LongcatUnsupportedError, message
-from ..loading import files
-from . import config_keys, config_reading
+from . import config_keys, config_reading, files
 from .config_keys import CONFIG, KEYS, refuse, unsupported
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LongcatCheckpointError, LongcatUnsupportedError
-from ..loading import files
+from ..model import files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
