@@ -33,7 +33,7 @@ import torch
 
 from . import cli_report, cli_terminal, doctor
 from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
-from .model import LongcatFlashConfig, LongcatFlashForCausalLM
+from .model import LongcatFlashConfig, LongcatFlashForCausalLM, files
 from .runtime import measure
 from .runtime.checks import check_prompts, check_sampling
 from .runtime.generate import Generation
@@ -240,9 +240,8 @@ def _experts(model: LongcatFlashForCausalLM, folder: Path, first: Generation) ->
 def _target_experts(folder: Path) -> float | None:
     """FFN experts per token that training aimed at, if the checkpoint says so."""
     try:
-        training = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["training"]
-        return float(training["target_real_experts_per_token"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(files.read_object(folder / "metrics.json")["training"]["target_real_experts_per_token"])
+    except (LongcatCheckpointError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -253,7 +252,7 @@ def _checkpoint(model: LongcatFlashForCausalLM, folder: Path, seconds: float) ->
         "path": str(folder), "layers": c.num_layers, "ffn_experts": c.n_routed_experts,
         "zero_experts": c.zero_expert_num, "top_k": c.moe_topk, "mtp": model.mtp is not None,
         "fp8_projections": sum(quantised), "projections": len(quantised),
-        "file_bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")), "load_seconds": seconds,
+        "file_bytes": sum(f.stat().st_size for f in files.weight_files(folder)), "load_seconds": seconds,
     }  # fmt: skip
 
 

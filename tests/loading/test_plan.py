@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from longcat_ops import LongcatCheckpointError, LongcatFlashForCausalLM, LongcatShapeError, per_block_quant_fp8
+from longcat_ops import (
+    LongcatCheckpointError,
+    LongcatFlashConfig,
+    LongcatFlashForCausalLM,
+    LongcatShapeError,
+    per_block_quant_fp8,
+)
 from longcat_ops.cli import main
 from longcat_ops.loading.checkpoint import expected_tensors
 from longcat_ops.loading.sizing import COMPONENTS, component, size_rank
@@ -26,7 +33,7 @@ EMBEDDING = 131072 * H
 def released(tmp_path: Path) -> Path:
     """The released config: every default, as a JSON file alone."""
     file = tmp_path / "config.json"
-    file.write_text("{}")
+    file.write_text(json.dumps(asdict(LongcatFlashConfig())))
     return file
 
 

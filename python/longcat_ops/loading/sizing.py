@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import LongcatCheckpointError, LongcatShapeError, message
+from ..errors import LongcatShapeError, message
 from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
 from ..model.precision import Precision
-from ..model.source import SCALE_SUFFIX, Expected, Recorder, scale_shape
+from ..model.source import Expected, Recorder, Source, scale_shape
 from ..types import Fp8Pair
-from .checkpoint import Header
+from .checkpoint import expected_tensors
+from .stored import Stored, read_stored
 
 CARDS = {"80 GB": 80 * 2**30, "141 GB": 141 * 2**30}  # cards are named by their GiB, as drivers report them
 HEADROOM = 0.10  # of the card, for workspace, activations and the allocator
 
-_INDEX = "model.safetensors.index.json"
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 # Component -> what its names contain, first match wins; both published tensor names and the model's buffer names.
@@ -92,36 +90,18 @@ class Sizing:
         return {**asdict(self), "bytes": self.bytes}
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """What is known of the stored tensors: names (None: nothing), their files, their dtype and which are FP8."""
-
-    names: frozenset[str] | None
-    file_of: dict[str, str]
-    dtype: torch.dtype
-    is_fp8: Callable[[str], bool]
-    note: str
-
-    def has_mtp(self, config: LongcatFlashConfig) -> bool:
-        wanted = config.num_nextn_predict_layers
-        if wanted is not None:
-            return bool(wanted)
-        return self.names is None or any(n.startswith("model.mtp.") for n in self.names)
-
-    def has(self, name: str) -> bool:
-        return self.names is None or name in self.names
-
-
 class _Sizes(Recorder):
     """A source of weightless tensors in the precision in which the model would hold them."""
 
-    def __init__(self, stored: _Stored, precision: Precision) -> None:
+    def __init__(self, stored: Stored, precision: Precision) -> None:
         super().__init__(stored.has, precision=precision, experts=range(1))  # experts are alike: one stands for all
         self.dtype = stored.dtype
         self.stored = stored
 
+    experts = Source.experts  # stacked as a model holds them
+
     def linear(self, name: str, rows: int, cols: int, *, dense: bool = False) -> Tensor | Fp8Pair:
-        self.expected[name] = Expected((rows, cols), quantisable=True)
+        self.expected[name] = Expected((rows, cols), quantisable=True, dense=dense)
         if dense or not self.precision.is_fp8(name, self.stored.is_fp8(name)):
             return torch.empty((rows, cols), dtype=self.dtype, device="meta")
         weight = torch.empty((rows, cols), dtype=torch.float8_e4m3fn, device="meta")
@@ -142,14 +122,18 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
         LongcatShapeError: ep, tp or precision has a value that is not legal.
     """
     rules = Precision(precision)
-    config = LongcatFlashConfig.from_pretrained(path)
-    stored = _read_stored(Path(path), config)
+    config, unknown = LongcatFlashConfig.read_files(path)
+    stored = read_stored(Path(path), config)
     config = replace(config, num_nextn_predict_layers=int(mtp and stored.has_mtp(config)))
     _check_split(config, ep, tp)
     experts, layers = config.n_routed_experts, config.num_layers
     here = -(-experts // ep)
 
     whole, _ = _build(config, stored, rules)
+    whole.check_fp8(whole.expected, stored.is_fp8)
+    if rules.rules:
+        expected = expected_tensors(config, mtp=bool(config.num_nextn_predict_layers))
+        rules.check({name: want.can_be_fp8 for name, want in expected.items()})
     total = _count_parameters(whole, experts)
     shard, model = _build(_sharded(config, tp), stored, rules)
     parts = _parts(model, _count_parameters(shard, here), here)
@@ -171,39 +155,11 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
         kv_slots=slots, kv_bytes_per_token=row * slots, kv_bytes_per_token_without_mtp=row * 2 * layers,
         fits=[_fit(name, capacity, weights, row * slots) for name, capacity in CARDS.items()],
         files=files, files_total=len(set(stored.file_of.values())) or None,
-        notes=[stored.note, *_split_notes(config, ep, tp), *(_name_notes(names, whole, experts) if names else ())],
+        notes=[
+            stored.note, *stored.declared.notes(whole.expected), *_key_notes(unknown), *_split_notes(config, ep, tp),
+            *(_name_notes(names, whole, experts) if names else ()),
+        ],
     )  # fmt: skip
-
-
-def _read_stored(path: Path, config: LongcatFlashConfig) -> _Stored:
-    folder = path if path.is_dir() else path.parent
-    declared = getattr(torch, config.torch_dtype or "bfloat16", None)
-    dtype = declared if isinstance(declared, torch.dtype) else torch.bfloat16
-    index = folder / _INDEX
-    if path.is_dir() and index.is_file():
-        try:
-            file_of = {str(n): str(f) for n, f in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LongcatCheckpointError(
-                f"{index} is not an index: expected JSON with `weight_map` ({error!r})"
-            ) from error
-        return _from_names(file_of, dtype, f"names from {index.name} ({len(file_of)} tensors)")
-    if path.is_dir() and any(path.glob("*.safetensors")):
-        header = Header(path)
-        file_of = {n: f.name for n, f in header.file_of.items()}
-        note = f"names from the headers of {len(header.files)} file(s), {len(file_of)} tensors"
-        return _from_names(file_of, header.dtype.get("model.embed_tokens.weight", dtype), note)
-    fp8 = (config.quantization_config or {}).get("quant_method") == "fp8"
-    assumed = "FP8 projections (quantization_config)" if fp8 else str(dtype).removeprefix("torch.")
-    note = f"config alone: stored precision taken as {assumed}"
-    if config.num_nextn_predict_layers is None:
-        note += ", with an MTP head"
-    return _Stored(None, {}, dtype, lambda name: fp8, f"{note}, MTP embedding a tensor of its own")
-
-
-def _from_names(file_of: dict[str, str], dtype: torch.dtype, note: str) -> _Stored:
-    names = frozenset(file_of)
-    return _Stored(names, file_of, dtype, lambda name: name + SCALE_SUFFIX in names, note)
 
 
 def _check_split(config: LongcatFlashConfig, ep: int, tp: int) -> None:
@@ -224,10 +180,12 @@ def _sharded(config: LongcatFlashConfig, tp: int) -> LongcatFlashConfig:
         num_attention_heads=config.num_attention_heads // tp,
         ffn_hidden_size=-(-config.ffn_hidden_size // tp),
         vocab_size=-(-config.vocab_size // tp),
+        bos_token_id=None,
+        eos_token_id=None,
     )
 
 
-def _build(config: LongcatFlashConfig, stored: _Stored, rules: Precision) -> tuple[_Sizes, LongcatFlashForCausalLM]:
+def _build(config: LongcatFlashConfig, stored: Stored, rules: Precision) -> tuple[_Sizes, LongcatFlashForCausalLM]:
     source = _Sizes(stored, rules)
     return source, LongcatFlashForCausalLM(source, config)
 
@@ -284,6 +242,10 @@ def _split_notes(config: LongcatFlashConfig, ep: int, tp: int) -> list[str]:
     return notes
 
 
+def _key_notes(unknown: list[str]) -> list[str]:
+    return [f"config keys that are not known here: {', '.join(unknown[:12])}"] if unknown else []
+
+
 def _name_notes(names: frozenset[str], whole: _Sizes, experts: int) -> list[str]:
     """Tensors that the config asks for and the checkpoint lacks."""
     wanted = set()
@@ -293,6 +255,8 @@ def _name_notes(names: frozenset[str], whole: _Sizes, experts: int) -> list[str]
     missing = sorted(wanted - names)
     if not missing:
         return []
+    if all(name.startswith("model.mtp.") for name in missing) and not any(n.startswith("model.mtp.") for n in names):
+        return ["the MTP head of num_nextn_predict_layers is not stored: the loader needs 0 there to go without it"]
     return [
         f"{len(missing)} of the {len(wanted)} tensors that the config asks for are not stored, such as {missing[0]}"
     ]

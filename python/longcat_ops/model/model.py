@@ -19,7 +19,7 @@ from .layers import RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
 from .rows import DECODE_ROWS, Rows
-from .source import RandomSource, Source, StateDictSource, released
+from .source import RandomSource, Recorder, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # accepted for token ids
@@ -100,13 +100,13 @@ class LongcatFlashForCausalLM(nn.Module):
     def from_state_dict(cls, config: LongcatFlashConfig, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32,
                         **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
         """From tensors under their published names; options: device, precision, experts (see model/source.py)."""
-        return cls(StateDictSource(tensors, dtype, **options), config)
+        return cls(_fitting(StateDictSource(tensors, dtype, **options), config), config)
 
     @classmethod
     def random(cls, config: LongcatFlashConfig, dtype: torch.dtype = torch.float32, seed: int = 0,
                **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
         """Reproducible random weights, for benches and shape tests."""
-        return cls(RandomSource(dtype, seed=seed, **options), config)
+        return cls(_fitting(RandomSource(dtype, seed=seed, **options), config), config)
 
     def new_cache(self, batch_size: int, max_length: int) -> LatentCache:
         """An empty cache with a slot for each attention and, if there is one, the MTP head."""
@@ -297,6 +297,15 @@ class LongcatFlashForCausalLM(nn.Module):
             f"at most max_position_embeddings = {limit}",
         )
         return lengths
+
+
+def _fitting(source: Source, config: LongcatFlashConfig) -> Source:
+    """`source`, once each rule of its precision policy fits a projection of this network."""
+    if source.precision.rules:
+        recorder = Recorder(lambda name: name == f"{MTP_PREFIX}.norm.weight")
+        LongcatFlashForCausalLM(recorder, config)
+        source.precision.check({name: want.can_be_fp8 for name, want in recorder.expected.items()})
+    return source
 
 
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:

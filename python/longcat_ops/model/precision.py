@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..errors import LongcatCheckpointError, LongcatShapeError, message
+from ..errors import LongcatShapeError, message
+from . import files
 
 LEGAL = ("bf16", "fp8")
 
@@ -21,32 +22,45 @@ class Precision:
         self.rules: list[tuple[str, bool]] = []
         if spec is None:
             return
-        if spec in LEGAL:
+        if isinstance(spec, str) and spec in LEGAL:
             self.rules = [("*", spec == "fp8")]
             return
-        file = Path(spec)
-        if not file.is_file():
-            expected = 'None, "bf16", "fp8" or the path of a JSON policy file'
-            raise LongcatShapeError(message("from_pretrained", "precision", repr(str(spec)), expected))
-        try:
-            policy = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise LongcatCheckpointError(f"precision policy {file} is not valid JSON: {error}") from error
-        if not isinstance(policy, dict):
-            raise LongcatCheckpointError(
-                f"precision policy {file} holds a {type(policy).__name__}, expected an object of name patterns."
-            )
-        for pattern, kind in policy.items():
-            if kind not in LEGAL:
-                raise LongcatShapeError(
-                    message("from_pretrained", "precision", f"{kind!r} for {pattern}", f"one of {LEGAL}")
-                )
+        if not isinstance(spec, str | Path) or not files.exists(spec):
+            got = repr(files.shown(spec)) if isinstance(spec, str | Path) else f"a {type(spec).__name__}"
+            raise _refuse(got, 'None, "bf16", "fp8" or the path of a JSON policy file')
+        for pattern, kind in files.read_object(spec).items():
+            if not isinstance(kind, str) or kind not in LEGAL:
+                raise _refuse(f"{kind!r} for {pattern}", f"one of {LEGAL}")
             self.rules.append((pattern, kind == "fp8"))
+
+    def check(self, can_be_fp8: Mapping[str, bool]) -> None:
+        """Raises LongcatShapeError for a rule that fits no projection of a network with these tensors.
+
+        A rule that asks for bf16 where nothing else is possible is no mistake.
+        """
+        for pattern, fp8 in self.rules:
+            if pattern == "*":
+                continue
+            fitting = [name for name in can_be_fp8 if _fits(pattern, name)]
+            if any(can_be_fp8[name] for name in fitting) or (fitting and not fp8):
+                continue
+            if fitting:
+                raise _refuse(
+                    f'"fp8" for {pattern}, which is {fitting[0]}', "a projection that can be FP8",
+                    "norms, routers, embeddings and the head are never quantised, kv_b_proj is absorbed dense",
+                )  # fmt: skip
+            fix = "patterns are shell wildcards over whole names, such as *.self_attn.* or *.experts.*"
+            raise _refuse(f"a policy whose pattern {pattern!r} fits no projection", "names of this network", fix=fix)
 
     def is_fp8(self, name: str, stored_fp8: bool) -> bool:
         """Whether the projection `name` (a published tensor name) is held as FP8."""
-        module = name.removesuffix(".weight")
-        for pattern, fp8 in self.rules:
-            if fnmatchcase(module, pattern) or fnmatchcase(name, pattern):
-                return fp8
-        return stored_fp8
+        return next((fp8 for pattern, fp8 in self.rules if _fits(pattern, name)), stored_fp8)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether a pattern names the tensor or its module."""
+    return fnmatchcase(name.removesuffix(".weight"), pattern) or fnmatchcase(name, pattern)
+
+
+def _refuse(got: str, expected: str, context: str | None = None, fix: str | None = None) -> LongcatShapeError:
+    return LongcatShapeError(message("from_pretrained", "precision", got, expected, context, fix))

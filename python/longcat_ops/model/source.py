@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..errors import LongcatCheckpointError
+from ..errors import LongcatCheckpointError, LongcatShapeError, message
+from ..ops import supports
 from ..ops.quant import dequant_fp8, per_block_quant_fp8
 from ..types import BLOCK, Fp8Pair
 from .precision import Precision
@@ -20,6 +22,22 @@ SCALE_SUFFIX = "_scale_inv"
 def scale_shape(rows: int, cols: int) -> tuple[int, int]:
     """Shape of the fp32 scales of a [rows, cols] FP8 weight, one per 128x128 block, ragged blocks included."""
     return (-(-rows // BLOCK), -(-cols // BLOCK))
+
+
+@lru_cache(maxsize=256)
+def _fp8_problem(rows: int, cols: int, dtype: torch.dtype) -> str:
+    """Why no op takes x [T,cols] of `dtype` times an FP8 weight [rows,cols]; "" if they do."""
+
+    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    x = meta(1, cols, dtype=torch.float8_e4m3fn), meta(1, -(-cols // BLOCK))
+    weight = meta(rows, cols, dtype=torch.float8_e4m3fn), meta(*scale_shape(rows, cols))
+    for op, *arguments in (("per_token_group_quant_fp8", meta(1, cols, dtype=dtype)), ("fp8_gemm_nt", x, weight)):
+        legal, reason, _ = supports(op, *arguments)
+        if not legal:
+            return reason
+    return ""
 
 
 class Source:
@@ -49,8 +67,22 @@ class Source:
         scale = self._scale(name, stored, rows, cols)
         if dense or not self.precision.is_fp8(name, scale is not None):
             return dequant_fp8(stored, scale, self.dtype) if scale is not None else stored.to(self.dtype, copy=True)
+        self.require_fp8(name, rows, cols)
         # What a file lends is copied: a mapped file may change or vanish while the model lives.
         return (stored.clone(), scale) if scale is not None else per_block_quant_fp8(stored)
+
+    def require_fp8(self, name: str, rows: int, cols: int) -> None:
+        """Raises LongcatShapeError for a projection [rows, cols] that cannot be FP8 in a model of this dtype."""
+        problem = _fp8_problem(rows, cols, self.dtype)
+        if problem:
+            got, fix = f"FP8 for {name} {[rows, cols]}", 'precision="bf16" holds every projection in the model\'s dtype'
+            raise LongcatShapeError(message("from_pretrained", "precision", got, "what the ops take", problem, fix))
+
+    def check_fp8(self, expected: Mapping[str, Expected], stored_fp8: Callable[[str], bool]) -> None:
+        """`require_fp8` for all that would be held as FP8, before anything is read."""
+        for name, want in expected.items():
+            if want.can_be_fp8 and self.precision.is_fp8(name, stored_fp8(name)):
+                self.require_fp8(name, *want.shape)
 
     def experts(self, name: str, count: int, width: int, hidden: int) -> tuple[Tensor | Fp8Pair, Tensor | Fp8Pair]:
         """(gate_up [G,2*width,hidden], down [G,hidden,width]) of this rank's experts, stacked as they are read.
@@ -136,10 +168,17 @@ class RandomSource(Source):
 
 @dataclass(frozen=True)
 class Expected:
-    """One tensor a network of a given configuration needs: its shape, and whether it may be stored as FP8."""
+    """One tensor a network of a given configuration needs: its shape, whether it may be stored as FP8, and whether it
+    is held dense all the same.
+    """
 
     shape: tuple[int, ...]
     quantisable: bool
+    dense: bool = False
+
+    @property
+    def can_be_fp8(self) -> bool:
+        return self.quantisable and not self.dense
 
 
 class Recorder(Source):
@@ -159,8 +198,18 @@ class Recorder(Source):
 
     def linear(self, name: str, rows: int, cols: int, *, dense: bool = False) -> Tensor:
         weight = self.fetch(name, (rows, cols))
-        self.expected[name] = Expected((rows, cols), quantisable=True)
+        self.expected[name] = Expected((rows, cols), quantisable=True, dense=dense)
         return weight
+
+    def experts(self, name: str, count: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:
+        """Without a stack: a wrong config may ask for a million experts, and their names are to be had at once."""
+        into, out = Expected((width, hidden), quantisable=True), Expected((hidden, width), quantisable=True)
+        mine = self.expert_range or range(count)
+        for e in mine:
+            for part, want in (("gate_proj", into), ("up_proj", into), ("down_proj", out)):
+                self.expected[f"{name}.{e}.{part}.weight"] = want
+        empty = torch.empty((), dtype=torch.bfloat16, device="meta")
+        return empty.expand(len(mine), 2 * width, hidden), empty.expand(len(mine), hidden, width)
 
 
 @contextmanager
