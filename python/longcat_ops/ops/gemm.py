@@ -29,6 +29,11 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_
                 **deepgemm: Any) -> Tensor:  # fmt: skip
     """D = A @ B.T.
 
+    Each 128 of K give a sum of products of codes, below 2^25, which is multiplied by sa * sb and added to the float32
+    sum so far in one step. Where sa * sb or a sum leaves float32, an element is inf of its sign, or NaN where inf meets
+    0 or inf of the other sign; a NaN in its row of A or B makes it NaN. It is finite only if every step was. This holds
+    for all FP8 products and on all backends alike; only the pieces of split_k may end with NaN where one sum is inf.
+
     Args:
         lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)]), from `per_token_group_quant_fp8`; M may be 0.
         rhs: (b e4m3 [N, K], sb f32 [ceil(N / 128), ceil(K / 128)]), from `per_block_quant_fp8`.
@@ -167,6 +172,9 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(
 ) -> Fp8Pair:
     """gate_up GEMM, SwiGLU and 1x128 quantisation in one: h = silu(A @ gate[g].T) * (A @ up[g].T) on the float32 sums,
     then the rule of `per_token_group_quant_fp8`. Groups of rows as in `m_grouped_fp8_gemm_nt_offset`.
+
+    Sums that leave float32 are inf or NaN as in `fp8_gemm_nt`; silu(-inf) is NaN. An inf or NaN in h makes the scale of
+    its 128 channels inf or NaN, so that none of them is a number when it is multiplied out.
 
     Args:
         lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)], row-major or column-major).

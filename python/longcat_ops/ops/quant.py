@@ -71,6 +71,8 @@ def silu_and_mul_quant_fp8(gate_up: Tensor, *, column_major_scales: bool = False
     """SwiGLU, then 1x128 quantisation: h = silu(gate) * up in float32, quantised without a rounding in between.
 
     silu(v) = v / (1 + exp(-v)) (Shazeer, arXiv:2002.05202); the rule of quantisation is `per_token_group_quant_fp8`'s.
+    silu(-inf) is NaN, and a product beyond float32 inf: their group's scale is then NaN or inf, and no element of it a
+    number when it is multiplied out.
 
     Args:
         gate_up: [T, 2I], bfloat16, float16 or float32, gate in the first I columns; I a multiple of 8; last stride 1,
