@@ -11,13 +11,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import longcat_ops
-import op_bounds
 from longcat_ops import _library, doctor, reference
 from longcat_ops.ops import checking
 from longcat_ops.ops.registry import OPS
 from longcat_ops.reference import kernels
 from longcat_ops.testing.op_cases import CASES, EVERY, FIRST, is_output, public, schema_call
 from longcat_ops.testing.op_results import bits, blank, settled
+from support import op_bounds
 
 ROOT = Path(__file__).resolve().parents[2]
 FP8 = torch.float8_e4m3fn

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emulated_kernels import library  # noqa: F401  (the emulator, built when it is out of date)
 
 import longcat_ops
-from emulated_kernels import library  # noqa: F401  (the emulator, built when it is out of date)
 from longcat_ops.ops import emulated
 from longcat_ops.reference import kernels
 
