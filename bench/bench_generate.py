@@ -40,7 +40,7 @@ def tiny_networks() -> dict[str, object]:
         "bf16": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT, precision="bf16"),
         "fp8": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT),
     }
-    text = (ROOT / "tests" / "data" / "kjv_heldout.txt").read_text(encoding="utf-8")
+    text = (CHECKPOINT / "heldout.txt").read_text(encoding="utf-8")
     ids = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")).encode(text).ids
     prompt = torch.tensor([[1, *ids[: PROMPT - 1]]])
     return {

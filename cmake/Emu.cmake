@@ -20,8 +20,8 @@ target_compile_options(
 target_precompile_headers(longcat_emu_core PRIVATE ${emu_root}/cpp/emu/engine.h)
 
 file(GLOB emu_test_sources CONFIGURE_DEPENDS ${emu_root}/tests/emu/*.cpp)
-add_executable(emu_tests EXCLUDE_FROM_ALL ${emu_test_sources} ${emu_root}/cpp/launch/launch.cpp
-                                          ${emu_root}/cpp/launch/status.cpp)
+add_executable(emu_tests EXCLUDE_FROM_ALL ${emu_test_sources} ${emu_root}/cuda/launch/launch.cpp
+                                          ${emu_root}/cuda/launch/status.cpp)
 target_include_directories(emu_tests PRIVATE ${emu_root}/cuda/include)
 target_compile_options(emu_tests PRIVATE -Wall -Wextra)
 target_link_libraries(emu_tests PRIVATE longcat_emu_core)

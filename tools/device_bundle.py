@@ -55,6 +55,7 @@ def compile_module(facts: dict, package: Path) -> Path:
         facts["include"],
         pybind11.get_include(),
         ROOT / "cpp",
+        ROOT / "cuda",
         ROOT / "cuda/include",
         trees[-1].parent / "generated",
     ]

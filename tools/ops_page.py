@@ -27,7 +27,9 @@ of `torch.ops.longcat_ops` that writes into outputs it is given, and a plain-tor
 
 T tokens, H hidden width, E = N FFN experts + Z zero experts, K choices per token, G local experts, I expert width, R
 permuted rows. e4m3 is `torch.float8_e4m3fn`. Widths are multiples of 8; blocks of 128 at an edge may be smaller. Every
-op takes 0 tokens, copies no argument, and refuses bad arguments before it writes (docs/errors.md).
+op takes 0 tokens, copies no argument, and refuses bad arguments before it writes (docs/errors.md). None has a gradient
+formula: where grad mode is on, a tensor that requires a gradient is refused, and so is one under `torch.func`'s grad,
+vjp, jvp or vmap. Tensors are dense: no sparse, nested, mkldnn or quantised one, no subclass with operations of its own.
 `longcat_ops.supports(op, ...)` asks without running; `longcat_ops.explain(op, ...)` adds bytes, flops and the floor of
 the time.
 """
@@ -59,8 +61,9 @@ def _backend(op: str, kernels: set[str], name: str) -> str:
 
 
 def _summary(op: str) -> str:
+    """The first sentence; the two dots of a range do not end one."""
     text = " ".join(_doc(op).split("\n\n", 1)[0].split())
-    return re.split(r"(?<=[.:]) ", text)[0].rstrip(":.").replace("|", "\\|")
+    return re.split(r"(?<=[^.][.:]) ", text)[0].rstrip(":.").replace("|", "\\|")
 
 
 def _doc(op: str) -> str:

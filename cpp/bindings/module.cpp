@@ -7,12 +7,12 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/check.h"
-#include "base/version.h"
-#include "config/checks.h"
-#include "config/device_check.h"
-#include "config/explain.h"
+#include "check/checks.h"
+#include "check/error.h"
+#include "common/version.h"
+#include "cost/explain.h"
 #include "cpu/isa.h"
+#include "launch/device_check.h"
 #ifdef LONGCAT_WITH_CUDA
 #include "longcat_ops.h"
 #endif
@@ -37,6 +37,12 @@ void set_sizes(TensorDesc& desc, const py::tuple& sizes, const py::tuple& stride
     desc.sizes[i] = PyLong_AsLongLong(sizes[i].ptr());
     desc.strides[i] = PyLong_AsLongLong(strides[i].ptr());
   }
+}
+
+void set_memory(TensorDesc& desc, const py::object& address, const py::object& bytes, const py::object& offset) {
+  desc.address = address.cast<uint64_t>();
+  desc.storage_bytes = bytes.cast<int64_t>();
+  desc.storage_offset = offset.cast<int64_t>();
 }
 
 // (dtype, sizes, strides, device type, device index, address), for a tensor that does not exist.
@@ -64,6 +70,9 @@ TensorDesc tensor_from_object(const py::handle& tensor) {
   static PyObject* const type = PyUnicode_InternFromString("type");
   static PyObject* const index = PyUnicode_InternFromString("index");
   static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  static PyObject* const untyped_storage = PyUnicode_InternFromString("untyped_storage");
+  static PyObject* const nbytes = PyUnicode_InternFromString("nbytes");
+  static PyObject* const storage_offset = PyUnicode_InternFromString("storage_offset");
   const auto get = [](const py::handle& object, PyObject* name) {
     PyObject* value = PyObject_GetAttr(object.ptr(), name);
     if (!value) throw py::error_already_set();
@@ -84,7 +93,7 @@ TensorDesc tensor_from_object(const py::handle& tensor) {
   }
   auto* const exact_type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
   if (std::find(plain_tensor_types.begin(), plain_tensor_types.end(), exact_type) != plain_tensor_types.end())
-    desc.address = call(tensor, data_ptr).cast<uint64_t>();
+    set_memory(desc, call(tensor, data_ptr), call(call(tensor, untyped_storage), nbytes), call(tensor, storage_offset));
   return desc;
 }
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "config/tensor_desc.h"
+#include "check/tensor_desc.h"
 #include "cpu/quant.h"
 
 namespace longcat_ops {
@@ -29,6 +29,10 @@ inline DType dtype_of(const torch::stable::Tensor& tensor) {
 
 inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
   TensorDesc desc;
+  if (!tensor.defined()) {  // None
+    desc.device = DeviceKind::kNone;
+    return desc;
+  }
   desc.dtype = dtype_of(tensor);
   if (tensor.is_cpu()) {
     desc.device = DeviceKind::kCpu;
@@ -42,6 +46,8 @@ inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
     desc.sizes[i] = sizes[i];
     desc.strides[i] = strides[i];
   }
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &desc.storage_bytes));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &desc.storage_offset));
   desc.address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
   return desc;
 }

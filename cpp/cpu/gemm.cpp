@@ -1,9 +1,11 @@
 #include "cpu/gemm.h"
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
-#include "base/numeric.h"
+#include "common/constants.h"
+#include "common/numeric.h"
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
@@ -11,10 +13,10 @@
 namespace longcat_ops::cpu {
 namespace {
 
-constexpr int kBlock = 128;   // of k, under one scale
-constexpr int kRows = 8;      // of a at once: their partial sums stay in registers
-constexpr int kLanes = 16;    // of a partial sum: one 512-bit, two 256-bit or four 128-bit registers
-constexpr int kGateRows = 8;  // of gate, then of up, in an interleaved weight
+constexpr int kBlock = kQuantBlock;  // of k, under one scale
+constexpr int kRows = 8;             // of a at once: their partial sums stay in registers
+constexpr int kLanes = 16;           // of a partial sum: one 512-bit, two 256-bit or four 128-bit registers
+constexpr int kGateRows = 8;         // of gate, then of up, in an interleaved weight
 
 // A GCC and Clang vector: what the target lacks in width they split.
 using Floats = float __attribute__((vector_size(4 * kLanes)));
@@ -32,6 +34,23 @@ struct Panel {
   float* scales;  // [kRows, blocks]
   int64_t rows, blocks;
 };
+
+// A block of products of e4m3 sums to less than 2^25, so scales up to 2^101 / blocks keep every partial sum in float32.
+LC_INLINE float safe_scale(int64_t blocks) { return 0x1p101f / static_cast<float>(blocks); }
+
+// Row i of the panel times one weight row where scales are so large that sums may overflow, in the order of the CUDA
+// kernel, so that both meet inf and NaN in the same places: a block's sum, then one fused multiply-add with its scale.
+float dot_by_blocks(const Panel& panel, int64_t i, const uint8_t* b, const float* sb, int64_t sb_stride, int64_t k) {
+  float sum = 0.0f;
+  for (int64_t block = 0; block < panel.blocks; ++block) {
+    const float* a = panel.values + (i * panel.blocks + block) * kBlock;
+    double partial = 0.0;  // exact
+    for (int64_t j = 0; j < smaller(kBlock, k - block * kBlock); ++j)
+      partial += static_cast<double>(a[j]) * Float8E4M3::load(b[block * kBlock + j]);
+    sum = std::fma(static_cast<float>(partial), panel.scales[i * panel.blocks + block] * sb[block * sb_stride], sum);
+  }
+  return sum;
+}
 
 namespace baseline {
 #define LC_BODY LC_INLINE

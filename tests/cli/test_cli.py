@@ -90,18 +90,13 @@ def test_teacher_forced_text_is_named(checkpoint, tmp_path, capsys):
     assert facts["teacher_forced"]["text"] == "the prompt and its continuation"
 
 
-def test_the_held_out_excerpt_of_a_clone_is_found(checkpoint, tmp_path, capsys):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "tiny").symlink_to(checkpoint)
-    clone = tmp_path / "checkpoints" / "tiny2"
-    clone.mkdir()
+def test_the_held_out_text_of_a_checkpoint_is_found(checkpoint, tmp_path, capsys):
     for file in checkpoint.iterdir():
-        (clone / file.name).write_bytes(file.read_bytes())
-    (clone / "metrics.json").write_text('{"training": {"target_real_experts_per_token": 2.5}}')
-    (tmp_path / "tests" / "data").mkdir(parents=True)
-    (tmp_path / "tests" / "data" / "kjv_heldout.txt").write_text(TOY)
-    facts = facts_of(capsys, str(clone), "--prompt", "king", "--max-new-tokens", "4")
-    assert facts["teacher_forced"]["text"] == "kjv_heldout.txt"
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "metrics.json").write_text('{"training": {"target_real_experts_per_token": 2.5}}')
+    (tmp_path / "heldout.txt").write_text(TOY)
+    facts = facts_of(capsys, str(tmp_path), "--prompt", "king", "--max-new-tokens", "4")
+    assert facts["teacher_forced"]["text"] == "heldout.txt"
     assert facts["teacher_forced"]["positions"] == 127  # cut at max_position_embeddings
     assert facts["experts"]["target"] == 2.5
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import _library, doctor
+from longcat_ops import _environment, _library, doctor
 from longcat_ops.cli import main
 from longcat_ops.ops.emulated import OPS as emulated_ops
 from longcat_ops.ops.registry import OPS, Op
@@ -111,10 +111,11 @@ def test_variables_and_missing_packages(tmp_path, sources):
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'tokenizers' else find(name, *a)\n"
     )
-    _, facts, stderr = run_doctor(site, sources, LONGCAT_OPS_LOGG="info", LONGCAT_OPS_BACKEND="cpu")
+    _, facts, stderr = run_doctor(site, sources, LONGCAT_OPS_CPU_ISAS="avx2", LONGCAT_OPS_BACKEND="cpu")
     rows = {row["name"]: row for row in facts["environment"]}
-    assert rows["LONGCAT_OPS_LOGG"]["nearest"] == "LONGCAT_OPS_LOG" and rows["LONGCAT_OPS_BACKEND"]["nearest"] == ""
-    assert "LONGCAT_OPS_LOGG" in stderr  # the import warns too
+    assert rows["LONGCAT_OPS_CPU_ISAS"]["nearest"] == "LONGCAT_OPS_CPU_ISA"
+    assert rows["LONGCAT_OPS_BACKEND"]["nearest"] == ""
+    assert "LONGCAT_OPS_CPU_ISAS" in stderr  # the import warns too
     packages = {p["name"]: p for p in facts["packages"]}
     assert packages["tokenizers"]["version"] is None and "tokenizers" in packages["tokenizers"]["remedy"]
     assert packages["safetensors"]["version"] and not packages["safetensors"]["remedy"]
@@ -127,7 +128,7 @@ def test_rows_agree_with_the_library():
     }
     assert registered <= rows.keys()
     for name, row in rows.items():
-        emulated = _library.backend() == "emu"
+        emulated = _environment.backend() == "emu"
         native = ("emu" if name in emulated_ops else "reference") if emulated else "cpu"
         if name == "fused_moe":
             assert row.cpu.reason.endswith("; dense weights: plain torch")
@@ -140,7 +141,7 @@ def test_rows_agree_with_the_library():
 
 @pytest.mark.parametrize("backend,expected", [("reference", "reference"), ("cuda", "none")])
 def test_the_backend_variable_decides(monkeypatch, backend, expected):
-    monkeypatch.setitem(_library._environment, "LONGCAT_OPS_BACKEND", backend)
+    monkeypatch.setitem(_environment.values, "LONGCAT_OPS_BACKEND", backend)
     rows = {row.name: row for row in doctor.op_rows()}
     assert rows["dequant_fp8"].cpu.backend == expected
     assert "LONGCAT_OPS_BACKEND" in rows["dequant_fp8"].cpu.reason

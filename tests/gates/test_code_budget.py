@@ -16,7 +16,7 @@ from support.kernel_compiler import ROOT, needs_cuobjdump
 
 SCRIPT = ROOT / "cmake" / "code_budget.py"
 RECORDS = {
-    "cuda/moe_gemm/moe_gemm.cu": {"seconds": 31.4, "kernels": {"_Z1a": 70000, "_Z1b": 30000}},
+    "cuda/gemm/moe_gemm.cu": {"seconds": 31.4, "kernels": {"_Z1a": 70000, "_Z1b": 30000}},
     "cuda/runtime.cu": {"seconds": 2.0, "kernels": {}},
     "cuda/of_old/gone.cu": {"seconds": 1.0, "kernels": {"_Z1c": 1}},
 }
@@ -38,7 +38,7 @@ def test_within_the_budget(tmp_path: Path) -> None:
     status, lines = measure(tmp_path, 100_000, 5000)
     assert status == 0
     assert [" ".join(line.split()) for line in lines] == [
-        "cuda/moe_gemm/moe_gemm.cu 2 kernels 100,000 bytes 31.4 s",
+        "cuda/gemm/moe_gemm.cu 2 kernels 100,000 bytes 31.4 s",
         "cuda/runtime.cu 0 kernels 0 bytes 2.0 s",
         "machine code 100,000 bytes (at most 100,000), lib.so 5,000 (at most 5,000)",
     ]

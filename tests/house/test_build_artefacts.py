@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from longcat_ops import _library
+from longcat_ops.ops import checking
 from longcat_ops.testing.op_cases import CASES, EVERY, public
 from longcat_ops.testing.op_results import settled, tensors, to_device
 
@@ -102,7 +103,7 @@ def test_check_refuses_what_no_caller_may_send() -> None:
     with pytest.raises(ValueError, match="no check is registered for op nothing"):
         NATIVE.check("nothing")
     with pytest.raises(ValueError, match="argument 1 must be an integer"):
-        NATIVE.check("per_token_group_quant_fp8", _library.describe(torch.zeros(1, 8)))
+        NATIVE.check("per_token_group_quant_fp8", checking.describe(torch.zeros(1, 8)))
 
 
 @pytest.mark.gpu

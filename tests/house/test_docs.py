@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from longcat_ops import _library, errors
+from longcat_ops.model import MTP, LongcatFlashForCausalLM, layers
 from longcat_ops.ops import emulated
 from longcat_ops.ops.registry import OPS
 
@@ -20,6 +21,18 @@ def test_the_page_of_ops_is_what_the_docstrings_make() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     headings = re.findall(r"^## (\w+)$", (ROOT / "docs/ops.md").read_text(encoding="utf-8"), flags=re.M)
     assert headings == list(OPS)
+
+
+def test_the_two_dots_of_a_range_do_not_end_a_summary() -> None:
+    page = (ROOT / "docs/ops.md").read_text(encoding="utf-8")
+    assert "for the rows i in offsets[g] .. offsets[g+1]-1 of each group g | C++" in page
+
+
+def test_every_block_states_the_shapes_of_its_forward() -> None:
+    blocks = [v for v in vars(layers).values() if inspect.isclass(v) and "forward" in vars(v)]
+    assert len(blocks) >= 6
+    for block in [*blocks, MTP, LongcatFlashForCausalLM]:
+        assert re.search(r"\[[TB],\w", block.forward.__doc__ or ""), block
 
 
 def test_a_stale_page_is_noticed(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE_PYTHON = f"""#!/usr/bin/env bash
 case "$*" in
   "-c ") true ;;
-  "-c import sys; print("*) case "$0:${{FAKE_IN_VENV:-yes}}" in *.venv*|*:yes) echo "$0" ;; *) echo "${{3:-$0}}" ;; esac ;;
+  "-c import sys; print("*)
+    case "$0:${{FAKE_IN_VENV:-yes}}" in *.venv*|*:yes) echo "$0" ;; *) echo "${{3:-$0}}" ;; esac ;;
   *sys.version_info*) [ "${{FAKE_VERSION:-new}}" = new ] ;;
   "--version") echo Python 3.8.1 ;;
   *base_prefix*) case "$0" in *.venv*) true ;; *) [ "${{FAKE_IN_VENV:-yes}}" = yes ] ;; esac ;;

@@ -32,7 +32,7 @@ def test_the_contract_of_the_ops_holds() -> None:
 
 
 def test_without_the_library_the_remedy_is_named() -> None:
-    code = "from longcat_ops import _library\n_library.PACKAGE = _library.Path('/nowhere')\n_library._check_variables()"
+    code = "from longcat_ops import _library\n_library.PACKAGE = _library.Path('/nowhere')\n_library._check_emulator()"
     environment = os.environ | {"LONGCAT_OPS_BACKEND": "emu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode != 0

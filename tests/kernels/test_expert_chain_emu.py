@@ -179,7 +179,7 @@ def test_a_permute_that_triggers_before_it_waits_makes_counts_ready_wrong(tmp_pa
 
 PREFETCH = "for (const ptx::TensorMap& map : p.token_map) ptx::prefetch_tensormap(&map);\n"
 PRODUCT_EARLY = Mutation(
-    "triggers_before_it_waits", "moe_gemm/moe_swiglu_gemm.cu", "moe_gemm/producer.cuh", PREFETCH + WAIT,
+    "triggers_before_it_waits", "gemm/moe_swiglu_gemm.cu", "gemm/producer.cuh", PREFETCH + WAIT,
     PREFETCH + TRIGGER + WAIT,
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 from longcat_ops import LongcatFlashForCausalLM
 from longcat_ops.loading import checkpoint
 from longcat_ops.loading.checkpoint import CheckpointSource, expected_tensors
-from longcat_ops.loading.source import released
+from longcat_ops.model.source import released
 from support import checkpoints, models
 
 load = LongcatFlashForCausalLM.from_pretrained

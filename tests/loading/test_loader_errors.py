@@ -91,8 +91,10 @@ def test_scales(tmp_path, tensors):
 def test_mtp_that_the_config_promises(tmp_path):
     config = models.config(num_layers=1, num_nextn_predict_layers=1)
     text = refused(checkpoints.write(tmp_path, config, models.tensors(CONFIG, mtp=False)))
-    assert "16 problems" in text
-    assert "missing model.mtp.layers.0.eh_proj.weight [64, 128]" in text
+    promise = "the MTP head that num_nextn_predict_layers promises is absent, all 16 tensors of it"
+    assert f"1 problems.\n  {promise}\n  fix: num_nextn_predict_layers: 0 in config.json goes without it" in text
+    folder = checkpoints.write(tmp_path / "more", config, models.tensors(CONFIG, mtp=False) | {O_PROJ: torch.ones(3)})
+    assert "2 problems" in refused(folder) and promise in refused(folder)
 
 
 def test_mtp_in_part(tmp_path, tensors):
@@ -110,9 +112,9 @@ def test_no_folder_no_config_no_weights(tmp_path):
     assert "config.json does not exist; a checkpoint is a folder" in refused(tmp_path / "absent")
     (tmp_path / "config.json").write_text("{nonsense")
     assert "config.json is not valid JSON: " in refused(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(models.BASE))
     assert refused(tmp_path) == f"{tmp_path} holds no *.safetensors file."
-    (tmp_path / "config.json").write_text('{"rope_scaling": {"type": "yarn"}}')
+    (tmp_path / "config.json").write_text(json.dumps(models.BASE | {"rope_scaling": {"type": "yarn"}}))
     with pytest.raises(LongcatUnsupportedError, match=r"`rope_scaling` is .*yarn.*, expected none"):
         LongcatFlashForCausalLM.from_pretrained(tmp_path)
 

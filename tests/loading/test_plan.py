@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from longcat_ops import LongcatCheckpointError, LongcatFlashForCausalLM, LongcatShapeError, per_block_quant_fp8
+from longcat_ops import (
+    LongcatCheckpointError,
+    LongcatFlashConfig,
+    LongcatFlashForCausalLM,
+    LongcatShapeError,
+    per_block_quant_fp8,
+)
 from longcat_ops.cli import main
 from longcat_ops.loading.checkpoint import expected_tensors
-from longcat_ops.loading.plan import COMPONENTS, component, make_plan
+from longcat_ops.loading.sizing import COMPONENTS, component, size_rank
 from support import models
 
 # Sizes of one layer of the released model, from its config by hand.
@@ -26,27 +33,27 @@ EMBEDDING = 131072 * H
 def released(tmp_path: Path) -> Path:
     """The released config: every default, as a JSON file alone."""
     file = tmp_path / "config.json"
-    file.write_text("{}")
+    file.write_text(json.dumps(asdict(LongcatFlashConfig())))
     return file
 
 
 def test_parameters_are_those_of_the_published_model(released):
-    plan = make_plan(released)
+    plan = size_rank(released)
     assert round(plan.parameters_total / 1e9, 2) == 560.66
     assert {k: round(n / 1e9, 2) for k, n in plan.active_parameters.items()} == {0: 18.69, 8: 27.15, 12: 31.38}
     assert round(plan.parameters_mtp / 1e9, 3) == 1.198
 
 
 def test_kv_bytes_are_those_of_the_published_model(released):
-    plan = make_plan(released)
+    plan = size_rank(released)
     assert plan.kv_bytes_per_token == 576 * 2 * 57 == 65_664
     assert plan.kv_bytes_per_token_without_mtp == 64_512
-    assert make_plan(released, mtp=False).kv_bytes_per_token == 64_512
+    assert size_rank(released, mtp=False).kv_bytes_per_token == 64_512
 
 
 @pytest.mark.parametrize("ep,tp", [(1, 1), (8, 1), (32, 8), (3, 2)])
 def test_parameters_of_a_rank_by_hand(released, ep, tp):
-    plan = make_plan(released, ep=ep, tp=tp)
+    plan = size_rank(released, ep=ep, tp=tp)
     experts = -(-512 // ep)
     sharded = HEADS * 192 * 1536 + HEADS * 256 * 512 + H * HEADS * 128
     attention = 56 * (1536 * H + 576 * H + sharded // tp)
@@ -61,7 +68,7 @@ def test_parameters_of_a_rank_by_hand(released, ep, tp):
 
 
 def test_bytes_of_a_rank_by_hand(released):
-    plan = make_plan(released, ep=8, tp=1, precision="fp8")
+    plan = size_rank(released, ep=8, tp=1, precision="fp8")
     # Experts: e4m3 and one f32 per 128 x 128 block, every width a multiple of 128.
     experts = 28 * 64 * EXPERT
     assert plan.parts["experts"].scale_bytes == experts // 128**2 * 4
@@ -78,14 +85,14 @@ def test_bytes_of_a_rank_by_hand(released):
 
 def test_the_published_deployments_fit(released):
     """FP8 goes on one node of eight 141 GB cards, bf16 on sixteen of 80 GB."""
-    by_card = {fit.card: fit for fit in make_plan(released, ep=8, tp=8, precision="fp8").fits}
+    by_card = {fit.card: fit for fit in size_rank(released, ep=8, tp=8, precision="fp8").fits}
     assert by_card["141 GB"].fits
-    sixteen = make_plan(released, ep=16, tp=16, precision="bf16")
+    sixteen = size_rank(released, ep=16, tp=16, precision="bf16")
     eighty = sixteen.fits[0]
     assert eighty.fits and eighty.capacity == 80 * 2**30
     assert eighty.kv_tokens == (72 * 2**30 - sixteen.bytes) // 65_664
-    assert not make_plan(released, ep=8, tp=8, precision="bf16").fits[0].fits
-    assert make_plan(released, ep=8, tp=8, precision="bf16").fits[0].kv_tokens == 0
+    assert not size_rank(released, ep=8, tp=8, precision="bf16").fits[0].fits
+    assert size_rank(released, ep=8, tp=8, precision="bf16").fits[0].kv_tokens == 0
 
 
 def write_checkpoint(folder: Path, *, fp8: bool, dtype=torch.bfloat16, **changes) -> Path:
@@ -108,7 +115,7 @@ def test_bytes_are_those_of_the_loaded_model(tmp_path, fp8, precision):
     folder = write_checkpoint(tmp_path, fp8=fp8, n_routed_experts=4)
     model = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision, progress=False)
     held = sum(b.nbytes for b in model.buffers())
-    plan = make_plan(folder, precision=precision)
+    plan = size_rank(folder, precision=precision)
     assert plan.bytes == held
     row = model.new_cache(1, 64).rows
     assert plan.kv_bytes_per_token == row[:, 0, 0].numel() * row.itemsize
@@ -118,7 +125,7 @@ def test_a_policy_file_decides_by_name(tmp_path):
     folder = write_checkpoint(tmp_path / "model", fp8=False)
     policy = tmp_path / "policy.json"
     policy.write_text('{"*.experts.*": "fp8"}')
-    parts = make_plan(folder, precision=policy).parts
+    parts = size_rank(folder, precision=policy).parts
     assert parts["experts"].scale_bytes > 0
     assert all(part.scale_bytes == 0 for name, part in parts.items() if name != "experts")
 
@@ -134,7 +141,7 @@ def test_an_index_alone_is_enough(tmp_path):
             names[name + "_scale_inv"] = names[name]
     (tmp_path / "config.json").write_text(json.dumps(models.BASE))
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    plan = make_plan(tmp_path, ep=3)
+    plan = size_rank(tmp_path, ep=3)
     assert plan.parts["experts"].scale_bytes > 0 and plan.parts["dense FFN"].scale_bytes == 0
     assert (plan.files, plan.files_total) == (3, 7)  # the common file and two of six experts
     assert not any("not stored" in note for note in plan.notes)
@@ -142,23 +149,23 @@ def test_an_index_alone_is_enough(tmp_path):
     gone = "model.layers.1.mlp.experts.5.up_proj.weight"
     del names[gone]
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert any("1 of the" in note and gone in note for note in make_plan(tmp_path).notes)
+    assert any("1 of the" in note and gone in note for note in size_rank(tmp_path).notes)
 
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(LongcatCheckpointError, match="weight_map"):
-        make_plan(tmp_path)
+        size_rank(tmp_path)
 
 
 def test_without_an_mtp_head_nothing_is_counted_for_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(models.BASE | {"num_nextn_predict_layers": 0}))
-    plan = make_plan(tmp_path)
+    plan = size_rank(tmp_path)
     assert "MTP" not in plan.parts and plan.parameters_mtp == 0 and plan.kv_slots == 4
 
 
 def test_the_declared_quantisation_is_believed_without_names(tmp_path):
     raw = models.BASE | {"quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    assert make_plan(tmp_path).parts["dense FFN"].scale_bytes > 0
+    assert size_rank(tmp_path).parts["dense FFN"].scale_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -167,12 +174,12 @@ def test_the_declared_quantisation_is_believed_without_names(tmp_path):
 def test_impossible_splits_are_refused(tmp_path, changes, argument):
     (tmp_path / "config.json").write_text(json.dumps(models.BASE))
     with pytest.raises(LongcatShapeError, match=f"`{argument}`"):
-        make_plan(tmp_path, **changes)
+        size_rank(tmp_path, **changes)
 
 
 def test_uneven_splits_show_the_largest_rank(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(models.BASE))
-    plan = make_plan(tmp_path, ep=4, tp=2)
+    plan = size_rank(tmp_path, ep=4, tp=2)
     assert plan.experts_here == 2
     assert any("6 experts over 4 ranks" in note for note in plan.notes)
     assert any("vocabulary 61 over 2 ranks" in note for note in plan.notes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import settings
@@ -89,6 +91,38 @@ def test_a_sequence_that_grows_alone_is_read_without_a_copy():
     cache = new()
     append(cache, 0, 150, 0.0)
     assert cache.read(0, 0, 150).data_ptr() == cache.rows[0, cache.pages[0][0]].data_ptr()
+
+
+@pytest.mark.parametrize("pages", list(itertools.permutations(range(4))), ids=str)
+def test_pages_in_any_order_are_read_in_theirs(pages):
+    """Adjacent as a set, as 0 2 1 3 is, does not mean adjacent in order: a view would be of other rows."""
+    cache = new(batch=1, limit=256)
+    cache.pages[0], cache._free = list(pages), []
+    append(cache, 0, 250, 0.0)
+    for length in (1, 64, 65, 128, 129, 192, 193, 250):
+        got = cache.read(1, 0, length)
+        assert got.shape == (-(-length // 64) * 64, 5)
+        assert got[:length, 0].tolist() == [1000.0 + i for i in range(length)]
+    assert cache.row_index([0] * 4, [0, 64, 130, 249]).tolist() == [
+        64 * pages[0], 64 * pages[1], 64 * pages[2] + 2, 64 * pages[3] + 57
+    ]  # fmt: skip
+
+
+def test_pages_of_a_released_sequence_come_back_in_another_order():
+    """Regrown after a truncation too: rows of every sequence stay apart from those of its neighbours."""
+    cache = new(batch=4, limit=256)
+    for sequence in (0, 1, 2, 3):
+        append(cache, sequence, 65 + sequence, 0.1 * sequence)
+    cache.release(1)
+    cache.release(0)
+    cache.truncate(2, 3)
+    append(cache, 2, 200, 0.25)
+    append(cache, 1, 250, 0.15)
+    append(cache, 3, 100, 0.35)
+    assert cache.read(0, 2, 203)[:203, 0].tolist() == [0.2 + i for i in range(3)] + [0.25 + i for i in range(3, 203)]
+    assert cache.read(0, 1, 250)[:250, 0].tolist() == [0.15 + i for i in range(250)]
+    expected = [0.1 * 3 + i for i in range(68)] + [0.35 + i for i in range(68, 168)]
+    assert cache.read(0, 3, 168)[:168, 0].tolist() == expected
 
 
 def test_a_row_written_again_replaces_the_rejected_one():

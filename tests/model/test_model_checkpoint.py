@@ -11,7 +11,7 @@ from longcat_ops import LongcatFlashForCausalLM, generate
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints" / "longcat-tiny"
-TEXT = ROOT / "tests" / "data" / "kjv_heldout.txt"
+TEXT = FOLDER / "heldout.txt"
 NEW, BATCH = 24, 24  # a batch decodes in groups of 8 rows: 24 leaves none half empty
 KINDS = {
     "fp32": dict(dtype=torch.float32, precision="bf16"),

@@ -97,12 +97,14 @@ def test_fp8_decodes_when_built_in_inference_mode():
 
 
 RELEASED = dict(
-    vocab_size=131072, hidden_size=6144, num_layers=28, n_routed_experts=512, zero_expert_num=256, moe_topk=12
-)
+    vocab_size=131072, hidden_size=6144, num_layers=28, num_attention_heads=64, q_lora_rank=1536, kv_lora_rank=512,
+    qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, ffn_hidden_size=12288, expert_ffn_hidden_size=2048,
+    n_routed_experts=512, zero_expert_num=256, moe_topk=12,
+)  # fmt: skip
 
 
 def test_config_of_the_released_model():
-    c = LongcatFlashConfig.from_dict({**RELEASED, "unknown_key": 1})
+    c = LongcatFlashConfig.from_dict(RELEASED)
     assert c == LongcatFlashConfig()
     assert (c.num_experts, c.qk_head_dim, c.latent_width) == (768, 192, 576)
     assert c.q_lora_scale == 2.0
@@ -118,11 +120,11 @@ def test_config_of_the_released_model():
         (dict(rope_theta=3e5, rope_scaling=None), "rope_theta", 3e5),
         (dict(num_hidden_layers=56), "num_layers", 28),
         (dict(dtype="bfloat16"), "torch_dtype", "bfloat16"),
-        (dict(model_type="longcat_flash", eos_token_id=[7, 8]), "eos_token_id", 7),
+        (dict(model_type="longcat_flash", eos_token_id=[7, 8]), "eos_token_id", (7, 8)),
     ],
 )
 def test_config_spellings(raw, field, value):
-    assert getattr(LongcatFlashConfig.from_dict(raw), field) == value
+    assert getattr(LongcatFlashConfig.from_dict(RELEASED | raw), field) == value
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_config_spellings(raw, field, value):
 )
 def test_config_values_that_would_change_the_mathematics(raw, text):
     with pytest.raises(LongcatUnsupportedError, match=f"LongcatFlashConfig: argument {text}"):
-        LongcatFlashConfig.from_dict(raw)
+        LongcatFlashConfig.from_dict(RELEASED | raw)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +156,12 @@ def test_config_values_that_would_change_the_mathematics(raw, text):
         (dict(n_routed_experts=0), r"`n_routed_experts` is 0, expected a positive integer"),
         (dict(qk_rope_head_dim=7), r"`qk_rope_head_dim` is 7, expected an even number"),
         (dict(n_routed_experts=4, zero_expert_num=2, moe_topk=7), r"`moe_topk` is 7, expected 1 .. 6"),
-        (dict(moe_topk=0), r"`moe_topk` is 0, expected 1 .. 768"),
+        (dict(moe_topk=0), r"`moe_topk` is 0, expected a positive integer, at most"),
     ],
 )
 def test_config_sizes_that_cannot_be(raw, text):
     with pytest.raises(LongcatShapeError, match=f"LongcatFlashConfig: argument {text}"):
-        LongcatFlashConfig.from_dict(raw)
+        LongcatFlashConfig.from_dict(RELEASED | raw)
 
 
 def test_config_files(tmp_path):
@@ -174,6 +176,6 @@ def test_config_files(tmp_path):
         file.write_bytes(text.encode("latin-1"))
         with pytest.raises(LongcatCheckpointError, match=f"config.json {error}" if text != "\xff" else error):
             LongcatFlashConfig.from_pretrained(tmp_path)
-    file.write_text(json.dumps({"vocab_size": 99, "num_layers": 3}))
+    file.write_text(json.dumps(RELEASED | {"vocab_size": 99, "num_layers": 3}))
     assert LongcatFlashConfig.from_pretrained(tmp_path) == LongcatFlashConfig.from_pretrained(file)
     assert LongcatFlashConfig.from_pretrained(str(tmp_path)).vocab_size == 99

@@ -24,7 +24,7 @@ def measured() -> dict[str, float]:
     """Teacher-forced over each held-out chapter, cut to the length that was trained."""
     model = LongcatFlashForCausalLM.from_pretrained(FOLDER, progress=False)
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
-    text = (ROOT / "tests" / "data" / "kjv_heldout.txt").read_text(encoding="utf-8")
+    text = (FOLDER / "heldout.txt").read_text(encoding="utf-8")
     loss, tokens, agreed, rows, real = 0.0, 0, 0, 0, []
     for chapter in text.split("\n\n"):
         ids = torch.tensor([BOS, *tokenizer.encode(chapter.rstrip("\n") + "\n").ids, EOS][:LONGEST])

@@ -17,8 +17,8 @@ from support.kernel_mutations import Mutation, assert_caught, in_tiers, run_in_e
 SIZES = (0, 9, 1, 40, 0, 33)
 
 
-PARAMS = "moe_gemm/params.cuh"
-EPILOGUE = "moe_gemm/epilogue.cuh"
+PARAMS = "gemm/params.cuh"
+EPILOGUE = "gemm/epilogue.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
 READY_WAIT = "  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();\n"
 EMPTY = "stages.wait_empty();\n      "

@@ -12,12 +12,12 @@ from support.grouped import activations, weights
 from support.kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 
 SIZES, N, K = (9, 40), 136, 640
-SPLIT, PRODUCER, CONSUMER, ROLES = (f"moe_gemm/{name}.cuh" for name in ("split", "producer", "consumer", "roles"))
+SPLIT, PRODUCER, CONSUMER, ROLES = (f"gemm/{name}.cuh" for name in ("split", "producer", "consumer", "roles"))
 START = "    ptx::cluster_arrive_relaxed();  // the fence above is what it orders\n    ptx::cluster_wait_acquire();\n"
 
 
 def split(name: str, file: str, old: str, new: str) -> Mutation:
-    return Mutation(name, "moe_gemm/moe_gemm.cu", file, old, new)
+    return Mutation(name, "gemm/moe_gemm.cu", file, old, new)
 
 
 MUTATIONS = [

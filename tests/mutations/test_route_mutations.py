@@ -65,6 +65,8 @@ MUTATIONS = [
     plan("experts_of_other_ranks", "local = expert[j] < p.groups", "local = expert[j] <= p.groups"),
     plan("rows_beyond_the_last", "row < p.rows ? static_cast<int32_t>(row) : -1", "static_cast<int32_t>(row)"),
     plan("offsets_beyond_the_last", "row < p.rows ? row : p.rows", "row"),
+    plan("choices_without_a_row_left", "    ptx::store_global(p.row_of + place, row);",
+         "    if (row >= 0) ptx::store_global(p.row_of + place, row);"),
     plan("unused_sources_left", "  if constexpr (kAlone) clear_unused_sources(p, begin.total);\n", ""),
     plan("unused_sources_left_by_several_blocks", "  clear_unused_sources(p, static_cast", "  (void)(static_cast"),
     plan("own_block_added", "block + i < ptx::block_index()", "block + i <= ptx::block_index()"),

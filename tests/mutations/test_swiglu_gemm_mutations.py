@@ -18,7 +18,7 @@ from support.swiglu_oracle import weights
 
 
 def swiglu(name: str, file: str, old: str, new: str) -> Mutation:
-    return Mutation(name, "moe_gemm/moe_swiglu_gemm.cu", f"moe_gemm/{file}.cuh", old, new)
+    return Mutation(name, "gemm/moe_swiglu_gemm.cu", f"gemm/{file}.cuh", old, new)
 
 
 MULTIPLY, CONSUMER, EPILOGUE, PRODUCER = "consumer", "swiglu_consumer", "swiglu_epilogue", "producer"

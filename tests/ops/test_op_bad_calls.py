@@ -41,13 +41,13 @@ SCALARS = [
     bad("per_token_group_quant_fp8", "`x` is of type list, expected a torch.Tensor", lambda a, k: (([1.0],), k)),
     bad(
         "per_token_group_quant_fp8",
-        "`x` is of width 12, expected a positive multiple of 8",
+        "`x` is of shape [4, 12], expected [T, H] with H a positive multiple of 8",
         lambda a, k: ((X[:, :12],), k),
     ),
-    bad("per_block_quant_fp8", "`w` is of type NoneType, expected a torch.Tensor", lambda a, k: ((None,), k)),
+    bad("per_block_quant_fp8", "`w` is None, expected a torch.Tensor", lambda a, k: ((None,), k)),
     bad(
         "silu_and_mul_quant_fp8",
-        "`gate_up` is of width 24, expected 2I with I a multiple of 8",
+        "`gate_up` is of shape [4, 24], expected [T, 2I] with I a positive multiple of 8",
         lambda a, k: ((X[:, :24],), k),
     ),
     bad("dequant_fp8", "`dtype` is another dtype, expected torch.bfloat16", lambda a, k: ((*a[:2], torch.int8), k)),
@@ -59,8 +59,12 @@ SCALARS = [
     ),
     bad("rms_norm", "`eps` is -1, expected 0 or a small positive number", lambda a, k: ((*a[:2], -1.0), k)),
     bad("rms_norm", "`eps` is inf", lambda a, k: ((*a[:2], math.inf), k)),
-    bad("rms_norm", "`x` is of width 0, expected at least one column", lambda a, k: ((X[:, :0], X[0, :0], 1e-5), k)),
-    bad("rms_norm_quant_fp8", "`x` is of width 12", lambda a, k: ((X[:, :12], X[0, :12], 1e-5), k)),
+    bad(
+        "rms_norm",
+        "`x` is of shape [4, 0], expected [T, H] with H at least 1",
+        lambda a, k: ((X[:, :0], X[0, :0], 1e-5), k),
+    ),
+    bad("rms_norm_quant_fp8", "`x` is of shape [4, 12]", lambda a, k: ((X[:, :12], X[0, :12], 1e-5), k)),
     bad(
         "rms_norm_quant_fp8",
         "`residual` is torch.float32, expected torch.bfloat16",

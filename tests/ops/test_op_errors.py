@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from longcat_ops import _library
+from longcat_ops.ops import checking
 from longcat_ops.testing.op_cases import FIRST, is_output, schema_call
 from longcat_ops.testing.op_results import bits, blank
 
@@ -24,7 +24,7 @@ def described(value):
     """A descriptor with the real address, so that parts of it can be changed."""
     if not isinstance(value, torch.Tensor):
         return value
-    return (*_library.describe(value)[:5], value.data_ptr())
+    return (*checking.describe(value)[:5], value.data_ptr())
 
 
 def changed(descriptor, **fields):
@@ -84,10 +84,10 @@ def test_every_tensor_argument(op, name, index, argument, kind):
     call = schema_call(op, name)
     spec = call[0]._schema.arguments[index]
     legal = [described(a) for a in call[1]]
-    assert _library.find_problem(op, *legal) == ("", "", "")
+    assert checking.find_problem(op, *legal) == ("", "", "")
     for found, bad in mutations(op, spec, call[1][index], call):
         if found == kind:
-            code, reason, _ = _library.find_problem(op, *legal[:index], bad, *legal[index + 1 :])
+            code, reason, _ = checking.find_problem(op, *legal[:index], bad, *legal[index + 1 :])
             assert code == "LC-SHAPE", bad
             text = SHAPE.match(reason)
             assert text, reason

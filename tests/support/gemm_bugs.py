@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from support.kernel_mutations import Mutation
 
+PIPELINE = "device/pipeline.cuh"
+SCHEDULER = "gemm/scheduler.cuh"
+PRODUCER = "gemm/producer.cuh"
+ROLES = "gemm/roles.cuh"
+CONSUMER = "gemm/consumer.cuh"
+
 
 def gemm(name: str, file: str, old: str, new: str) -> Mutation:
-    return Mutation(name, "moe_gemm/moe_gemm.cu", file, old, new)
-
-
-PIPELINE = "device/pipeline.cuh"
-
-
-SCHEDULER = "moe_gemm/scheduler.cuh"
-
-
-PRODUCER = "moe_gemm/producer.cuh"
-
-
-ROLES = "moe_gemm/roles.cuh"
-
-
-CONSUMER = "moe_gemm/consumer.cuh"
+    return Mutation(name, "gemm/moe_gemm.cu", file, old, new)

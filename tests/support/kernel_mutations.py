@@ -91,7 +91,7 @@ def _compile(mutation: Mutation, folder: Path, whole: bool) -> ctypes.CDLL:
     command += [f"-I{path}" for path in (folder, ROOT / "cuda", ROOT / "cpp", ROOT / "cuda" / "include")]
     command += ["-x", "c++", ROOT / "cuda" / mutation.launcher, "-x", "none"]
     objects = BUILD / "CMakeFiles" / "longcat_emu.dir"
-    command += sorted((objects / "cpp").rglob("*.o"))  # of launchers in general
+    command += sorted(path for part in ("cpp", "cuda") for path in (objects / part).rglob("*.o"))  # of all launchers
     if whole:
         own = f"{Path(mutation.launcher).stem}.cpp.o"
         command += sorted(path for path in (objects / "generated").rglob("*.o") if path.name != own)

@@ -35,7 +35,7 @@ def tensors(config, seed=0, *, mtp: bool = True, mtp_embedding: bool = False, st
 
 def build(dtype: torch.dtype = torch.float32, seed=0, *, mtp: bool = True, precision=None, std=0.1, **changes):
     """A model of `config(**changes)`; precision "fp8" quantises every projection."""
-    from longcat_ops.loading.precision import Precision
+    from longcat_ops.model.precision import Precision
 
     c = config(**changes)
     weights = tensors(c, seed, mtp=mtp, std=std)

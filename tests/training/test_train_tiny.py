@@ -228,7 +228,7 @@ def test_the_shipped_checkpoint_is_as_good_as_it_says():
     tokenizers = pytest.importorskip("tokenizers")
     parameters, config = tiny_export.read_checkpoint(SHIPPED)
     assert config == TINY_CONFIG
-    chapters = tiny_corpus.read_excerpt(ROOT / "tests" / "data" / "kjv_heldout.txt")
+    chapters = tiny_corpus.read_excerpt(SHIPPED / "heldout.txt")
     tokenizer = tokenizers.Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
     stream = tiny_corpus.encode_chapters(tokenizer, chapters)
     found = evaluate(parameters, config, stream, sum(len(chapter.encode()) for chapter in chapters), 256)
@@ -249,7 +249,7 @@ def test_king_james_text():
     assert len(chapters) == 1189 and chapters[0].startswith("Genesis 1\n1 In the beginning God created")
     training, held_out = tiny_corpus.split_chapters(chapters, 0)
     assert len(held_out) == 48 and len(training) + len(held_out) == 1189 and not set(training) & set(held_out)
-    excerpt = ROOT / "tests" / "data" / "kjv_heldout.txt"
+    excerpt = SHIPPED / "heldout.txt"
     if excerpt.exists():
         found = tiny_corpus.read_excerpt(excerpt)
         assert found == held_out[: len(found)] and 24_000 < excerpt.stat().st_size <= 32 * 1024

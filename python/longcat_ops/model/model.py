@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
-from ..loading.source import RandomSource, Source, StateDictSource, released
 from ..reference.invariance import PASS_ROWS, Form, linear, small_groups
-from ..reference.rows import SMALL_T
 from .cache import LatentCache
 from .config import LongcatFlashConfig
-from .layers import RMSNorm, RotaryTable, Rows, ScMoELayer, acc_dtype
+from .layers import RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
+from .rows import DECODE_ROWS, Rows
+from .source import RandomSource, Recorder, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # accepted for token ids
-# At most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass. The blocks keep a
-# row's bits apart from its neighbours' up to the same number.
-DECODE_ROWS = SMALL_T
 
 
 @dataclass
@@ -43,7 +41,11 @@ class LongcatFlashForCausalLM(nn.Module):
     Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because
     each decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows
     elsewhere.
+
+    Each prompt pass, of the target and of the MTP head, runs inside `around_prompt()`: a clock may take its place.
     """
+
+    around_prompt: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ class LongcatFlashForCausalLM(nn.Module):
         Args:
             dtype: of activations and unquantised weights; None keeps the stored one. precision: None keeps what is
                 stored, "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy
-                (loading/precision.py).
+                (model/precision.py).
             ep_group, tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
 
         Raises: LongcatCheckpointError naming the file, or all missing, unexpected and mis-shaped tensors; no weight
@@ -96,14 +98,14 @@ class LongcatFlashForCausalLM(nn.Module):
     @classmethod
     def from_state_dict(cls, config: LongcatFlashConfig, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32,
                         **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
-        """From tensors under their published names; options: device, precision, experts (see loading/source.py)."""
-        return cls(StateDictSource(tensors, dtype, **options), config)
+        """From tensors under their published names; options: device, precision, experts (see model/source.py)."""
+        return cls(_fitting(StateDictSource(tensors, dtype, **options), config), config)
 
     @classmethod
     def random(cls, config: LongcatFlashConfig, dtype: torch.dtype = torch.float32, seed: int = 0,
                **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
         """Reproducible random weights, for benches and shape tests."""
-        return cls(RandomSource(dtype, seed=seed, **options), config)
+        return cls(_fitting(RandomSource(dtype, seed=seed, **options), config), config)
 
     def new_cache(self, batch_size: int, max_length: int) -> LatentCache:
         """An empty cache with a slot for each attention and, if there is one, the MTP head."""
@@ -146,8 +148,8 @@ class LongcatFlashForCausalLM(nn.Module):
         return (logits, hidden) if return_hidden else logits
 
     def row_group(self, batch_size: int) -> int:
-        """Rows of one decode pass: fixed by the batch, so that plain decode and verify of one draft share every GEMM
-        shape.
+        """Rows of one decode pass: 2 for one sequence, else 8, so that plain decode and verify of one draft share every
+        GEMM shape.
         """
         return PASS_ROWS[batch_size > 1]
 
@@ -164,10 +166,11 @@ class LongcatFlashForCausalLM(nn.Module):
         end = start + len(ids)
         cache.reserve(sequence, end)
         steps = []
-        for a, b in _chunks(start, end):
-            keep = slice(None) if not last_only else slice(b - a - (b == end), None)
-            steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
-        return _join(steps)
+        with self.around_prompt():
+            for a, b in _chunks(start, end):
+                keep = slice(None) if not last_only else slice(b - a - (b == end), None)
+                steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
+            return _join(steps)
 
     def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
         """One pass over a few new rows: row i is token ids[i] at positions[i] of sequences[i], earlier positions
@@ -183,9 +186,10 @@ class LongcatFlashForCausalLM(nn.Module):
         [n,H].
         """
         parts = []
-        for a, b in _chunks(0, len(next_ids)):
-            parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
-        return torch.cat(parts)
+        with self.around_prompt():
+            for a, b in _chunks(0, len(next_ids)):
+                parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
+            return torch.cat(parts)
 
     def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,
                      hidden: Tensor) -> Tensor:  # fmt: skip
@@ -282,6 +286,15 @@ class LongcatFlashForCausalLM(nn.Module):
             f"at most max_position_embeddings = {limit}",
         )
         return lengths
+
+
+def _fitting(source: Source, config: LongcatFlashConfig) -> Source:
+    """`source`, once each rule of its precision policy fits a projection of this network."""
+    if source.precision.rules:
+        recorder = Recorder(lambda name: name == f"{MTP_PREFIX}.norm.weight")
+        LongcatFlashForCausalLM(recorder, config)
+        source.precision.check({name: want.can_be_fp8 for name, want in recorder.expected.items()})
+    return source
 
 
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
 
 from .. import _library
+from . import tensors
+from .checking import refuse
 from .registry import OPS
 
 P = ParamSpec("P")
@@ -20,7 +22,6 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     are to blame. A call that succeeds is checked once, in C++, by the kernel it reaches.
     """
     op = function.__name__
-    flatten = OPS[op].arguments
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,17 +32,27 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         _refuse(problem, args, kwargs)
 
     def _refuse(error: Exception, args: tuple, kwargs: dict) -> NoReturn:
-        _library.refuse(op, flatten, args, kwargs, error)
+        refuse(op, OPS[op].arguments, args, kwargs, error)
 
     # torch.compile counts recompilations by code object: one of its own for each op, or they would share a limit of 8.
     call.__code__ = call.__code__.replace(co_name=op)
     return call
 
 
-def kernel(op: str) -> torch._ops.OpOverload:
-    """torch.ops.longcat_ops.<op>, with the library loaded."""
+def kernel(op: str) -> Callable[..., None]:
+    """torch.ops.longcat_ops.<op>, with the library loaded. Asks here what the op's autograd kernel would ask, and then
+    goes past that kernel, which costs a second way through the dispatcher."""
     _library.load()
-    return getattr(torch.ops.longcat_ops, op).default
+    overload = getattr(torch.ops.longcat_ops, op).default
+
+    def run(*arguments: Any) -> None:
+        if torch.compiler.is_compiling():
+            return overload(*arguments)
+        tensors.require_plain(op, arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*arguments)
+
+    return run
 
 
 def empty_scales(rows: int, groups: int, device: torch.device, column_major: bool) -> torch.Tensor:

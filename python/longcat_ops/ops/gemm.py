@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..types import BLOCK, Fp8Pair
 from .calling import empty_scales, kernel, public
 from .registry import deepgemm_keywords, pair
-
-Fp8Pair = tuple[Tensor, Tensor]
 
 _fp8_gemm_nt = kernel("fp8_gemm_nt")
 _offset = kernel("m_grouped_fp8_gemm_nt_offset")
@@ -29,6 +28,11 @@ _swiglu = kernel("m_grouped_fp8_swiglu_gemm_nt_offset")
 def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_k: int = 1,
                 **deepgemm: Any) -> Tensor:  # fmt: skip
     """D = A @ B.T.
+
+    Each 128 of K give a sum of products of codes, below 2^25, which is multiplied by sa * sb and added to the float32
+    sum so far in one step. Where sa * sb or a sum leaves float32, an element is inf of its sign, or NaN where inf meets
+    0 or inf of the other sign; a NaN in its row of A or B makes it NaN. It is finite only if every step was. This holds
+    for all FP8 products and on all backends alike; only the pieces of split_k may end with NaN where one sum is inf.
 
     Args:
         lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)]), from `per_token_group_quant_fp8`; M may be 0.
@@ -169,6 +173,9 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(
     """gate_up GEMM, SwiGLU and 1x128 quantisation in one: h = silu(A @ gate[g].T) * (A @ up[g].T) on the float32 sums,
     then the rule of `per_token_group_quant_fp8`. Groups of rows as in `m_grouped_fp8_gemm_nt_offset`.
 
+    Sums that leave float32 are inf or NaN as in `fp8_gemm_nt`; silu(-inf) is NaN. An inf or NaN in h makes the scale of
+    its 128 channels inf or NaN, so that none of them is a number when it is multiplied out.
+
     Args:
         lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)], row-major or column-major).
         gate_up: (e4m3 [G, 2I, K], f32 [G, 2 * ceil(I / 128), ceil(K / 128)]) from `interleave_gate_up`.
@@ -184,6 +191,6 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(
     (a, sa), (w, sw) = pair(op, "lhs", lhs), pair(op, "gate_up", gate_up)
     rows, width = a.shape[0], w.shape[1] // 2
     h = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=a.device)
-    sh = empty_scales(rows, -(-width // 128), a.device, False)
+    sh = empty_scales(rows, -(-width // BLOCK), a.device, False)
     _swiglu(a, sa, w, sw, offsets, max_m_hint, counts_ready, h, sh)
     return h, sh

@@ -1,4 +1,5 @@
-"""What the C++ library does not register itself: fakes (tracing, meta tensors) and the reference as a kernel.
+"""What the C++ library does not register itself: fakes (tracing, meta tensors), chains of ops, and the reference as a
+kernel.
 
 CUDA tensors run the reference on the GPU until an op has a CUDA kernel; CPU tensors run it where there is no C++ CPU
 kernel, and everywhere under LONGCAT_OPS_BACKEND=reference. Under LONGCAT_OPS_BACKEND=emu CPU tensors run the CUDA
@@ -7,15 +8,15 @@ kernels in the host emulator, where there are any.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .. import _library
-from ..errors import LongcatUnsupportedError
-from . import emulated
+from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from . import checking, emulated, tensors
 from .registry import OPS
 
 # Ops with a C++ CPU kernel and with a CUDA kernel in this build, found when the library is loaded.
@@ -26,16 +27,19 @@ _libraries: list[torch.library.Library] = []
 
 
 def register(backend: str) -> None:
-    """Registers fakes, the reference for CUDA tensors and, where nothing else serves them, for CPU tensors."""
+    """Registers fakes, refusals, and the reference for CUDA tensors and for CPU tensors that nothing else serves."""
     library = torch.library.Library("longcat_ops", "IMPL")
     _libraries.append(library)  # a Library that is collected takes its registrations along
     for op in OPS:
         torch.library.register_fake(f"longcat_ops::{op}", _fake(op), lib=library)
+        library.impl(op, _autograd(op), "Autograd", with_keyset=True)
+        for key in tensors.REFUSED_KEYS:
+            library.impl(op, _refuse_layout(op), key)
         for key, found in (("CPU", CPU_KERNELS), ("CUDA", CUDA_KERNELS)):
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", key):
                 found.add(op)
         if op not in CUDA_KERNELS:
-            library.impl(op, _reference(op), "CUDA")
+            library.impl(op, _python(op), "CUDA")
         kernel = _cpu_kernel(op, backend)
         if kernel is not None:
             with warnings.catch_warnings():  # torch warns of any override; this one was asked for
@@ -48,25 +52,48 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
     if backend == "cuda":
         return _refuse_cpu(op)
     if backend == "emu" and op in emulated.OPS:
-        return emulated.kernel(op, _library.require)
-    return _reference(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
+        return emulated.kernel(op, _require)
+    return _python(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
 
 
-def _reference(op: str) -> Callable[..., None]:
-    """The reference as a kernel, checked like any other. Loaded at the first call: it uses the ops itself."""
+def _python(op: str) -> Callable[..., None]:
+    """The reference as a kernel, or the chain of other ops that `op` is; checked like any other, loaded when called."""
     run: Callable[..., None] | None = None
-    check = _library.require
 
     def kernel(*arguments: Any) -> None:
         nonlocal run
         if run is None:
-            from ..reference import kernels
-
-            run = getattr(kernels, op)
-        check(op, *arguments)
+            run = python_kernel(op)
+        _require(op, *arguments)
         run(*arguments)
 
     return kernel
+
+
+def _require(op: str, *arguments: Any) -> None:
+    """The check of a kernel in Python: no tensor may be None, which torch lets through."""
+    for i, name in _tensor_arguments(op):
+        if arguments[i] is None:
+            raise LongcatShapeError(message(op, name, None, "a torch.Tensor"))
+    checking.require(op, *arguments)
+
+
+@functools.cache
+def _tensor_arguments(op: str) -> tuple[tuple[int, str], ...]:
+    schema = getattr(torch.ops.longcat_ops, op).default._schema
+    return tuple((i, spec.name) for i, spec in enumerate(schema.arguments) if str(spec.type) == "Tensor")
+
+
+def python_kernel(op: str) -> Callable[..., None]:
+    """What serves `op` without a C++ or CUDA kernel: its chain of other ops, or the reference. Takes the arguments of
+    the schema."""
+    if OPS[op].chain:  # loaded here only: it imports the ops, whose schemas must be registered by then
+        from . import expert_chain
+
+        return getattr(expert_chain, op)
+    from ..reference import kernels
+
+    return getattr(kernels, op)
 
 
 def _fake(op: str) -> Callable[..., None]:
@@ -74,9 +101,29 @@ def _fake(op: str) -> Callable[..., None]:
     def fake(*arguments: Any) -> None:
         tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
         if all(type(n) is int for t in tensors for n in (*t.shape, *t.stride())):
-            _library.require(op, *arguments)
+            checking.require(op, *arguments)
 
     return fake
+
+
+def _autograd(op: str) -> Callable[..., None]:
+    """Refuses what needs a gradient, also under the transforms of torch.func. Nothing comes here in inference mode, nor
+    from the functions of longcat_ops, which have asked."""
+    redispatch = getattr(torch.ops.longcat_ops, op).default.redispatch
+    below = torch._C._after_autograd_keyset
+
+    def kernel(keyset: Any, *arguments: Any) -> None:
+        tensors.require_no_gradient(op, arguments)
+        redispatch(keyset & below, *arguments)
+
+    return kernel
+
+
+def _refuse_layout(op: str) -> Callable[..., None]:
+    def kernel(*arguments: Any) -> None:
+        tensors.require_dense(op, arguments)
+
+    return kernel
 
 
 def _refuse_cpu(op: str) -> Callable[..., None]:

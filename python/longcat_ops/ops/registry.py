@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import _library
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from .described import Described
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .moe import Plan, Routing
-
-    Fp8Pair = tuple[Tensor, Tensor]
+    from ..types import Fp8Pair, Plan, Routing
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,21 @@ class Op:
 def pair(op: str, name: str, value: Any) -> Fp8Pair:
     """`value` if it is a pair; that its parts are tensors is left to the check of the call."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        got = f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+        got = "None" if value is None else f"a {type(value).__name__}"
+        got += f" of {len(value)}" if isinstance(value, tuple | list) else ""
         raise LongcatShapeError(message(op, name, got, "a pair (e4m3 values, float32 scales)"))
     return value[0], value[1]
+
+
+def _has_rows(value: Any) -> bool:
+    """Whether a tensor stands there whose sizes can be read."""
+    return hasattr(type(value), "untyped_storage") and not value.is_nested and value.ndim > 0
 
 
 def output(op: str, out: Any) -> Tensor:
     """`out` where the caller must bring it."""
     if out is None:
-        raise LongcatShapeError(message(op, "out", "None", "a torch.Tensor to write into"))
+        raise LongcatShapeError(message(op, "out", "None", "a torch.Tensor"))
     return out
 
 
@@ -51,6 +57,12 @@ def fields(op: str, name: str, value: Any, kind: str, *names: str) -> tuple[Any,
     if not all(hasattr(value, field) for field in names):
         raise LongcatShapeError(message(op, name, f"of type {type(value).__name__}", f"a {kind}"))
     return tuple(getattr(value, field) for field in names)
+
+
+def require_dtype(op: str, dtype: Any) -> None:
+    """torch takes None for its default, which is not the op's."""
+    if dtype is None:
+        raise LongcatShapeError(message(op, "dtype", None, "torch.bfloat16, torch.float16 or torch.float32"))
 
 
 def check_num_valid(num_valid: int, logits: Tensor) -> None:
@@ -105,20 +117,21 @@ def _silu_and_mul_quant_fp8(gate_up: Tensor, *, column_major_scales: bool = Fals
 
 
 def _dequant_fp8(q: Tensor, s: Tensor, dtype: Any = "bfloat16", *, group_size: int = 128) -> tuple:
-    if getattr(q, "ndim", 0) != 2:
+    if not _has_rows(q) or q.ndim != 2:
         return q, s, group_size
+    require_dtype("dequant_fp8", dtype)
     rows, columns = q.shape
-    out = (str(dtype), (rows, columns), (columns, 1), q.device.type, q.device.index or 0, 0)  # stands for the dtype
-    return q, s, group_size, out
+    # This output stands for the dtype.
+    return q, s, group_size, Described(str(dtype), (rows, columns), (columns, 1), q.device.type, q.device.index or 0, 0)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple:
-    return x, weight, float(eps)
+    return x, weight, eps
 
 
 def _rms_norm_quant_fp8(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, *,
                         column_major_scales: bool = False) -> tuple:  # fmt: skip
-    return x, weight, float(eps), residual
+    return x, weight, eps, residual
 
 
 def _fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_k: int = 1,
@@ -161,10 +174,11 @@ def _moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, nu
                num_valid: Tensor | int | None = None, errors: Tensor | None = None) -> tuple:  # fmt: skip
     valid = num_valid
     if isinstance(num_valid, int):
-        check_num_valid(num_valid, logits)
+        if _has_rows(logits):
+            check_num_valid(num_valid, logits)
         valid = None
     outputs = (None,) * 5 + (errors,) if errors is not None else ()
-    return logits, bias, valid, top_k, num_experts, num_zero_experts, float(scale), *outputs
+    return logits, bias, valid, top_k, num_experts, num_zero_experts, scale, *outputs
 
 
 def _moe_plan(ids: Tensor, num_local: int) -> tuple:
@@ -224,13 +238,14 @@ def supports(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bo
     """See `longcat_ops.supports`."""
     if op not in OPS:
         raise LongcatUnsupportedError(f"supports: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
-    from .. import _library
+    _library.load()
+    from . import checking
+    from .arguments import schema_arguments
 
     try:
-        arguments = OPS[op].arguments(*args, **kwargs)
-        _library.require_types(op, arguments)
+        arguments = schema_arguments(op, OPS[op].arguments, args, kwargs)
     except (LongcatShapeError, LongcatUnsupportedError) as error:
         reason, _, fix = str(error).partition("\n  fix: ")
         return False, reason, fix
-    code, reason, fix = _library.find_problem(op, *arguments)
+    code, reason, fix = checking.find_problem(op, *arguments)
     return not code, reason, fix

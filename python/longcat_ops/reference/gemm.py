@@ -1,22 +1,23 @@
-"""Plain-torch FP8 GEMMs: the oracle, and the path where there is no kernel. Quantising and widening go through the ops:
-same bits, native speed.
-"""
+"""Plain-torch FP8 GEMMs: the oracle, and the path where there is no kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..ops.quant import dequant_fp8, per_token_group_quant_fp8
+from ..types import BLOCK, Fp8Pair
 from .invariance import linear
+from .quant import dequant_fp8, per_token_group_quant_fp8
 from .rows import product, silu
 
-Fp8Pair = tuple[Tensor, Tensor]
 _ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
+_BLOCK = 128
 
 # Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode
 # step's product with it. Entries die with their weight and are renewed when it was written to.
@@ -48,6 +49,7 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_
     """D[M,N] = dequant(lhs[M,K]) @ dequant(rhs[N,K]).T, accumulated in fp32, rounded once to `out`'s dtype (bf16).
     split_k changes nothing here."""
     d = linear(dequant_fp8(*lhs, torch.float32), widen_weight(*rhs))
+    d = _rescued(d, lhs, rhs)
     return d.to(torch.bfloat16) if out is None else out.copy_(d)
 
 
@@ -57,7 +59,7 @@ def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offset
     """out[offsets[g]:offsets[g+1]] = lhs[offsets[g]:offsets[g+1]] @ rhs[g].T; other rows are not written."""
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*rhs)
     for g, rows in _groups(offsets, len(a)):
-        out[rows] = product(a[rows], w[g]).to(out.dtype)
+        out[rows] = _rescued(product(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
     return out
 
 
@@ -67,8 +69,9 @@ def m_grouped_fp8_gemm_nt_masked(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, masked
     w = widen_weight(*rhs)
     for g, m in enumerate(masked_m.tolist()):
         if m > 0:
-            a = dequant_fp8(lhs[0][g, :m], lhs[1][g, :m], torch.float32)
-            out[g, :m] = product(a, w[g]).to(out.dtype)
+            rows = _part(lhs, (g, slice(m)))
+            d = product(dequant_fp8(*rows, torch.float32), w[g])
+            out[g, :m] = _rescued(d, rows, _part(rhs, g)).to(out.dtype)
     return out
 
 
@@ -78,7 +81,7 @@ def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_
     for g in m_indices.unique().tolist():
         if 0 <= g < len(w):
             rows = (m_indices == g).nonzero()[:, 0]
-            out[rows] = product(a[rows], w[g]).to(out.dtype)
+            out[rows] = _rescued(product(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
     return out
 
 
@@ -94,12 +97,54 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(lhs: Fp8Pair, gate_up: Fp8Pair, offsets:
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*gate_up, interleaved=True)
     if out is None:
         rows, width = len(a), w.shape[1] // 2
-        out = a.new_empty((rows, width), dtype=lhs[0].dtype), a.new_empty((rows, -(-width // 128)))
+        out = a.new_empty((rows, width), dtype=lhs[0].dtype), a.new_empty((rows, -(-width // BLOCK)))
     for g, rows in _groups(offsets, len(a)):
-        gate, up = product(a[rows], w[g]).chunk(2, -1)
+        d = product(a[rows], w[g])
+        gate, up = _rescued(d, _part(lhs, rows), _part(gate_up, g), interleaved=True).chunk(2, -1)
         for whole, part in zip(out, per_token_group_quant_fp8(silu(gate) * up), strict=True):
             whole[rows] = part
     return out
+
+
+def _part(pair: Fp8Pair, index: Any) -> Fp8Pair:
+    return pair[0][index], pair[1][index]
+
+
+def _rescued(d: Tensor, lhs: Fp8Pair, rhs: Fp8Pair, *, interleaved: bool = False) -> Tensor:
+    """d [M,N] with the rows whose scales, times the weight's, leave what widened operands can hold, summed by blocks.
+
+    Widened, a value times its scale overflows or vanishes where the product with the other side's scale does not.
+    """
+    extreme = _extreme(lhs[1], rhs[1])
+    if extreme.any():
+        weight = tuple(t[0] for t in _reorder(rhs[0][None], rhs[1][None], undo=True)) if interleaved else rhs
+        d = d.index_put((extreme,), _by_blocks(*_part(lhs, extreme), *weight, halves=1 + interleaved))
+    return d
+
+
+def _extreme(sa: Tensor, sb: Tensor) -> Tensor:
+    """bool [M]: not every product of scales is below 2^101 / blocks, or a scale is beyond 2^100 or below 2^-100.
+    A block of products of e4m3 sums to less than 2^25, so other rows stay within float32 throughout."""
+
+    def bounds(s: Tensor) -> tuple[Tensor, Tensor]:
+        size = s.abs()
+        return size.amax(-1), torch.where(size == 0, 1, size).amin(-1)
+
+    (most, least), (weight_most, weight_least) = bounds(sa), bounds(sb.flatten())
+    normal = (most < 2.0**100) & (least > 2.0**-100) & (weight_most < 2.0**100) & (weight_least > 2.0**-100)
+    return ~(normal & (most * weight_most < 2.0**101 / sa.shape[1]))  # NaN is extreme
+
+
+def _by_blocks(a: Tensor, sa: Tensor, w: Tensor, sw: Tensor, *, halves: int) -> Tensor:
+    """f32 [M,N]: of each 128 columns the sum of products of codes, exact, then a fused multiply-add with sa * sw."""
+    n = len(w)
+    row_scales = sw.unflatten(0, (halves, -1)).repeat_interleave(_BLOCK, 1)[:, : n // halves].reshape(n, -1)
+    total = a.new_zeros((len(a), n), dtype=torch.float32)
+    codes = zip(a.double().split(_BLOCK, 1), w.double().split(_BLOCK, 1), strict=True)
+    for block, (left, right) in enumerate(codes):
+        scale = sa[:, block, None] * row_scales[:, block]
+        total = torch.addcmul(total.double(), F.linear(left, right).float().double(), scale.double()).float()
+    return total
 
 
 def _groups(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:

@@ -32,10 +32,11 @@ def settled(op: str, made: Any, result: Any) -> Any:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """Every tensor of a result."""
+    """Every tensor of a result, or of arguments."""
     if isinstance(value, Tensor):
         return [value]
-    return [part for item in value if item is not None for part in tensors(item)]
+    items = value if isinstance(value, tuple | list) else ()
+    return [part for item in items for part in tensors(item)]
 
 
 def to_device(value: Any, device: str) -> Any:

@@ -1,5 +1,5 @@
 """Training-side pieces that an inference library still needs: today the controller of the router's selection bias."""
 
-from longcat_ops.training.bias_controller import BiasController
+from .bias_controller import BiasController
 
 __all__ = ["BiasController"]

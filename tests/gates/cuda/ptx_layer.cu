@@ -1,4 +1,5 @@
 // Calls every wrapper of cuda/ptx but the products of wgmma, which ptx_wgmma.cu has. Compiled, never run.
+#include "device/math.cuh"
 #include "ptx/ptx.cuh"
 
 namespace longcat_ops {

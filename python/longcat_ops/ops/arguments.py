@@ -1,0 +1,69 @@
+"""From the arguments of a call to those that the schema of its op names, each of the kind that stands there."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import LongcatShapeError, message
+from . import tensors
+from .described import Described
+
+_NUMBERS: dict[str, tuple[type, type]] = {"int": (Integral, int), "float": (Real, float), "bool": (bool, bool)}
+
+
+def schema_arguments(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs: dict) -> tuple[Any, ...]:
+    """The arguments of a call as the C++ check of its op takes them. flatten: as in `registry.Op.arguments`.
+
+    Raises LongcatShapeError or LongcatUnsupportedError for one that is not of the kind its schema names, a list for a
+    tensor say, and TypeError for a call that does not fit the function's signature.
+    """
+    try:
+        arguments = flatten(*args, **kwargs)
+    except TypeError:
+        _refuse_misplaced(op, flatten, args, kwargs)
+        raise
+    schema = getattr(torch.ops.longcat_ops, op).default._schema.arguments
+    return tuple(_typed(op, spec, value) for spec, value in zip(schema, arguments, strict=False))
+
+
+def _typed(op: str, spec: Any, value: Any) -> Any:
+    kind = str(spec.type)
+    if value is None and (kind.startswith("Optional") or spec.is_out or spec.alias_info is not None):
+        return None
+    kind = kind.removeprefix("Optional[").removesuffix("]")
+    if kind == "Tensor":
+        return _tensor(op, spec.name, value)
+    number, convert = _NUMBERS[kind]
+    if not isinstance(value, number):
+        raise LongcatShapeError(message(op, spec.name, f"of type {type(value).__name__}", f"of type {kind}"))
+    if kind == "int" and not -(2**63) <= value < 2**63:
+        raise LongcatShapeError(message(op, spec.name, value, "an integer of 64 bits"))
+    return convert(value)
+
+
+def _tensor(op: str, name: str, value: Any) -> Tensor | Described:
+    if isinstance(value, Described):
+        return value
+    if not isinstance(value, Tensor):
+        got = "None" if value is None else f"of type {type(value).__name__}"
+        raise LongcatShapeError(message(op, name, got, "a torch.Tensor"))
+    problem = tensors.layout_problem(op, name, value) or tensors.gradient_problem(op, name, value)
+    if problem:
+        raise problem
+    return value
+
+
+def _refuse_misplaced(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs: dict) -> None:
+    """Raises LongcatShapeError where a call lacks arguments because a pair stands for the first of its tensors."""
+    with contextlib.suppress(TypeError):
+        for name, value in inspect.signature(flatten).bind_partial(*args, **kwargs).arguments.items():
+            if flatten.__annotations__[name] == "Tensor" and not isinstance(value, Tensor):
+                got, fix = f"of type {type(value).__name__}", f"pass each tensor by itself, as {op}(*pair) does"
+                raise LongcatShapeError(message(op, name, got, "a torch.Tensor", fix=fix))
