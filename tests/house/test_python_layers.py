@@ -31,7 +31,7 @@ ONLY = {
     "types": (set(), {"torch"}),
     "errors": (set(), set()),
 }
-STANDARD = {"__future__", "collections", "dataclasses", "itertools", "math", "types", "typing"}
+STANDARD = {"__future__", "collections", "dataclasses", "itertools", "math", "types", "typing", "warnings"}
 # Imports that point up, by name, with the reason.
 ALLOWED = {
     # `from_pretrained` is a method of the model, and reading a checkpoint builds the model over a Recorder to learn its

@@ -104,7 +104,7 @@ def test_loading_twice_folds_once(tmp_path):
     assert same_network(*models_)
     assert all(torch.equal(t, before[n]) for n, t in tensors.items())
     norm = tensors["model.layers.0.self_attn.0.q_a_layernorm.weight"]
-    assert torch.allclose(models_[0].layers[0].self_attn[0].q_a_layernorm.weight, norm * (64 / 32) ** 0.5)
+    assert torch.equal(models_[0].layers[0].self_attn[0].q_a_layernorm.weight, norm)  # as published; scaled when used
     folder = checkpoints.write(tmp_path, c, tensors)
     content = (folder / "model.safetensors").read_bytes()
     assert same_network(load(folder), load(folder))
@@ -202,10 +202,10 @@ def test_mtp(tmp_path, nextn, own):
     if nextn == 0:
         assert model.mtp is None
         return
-    assert torch.equal(
-        model.mtp.embedding, tensors["model.mtp.embed_tokens.weight" if own else "model.embed_tokens.weight"]
-    )
-    assert (model.mtp.embedding.data_ptr() == model.embed_tokens.data_ptr()) == (not own)
+    if own:
+        assert torch.equal(model.mtp.embedding, tensors["model.mtp.embed_tokens.weight"])
+    else:
+        assert model.mtp.embedding is None  # the target's is used
 
 
 def test_without_mtp(tmp_path):

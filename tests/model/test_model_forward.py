@@ -57,6 +57,8 @@ def test_bad_arguments(model):
     ids = torch.zeros(2, 3, dtype=torch.int64)
     narrow = LatentCache(model.config, 2, 9, num_slots=3)
     few = LatentCache(model.config, 2, 9, num_slots=1, dtype=torch.float32)
+    thin = LatentCache(models.config(kv_lora_rank=8), 2, 9, num_slots=3, dtype=torch.float32)
+    away = LatentCache(model.config, 2, 9, num_slots=3, dtype=torch.float32, device="meta")
     cases = [
         ((ids[0],), {}, r"`input_ids` is torch.int64 \[3\], expected int64 \[B,S\]"),
         ((ids.float(),), {}, r"`input_ids` is torch.float32 \[2, 3\], expected int64 \[B,S\]"),
@@ -64,8 +66,33 @@ def test_bad_arguments(model):
         ((ids + 61,), {}, r"`input_ids` is ids 61 .. 61, expected 0 .. 60"),
         ((ids - 1,), {}, r"`input_ids` is ids -1 .. -1, expected 0 .. 60"),
         ((ids, model.new_cache(3, 9)), {}, r"`input_ids` is 2 rows, expected 3, as the cache"),
-        ((ids, narrow), {}, r"`cache` is 3 slots of torch.bfloat16, expected 2 or more of torch.float32"),
-        ((ids, few), {}, r"`cache` is 1 slots of torch.float32, expected 2 or more"),
+        (
+            (ids, narrow),
+            {},
+            r"`cache` is 3 slots of torch.bfloat16 \[32\] on cpu, expected 2 or more of torch.float32 ",
+        ),
+        ((ids, few), {}, r"`cache` is 1 slots of torch.float32 \[32\] on cpu, expected 2 or more"),
+        (
+            (ids, thin),
+            {},
+            r"`cache` is 3 slots of torch.float32 \[16\] on cpu, expected 2 or more of torch.float32 \[32",
+        ),
+        ((ids, away), {}, r"`cache` is 3 slots of torch.float32 \[32\] on meta, expected 2 or more of .* on cpu"),
+        ((ids, [1, 2]), {}, r"`cache` is \[1, 2\], expected a LatentCache or None.\n  fix: model.new_cache"),
+        ((ids, {}), {}, r"`cache` is \{\}, expected a LatentCache or None"),
+        ((None,), {}, r"`input_ids` is None, expected int64 \[B,S\]"),
+        (("text",), {}, r"`input_ids` is 'text', expected int64 \[B,S\]"),
+        (([[1, 2]],), {}, r"`input_ids` is \[\[1, 2\]\], expected int64 \[B,S\]"),
+        ((torch.tensor(3),), {}, r"`input_ids` is torch.int64 \[\], expected int64 \[B,S\]"),
+        ((ids.to("meta"),), {}, r"`input_ids` is torch.int64 \[2, 3\] on meta, expected a dense tensor on the CPU"),
+        ((ids.to_sparse(),), {}, r"`input_ids` is torch.int64 \[2, 3\], torch.sparse_coo, expected a dense tensor"),
+        ((ids,), dict(lengths=3), r"`lengths` is 3, expected a sequence of integers, one for each row, or None"),
+        ((ids,), dict(lengths="33"), r"`lengths` is '33', expected a sequence of integers"),
+        ((ids,), dict(lengths=[1.5, 2]), r"`lengths` is \[1.5, 2\], expected a sequence of integers"),
+        ((ids,), dict(lengths=[True, 2]), r"`lengths` is \[True, 2\], expected a sequence of integers"),
+        ((ids,), dict(lengths=[None, 2]), r"`lengths` is \[None, 2\], expected a sequence of integers"),
+        ((ids,), dict(lengths=torch.ones(2)), r"`lengths` is torch.float32 \[2\], expected a sequence of integers"),
+        ((ids,), dict(lengths=torch.ones(1, 2).long()), r"`lengths` is torch.int64 \[1, 2\], expected a sequence of"),
         ((ids,), dict(lengths=[3]), r"`lengths` is \[3\], expected 2 numbers in 0 .. 3"),
         ((ids,), dict(lengths=[3, 4]), r"`lengths` is \[3, 4\], expected 2 numbers in 0 .. 3"),
         ((ids,), dict(lengths=[-1, 3]), r"`lengths` is \[-1, 3\], expected 2 numbers in 0 .. 3"),

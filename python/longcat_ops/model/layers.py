@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from .. import ops, reference
 from ..reference.invariance import heads_product, linear
 from ..reference.rows import acc_dtype, silu
+from .block import Block
 from .config import LongcatFlashConfig
 from .rows import Rows
 from .source import Source
@@ -25,7 +26,7 @@ def ops_for(dtype: torch.dtype) -> ModuleType:
     return reference if dtype == torch.float64 else ops
 
 
-class Linear(nn.Module):
+class Linear(Block):
     """y = x @ W.T, W dense [N,K] or an FP8 pair (x is then quantised 1x128 on the way in)."""
 
     def __init__(self, source: Source, name: str, rows: int, cols: int) -> None:
@@ -44,20 +45,18 @@ class Linear(nn.Module):
         return ops.fp8_gemm_nt(ops.per_token_group_quant_fp8(x), (self.weight, self.scale), out)
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight in fp32 with an fp32 weight, rounded once; `gain` is folded into a copy of the weight
-    (Zhang and Sennrich, arXiv:1910.07467).
-    """
+class RMSNorm(Block):
+    """x / rms(x) * (gain * weight) in fp32 with an fp32 weight, rounded once (Zhang and Sennrich, arXiv:1910.07467)."""
 
     def __init__(self, source: Source, name: str, size: int, eps: float, gain: float = 1.0) -> None:
         super().__init__()
-        weight = source.dense(f"{name}.weight", (size,), acc_dtype(source.dtype))
-        self.register_buffer("weight", weight * gain)
-        self.eps, self.ops = eps, ops_for(self.weight.dtype)
+        self.register_buffer("weight", source.dense(f"{name}.weight", (size,), acc_dtype(source.dtype)))
+        self.eps, self.gain = eps, gain
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T,size] -> [T,size] in x's dtype."""
-        return self.ops.rms_norm(x, self.weight, self.eps)
+        weight = self.weight if self.gain == 1 else self.weight * self.gain  # not kept: it follows what is written
+        return ops_for(weight.dtype).rms_norm(x, weight, self.eps)
 
 
 class RotaryTable:
@@ -90,7 +89,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
-class MLA(nn.Module):
+class MLA(Block):
     """Multi-head latent attention over one cache slot (DeepSeek-V2, arXiv:2405.04434; scales: LongCat-Flash technical
     report, arXiv:2509.01322, section 2.3).
     """
@@ -110,9 +109,32 @@ class MLA(nn.Module):
         # kv_b is always dense: its halves are also needed apart, per head, to absorb them into query and output.
         kv_b = source.linear(f"{name}.kv_b_proj.weight", self.heads * (self.nope + self.value), self.latent, dense=True)
         self.register_buffer("kv_b_proj", kv_b)
-        w_k, w_v = kv_b.to(acc_dtype(kv_b.dtype)).view(self.heads, -1, self.latent).split([self.nope, self.value], 1)
-        self.register_buffer("w_k", w_k.contiguous(), persistent=False)  # [h, nope, latent]
-        self.register_buffer("w_v", w_v.transpose(1, 2).contiguous(), persistent=False)  # [h, latent, value]
+        for name in ("w_k", "w_v"):
+            self.register_buffer(name, None, persistent=False)
+        self._absorb()
+
+    def _absorb(self) -> None:
+        """Set w_k [h,nope,latent] and w_v [h,latent,value] from kv_b."""
+        kv_b = self.kv_b_proj
+        with torch.inference_mode(False), torch.no_grad():
+            wide = kv_b.detach().to(acc_dtype(kv_b.dtype)).view(self.heads, -1, self.latent)
+            w_k, w_v = wide.split([self.nope, self.value], 1)
+            self.w_k = w_k.clone(memory_format=torch.contiguous_format)
+            self.w_v = w_v.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        self._absorbed = kv_b, None if kv_b.is_inference() else kv_b._version
+        self._sums = _sums(kv_b)
+
+    def follow_weights(self) -> None:
+        """Renew what was made from kv_b, if kv_b has been written to in any way, `.data` included."""
+        if self._absorbed[0] is not self.kv_b_proj or not torch.equal(self._sums, _sums(self.kv_b_proj)):
+            self._absorb()
+
+    def _halves(self) -> tuple[Tensor, Tensor]:
+        """(w_k, w_v), made anew when kv_b was replaced or written to; a tensor of inference mode counts no writes."""
+        kv_b, version = self._absorbed
+        if kv_b is not self.kv_b_proj or version is None or version != kv_b._version:
+            self._absorb()
+        return self.w_k, self.w_v
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [T,H] -> [T,H]; stores the latent rows of the valid tokens, then attends over each past and itself."""
@@ -146,8 +168,9 @@ class MLA(nn.Module):
 
         One row at a time over a page count that its position fixes: its bits cannot depend on its neighbours.
         """
-        acc = self.w_k.dtype
-        absorbed = heads_product(q_nope.transpose(0, 1).to(acc), self.w_k).transpose(0, 1)
+        w_k, w_v = self._halves()
+        acc = w_k.dtype
+        absorbed = heads_product(q_nope.transpose(0, 1).to(acc), w_k).transpose(0, 1)
         q = torch.cat([absorbed, q_rope.to(acc)], -1) * self.softmax_scale  # [T,h,latent+rope]
         context = torch.zeros_like(absorbed)  # [T,h,latent]
         for i, (sequence, position) in enumerate(zip(rows.sequences, rows.positions, strict=True)):
@@ -156,11 +179,18 @@ class MLA(nn.Module):
             if position + 1 < len(past):
                 scores[:, position + 1 :] = -torch.inf
             context[i] = scores.softmax(-1) @ past[:, : self.latent]
-        o = heads_product(context.transpose(0, 1), self.w_v).transpose(0, 1)
+        o = heads_product(context.transpose(0, 1), w_v).transpose(0, 1)
         return o.flatten(1).to(q_nope.dtype)
 
 
-class FFN(nn.Module):
+def _sums(weight: Tensor) -> Tensor:
+    """i64 sums of the bytes of [N,K], in words of 8 where a row holds whole ones, over each row and each column."""
+    whole = weight.shape[1] * weight.element_size() % 8 == weight.storage_offset() * weight.element_size() % 8 == 0
+    words = weight.detach().contiguous().view(torch.int64 if whole else torch.uint8)
+    return torch.cat([words.sum(0), words.sum(1)])
+
+
+class FFN(Block):
     """Dense SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer, arXiv:2002.05202)."""
 
     def __init__(self, source: Source, name: str, hidden: int, width: int) -> None:
@@ -174,7 +204,7 @@ class FFN(nn.Module):
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class MoE(nn.Module):
+class MoE(Block):
     """Router over FFN + zero experts in fp32, then the expert chain (LongCat-Flash technical report, section 2.1 and
     eq. 8).
     """
@@ -183,7 +213,7 @@ class MoE(nn.Module):
         super().__init__()
         c, wide = config, acc_dtype(source.dtype)
         router = f"{name}.router"
-        self.config, self.ops = config, ops_for(wide)
+        self.config = config
         self.register_buffer(
             "router", source.dense(f"{router}.classifier.weight", (c.num_experts, c.hidden_size), wide)
         )
@@ -199,17 +229,18 @@ class MoE(nn.Module):
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [T,H] -> [T,H] in x's dtype; appends num_real u8[T] to `rows.num_real`. Rows of padding are not routed."""
         c = self.config
-        routing = self.ops.moe_route(
+        operators = ops_for(self.router.dtype)
+        routing = operators.moe_route(
             linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
             num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.valid_rows(len(x)),
         )  # fmt: skip
         rows.num_real.append(routing.num_real)
         gate_up = self.gate_up if self.gate_up_scale is None else (self.gate_up, self.gate_up_scale)
         down = self.down if self.down_scale is None else (self.down, self.down_scale)
-        return self.ops.fused_moe(x, routing, gate_up, down)
+        return operators.fused_moe(x, routing, gate_up, down)
 
 
-class ScMoELayer(nn.Module):
+class ScMoELayer(Block):
     """Two attentions, two dense FFNs, and a MoE on a shortcut from the first post-attention norm to the output
     (LongCat-Flash technical report, section 2).
     """

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from ..errors import LongcatUnsupportedError, message
 from ..reference.invariance import PASS_ROWS, Form, linear, small_groups
+from .block import Block, in_own_dtypes
 from .cache import LatentCache
+from .checks import check_call
 from .config import LongcatFlashConfig
-from .layers import RMSNorm, RotaryTable, ScMoELayer, acc_dtype
+from .layers import MLA, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
 from .rows import DECODE_ROWS, Rows
 from .source import RandomSource, Recorder, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # accepted for token ids
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Step:
     num_real: Tensor
 
 
-class LongcatFlashForCausalLM(nn.Module):
+class LongcatFlashForCausalLM(Block):
     """The network. Built from a Source; most callers want `from_pretrained`.
 
     Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because
@@ -50,7 +51,7 @@ class LongcatFlashForCausalLM(nn.Module):
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
         super().__init__()
         c, vocab = config, (config.vocab_size, config.hidden_size)
-        self.config, self.dtype, self.device = c, source.dtype, source.device
+        self.config, self.dtype = c, source.dtype
         self.register_buffer("embed_tokens", source.dense("model.embed_tokens.weight", vocab))
         self.layers = nn.ModuleList(ScMoELayer(source, f"model.layers.{i}", c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(source, "model.norm", c.hidden_size, c.rms_norm_eps)
@@ -61,7 +62,7 @@ class LongcatFlashForCausalLM(nn.Module):
             if c.num_nextn_predict_layers is None
             else c.num_nextn_predict_layers
         )
-        self.mtp = MTP(source, c, self.embed_tokens) if wanted else None
+        self.mtp = MTP(source, c) if wanted else None
         self.rotary = RotaryTable(c)
         self.requires_grad_(False).eval()
 
@@ -112,7 +113,21 @@ class LongcatFlashForCausalLM(nn.Module):
         slots = 2 * self.config.num_layers + (self.mtp is not None)
         return LatentCache(self.config, batch_size, max_length, num_slots=slots, dtype=self.dtype, device=self.device)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed_tokens.device
+
+    def follow_weights(self) -> None:
+        """Renew what was made from weights that have been written to since, in any way. `forward` and `generate` begin
+        with it; only who calls `decode` directly, after writes through `.data`, must call it.
+        """
+        for module in self.modules():
+            if isinstance(module, MLA):
+                module.follow_weights()
+
     @torch.inference_mode()
+    @in_own_dtypes
     def forward(self, input_ids: Tensor, cache: LatentCache | None = None, *, lengths: Sequence[int] | None = None,
                 return_hidden: bool = False) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
         """Append tokens to each sequence and return their logits.
@@ -124,7 +139,8 @@ class LongcatFlashForCausalLM(nn.Module):
         Returns: logits f32[B,S,V] (f64 for an fp64 model), zero at padding; return_hidden: also [B,S,H], normed.
         Raises: LongcatShapeError for ids out of range, too many tokens for max_position_embeddings or the cache.
         """
-        lengths = self._check(input_ids, cache, lengths)
+        lengths = check_call(self.config, self.embed_tokens, input_ids, cache, lengths)
+        self.follow_weights()
         input_ids = input_ids.long()  # a uint8 index would be taken for a mask
         batch, width = input_ids.shape
         cache = cache or self.new_cache(batch, max(1, width))
@@ -160,6 +176,7 @@ class LongcatFlashForCausalLM(nn.Module):
         """
         return small_groups()
 
+    @in_own_dtypes
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
         """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk."""
         start = cache.lengths[sequence]
@@ -172,6 +189,7 @@ class LongcatFlashForCausalLM(nn.Module):
                 steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
             return _join(steps)
 
+    @in_own_dtypes
     def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
         """One pass over a few new rows: row i is token ids[i] at positions[i] of sequences[i], earlier positions
         first.
@@ -181,6 +199,7 @@ class LongcatFlashForCausalLM(nn.Module):
         groups = self._groups(cache, sequences, positions)
         return _join([self._target(F.pad(ids[part], (0, pad)), rows) for part, pad, rows in groups])
 
+    @in_own_dtypes
     def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor) -> Tensor:
         """MTP over a prompt: next_ids i64[n] are tokens 1 .. n, hidden [n,H] the target's rows 0 .. n-1. Returns
         [n,H].
@@ -188,18 +207,21 @@ class LongcatFlashForCausalLM(nn.Module):
         parts = []
         with self.around_prompt():
             for a, b in _chunks(0, len(next_ids)):
-                parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
+                rows = self._prompt_rows(cache, sequence, a, b)
+                parts.append(self.mtp(next_ids[a:b], hidden[a:b], rows, self.embed_tokens))
             return torch.cat(parts)
 
+    @in_own_dtypes
     def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,
                      hidden: Tensor) -> Tensor:  # fmt: skip
         """MTP over rows that the target has just accepted: next_ids[i] is token positions[i] + 1. Returns [n,H]."""
-        parts = [
-            self.mtp(F.pad(next_ids[part], (0, pad)), F.pad(hidden[part], (0, 0, 0, pad)), rows)[: rows.num_valid]
-            for part, pad, rows in self._groups(cache, sequences, positions)
-        ]
+        parts = []
+        for part, pad, rows in self._groups(cache, sequences, positions):
+            ids, true_rows = F.pad(next_ids[part], (0, pad)), F.pad(hidden[part], (0, 0, 0, pad))
+            parts.append(self.mtp(ids, true_rows, rows, self.embed_tokens)[: rows.num_valid])
         return torch.cat(parts)
 
+    @in_own_dtypes
     def head(self, hidden: Tensor, group: int | None = None) -> Tensor:
         """Logits [n,V] in fp32 (fp64) of hidden rows [n,H].
 
@@ -236,56 +258,6 @@ class LongcatFlashForCausalLM(nn.Module):
 
     def _rope(self, positions: Sequence[int], pad_to: int) -> Tensor:
         return self.rotary.rows(list(positions), pad_to, self.dtype, self.device)
-
-    def _check(self, ids: Tensor, cache: LatentCache | None, lengths: Sequence[int] | None) -> list[int]:
-        def require(ok: bool, name: str, got: Callable[[], object], expected: str) -> None:
-            if not ok:
-                raise LongcatShapeError(message("LongcatFlashForCausalLM", name, got(), expected))
-
-        require(
-            ids.dim() == 2 and ids.dtype in INTEGERS,
-            "input_ids",
-            lambda: f"{ids.dtype} {list(ids.shape)}",
-            "int64 [B,S]",
-        )
-        batch, width = ids.shape
-        require(
-            cache is None or cache.batch_size == batch,
-            "input_ids",
-            lambda: f"{batch} rows",
-            f"{cache and cache.batch_size}, as the cache",
-        )
-        slots = 2 * self.config.num_layers
-        require(
-            cache is None or (cache.rows.dtype == self.dtype and len(cache.rows) >= slots),
-            "cache",
-            lambda: f"{len(cache.rows)} slots of {cache.rows.dtype}",
-            f"{slots} or more of {self.dtype}: model.new_cache makes one",
-        )
-        lengths = [width] * batch if lengths is None else [int(n) for n in lengths]
-        require(
-            len(lengths) == batch and all(0 <= n <= width for n in lengths),
-            "lengths",
-            lambda: lengths,
-            f"{batch} numbers in 0 .. {width}",
-        )
-        if ids.numel():
-            low, high = int(ids.min()), int(ids.max())
-            require(
-                low >= 0 and high < self.config.vocab_size,
-                "input_ids",
-                lambda: f"ids {low} .. {high}",
-                f"0 .. {self.config.vocab_size - 1}",
-            )
-        longest = max((n + (cache.lengths[b] if cache else 0) for b, n in enumerate(lengths)), default=0)
-        limit = self.config.max_position_embeddings
-        require(
-            longest <= limit,
-            "input_ids",
-            lambda: f"{longest} tokens with the cache",
-            f"at most max_position_embeddings = {limit}",
-        )
-        return lengths
 
 
 def _fitting(source: Source, config: LongcatFlashConfig) -> Source:

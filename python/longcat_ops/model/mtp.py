@@ -5,8 +5,9 @@ p.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .block import Block
 from .config import LongcatFlashConfig
 from .layers import FFN, MLA, Linear, RMSNorm
 from .rows import Rows
@@ -15,19 +16,18 @@ from .source import Source
 PREFIX = "model.mtp"
 
 
-class MTP(nn.Module):
+class MTP(Block):
     """z = eh_proj([enorm(embedding(t_{p+1})) | hnorm(h_p)]), then a pre-norm block (MLA, dense FFN) and the final norm.
 
     h_p is the target's hidden state after its final norm, RoPE position is p. The vocabulary head is the target's; so
     is the embedding unless the checkpoint brings one. Its latent rows live in the last slot of the target's cache.
     """
 
-    def __init__(self, source: Source, config: LongcatFlashConfig, embedding: Tensor) -> None:
+    def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
         super().__init__()
         hidden, eps, layer = config.hidden_size, config.rms_norm_eps, f"{PREFIX}.layers.0"
-        own = f"{PREFIX}.embed_tokens.weight"
-        embedding = source.dense(own, tuple(embedding.shape)) if source.has(own) else embedding
-        self.register_buffer("embedding", embedding)
+        own, vocab = f"{PREFIX}.embed_tokens.weight", (config.vocab_size, hidden)
+        self.register_buffer("embedding", source.dense(own, vocab) if source.has(own) else None)
         self.enorm = RMSNorm(source, f"{layer}.enorm.m", hidden, eps)
         self.hnorm = RMSNorm(source, f"{layer}.hnorm.m", hidden, eps)
         self.eh_proj = Linear(source, f"{layer}.eh_proj", hidden, 2 * hidden)
@@ -37,10 +37,11 @@ class MTP(nn.Module):
         self.mlp = FFN(source, f"{layer}.transformer_layer.mlp", hidden, config.ffn_hidden_size)
         self.norm = RMSNorm(source, f"{PREFIX}.norm", hidden, eps)
 
-    def forward(self, next_ids: Tensor, hidden: Tensor, rows: Rows) -> Tensor:
-        """next_ids i64[T]: token p+1 of each row; hidden [T,H]: the target's row p. Returns [T,H], ready for the
-        head.
+    def forward(self, next_ids: Tensor, hidden: Tensor, rows: Rows, target_embedding: Tensor) -> Tensor:
+        """next_ids i64[T]: token p+1 of each row; hidden [T,H]: the target's row p; target_embedding [V,H]: for a head
+        without its own. Returns [T,H], ready for the target's vocabulary head.
         """
-        x = self.eh_proj(torch.cat([self.enorm(self.embedding[next_ids]), self.hnorm(hidden)], -1))
+        embedding = target_embedding if self.embedding is None else self.embedding
+        x = self.eh_proj(torch.cat([self.enorm(embedding[next_ids]), self.hnorm(hidden)], -1))
         x = x + self.self_attn(self.input_layernorm(x), rows)
         return self.norm(x + self.mlp(self.post_attention_layernorm(x)))

@@ -2,41 +2,75 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..errors import LongcatShapeError, message
 from ..model import LongcatFlashConfig
-from ..model.model import INTEGERS
+from ..model.checks import INTEGERS, check_ids, described, is_integer, require
 
 
 def _require(ok: bool, name: str, got: object, expected: str, fix: str | None = None) -> None:
-    if not ok:
-        raise LongcatShapeError(message("generate", name, got, expected, fix=fix))
+    require(ok, "generate", name, got, expected, fix)
 
 
-def check_prompts(c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int) -> list[Tensor]:
-    """The prompts as 1-D tensors. Raises LongcatShapeError for an empty one, ids out of range, or no room to go on."""
-    legal = isinstance(max_new_tokens, int) and max_new_tokens >= 0
-    _require(legal, "max_new_tokens", max_new_tokens, "an integer >= 0")
-    if isinstance(input_ids, Tensor) and input_ids.dim() != 2:
-        _require(False, "input_ids", list(input_ids.shape), "[B,S] or a list of 1-D prompts", "input_ids[None]")
-    prompts = [torch.as_tensor(p) for p in input_ids]
+def check_prompts(c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int,
+                  device: torch.device | str = "cpu") -> list[Tensor]:  # fmt: skip
+    """The prompts as 1-D tensors. Raises LongcatShapeError for an empty one, ids out of range or on a device that is
+    neither the CPU nor the model's, what is no list of ids, or no room to go on.
+    """
+    legal = is_integer(max_new_tokens) and max_new_tokens >= 0
+    _require(legal, "max_new_tokens", described(max_new_tokens), "an integer >= 0")
+    prompts = _prompts(input_ids)
     _require(len(prompts) > 0, "input_ids", "no prompt", "at least one")
     for b, p in enumerate(prompts):
         name = f"input_ids[{b}]"
-        _require(p.dim() == 1 and p.dtype in INTEGERS, name, f"{p.dtype} {list(p.shape)}", "1-D int64")
+        _require(p.dim() == 1 and p.dtype in INTEGERS, name, described(p), "1-D int64")
         _require(len(p) > 0, name, "an empty prompt", "at least one token", "start with the BOS token")
-        low, high = int(p.min()), int(p.max())
-        _require(low >= 0 and high < c.vocab_size, name, f"ids {low} .. {high}", f"0 .. {c.vocab_size - 1}")
+        check_ids("generate", name, p, c, torch.device(device))
         room = c.max_position_embeddings - len(p)
         got = f"{len(p)} tokens + max_new_tokens {max_new_tokens}"
         limit = f"at most max_position_embeddings = {c.max_position_embeddings}"
         fix = f"max_new_tokens <= {room}" if room >= 0 else "shorten the prompt"
         _require(max_new_tokens <= room, name, got, limit, fix)
     return prompts
+
+
+def _prompts(input_ids: object) -> list[Tensor]:
+    expected, fix = "[B,S] or a list of 1-D prompts", None
+    if isinstance(input_ids, Tensor) or hasattr(input_ids, "__array__"):
+        whole = _tensor("input_ids", input_ids)
+        fix = "input_ids[None]" if whole.dim() == 1 else None
+        _require(whole.dim() == 2 and whole.layout == torch.strided, "input_ids", _shape(whole), expected, fix)
+        return list(whole)
+    several = isinstance(input_ids, Sequence) and not isinstance(input_ids, str | bytes)
+    if isinstance(input_ids, str):
+        fix = "encode the text with the tokenizer of the checkpoint"
+    elif several and input_ids and is_integer(input_ids[0]):
+        several, fix = False, "[input_ids]: a list of one prompt"
+    _require(several, "input_ids", described(input_ids), expected, fix)
+    return [_tensor(f"input_ids[{b}]", p) for b, p in enumerate(input_ids)]
+
+
+def _shape(t: Tensor) -> object:
+    return list(t.shape) if t.layout == torch.strided else described(t)
+
+
+def _tensor(name: str, ids: object) -> Tensor:
+    """A prompt given as a tensor, an array or a list of integers."""
+    if isinstance(ids, Tensor):
+        return ids
+    several = isinstance(ids, Sequence) and not isinstance(ids, str | bytes)
+    _require(several or hasattr(ids, "__array__"), name, described(ids), "1-D int64")
+    if several and not ids:
+        return torch.zeros(0, dtype=torch.int64)
+    try:
+        return torch.as_tensor(ids, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        _require(False, name, described(ids), "1-D int64")
+        raise
 
 
 def check_stop_ids(c: LongcatFlashConfig, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
@@ -54,12 +88,26 @@ def check_stop_ids(c: LongcatFlashConfig, eos_token_id: int | Sequence[int] | No
 
 
 def check_sampling(temperature: float, top_k: int, top_p: float, draft: str, seed: int | None) -> None:
-    """Raises LongcatShapeError for a sampling argument out of its range."""
+    """Raises LongcatShapeError for a sampling argument of another type or out of its range."""
     for name, value, legal, expected in (
-        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or a positive number"),
-        ("top_k", top_k, isinstance(top_k, int) and top_k >= 0, "0 (off) or a positive integer"),
-        ("top_p", top_p, 0 < top_p <= 1, "in (0, 1]"),
-        ("draft", draft, draft in ("argmax", "sampled"), "'argmax' or 'sampled'"),
-        ("seed", seed, seed is None or (isinstance(seed, int) and 0 <= seed < 2**62), "None or 0 .. 2^62 - 1"),
+        ("temperature", temperature, _is_number(temperature) and temperature >= 0, "0 (greedy) or a positive number"),
+        ("top_k", top_k, is_integer(top_k) and top_k >= 0, "0 (off) or a positive integer"),
+        ("top_p", top_p, _is_number(top_p) and 0 < top_p <= 1, "in (0, 1]"),
+        ("draft", draft, isinstance(draft, str) and draft in ("argmax", "sampled"), "'argmax' or 'sampled'"),
+        ("seed", seed, seed is None or (is_integer(seed) and 0 <= seed < 2**62), "None or 0 .. 2^62 - 1"),
     ):
-        _require(legal, name, repr(value), expected)
+        _require(legal, name, described(value), expected)
+
+
+def check_switches(speculative: bool, on_token: object) -> None:
+    """Raises LongcatShapeError for `speculative` that is no bool, `on_token` that cannot be called."""
+    _require(isinstance(speculative, bool), "speculative", described(speculative), "True or False")
+    expected = "None or something to call with (sequence, token, from_draft)"
+    _require(on_token is None or callable(on_token), "on_token", described(on_token), expected)
+
+
+def _is_number(value: object) -> bool:
+    """An int or float of finite size."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # False for NaN

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..errors import LongcatError
 from ..model import LatentCache, LongcatFlashForCausalLM
+from ..model.block import in_own_dtypes
+from ..model.checks import require
 from ..model.model import Step
 from . import sampling
-from .checks import check_prompts, check_sampling, check_stop_ids
+from .checks import check_prompts, check_sampling, check_stop_ids, check_switches
 
 OnToken = Callable[[int, int, bool], object]
 
@@ -81,10 +83,13 @@ def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
         max_position_embeddings, an argument out of range or no stop id; LongcatError when logits are not finite.
     """
-    run = _Run(model, temperature, top_k, top_p, speculative, draft, eos_token_id, on_token)
-    prompts = check_prompts(model.config, input_ids, max_new_tokens)
+    legal = isinstance(model, LongcatFlashForCausalLM) and model.device.type != "meta"
+    require(legal, "generate", "model", type(model).__name__, "a LongcatFlashForCausalLM with weights")
+    prompts = check_prompts(model.config, input_ids, max_new_tokens, model.device)
     check_sampling(temperature, top_k, top_p, draft, seed)
-    seed = secrets.randbits(62) if seed is None else seed
+    check_switches(speculative, on_token)
+    max_new_tokens, seed = int(max_new_tokens), secrets.randbits(62) if seed is None else int(seed)
+    run = _Run(model, float(temperature), int(top_k), float(top_p), speculative, draft, eos_token_id, on_token)
     sequences = [
         _Sequence(
             b,
@@ -113,14 +118,16 @@ class _Run:
 
     def __init__(self, model: LongcatFlashForCausalLM, temperature: float, top_k: int, top_p: float, speculative: bool,
                  draft: str, eos_token_id: int | Sequence[int] | None, on_token: OnToken | None) -> None:  # fmt: skip
-        self.model, self.on_token = model, on_token
+        self.model, self.device, self.on_token = model, model.device, on_token
         self.temperature, self.cuts = temperature, (temperature, top_k, top_p)
         self.speculative = speculative and model.mtp is not None
         self.sampled_draft = draft == "sampled" and temperature > 0
         self.stop_ids = check_stop_ids(model.config, eos_token_id)
 
     @torch.inference_mode()
+    @in_own_dtypes
     def decode(self, sequences: list[_Sequence], cache: LatentCache) -> None:
+        self.model.follow_weights()
         for s in sequences:
             self._prefill(s, cache)
         while live := [s for s in sequences if not s.done]:
