@@ -21,6 +21,7 @@ from longcat_ops import (
     LongcatUnsupportedError,
     moe_route,
 )
+from longcat_ops.loading.sizing import size_rank
 from longcat_ops.model.config_keys import DTYPES, KEYS
 from support import net_oracle
 from support.net_oracle import BASE
@@ -135,7 +136,7 @@ def rope_changes():
         yield a | ({} if b is None else {"rope_parameters": b}) | ({} if c is None else {"rope_scaling": c})
 
 
-@pytest.mark.parametrize("changes", rope_changes(), ids=json.dumps)
+@pytest.mark.parametrize("changes", list(rope_changes()), ids=json.dumps)
 def test_theta_is_that_of_transformers(changes):
     want = HFConfig(**json.loads(json.dumps(changes))).rope_parameters["rope_theta"]
     assert read(("rope_theta",), **changes).rope_theta == want
@@ -251,6 +252,21 @@ def test_the_limits_are_those_of_the_router():
 def test_a_hidden_size_that_no_op_takes():
     assert read(hidden_size=72).hidden_size == 72
     assert "[1, 68], expected [T, H] with H a positive multiple of 8" in refused(LongcatShapeError, hidden_size=68)
+
+
+@pytest.mark.parametrize(
+    "raw", [None, [], "config.json", 3, [("hidden_size", 64)], {1: 2}, {None: 2}, {b"hidden_size": 64}]
+)
+def test_what_is_no_table_of_names(raw):
+    with pytest.raises(LongcatShapeError, match=r"LongcatFlashConfig: argument `config` is of type"):
+        LongcatFlashConfig.from_dict(BASE | raw if isinstance(raw, dict) else raw)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"folder", ["folder"], {}])
+def test_what_is_no_path(path):
+    for read_from in (LongcatFlashConfig.from_pretrained, LongcatFlashForCausalLM.from_pretrained, size_rank):
+        with pytest.raises(LongcatShapeError, match=r"from_pretrained: argument `path` is of type"):
+            read_from(path)
 
 
 def test_a_config_made_in_python_has_the_same_rules():
