@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from emulated_kernels import library  # noqa: F401  (the emulator, built when it is out of date)
 
 import longcat_ops
 from longcat_ops.ops import emulated
 from longcat_ops.reference import kernels
+from support.emulated_kernels import library  # noqa: F401  (the emulator, built when it is out of date)
 
 E4M3, INF, NAN = torch.float8_e4m3fn, float("inf"), float("nan")
 KINDS = {

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import swiglu_oracle
 import torch
-from near_oracle import assert_quantised
 from torch import Tensor
 
+from support import swiglu_oracle
 from support.grouped import Fp8Pair, assert_close, gemm, wide
+from support.near_oracle import assert_quantised
 
 FP8 = torch.float8_e4m3fn
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
