@@ -54,7 +54,7 @@ def test_those_of_the_config_stop_and_minus_one_does_not(plain):
     "value",
     [[], (), "2", b"2", "", [2, "3"], [2, -1], [-1], -2, 61, [2, 61], 2.0, [2.0], True, [True], {2}, {2: 3}, [[2]],
      [None], object(), torch.tensor(2), torch.tensor([2]), np.array([2]), [torch.tensor(2)], 10**30, range(60, 62)],
-    ids=repr,
+    ids=lambda value: "object()" if type(value) is object else repr(value),
 )  # fmt: skip
 def test_anything_else_is_refused(small, value):
     with pytest.raises(
