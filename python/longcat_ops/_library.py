@@ -78,7 +78,7 @@ def load() -> ModuleType:
 def _load() -> ModuleType:
     _check_variables()
     _check_files()
-    _check_torch()
+    require_torch()
     module = _import_native()
     # `__version__` is defined by the package itself, which is fully imported by the time anything is used.
     python_version = importlib.import_module(__package__).__version__
@@ -134,7 +134,14 @@ def _check_files() -> None:
         )
 
 
-def _check_torch() -> None:
+def import_module(name: str) -> ModuleType:
+    """The module `longcat_ops.<name>`, which needs torch. Raises `LongcatLibraryError` where torch does not fit."""
+    require_torch()
+    return importlib.import_module(f"{__package__}.{name}")
+
+
+def require_torch() -> None:
+    """Raises `LongcatLibraryError` with the remedy where torch is missing, broken or too old."""
     wanted = ".".join(map(str, MIN_TORCH))
     try:
         import torch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from .. import _library
 from . import registry
 from .registry import OPS
 
@@ -30,7 +30,7 @@ def supports(op: str, *args: Any, **kwargs: Any) -> tuple[bool, str, str]:
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    value = getattr(_library.import_module(f"ops.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 
