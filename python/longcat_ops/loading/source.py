@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import LongcatCheckpointError
 from ..ops.quant import dequant_fp8, per_block_quant_fp8
+from .device import usable_device
 from .precision import Precision
 
 Fp8Pair = tuple[Tensor, Tensor]
@@ -29,7 +30,7 @@ class Source:
     def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu", precision: Precision | None = None,
                  experts: range | None = None) -> None:  # fmt: skip
         self.dtype = dtype
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.precision = precision or Precision()
         self.expert_range = experts  # the FFN experts of this expert-parallel rank; None: all
 
