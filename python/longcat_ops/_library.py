@@ -88,11 +88,9 @@ def _load() -> ModuleType:
             f"longcat_ops {python_version} found native libraries of version {native_version} in {PACKAGE}.\n"
             f"  fix: {_build_command()}"
         )
-    import torch
+    from .ops import registration, tensors
 
-    from .ops import registration
-
-    module.set_tensor_types(torch.Tensor, torch.nn.Parameter)
+    module.set_fake_types(*tensors.FAKES)
     registration.register(backend())
     return module
 

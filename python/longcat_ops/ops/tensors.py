@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 
+FAKES = (FakeTensor, FunctionalTensor)  # of tracing
 # Types of arguments that need no second look.
 PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float, bool, type(None)})
 _WITHOUT_KERNEL = ("Sparse", "SparseCsr", "Quantized", "NestedTensor")
@@ -52,7 +53,7 @@ def gradient_check(op: str) -> Callable[[tuple[Any, ...]], None]:
 def layout_problem(op: str, name: str, value: Tensor) -> LongcatError | None:
     """Why the op cannot read the memory of `value`, whatever its shape and dtype; None if it can."""
     kind = type(value)
-    if isinstance(value, FakeTensor | FunctionalTensor):
+    if isinstance(value, FAKES):
         return None
     if value.is_nested:
         return _not_dense(
