@@ -10,7 +10,6 @@ HF in the faster of its two dtypes; ids are compared in fp32.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +20,10 @@ from tokenizers import Tokenizer
 
 import longcat_ops
 from longcat_ops import LongcatFlashForCausalLM
+from support import hf  # the oracle helpers of the tests
+from support.hf_checkpoint import from_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-import hf  # noqa: E402  (the oracle helpers of the tests)
-from hf_checkpoint import from_checkpoint  # noqa: E402
 
 CHECKPOINT = ROOT / "checkpoints" / "longcat-tiny"
 PROMPT, ROUNDS = 64, 5
@@ -42,7 +40,7 @@ def tiny_networks() -> dict[str, object]:
         "bf16": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT, precision="bf16"),
         "fp8": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT),
     }
-    text = (ROOT / "tests" / "data" / "kjv_heldout.txt").read_text(encoding="utf-8")
+    text = (CHECKPOINT / "heldout.txt").read_text(encoding="utf-8")
     ids = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")).encode(text).ids
     prompt = torch.tensor([[1, *ids[: PROMPT - 1]]])
     return {

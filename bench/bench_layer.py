@@ -25,10 +25,11 @@ from torch import Tensor
 import chain_model
 from chain_model import ALONE_US, HIDDEN, OVERLAPPED_US, PEAK, Kernel, Share, fp8_row, weight_bytes
 from longcat_ops import LongcatFlashConfig, _library
-from longcat_ops.loading.precision import Precision
-from longcat_ops.loading.source import RandomSource
 from longcat_ops.model.cache import LatentCache
-from longcat_ops.model.layers import RotaryTable, Rows, ScMoELayer
+from longcat_ops.model.layers import RotaryTable, ScMoELayer
+from longcat_ops.model.precision import Precision
+from longcat_ops.model.rows import Rows
+from longcat_ops.model.source import RandomSource
 from report import Report
 
 CONFIG = LongcatFlashConfig()

@@ -12,19 +12,15 @@ one thread.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from longcat_ops.ops import registration
 from longcat_ops.ops.registry import OPS
-from longcat_ops.reference import kernels
-from op_cases import CASES, public, schema_call
+from longcat_ops.testing.op_cases import CASES, public, schema_call
 
 ROUNDS, CALLS = 25, 200
 
@@ -54,7 +50,7 @@ def test_call_overhead(op: str, benchmark: Callable) -> None:
         "torch.neg": lambda: torch.neg(small, out=out),
     }
     if not native:
-        kernel = getattr(kernels, op)
+        kernel = registration.python_kernel(op)
         ways["kernel"] = lambda: kernel(*arguments)
     with torch.inference_mode():
         for run in ways.values():

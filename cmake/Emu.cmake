@@ -1,5 +1,5 @@
 # The host emulator of the kernels: longcat_emu_core. emu_tests, emu_numerics and emu_conformance are its tests
-# (tests/test_emulator.py, tests/test_conformance.py).
+# (tests/emu/test_emulator.py, tests/conformance/test_conformance.py).
 # Nothing here is part of the target all.
 option(LONGCAT_EMU "Define the host emulator of the kernels" ON)
 if(NOT LONGCAT_EMU)
@@ -20,8 +20,8 @@ target_compile_options(
 target_precompile_headers(longcat_emu_core PRIVATE ${emu_root}/cpp/emu/engine.h)
 
 file(GLOB emu_test_sources CONFIGURE_DEPENDS ${emu_root}/tests/emu/*.cpp)
-add_executable(emu_tests EXCLUDE_FROM_ALL ${emu_test_sources} ${emu_root}/cpp/launch/launch.cpp
-                                          ${emu_root}/cpp/launch/status.cpp)
+add_executable(emu_tests EXCLUDE_FROM_ALL ${emu_test_sources} ${emu_root}/cuda/launch/launch.cpp
+                                          ${emu_root}/cuda/launch/status.cpp)
 target_include_directories(emu_tests PRIVATE ${emu_root}/cuda/include)
 target_compile_options(emu_tests PRIVATE -Wall -Wextra)
 target_link_libraries(emu_tests PRIVATE longcat_emu_core)
@@ -31,7 +31,7 @@ add_library(emu_numerics SHARED EXCLUDE_FROM_ALL ${emu_root}/tests/emu/numerics/
 target_compile_options(emu_numerics PRIVATE -Wall -Wextra)
 target_link_libraries(emu_numerics PRIVATE longcat_emu_core)
 
-# tests/conformance over the emulator; tests/conformance/library.py compiles the same cases for a GPU.
+# tests/conformance over the emulator; tools/conformance/library.py compiles the same cases for a GPU.
 add_library(emu_conformance SHARED EXCLUDE_FROM_ALL ${emu_root}/tests/conformance/library.cpp)
 target_compile_options(emu_conformance PRIVATE -Wall -Wextra)
 # Long to compile and short to run.

@@ -1,19 +1,20 @@
 # What longcat_kernels is made of, and the same files over the host emulator: liblongcat_emu.so, not part of all.
 set(LONGCAT_KERNEL_SOURCES
+    cuda/gemm/moe_gemm.cu
+    cuda/gemm/moe_swiglu_gemm.cu
     cuda/moe_dispatch/moe_combine.cu
     cuda/moe_dispatch/moe_permute.cu
     cuda/moe_dispatch/moe_permute_quant.cu
     cuda/moe_dispatch/moe_plan.cu
-    cuda/moe_gemm/moe_gemm.cu
-    cuda/moe_gemm/moe_swiglu_gemm.cu
     cuda/moe_route/moe_route.cu
     cuda/quant/dequant_fp8.cu
     cuda/quant/per_block_quant_fp8.cu
     cuda/quant/per_token_group_quant_fp8.cu
     cuda/quant/rms_norm_quant_fp8.cu
     cuda/quant/silu_and_mul_quant_fp8.cu)
-set(LONGCAT_LAUNCH_SOURCES cpp/launch/launch.cpp cpp/launch/status.cpp cpp/launch/tensor_map.cpp
-                           cpp/config/moe_config.cpp cpp/config/moe_gemm_config.cpp)
+set(LONGCAT_LAUNCH_SOURCES cuda/launch/launch.cpp cuda/launch/status.cpp cuda/launch/tensor_map.cpp)
+# How kernels are launched, as functions of the sizes: for the launchers, and for `explain` without a GPU.
+set(LONGCAT_CONFIG_SOURCES cuda/gemm/config.cpp cuda/moe_dispatch/config.cpp cuda/moe_route/config.cpp)
 
 if(TARGET longcat_emu_core)
   # CMake knows one language per file and directory, so the C++ compiler gets each .cu through a file that includes it.
@@ -24,8 +25,10 @@ if(TARGET longcat_emu_core)
     file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${CMAKE_SOURCE_DIR}/${source}\"\n" @ONLY)
     list(APPEND emu_kernel_sources ${wrapper})
   endforeach()
+  # What stands in for the CUDA runtime. Not part of longcat_emu_core: what an archive has is not exported.
+  file(GLOB emu_library_sources CONFIGURE_DEPENDS cpp/emu/library/*.cpp)
   add_library(longcat_emu SHARED EXCLUDE_FROM_ALL ${emu_kernel_sources} ${LONGCAT_LAUNCH_SOURCES}
-                                                  cpp/launch/emulate.cpp)
+                                                  ${LONGCAT_CONFIG_SOURCES} ${emu_library_sources})
   target_include_directories(longcat_emu PUBLIC cuda/include PRIVATE ${CMAKE_BINARY_DIR}/generated)
   target_compile_options(longcat_emu PRIVATE -Wall -Wextra -O2)
   target_link_libraries(longcat_emu PRIVATE longcat_emu_core)

@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "base/version.h"
-#include "config/device_check.h"
+#include "common/version.h"
+#include "launch/device_check.h"
 #include "launch/status.h"
 #include "longcat_ops.h"
 

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from longcat_ops import LongcatCheckpointError, dequant_fp8
+from longcat_ops.types import BLOCK
 
-BLOCK = 128
 INDEX = "model.safetensors.index.json"
 SCALE = "_scale_inv"
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}

@@ -18,8 +18,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conformance.library import build_for_device
 from device_check.environment import BUNDLE, ROOT, bundle, load_problem, source_files, source_hash
 
@@ -57,6 +55,7 @@ def compile_module(facts: dict, package: Path) -> Path:
         facts["include"],
         pybind11.get_include(),
         ROOT / "cpp",
+        ROOT / "cuda",
         ROOT / "cuda/include",
         trees[-1].parent / "generated",
     ]

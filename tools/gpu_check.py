@@ -22,14 +22,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conformance import golden
-from conformance.run_cases import read_results
 from device_check import environment as environments
 from device_check.environment import ROOT, Environment
 from device_check.runner import Report, Step, run_part
 from device_check.steps import PART_BUDGET_S, PARTS, steps_of
+from run_conformance import read_results
 
 DRY = (sys.executable, "-c", "import sys; print(sys.argv[1])")
 # What each kind of step prints in a dry run.

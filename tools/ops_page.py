@@ -61,8 +61,9 @@ def _backend(op: str, kernels: set[str], name: str) -> str:
 
 
 def _summary(op: str) -> str:
+    """The first sentence; the two dots of a range do not end one."""
     text = " ".join(_doc(op).split("\n\n", 1)[0].split())
-    return re.split(r"(?<=[.:]) ", text)[0].rstrip(":.").replace("|", "\\|")
+    return re.split(r"(?<=[^.][.:]) ", text)[0].rstrip(":.").replace("|", "\\|")
 
 
 def _doc(op: str) -> str:

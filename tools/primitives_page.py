@@ -10,8 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import emulator_build
+import build_emulator
 from conformance import golden, primitives
 from conformance.library import Library
 
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args(arguments).check
-    cases = Library(emulator_build.build() / "libemu_conformance.so").cases()
+    cases = Library(build_emulator.build_tests() / "libemu_conformance.so").cases()
     text = PAGE.read_text(encoding="utf-8")
     wanted = renewed(text, primitives.table(cases, golden.read()))
     if check:

@@ -27,10 +27,11 @@ from torch.nn import functional as F
 
 import longcat_ops
 from longcat_ops import LongcatFlashConfig, LongcatFlashForCausalLM, dequant_fp8
-from longcat_ops.loading.precision import Precision
+from longcat_ops.model.precision import Precision
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER, TEXT = ROOT / "checkpoints" / "longcat-tiny", ROOT / "tests" / "data" / "kjv_heldout.txt"
+FOLDER = ROOT / "checkpoints" / "longcat-tiny"
+TEXT = FOLDER / "heldout.txt"
 BOS, LONGEST = 1, 1024
 PROMPT, NEW_TOKENS = 32, 64
 BF16, F32 = torch.bfloat16, torch.float32

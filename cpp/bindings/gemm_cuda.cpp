@@ -1,6 +1,6 @@
 #include "bindings/cuda_launch.h"
 #include "bindings/ops.h"
-#include "config/gemm_check.h"
+#include "check/gemm_check.h"
 
 namespace longcat_ops::bindings {
 namespace {

@@ -7,12 +7,12 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/check.h"
-#include "base/version.h"
-#include "config/checks.h"
-#include "config/device_check.h"
-#include "config/explain.h"
+#include "check/checks.h"
+#include "check/error.h"
+#include "common/version.h"
+#include "cost/explain.h"
 #include "cpu/isa.h"
+#include "launch/device_check.h"
 #ifdef LONGCAT_WITH_CUDA
 #include "longcat_ops.h"
 #endif

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <vector>
 
-#include "base/numeric.h"
 #include "bindings/ops.h"
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
-#include "config/moe_check.h"
-#include "config/tensor_checks.h"
+#include "check/moe_check.h"
+#include "check/tensor_checks.h"
+#include "common/numeric.h"
 
 namespace longcat_ops::bindings {
 void moe_route_cpu(const Tensor& logits, const Tensor& bias, const std::optional<Tensor>& num_valid, int64_t top_k,

@@ -1,6 +1,6 @@
 #include "bindings/cuda_launch.h"
 #include "bindings/ops.h"
-#include "config/moe_check.h"
+#include "check/moe_check.h"
 
 namespace longcat_ops::bindings {
 

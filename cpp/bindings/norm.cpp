@@ -1,10 +1,10 @@
 #include "cpu/norm.h"
-#include "base/numeric.h"
 #include "bindings/ops.h"
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
-#include "config/norm_check.h"
-#include "config/tensor_checks.h"
+#include "check/norm_check.h"
+#include "check/tensor_checks.h"
+#include "common/numeric.h"
 
 namespace longcat_ops::bindings {
 

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "base/numeric.h"
+#include "common/numeric.h"
 
 namespace longcat_ops::bindings {
 

@@ -1,7 +1,7 @@
 #include "bindings/cuda_launch.h"
 #include "bindings/ops.h"
-#include "config/norm_check.h"
-#include "config/quant_check.h"
+#include "check/norm_check.h"
+#include "check/quant_check.h"
 
 namespace longcat_ops::bindings {
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "config/tensor_desc.h"
+#include "check/tensor_desc.h"
 #include "cpu/quant.h"
 
 namespace longcat_ops {

@@ -1,7 +1,7 @@
 // From one kernel body to a copy per number format and instruction set.
 #pragma once
 
-#include "config/tensor_desc.h"
+#include "check/tensor_desc.h"
 #include "cpu/float_formats.h"
 
 // always_inline bodies take the target of the function they land in.

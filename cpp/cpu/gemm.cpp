@@ -4,7 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "base/numeric.h"
+#include "common/constants.h"
+#include "common/numeric.h"
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
@@ -12,10 +13,10 @@
 namespace longcat_ops::cpu {
 namespace {
 
-constexpr int kBlock = 128;   // of k, under one scale
-constexpr int kRows = 8;      // of a at once: their partial sums stay in registers
-constexpr int kLanes = 16;    // of a partial sum: one 512-bit, two 256-bit or four 128-bit registers
-constexpr int kGateRows = 8;  // of gate, then of up, in an interleaved weight
+constexpr int kBlock = kQuantBlock;  // of k, under one scale
+constexpr int kRows = 8;             // of a at once: their partial sums stay in registers
+constexpr int kLanes = 16;           // of a partial sum: one 512-bit, two 256-bit or four 128-bit registers
+constexpr int kGateRows = 8;         // of gate, then of up, in an interleaved weight
 
 // A GCC and Clang vector: what the target lacks in width they split.
 using Floats = float __attribute__((vector_size(4 * kLanes)));

@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-#include "base/check.h"
+#include "check/error.h"
 
 namespace longcat_ops::cpu {
 namespace {

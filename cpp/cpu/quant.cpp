@@ -1,5 +1,6 @@
 #include "cpu/quant.h"
 
+#include "common/constants.h"
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
@@ -74,7 +75,7 @@ LC_INLINE void dequant_body(const DequantParams& p, int64_t begin, int64_t end) 
 
 template <class Format>
 LC_INLINE void silu_and_mul_body(const SiluAndMulQuantParams& p, int64_t begin, int64_t end) {
-  constexpr int64_t kGroup = 128;
+  constexpr int64_t kGroup = kQuantBlock;
   for (int64_t row = begin; row < end; ++row) {
     const auto* __restrict gate = row_of<const typename Format::Storage>(p.gate_up, row);
     const auto* __restrict up = gate + p.width;

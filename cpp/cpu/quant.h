@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "config/tensor_desc.h"
+#include "check/tensor_desc.h"
 
 namespace longcat_ops::cpu {
 

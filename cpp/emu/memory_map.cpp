@@ -38,7 +38,7 @@ void* MemoryMap::allocate(size_t bytes, int device, const char* name, bool initi
   return begin;
 }
 
-void MemoryMap::add(void* memory, size_t bytes, int device, const char* name, bool initialised) {
+void MemoryMap::add(void* memory, size_t bytes, int device, const char* name, bool initialised, uint8_t filler) {
   auto* begin = static_cast<uint8_t*>(memory);
   if (bytes == 0) return;
   auto next = allocations_.upper_bound(begin);
@@ -49,7 +49,7 @@ void MemoryMap::add(void* memory, size_t bytes, int device, const char* name, bo
   }
   last_ = nullptr;
   while (next != allocations_.end() && next->first < begin + bytes) next = erase(next);
-  if (!initialised) std::memset(begin, kPoison, bytes);
+  if (!initialised) std::memset(begin, filler, bytes);
   allocations_[begin] = std::make_unique<Allocation>(begin, bytes, device, name, false, initialised);
 }
 

@@ -50,7 +50,7 @@ class MemoryMap {
   static constexpr size_t kRedZone = 256;
 
   void* allocate(size_t bytes, int device, const char* name, bool initialised);
-  void add(void* memory, size_t bytes, int device, const char* name, bool initialised);
+  void add(void* memory, size_t bytes, int device, const char* name, bool initialised, uint8_t filler);
   void remove(void* memory);
   void* add_multicast(const std::vector<void*>& members, const char* name);
   bool has_multicast() const { return !multicast_.empty(); }

@@ -34,8 +34,9 @@ void* World::alloc(size_t bytes, int device, const char* name, bool initialised)
   return engine_->memory.allocate(bytes, device, name, initialised);
 }
 
-void World::register_memory(void* memory, size_t bytes, int device, const char* name, bool initialised) {
-  engine_->memory.add(memory, bytes, device, name, initialised);
+void World::register_memory(void* memory, size_t bytes, int device, const char* name, bool initialised,
+                            uint8_t filler) {
+  engine_->memory.add(memory, bytes, device, name, initialised, filler);
 }
 
 void World::unregister_memory(void* memory) { engine_->memory.remove(memory); }

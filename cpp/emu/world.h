@@ -77,8 +77,9 @@ class World {
   }
 
   // Host memory that stands for device memory; the caller keeps it alive. A region inside a registered one changes
-  // nothing; otherwise older regions that it overlaps are forgotten. Not initialised: it is filled with 0xff bytes.
-  void register_memory(void* memory, size_t bytes, int device, const char* name, bool initialised = true);
+  // nothing; otherwise older regions that it overlaps are forgotten. Not initialised: it is filled with `filler`.
+  void register_memory(void* memory, size_t bytes, int device, const char* name, bool initialised = true,
+                       uint8_t filler = 0xff);
   void unregister_memory(void* memory);
   void mark_initialised(const void* memory, size_t bytes);
 

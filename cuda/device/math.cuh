@@ -1,5 +1,5 @@
 // Functions of floats that a GPU and a CPU evaluate to the same bits: every step is one of the rounded operations of
-// ptx/convert.cuh, which the emulator has too. Both sides' ptx.h(.cuh) include this file after those.
+// ptx/convert.cuh, which the emulator has too.
 #pragma once
 
 #include <cstdint>

@@ -4,18 +4,20 @@
 
 #include <cstdint>
 
+#include "device/barrier_pair.h"
 #include "ptx/ptx.cuh"
 
 namespace longcat_ops::device {
 
-constexpr uint32_t kPipelineBytes = 16;  // of barriers per stage
+// Address of the pair of a stage, and so of its full barrier; the empty one is kEmptyOffset further.
+LC_DEVICE uint32_t barrier_pair(uint32_t barriers, uint32_t stage) { return barriers + kBarrierPairBytes * stage; }
 
 // One thread, before fence_mbarrier_init and a barrier of the block. producers, consumers: arrivals that fill a stage,
 // and that empty it.
 LC_DEVICE void init_pipeline(uint32_t barriers, uint32_t stages, uint32_t producers, uint32_t consumers) {
   for (uint32_t i = 0; i < stages; ++i) {
-    ptx::mbarrier_init(barriers + kPipelineBytes * i, producers);
-    ptx::mbarrier_init(barriers + kPipelineBytes * i + 8, consumers);
+    ptx::mbarrier_init(barrier_pair(barriers, i), producers);
+    ptx::mbarrier_init(barrier_pair(barriers, i) + kEmptyOffset, consumers);
   }
 }
 
@@ -26,8 +28,8 @@ struct Pipeline {
 
   LC_DEVICE Pipeline(uint32_t barriers_, uint32_t stages_) : barriers(barriers_), stages(stages_) {}
 
-  LC_DEVICE uint32_t full() const { return barriers + kPipelineBytes * stage; }
-  LC_DEVICE uint32_t empty() const { return full() + 8; }
+  LC_DEVICE uint32_t full() const { return barrier_pair(barriers, stage); }
+  LC_DEVICE uint32_t empty() const { return full() + kEmptyOffset; }
   LC_DEVICE void wait_full() const { ptx::mbarrier_wait(full(), phase); }
   // Arrivals may be those of another block of the cluster. For shared memory only, which costs nothing more.
   LC_DEVICE void wait_empty() const {

@@ -50,7 +50,7 @@ LC_API const char* lc_last_error(void);
 LC_API int lc_device_supported(int device);
 
 /* The ops; docs/ops.md has their contracts. NOTE: arguments are taken as they come. Check them first (check_<op> of
- * cpp/config): column stride 1 but for scales, widths multiples of 8, shapes that fit, nothing overlapping. */
+ * cpp/check): column stride 1 but for scales, widths multiples of 8, shapes that fit, nothing overlapping. */
 LC_API int lc_per_token_group_quant_fp8(const lc_matrix* x, int64_t group_size, const lc_matrix* q, const lc_matrix* s,
                                         lc_stream_t stream);
 LC_API int lc_per_block_quant_fp8(const lc_matrix* w, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream);

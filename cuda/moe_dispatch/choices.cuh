@@ -5,14 +5,15 @@
 
 #include <cstdint>
 
+#include "common/constants.h"
 #include "device/vector_io.cuh"
+#include "moe_dispatch/config.h"
 #include "ptx/ptx.cuh"
 
 namespace longcat_ops::moe_dispatch {
 
-constexpr uint32_t kMaxTopK = 32;  // a lane per choice
-constexpr int kDispatchThreads = 128;
-constexpr uint32_t kDispatchWarps = kDispatchThreads / 32;
+constexpr uint32_t kDispatchWarps = kDispatchThreads / kWarpLanes;
+static_assert(kMaxTopK <= kWarpLanes);  // a lane per choice
 
 struct TokenWarps {
   int64_t tokens;

@@ -1,7 +1,6 @@
 // Host side of the launchers of permute and combine.
 #pragma once
 
-#include "config/moe_config.h"
 #include "launch/instances.h"
 #include "moe_dispatch/choices.cuh"
 
@@ -13,7 +12,5 @@ LaunchConfig launch_config(const char* op, const TokenWarps& warps) {
   const MoeDispatchConfig config = choose_moe_dispatch_config(warps.tokens, warps.chunks, sizeof(Entry));
   return {op, config.blocks, config.threads, config.smem};
 }
-
-static_assert(kDispatchThreads == longcat_ops::kDispatchThreads && kMaxTopK == kMaxChoices);
 
 }  // namespace longcat_ops::moe_dispatch

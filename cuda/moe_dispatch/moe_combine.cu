@@ -5,6 +5,7 @@
 namespace longcat_ops::moe_dispatch {
 namespace {
 
+static_assert(sizeof(RowAndWeight) == kCombineEntryBytes);
 static_assert(static_cast<int>(Element::kF32) == LC_F32 && static_cast<int>(Element::kF16) == LC_F16 &&
               static_cast<int>(Element::kBF16) == LC_BF16);
 

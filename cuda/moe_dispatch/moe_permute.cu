@@ -16,9 +16,8 @@ int launch_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k,
   params.plan = {row_of, src_of, rows, static_cast<uint32_t>(top_k)};
   params.warps = make_token_warps(x->rows, x->columns * halves / device::kChunk);
 
-  // NOTE: out keeps what no row is written over, so to the emulator it is not lost, as outputs else are.
   const Memory memory =
-      Memory().reads("x", x).reads("row_of", row_of, x->rows * top_k).reads("src_of", src_of, rows).reads("out", out);
+      Memory().reads("x", x).reads("row_of", row_of, x->rows * top_k).reads("src_of", src_of, rows).updates("out", out);
   const LaunchConfig config = launch_config<int32_t>("moe_permute", params.warps);
   const bool wide = chunks_aligned(x) && chunks_aligned(out);
   return launch(wide ? moe_permute_kernel<true> : moe_permute_kernel<false>, config, params, stream, memory);

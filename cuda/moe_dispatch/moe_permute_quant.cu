@@ -25,13 +25,12 @@ int launch_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t 
   params.warps = make_token_warps(x->rows, x->columns / device::kChunk);
   params.x_element = static_cast<Element>(x->dtype);
 
-  // NOTE: q and s keep what no row is written over, so to the emulator they are not lost, as outputs else are.
   const Memory memory = Memory()
                             .reads("x", x)
                             .reads("row_of", row_of, x->rows * top_k)
                             .reads("src_of", src_of, rows)
-                            .reads("q", q)
-                            .reads("s", s);
+                            .updates("q", q)
+                            .updates("s", s);
   constexpr int64_t kStoreBytes = sizeof(ptx::Vec16);
   const bool wide = chunks_aligned(x) && rows_aligned(q, kStoreBytes) && x->columns % kStoreBytes == 0;
   if (!wide) return launch_instance<AnyRows>(params, memory, stream);

@@ -1,6 +1,5 @@
 #include "moe_dispatch/moe_plan.cuh"
 
-#include "config/moe_config.h"
 #include "launch/launch.h"
 #include "longcat_ops.h"
 
@@ -25,29 +24,32 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
   params.steps = static_cast<uint32_t>(config.steps);
 
   const LaunchConfig count{"moe_plan", config.blocks, config.threads, config.count_smem};
-  // NOTE: src_of is listed as read, though it is only written: the filler of a written argument is -1, as its unused
-  // rows are, and would stand in for a missing store.
   if (config.blocks == 1) {
     const Memory memory = Memory()
                               .reads("ids", ids, choices)
                               .writes("offsets", offsets, num_local + 1)
-                              .writes("row_of", row_of, choices)
-                              .reads("src_of", src_of, rows);
+                              .writes("row_of", row_of, choices, Filler::kNoIndex)
+                              .writes("src_of", src_of, rows, Filler::kNoIndex);
     return launch(moe_plan_count_kernel<true>, count, params, stream, memory);
   }
-  const Memory counted =
-      Memory().reads("ids", ids, choices).writes("row_of", row_of, choices).reads("src_of", src_of, rows);
+  const int64_t counts = config.blocks * num_local;  // in src_of, until it gets its values
+  const Memory counted = Memory()
+                             .reads("ids", ids, choices)
+                             .writes("row_of", row_of, choices, Filler::kNoIndex)
+                             .writes("src_of", src_of, counts, Filler::kNoIndex);
   if (const int status = launch(moe_plan_count_kernel<false>, count, params, stream, counted)) return status;
   const LaunchConfig ranked{"moe_plan", config.blocks, config.threads, config.rows_smem};
   const Memory ranks = Memory()
                            .reads("ids", ids, choices)
-                           .reads("row_of", row_of, choices)
-                           .reads("src_of", src_of, config.blocks * num_local)
+                           .updates("row_of", row_of, choices)
+                           .reads("src_of", src_of, counts)
                            .writes("offsets", offsets, num_local + 1);
   if (const int status = launch(moe_plan_rows_kernel, ranked, params, stream, ranks)) return status;
   const LaunchConfig inverted{"moe_plan", config.blocks, config.threads};
-  const Memory sources =
-      Memory().reads("row_of", row_of, choices).reads("offsets", offsets, num_local + 1).reads("src_of", src_of, rows);
+  const Memory sources = Memory()
+                             .reads("row_of", row_of, choices)
+                             .reads("offsets", offsets, num_local + 1)
+                             .writes("src_of", src_of, rows, Filler::kNoIndex);
   return launch(moe_plan_sources_kernel, inverted, params, stream, sources);
 }
 

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "device/block_scan.cuh"
+#include "moe_dispatch/config.h"
 
 namespace longcat_ops::moe_dispatch {
 
@@ -27,7 +28,8 @@ struct MoePlanParams {
   uint32_t steps;            // of 32 choices per warp: 1 .. kPlanMaxSteps
 };
 
-constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8, kPlanBatch = 8;
+constexpr int kPlanBatch = 8;
+static_assert(device::kScanScratchBytes == kPlanScanBytes);
 
 // A lane's places are first + 32 * step for its steps, as far as they are below `choices`.
 struct PlanPlaces {

@@ -1,6 +1,5 @@
 #include "moe_route/moe_route.cuh"
 
-#include "config/moe_config.h"
 #include "launch/launch.h"
 #include "longcat_ops.h"
 
@@ -43,8 +42,7 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
   params.scale = static_cast<float>(scale);
 
   if (config.clear) {
-    static_assert(kRouteClearThreads == kRouteMaxThreads);
-    const LaunchConfig clear{"moe_route", 1, kRouteClearThreads};
+    const LaunchConfig clear{"moe_route", 1, kRouteMaxThreads};
     const Memory memory = Memory().writes("counts", counts, experts);
     if (const int status = launch(moe_route_clear_kernel, clear, params, stream, memory)) return status;
   }
@@ -52,12 +50,12 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
                       .reads("logits", logits)
                       .reads("bias", bias, experts)
                       .reads("num_valid", num_valid, 1)
-                      .reads("errors", errors, 1)
+                      .updates("errors", errors, 1)
                       .writes("ids", ids, tokens * top_k)
                       .writes("weights", weights, tokens * top_k)
                       .writes("zero_weight", zero_weight, tokens)
                       .writes("num_real", num_real, tokens);
-  config.clear ? memory.reads("counts", counts, experts) : memory.writes("counts", counts, experts);
+  config.clear ? memory.updates("counts", counts, experts) : memory.writes("counts", counts, experts);
 
   const bool f32 = logits->dtype == LC_F32;
   const uint64_t row_bytes = tokens > 1 ? static_cast<uint64_t>(logits->row_stride) * (f32 ? 4 : 2) : 0;

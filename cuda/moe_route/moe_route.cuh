@@ -15,6 +15,7 @@
 #include "device/math.cuh"
 #include "device/vector_io.cuh"
 #include "device/warp_reduce.cuh"
+#include "moe_route/config.h"
 
 namespace longcat_ops::moe_route {
 
@@ -36,7 +37,6 @@ struct MoeRouteParams {
   float scale;
 };
 
-constexpr int kRouteMaxThreads = 256;
 constexpr uint32_t kMinusInfinity = 0xff800000, kNan = 0x7fc00000;  // of a float
 
 // An integer that orders as the value does, and back. 0 is below every number.

@@ -73,5 +73,3 @@ LC_DEVICE float divide_rn(float a, float b) { return __fdiv_rn(a, b); }
 LC_DEVICE float reciprocal_sqrt_rn(float x) { return __fdiv_rn(1.0f, __fsqrt_rn(x)); }
 
 }  // namespace longcat_ops::ptx
-
-#include "device/math.cuh"  // exp, of the functions above

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "ptx/operands.h"
+
 #define LC_KERNEL __global__ void
 #define LC_DEVICE __device__ __forceinline__
 #define LC_GRID_CONSTANT const __grid_constant__
@@ -13,26 +15,11 @@
 
 namespace longcat_ops::ptx {
 
-// What one 16-byte or 8-byte access moves.
-struct alignas(16) Vec16 {
-  uint32_t x, y, z, w;
-};
-struct alignas(8) Vec8 {
-  uint32_t x, y;
-};
-
-// Layout of a tile in shared memory, the same for TMA and wgmma: 16-byte chunks are XORed with higher address bits.
-// https://docs.nvidia.com/cuda/parallel-thread-execution/#tensor-swizzling-modes
-enum class Swizzle { kNone, k32B, k64B, k128B };
-
-// Elements of multimem reductions. bf16 and f16 come in pairs and are summed in fp32.
-enum class MultimemType { kF32, kBF16, kF16 };
-
 // The bytes of a CUtensorMap, without cuda.h. Passed to kernels as LC_GRID_CONSTANT.
 struct alignas(64) TensorMap {
   uint64_t opaque[16];
 };
-static_assert(sizeof(TensorMap) == 128 && sizeof(Vec16) == 16 && sizeof(Vec8) == 8);
+static_assert(sizeof(TensorMap) == 128);
 
 namespace detail {
 

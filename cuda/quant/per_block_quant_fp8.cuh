@@ -4,6 +4,7 @@
 // (8 chunks per thread), so w is read once.
 #pragma once
 
+#include "common/constants.h"
 #include "device/fp8_scale.cuh"
 #include "device/vector_io.cuh"
 #include "device/warp_reduce.cuh"
@@ -26,8 +27,8 @@ template <class Format, bool kWide>
 LC_KERNEL LC_LAUNCH_BOUNDS(kBlockQuantThreads, 2)
     per_block_quant_fp8_kernel(LC_GRID_CONSTANT PerBlockQuantFp8Params p) {
   using namespace device;
-  constexpr uint32_t kBlock = 128, kLanes = kBlock / kChunk;   // a half-warp per row of the block
-  constexpr uint32_t kPassRows = kBlockQuantThreads / kLanes;  // rows that all half-warps take at once
+  constexpr uint32_t kBlock = kQuantBlock, kLanes = kBlock / kChunk;  // a half-warp per row of the block
+  constexpr uint32_t kPassRows = kBlockQuantThreads / kLanes;         // rows that all half-warps take at once
   constexpr int kHeld = kBlock / kPassRows;
   const uint32_t row_block = ptx::block_index() / p.column_blocks;
   const uint32_t column_block = ptx::block_index() - row_block * p.column_blocks;

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 
-from . import _library
+from . import _environment, _library
 from ._library import LongcatLibraryError
 from .errors import (
     LongcatCheckpointError,
@@ -64,5 +64,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-_library.warn_unknown_variables()
+_library.package_version = __version__
+_environment.warn_unknown()
 _library.load_if_torch_is_imported()

@@ -96,7 +96,7 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     forced = "agreement of the MTP head with the target over a given text"
     report.add_argument("--teacher-forced", action=argparse.BooleanOptionalAction, default=True, help=forced)
     report.add_argument(
-        "--text", metavar="FILE", help="that text (default: the held-out excerpt, else what was generated)"
+        "--text", metavar="FILE", help="that text (default: heldout.txt of the checkpoint, else what was generated)"
     )
     report.add_argument("--json", action="store_true", help="one JSON object instead of text and report")
 

@@ -33,7 +33,7 @@ import torch
 
 from . import cli_report, cli_terminal, doctor
 from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
-from .model import LongcatFlashConfig, LongcatFlashForCausalLM
+from .model import LongcatFlashConfig, LongcatFlashForCausalLM, files
 from .runtime import measure
 from .runtime.checks import check_prompts, check_sampling
 from .runtime.generate import Generation
@@ -41,7 +41,7 @@ from .runtime.text import TextStream, encode, load_tokenizer
 
 DEFAULT_CHECKPOINT = Path("checkpoints/longcat-tiny")
 DEFAULT_PROMPT = "Psalms 23\n1 The LORD is my shepherd;"
-HELD_OUT = Path("tests/data/kjv_heldout.txt")  # beside the folder that holds the checkpoints, in a clone
+HELD_OUT = "heldout.txt"  # of a checkpoint's folder: text that it was not trained on
 FORCED_TOKENS = 1000
 PARTS_TOKENS = 64
 PATIENCE = 10.0  # seconds: a decode that takes longer is timed once, a shorter one three times
@@ -220,7 +220,7 @@ def _teacher_forced(
 ) -> dict[str, Any] | None:
     if model.mtp is None:
         return None
-    held_out = request.folder.resolve().parent.parent / HELD_OUT
+    held_out = request.folder / HELD_OUT
     file = Path(args.text) if args.text else held_out if held_out.is_file() else None
     if file is None:
         ids, label = first.sequences[0].tolist(), "the prompt and its continuation"
@@ -240,9 +240,8 @@ def _experts(model: LongcatFlashForCausalLM, folder: Path, first: Generation) ->
 def _target_experts(folder: Path) -> float | None:
     """FFN experts per token that training aimed at, if the checkpoint says so."""
     try:
-        training = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["training"]
-        return float(training["target_real_experts_per_token"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(files.read_object(folder / "metrics.json")["training"]["target_real_experts_per_token"])
+    except (LongcatCheckpointError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -253,7 +252,7 @@ def _checkpoint(model: LongcatFlashForCausalLM, folder: Path, seconds: float) ->
         "path": str(folder), "layers": c.num_layers, "ffn_experts": c.n_routed_experts,
         "zero_experts": c.zero_expert_num, "top_k": c.moe_topk, "mtp": model.mtp is not None,
         "fp8_projections": sum(quantised), "projections": len(quantised),
-        "file_bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")), "load_seconds": seconds,
+        "file_bytes": sum(f.stat().st_size for f in files.weight_files(folder)), "load_seconds": seconds,
     }  # fmt: skip
 
 

@@ -1,81 +1,81 @@
-"""`python -m longcat_ops plan`: the text of a `Plan`."""
+"""`python -m longcat_ops plan`: the text of a `Sizing`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from .loading.plan import HEADROOM, Plan, make_plan
+from .loading.sizing import HEADROOM, Sizing, size_rank
 
 
 def run(args: argparse.Namespace) -> int:
     precision = None if args.precision == "stored" else args.precision
-    plan = make_plan(args.path, ep=args.ep, tp=args.tp, precision=precision, mtp=args.mtp)
+    sizing = size_rank(args.path, ep=args.ep, tp=args.tp, precision=precision, mtp=args.mtp)
     print(
-        json.dumps(plan.to_dict(), indent=2)
+        json.dumps(sizing.to_dict(), indent=2)
         if args.json
-        else "\n".join(line.rstrip() for line in lines(plan, args.path))
+        else "\n".join(line.rstrip() for line in lines(sizing, args.path))
     )
     return 0
 
 
-def lines(plan: Plan, path: str) -> list[str]:
+def lines(sizing: Sizing, path: str) -> list[str]:
     """The report, line by line."""
-    total = f"{_count(plan.parameters_total)} parameters" + (
-        f" + {_count(plan.parameters_mtp)} MTP head" if plan.parameters_mtp else ", no MTP head"
+    total = f"{_count(sizing.parameters_total)} parameters" + (
+        f" + {_count(sizing.parameters_mtp)} MTP head" if sizing.parameters_mtp else ", no MTP head"
     )
-    active = ", ".join(f"{_count(n)} at {k}" for k, n in plan.active_parameters.items())
+    active = ", ".join(f"{_count(n)} at {k}" for k, n in sizing.active_parameters.items())
     out = [
         f"{path}: {total}",
         f"active per token, by FFN experts chosen: {active} (lm_head counted, embedding and MTP not)",
-        f"largest rank at EP {plan.ep}, TP {plan.tp} (splits of the same ranks), precision {plan.precision}, "
-        f"other tensors {plan.dtype}:",
+        f"largest rank at EP {sizing.ep}, TP {sizing.tp} (splits of the same ranks), precision {sizing.precision}, "
+        f"other tensors {sizing.dtype}:",
         "",
         f"  {'component':<11}{'parameters':>12}{'bytes':>12}  of which FP8 scales",
     ]
-    for name, part in plan.parts.items():
+    for name, part in sizing.parts.items():
         scales = _bytes(part.scale_bytes) if part.scale_bytes else "-"
         out.append(
-            f"  {name:<11}{_count(part.parameters):>12}{_bytes(part.bytes):>12}  {scales:>10}  {_split(plan, name)}"
+            f"  {name:<11}{_count(part.parameters):>12}{_bytes(part.bytes):>12}  {scales:>10}  {_split(sizing, name)}"
         )
-    parameters = sum(part.parameters for part in plan.parts.values())
-    scales = sum(part.scale_bytes for part in plan.parts.values())
+    parameters = sum(part.parameters for part in sizing.parts.values())
+    scales = sum(part.scale_bytes for part in sizing.parts.values())
     out.append(
-        f"  {'total':<11}{_count(parameters):>12}{_bytes(plan.bytes):>12}  {_bytes(scales) if scales else '-':>10}"
+        f"  {'total':<11}{_count(parameters):>12}{_bytes(sizing.bytes):>12}  {_bytes(scales) if scales else '-':>10}"
     )
-    kv = f"KV cache: {plan.kv_bytes_per_token:,} B per token over {plan.kv_slots} slots"
-    if plan.kv_bytes_per_token != plan.kv_bytes_per_token_without_mtp:
-        kv += f" ({plan.kv_bytes_per_token_without_mtp:,} B without the MTP head's)"
+    kv = f"KV cache: {sizing.kv_bytes_per_token:,} B per token over {sizing.kv_slots} slots"
+    if sizing.kv_bytes_per_token != sizing.kv_bytes_per_token_without_mtp:
+        kv += f" ({sizing.kv_bytes_per_token_without_mtp:,} B without the MTP head's)"
     out += ["", f"{kv}, whole on each rank that holds the sequence"]
-    for fit in plan.fits:
+    for fit in sizing.fits:
         usable = f"{_bytes(fit.usable)} usable"
         if fit.fits:
-            rest = fit.usable - plan.bytes
+            rest = fit.usable - sizing.bytes
             verdict = f"fits; {_bytes(rest)} left = {fit.kv_tokens:,} tokens of KV cache"
         else:
-            verdict = f"does not fit: {_bytes(plan.bytes - fit.usable)} too much"
+            verdict = f"does not fit: {_bytes(sizing.bytes - fit.usable)} too much"
         out.append(f"{fit.card:>6} card ({usable}): {verdict}")
-    if plan.files_total:
-        out.append(f"files: the first rank reads {plan.files} of {plan.files_total}")
+    if sizing.files_total:
+        out.append(f"files: the first rank reads {sizing.files} of {sizing.files_total}")
     out += ["", f"GiB = 2^30 bytes, cards are named by them; {HEADROOM:.0%} of each card is left free."]
     out.append(
         "Counted as the model holds it: router, norms, lm_head fp32; kv_b dense, its absorbed halves fp32 beside it."
     )
     out.append("Not counted: workspace, activations, communication buffers, other copies that a backend makes.")
-    return out + [f"note: {note}" for note in plan.notes]
+    return out + [f"note: {note}" for note in sizing.notes]
 
 
-def _split(plan: Plan, name: str) -> str:
+def _split(sizing: Sizing, name: str) -> str:
     if name == "experts":
-        return f"{plan.experts_here} of {plan.experts_total} a layer" if plan.ep > 1 else "all, on one rank"
-    if plan.tp == 1:
+        return f"{sizing.experts_here} of {sizing.experts_total} a layer" if sizing.ep > 1 else "all, on one rank"
+    if sizing.tp == 1:
         return ""
     return {
-        "embedding": f"vocabulary / {plan.tp}",
-        "lm_head": f"vocabulary / {plan.tp}",
-        "attention": f"heads / {plan.tp} (q_b, kv_b, o_proj); q_a and kv_a whole",
-        "dense FFN": f"width / {plan.tp}",
-        "MTP": f"as attention, dense FFN and embedding / {plan.tp}; eh_proj whole",
+        "embedding": f"vocabulary / {sizing.tp}",
+        "lm_head": f"vocabulary / {sizing.tp}",
+        "attention": f"heads / {sizing.tp} (q_b, kv_b, o_proj); q_a and kv_a whole",
+        "dense FFN": f"width / {sizing.tp}",
+        "MTP": f"as attention, dense FFN and embedding / {sizing.tp}; eh_proj whole",
     }.get(name, "whole")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import importlib.util
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import __version__, _library, ops
+from . import __version__, _environment, _library, ops
 from .ops.registry import OPS
 
 _ISA_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
@@ -111,7 +110,7 @@ def _function_problem(name: str) -> str:
 
 
 def _cpu_row(name: str) -> Device:
-    problem, backend = _function_problem(name), _library.backend()
+    problem, backend = _function_problem(name), _environment.backend()
     if problem:
         return Device("none", problem)
     if backend == "cuda":
@@ -171,7 +170,7 @@ def report() -> dict[str, Any]:
         "torch": _torch(),
         "library": _native(),
         "gpus": _gpus(),
-        "environment": _environment(),
+        "environment": _variables(),
         "packages": [_package(name, purpose) for name, purpose in _PACKAGES.items()],
         "ops": [asdict(row) for row in rows],
     }
@@ -227,7 +226,7 @@ def _native() -> dict[str, Any]:
     }
     problem = _library_problem()
     if problem:
-        remedy = "" if state == "built" else _library._build_command()
+        remedy = "" if state == "built" else _library.build_command()
         return facts | {"problem": problem[0], "remedy": remedy or problem[1]}
     return facts | {"build": _guard(lambda: dict(_library.load().build_info()))}
 
@@ -254,14 +253,12 @@ def _torch_devices() -> list[dict[str, str]]:
     ]
 
 
-def _environment() -> list[dict[str, str]]:
-    rows = []
-    for name, value in sorted(os.environ.items()):
-        if name.startswith("LONGCAT_OPS_"):
-            known = name in _library.VARIABLES
-            near = "" if known else difflib.get_close_matches(name, _library.VARIABLES, n=1, cutoff=0.0)[0]
-            rows.append({"name": name, "value": value, "nearest": near})
-    return rows
+def _variables() -> list[dict[str, str]]:
+    return [
+        {"name": name, "value": value, "nearest": _environment.nearest(name)}
+        for name, value in sorted(os.environ.items())
+        if name.startswith(_environment.PREFIX)
+    ]
 
 
 def _package(name: str, purpose: str) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / ".device"
 BUILT = ROOT / "build" / "device"
 CONFORMANCE = "liblongcat_conformance.so"
-SOURCES = ("CMakeLists.txt", "cmake", "cpp", "cuda", "python/longcat_ops", "tests/conformance")
+SOURCES = ("CMakeLists.txt", "cmake", "cpp", "cuda", "python/longcat_ops", "tests/conformance", "tools/conformance")
 SUFFIXES = {".txt", ".cmake", ".py", ".cpp", ".h", ".in", ".inc", ".cu", ".cuh"}
 
 
@@ -92,23 +92,6 @@ def built_problem(root: Path = ROOT) -> str:
     return load_problem(built())
 
 
-BUILD_CODE = """
-import json, subprocess, sys
-from pathlib import Path
-folder = Path(sys.argv[1])
-folder.mkdir(parents=True, exist_ok=True)
-pip = [sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "--no-index", "--upgrade"]
-subprocess.run([*pip, "--target", folder / "site", "."], check=True)
-sys.path.insert(0, "tests")
-from conformance.library import build_for_device
-print(build_for_device(folder)[0])
-sys.path.insert(0, "tools")
-from device_check.environment import source_hash
-(folder / "manifest.json").write_text(json.dumps({"sources": source_hash()}))
-print('{"built": true}')
-"""
-
-
 def build_command() -> tuple[str, ...]:
     """Builds both here, offline; needs nvcc, cmake, ninja, pybind11 and setuptools in this interpreter's reach."""
-    return (sys.executable, "-c", BUILD_CODE, str(BUILT))
+    return (sys.executable, "tools/build_for_device.py", str(BUILT))

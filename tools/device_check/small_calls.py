@@ -1,16 +1,11 @@
-"""Calls every op once per case of tests/op_cases.py on the GPU, for tools that watch the process."""
+"""Calls every op once per case of longcat_ops.testing.op_cases on the GPU, for tools that watch the process."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-
 import torch
 
-from op_cases import CASES, EVERY, public
-from op_results import to_device
+from longcat_ops.testing.op_cases import CASES, EVERY, public
+from longcat_ops.testing.op_results import to_device
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ PARTS = {
     4: "benches",
 }
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-MATRICES = ("tests/test_gemm_matrix.py", "tests/test_swiglu_gemm_matrix.py")  # of the FP8 GEMMs, any backend
-RUN_CASES = "tests/conformance/run_cases.py"
+MATRICES = ("tests/ops/test_gemm_matrix.py", "tests/ops/test_swiglu_gemm_matrix.py")  # of the FP8 GEMMs, any backend
+RUN_CASES = "tools/run_conformance.py"
 # What a sanitizer, under which everything takes a hundred times as long, gets of the conformance cases.
 SMALL_CASES = "thread/,memory/,mbarrier/,tma/load_2d,tma/store_swizzle_128,bulk/,matrix/,wgmma/e4m3_n16,sums/e4m3_near"
 
@@ -32,7 +32,7 @@ def pytest(*arguments: str) -> tuple[str, ...]:
 def op_tests(root: Path = ROOT) -> list[str]:
     """The test files that are named after an op."""
     listed = re.findall(r'^    "(\w+)": Op\(', (root / "python/longcat_ops/ops/registry.py").read_text(), re.MULTILINE)
-    return [f"tests/test_{op}.py" for op in listed if (root / f"tests/test_{op}.py").exists()]
+    return [f"tests/ops/test_{op}.py" for op in listed if (root / f"tests/ops/test_{op}.py").exists()]
 
 
 def gpu_benches(root: Path = ROOT) -> list[str]:

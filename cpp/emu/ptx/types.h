@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "emu/error.h"
+#include "ptx/operands.h"
 
 #define LC_KERNEL inline void
 #define LC_DEVICE inline
@@ -12,18 +13,6 @@
 #define LC_UNROLL
 
 namespace longcat_ops::ptx {
-
-struct alignas(16) Vec16 {
-  uint32_t x, y, z, w;
-};
-struct alignas(8) Vec8 {
-  uint32_t x, y;
-};
-
-enum class Swizzle { kNone, k32B, k64B, k128B };
-
-// Elements of multimem reductions. bf16 and f16 come in pairs and are summed in fp32.
-enum class MultimemType { kF32, kBF16, kF16 };
 
 // Of a tensor map; needed by reductions only.
 enum class ElementType { kRaw, kF32, kBF16, kU32 };

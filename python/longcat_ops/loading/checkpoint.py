@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import LongcatCheckpointError, LongcatShapeError, LongcatUnsupportedError, message
-from .precision import Precision
-from .source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
+from ..model import files
+from ..model.precision import Precision
+from ..model.source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
 
 if TYPE_CHECKING:
     from ..model.config import LongcatFlashConfig
 
-_INDEX = "model.safetensors.index.json"
-_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+INDEX = "model.safetensors.index.json"
+_EXPERT = re.compile(r"model\.layers\.(0|[1-9]\d{0,8})\.mlp\.experts\.(0|[1-9]\d{0,8})\.(gate|up|down)_proj\.weight")
+_MTP = "model.mtp."
 _DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
@@ -29,6 +30,21 @@ _DTYPES = {
     "F64": torch.float64,
     "F8_E4M3": torch.float8_e4m3fn,
 }
+
+
+def read_index(file: Path) -> dict[str, str]:
+    """Tensor name -> file of a folder's index. Raises LongcatCheckpointError if it is none, or leads out of it."""
+    try:
+        entries = files.read_object(file, files.MAX_INDEX)["weight_map"]
+        if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries.values()):
+            raise TypeError("weight_map must give each tensor a file name")
+    except (LongcatCheckpointError, KeyError, TypeError) as error:
+        raise LongcatCheckpointError(f"{file} is not an index: expected JSON with `weight_map` ({error}).") from error
+    for name in entries.values():
+        path = PurePath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise LongcatCheckpointError(f"{file} names {files.shown(name)}, expected a file of the folder.")
+    return {tensor: str(PurePath(name)) for tensor, name in entries.items()}
 
 
 def expected_tensors(config: LongcatFlashConfig, *, mtp: bool, mtp_embedding: bool = False,
@@ -55,9 +71,9 @@ class Header:
             ) from error
         self._open, self._error = safe_open, SafetensorError
         self.path = Path(path)
-        if not self.path.is_dir():
+        if not files.is_folder(self.path):
             raise LongcatCheckpointError(
-                f"{path} is not a folder; a checkpoint is a folder with config.json and *.safetensors."
+                f"{files.shown(path)} is not a folder; a checkpoint is a folder with config.json and *.safetensors."
             )
         self.file_of: dict[str, Path] = {}
         self.shape: dict[str, tuple[int, ...]] = {}
@@ -68,29 +84,28 @@ class Header:
         self._check_index()
 
     def _files(self) -> list[Path]:
-        index = self.path / _INDEX
-        self.indexed: dict[str, str] | None = None
-        if index.is_file():
-            try:
-                self.indexed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-                names = sorted({str(Path(name)) for name in self.indexed.values()})
-            except (ValueError, KeyError, TypeError) as error:
-                raise LongcatCheckpointError(
-                    f"{index} is not an index: expected JSON with `weight_map` ({error!r})."
-                ) from error
-            missing = [n for n in names if not (self.path / n).is_file()]
-            if missing:
-                shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
-                raise LongcatCheckpointError(
-                    f"{index} names {len(names)} files, {len(missing)} of them are missing: {shown}"
-                )
-            return [self.path / n for n in names]
-        files = sorted(self.path.glob("*.safetensors"))
-        if not files:
-            raise LongcatCheckpointError(f"{self.path} holds no *.safetensors file.")
-        return files
+        index = self.path / INDEX
+        self.indexed = read_index(index) if files.exists(index) else None
+        if self.indexed is None:
+            found = files.weight_files(self.path)
+            if not found:
+                raise LongcatCheckpointError(f"{self.path} holds no {files.WEIGHTS} file.")
+            for file in found:
+                files.require_regular(file)
+            return found
+        names = sorted(set(self.indexed.values()))
+        missing = [n for n in names if not files.exists(self.path / n)]
+        if missing:
+            listed = ", ".join(map(files.shown, missing[:4])) + (" ..." if len(missing) > 4 else "")
+            raise LongcatCheckpointError(
+                f"{index} names {len(names)} files, {len(missing)} of them are missing: {listed}"
+            )
+        for name in names:
+            files.require_regular(self.path / name)
+        return [self.path / n for n in names]
 
     def _scan(self, file: Path) -> None:
+        size = files.require_regular(file).st_size
         try:
             with self._open(file, framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
@@ -107,7 +122,6 @@ class Header:
                     self.file_of[name], self.shape[name] = file, tuple(view.get_shape())
                     self.dtype[name] = _DTYPES[kind]
         except (self._error, OSError) as error:
-            size = file.stat().st_size
             raise LongcatCheckpointError(
                 f"{file} ({size} bytes) is not a complete safetensors file: {error}.\n"
                 "  fix: copy or download the file again; its header and its length must agree"
@@ -131,11 +145,15 @@ class Header:
 def check_names(header: Header, expected: dict[str, Expected], ignored: Iterable[str]) -> None:
     """Raise one LongcatCheckpointError with every missing, unexpected and mis-shaped tensor and its nearest name."""
     ignored = set(ignored)
-    pairs = {f"{name}{SCALE_SUFFIX}": scale_shape(*e.shape) for name, e in expected.items() if e.quantisable}
+    no_mtp = not any(n.startswith(_MTP) for n in header.shape)
+    scaled = {n: expected.get(n.removesuffix(SCALE_SUFFIX)) for n in header.shape if n.endswith(SCALE_SUFFIX)}
+    pairs = {n: scale_shape(*e.shape) for n, e in scaled.items() if e is not None and e.quantisable}
     problems: list[tuple[str, str, Iterable[str]]] = []  # text, then a name and where to look for its nearest
     unexpected = [n for n in header.shape if n not in expected and n not in pairs and n not in ignored]
     for name, want in expected.items():
         got = header.shape.get(name)
+        if got is None and no_mtp and name.startswith(_MTP):
+            continue
         if got is None:
             problems.append((f"missing {name} {list(want.shape)}", name, unexpected))
             continue
@@ -153,6 +171,9 @@ def check_names(header: Header, expected: dict[str, Expected], ignored: Iterable
         if got is not None and got != want:
             where = f"{header.file_of[name].name}: {name}"
             problems.append((f"{where} has shape {list(got)}, expected {list(want)} (128x128 blocks)", name, ()))
+    if no_mtp and (promised := sum(name.startswith(_MTP) for name in expected)):
+        text = f"the MTP head that num_nextn_predict_layers promises is absent, all {promised} tensors of it"
+        problems.append((f"{text}\n  fix: num_nextn_predict_layers: 0 in config.json goes without it", "", ()))
     known = [*expected, *pairs]
     problems += [(f"unexpected {n} {list(header.shape[n])}", n, known) for n in unexpected]
     if problems:
@@ -182,12 +203,13 @@ class CheckpointSource(Source):
             raise LongcatShapeError(message("from_pretrained", "dtype", dtype, "bfloat16, float16, float32 or float64"))
         super().__init__(dtype or stored, device, Precision(precision), experts)
         wanted = config.num_nextn_predict_layers
-        self.mtp = any(n.startswith("model.mtp.") for n in header.shape) if wanted is None else bool(wanted)
-        self.expected = expected_tensors(
-            config, mtp=self.mtp, mtp_embedding="model.mtp.embed_tokens.weight" in header.shape, experts=experts
-        )
-        mine = experts or range(config.n_routed_experts)
-        check_names(header, self.expected, self._not_ours(config, mine))
+        self.mtp = any(n.startswith(_MTP) for n in header.shape) if wanted is None else bool(wanted)
+        parts = dict(mtp=self.mtp, mtp_embedding="model.mtp.embed_tokens.weight" in header.shape)
+        self.expected = expected_tensors(config, **parts, experts=experts)
+        check_names(header, self.expected, self._not_ours(config))
+        everyones = self.expected if experts is None else expected_tensors(config, **parts)
+        self.precision.check({name: want.can_be_fp8 for name, want in everyones.items()})
+        self.check_fp8(self.expected, lambda name: header.dtype[name] == torch.float8_e4m3fn)
         total = sum(
             header.num_bytes(n)
             for n in header.shape
@@ -196,17 +218,26 @@ class CheckpointSource(Source):
         self._stack, self._handles = ExitStack(), {}
         self._bar = _progress_bar(total, progress)
 
-    def _not_ours(self, config: LongcatFlashConfig, mine: range) -> list[str]:
-        """Legal names that are not read: phantom experts (id >= N, from transformers), other ranks', unwanted MTP."""
-        found = []
-        for name in self.header.shape:
-            expert = _EXPERT.search(name)
-            if (expert and int(expert[1]) not in mine) or (name.startswith("model.mtp.") and not self.mtp):
+    def _not_ours(self, config: LongcatFlashConfig) -> list[str]:
+        """Legal names that are not read: other ranks' experts, an unwanted MTP head, and what transformers writes for
+        the zero experts, gate and up (but no down) of ids N .. N + Z - 1.
+        """
+        shape, width = self.header.shape, (config.expert_ffn_hidden_size, config.hidden_size)
+        found = [name for name in shape if name.startswith(_MTP) and not self.mtp]
+        for name in shape:
+            match = _EXPERT.fullmatch(name.removesuffix(SCALE_SUFFIX))
+            if not match or int(match[1]) >= config.num_layers:
+                continue
+            expert, down = int(match[2]), f"{name[: match.start(3)]}down_proj.weight"
+            if expert < config.n_routed_experts:
+                if self.expert_range is not None and expert not in self.expert_range:
+                    found.append(name)
+            elif expert < config.num_experts and match[0] == name and shape[name] == width and down not in shape:
                 found.append(name)
         return found
 
     def has(self, name: str) -> bool:
-        if name.startswith("model.mtp.") and not self.mtp:
+        if name.startswith(_MTP) and not self.mtp:
             return False
         return name in self.header.shape
 

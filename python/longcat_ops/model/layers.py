@@ -1,12 +1,11 @@
 """The blocks of one ScMoE layer: linear, RMSNorm, RoPE, MLA (plain and absorbed), dense FFN, MoE with zero experts.
 
-Weights come from a `source` (see loading/source.py), asked by published tensor name while a block is built.
+Weights come from a `source` (see model/source.py), asked by published tensor name while a block is built.
 Accumulation happens in `acc_dtype(x)`: fp32, or fp64 in an fp64 model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import ModuleType
 
 import torch
@@ -14,46 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops, reference
-from ..loading.source import Source
 from ..reference.rows import acc_dtype, silu
-from .cache import LatentCache
 from .config import LongcatFlashConfig
+from .rows import Rows
+from .source import Source
 
 
 def ops_for(dtype: torch.dtype) -> ModuleType:
     """Where a model of this dtype takes its ops from: kernels know no fp64, the reference does."""
     return reference if dtype == torch.float64 else ops
-
-
-@dataclass
-class Rows:
-    """The tokens of one pass, as rows of x [T,H]: row i is token `positions[i]` of sequence `sequences[i]`.
-
-    Rows beyond len(positions) are padding. `decode` picks the absorbed attention (one query row at a time) over the
-    plain one.
-    """
-
-    cache: LatentCache
-    sequences: list[int]
-    positions: list[int]
-    decode: bool
-    rope: Tensor  # complex[T, qk_rope_head_dim / 2]
-    index: Tensor = field(init=False)  # i64[n]: cache row of each valid row
-    num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
-    _valid_rows: Tensor | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self.index = self.cache.row_index(self.sequences, self.positions)
-
-    @property
-    def num_valid(self) -> int:
-        return len(self.positions)
-
-    def valid_rows(self, rows: int) -> Tensor | None:
-        """num_valid as `moe_route` takes it for `rows` rows: i32[1], made once a pass; None if no row is padding."""
-        if self.num_valid < rows and self._valid_rows is None:
-            self._valid_rows = torch.full((1,), self.num_valid, dtype=torch.int32, device=self.rope.device)
-        return self._valid_rows
 
 
 class Linear(nn.Module):
@@ -68,6 +36,7 @@ class Linear(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [T,K] -> [T,N] in x's dtype."""
         if not self.fp8:
             return F.linear(x, self.weight)
         out = x.new_empty((x.shape[0], self.weight.shape[0]))
@@ -75,7 +44,9 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight in fp32 with an fp32 weight, rounded once; `gain` is folded into a copy of the weight."""
+    """x / rms(x) * weight in fp32 with an fp32 weight, rounded once; `gain` is folded into a copy of the weight
+    (Zhang and Sennrich, arXiv:1910.07467).
+    """
 
     def __init__(self, source: Source, name: str, size: int, eps: float, gain: float = 1.0) -> None:
         super().__init__()
@@ -84,11 +55,14 @@ class RMSNorm(nn.Module):
         self.eps, self.ops = eps, ops_for(self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [T,size] -> [T,size] in x's dtype."""
         return self.ops.rms_norm(x, self.weight, self.eps)
 
 
 class RotaryTable:
-    """e^(i * position * theta^(-2j/d)) for pairs j, grown on demand; angles in fp32, as transformers computes them."""
+    """e^(i * position * theta^(-2j/d)) for pairs j (RoFormer, arXiv:2104.09864), grown on demand; angles in fp32, as
+    transformers computes them.
+    """
 
     def __init__(self, config: LongcatFlashConfig) -> None:
         exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
@@ -111,7 +85,9 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
 
 
 class MLA(nn.Module):
-    """Multi-head latent attention over one cache slot (DeepSeek-V2, arXiv 2405.04434; scales: report section 2.3)."""
+    """Multi-head latent attention over one cache slot (DeepSeek-V2, arXiv:2405.04434; scales: LongCat-Flash technical
+    report, arXiv:2509.01322, section 2.3).
+    """
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, slot: int) -> None:
         super().__init__()
@@ -179,7 +155,7 @@ class MLA(nn.Module):
 
 
 class FFN(nn.Module):
-    """Dense SwiGLU: down(silu(gate(x)) * up(x))."""
+    """Dense SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer, arXiv:2002.05202)."""
 
     def __init__(self, source: Source, name: str, hidden: int, width: int) -> None:
         super().__init__()
@@ -188,11 +164,14 @@ class FFN(nn.Module):
         self.down_proj = Linear(source, f"{name}.down_proj", hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [T,H] -> [T,H] in x's dtype."""
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class MoE(nn.Module):
-    """Router over FFN + zero experts in fp32, then the expert chain (report section 2.1 and eq. 8)."""
+    """Router over FFN + zero experts in fp32, then the expert chain (LongCat-Flash technical report, section 2.1 and
+    eq. 8).
+    """
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig) -> None:
         super().__init__()
@@ -212,6 +191,7 @@ class MoE(nn.Module):
             self.register_buffer(f"{key}_scale", scale)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """x [T,H] -> [T,H] in x's dtype; appends num_real u8[T] to `rows.num_real`. Rows of padding are not routed."""
         c = self.config
         routing = self.ops.moe_route(
             F.linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
@@ -224,7 +204,9 @@ class MoE(nn.Module):
 
 
 class ScMoELayer(nn.Module):
-    """Two attentions, two dense FFNs, and a MoE on a shortcut from the first post-attention norm to the output."""
+    """Two attentions, two dense FFNs, and a MoE on a shortcut from the first post-attention norm to the output
+    (LongCat-Flash technical report, section 2).
+    """
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, layer: int) -> None:
         super().__init__()
@@ -240,6 +222,7 @@ class ScMoELayer(nn.Module):
         self.mlp = MoE(source, f"{name}.mlp", c)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """x [T,H] -> [T,H] in x's dtype: both attentions write their cache rows, the MoE appends to `rows.num_real`."""
         h = x + self.self_attn[0](self.input_layernorm[0](x), rows)
         p = self.post_attention_layernorm[0](h)
         shortcut = self.mlp(p, rows)  # needed only at the end: everything below can run beside it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
-from ..loading.source import RandomSource, Source, StateDictSource, released
-from ..reference.rows import SMALL_T
 from .cache import LatentCache
 from .config import LongcatFlashConfig
-from .layers import RMSNorm, RotaryTable, Rows, ScMoELayer, acc_dtype
+from .invariance import largest_group
+from .layers import RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
+from .rows import DECODE_ROWS, Rows
+from .source import RandomSource, Recorder, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # accepted for token ids
-# At most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass. The blocks keep a
-# row's bits apart from its neighbours' up to the same number.
-DECODE_ROWS = SMALL_T
 
 
 @dataclass
@@ -42,7 +41,11 @@ class LongcatFlashForCausalLM(nn.Module):
     Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because
     each decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows
     elsewhere.
+
+    Each prompt pass, of the target and of the MTP head, runs inside `around_prompt()`: a clock may take its place.
     """
+
+    around_prompt: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
         super().__init__()
@@ -60,6 +63,7 @@ class LongcatFlashForCausalLM(nn.Module):
         )
         self.mtp = MTP(source, c, self.embed_tokens) if wanted else None
         self.rotary = RotaryTable(c)
+        self._row_groups: dict[tuple[int, int, torch.dtype], int] = {}
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -71,7 +75,7 @@ class LongcatFlashForCausalLM(nn.Module):
         Args:
             dtype: of activations and unquantised weights; None keeps the stored one. precision: None keeps what is
                 stored, "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy
-                (loading/precision.py).
+                (model/precision.py).
             device: cpu, or a CUDA device that this machine has.
             ep_group, tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
 
@@ -96,14 +100,14 @@ class LongcatFlashForCausalLM(nn.Module):
     @classmethod
     def from_state_dict(cls, config: LongcatFlashConfig, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32,
                         **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
-        """From tensors under their published names; options: device, precision, experts (see loading/source.py)."""
-        return cls(StateDictSource(tensors, dtype, **options), config)
+        """From tensors under their published names; options: device, precision, experts (see model/source.py)."""
+        return cls(_fitting(StateDictSource(tensors, dtype, **options), config), config)
 
     @classmethod
     def random(cls, config: LongcatFlashConfig, dtype: torch.dtype = torch.float32, seed: int = 0,
                **options: object) -> LongcatFlashForCausalLM:  # fmt: skip
         """Reproducible random weights, for benches and shape tests."""
-        return cls(RandomSource(dtype, seed=seed, **options), config)
+        return cls(_fitting(RandomSource(dtype, seed=seed, **options), config), config)
 
     def new_cache(self, batch_size: int, max_length: int) -> LatentCache:
         """An empty cache with a slot for each attention and, if there is one, the MTP head."""
@@ -146,10 +150,29 @@ class LongcatFlashForCausalLM(nn.Module):
         return (logits, hidden) if return_hidden else logits
 
     def row_group(self, batch_size: int) -> int:
-        """Rows of one decode pass: fixed by the batch, so that plain decode and verify of one draft share every GEMM
-        shape.
+        """Rows of one decode pass: 2 for one sequence, else 8, so that plain decode and verify of one draft share every
+        GEMM shape; fewer where this machine's products of that shape are not row-invariant (model/invariance.py).
         """
-        return 2 if batch_size == 1 else DECODE_ROWS
+        rows = 2 if batch_size == 1 else DECODE_ROWS
+        key = rows, torch.get_num_threads(), self.dtype  # products are shared out among the threads
+        if key not in self._row_groups:
+            self._row_groups[key] = largest_group(self._pass_over_equal_rows, rows)
+        return self._row_groups[key]
+
+    @torch.inference_mode()
+    def _pass_over_equal_rows(self, rows: int) -> list[Tensor]:
+        """Logits, hidden rows and, with an MTP head, draft rows of one token at position 0 of `rows` sequences."""
+        cache, owners = self.new_cache(rows, 1), list(range(rows))
+        for sequence in owners:
+            cache.reserve(sequence, 1)
+        ids = torch.full((rows,), self.config.vocab_size // 2, device=self.device)
+
+        def equal_rows() -> Rows:
+            return Rows(cache, owners, [0] * rows, True, self._rope([0] * rows, rows))
+
+        step = self._target(ids, equal_rows())
+        drafts = [self.mtp(ids, step.hidden, equal_rows())] if self.mtp is not None else []
+        return [step.logits, step.hidden, *drafts]
 
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
         """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk."""
@@ -157,10 +180,11 @@ class LongcatFlashForCausalLM(nn.Module):
         end = start + len(ids)
         cache.reserve(sequence, end)
         steps = []
-        for a, b in _chunks(start, end):
-            keep = slice(None) if not last_only else slice(b - a - (b == end), None)
-            steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
-        return _join(steps)
+        with self.around_prompt():
+            for a, b in _chunks(start, end):
+                keep = slice(None) if not last_only else slice(b - a - (b == end), None)
+                steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
+            return _join(steps)
 
     def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
         """One pass over a few new rows: row i is token ids[i] at positions[i] of sequences[i], earlier positions
@@ -176,9 +200,10 @@ class LongcatFlashForCausalLM(nn.Module):
         [n,H].
         """
         parts = []
-        for a, b in _chunks(0, len(next_ids)):
-            parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
-        return torch.cat(parts)
+        with self.around_prompt():
+            for a, b in _chunks(0, len(next_ids)):
+                parts.append(self.mtp(next_ids[a:b], hidden[a:b], self._prompt_rows(cache, sequence, a, b)))
+            return torch.cat(parts)
 
     def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,
                      hidden: Tensor) -> Tensor:  # fmt: skip
@@ -189,9 +214,15 @@ class LongcatFlashForCausalLM(nn.Module):
         ]
         return torch.cat(parts)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H]."""
-        return F.linear(hidden.to(self.lm_head.dtype), self.lm_head)
+    def head(self, hidden: Tensor, group: int | None = None) -> Tensor:
+        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H]. With a `group` as of `row_group`, in products of that many
+        rows, so that a row's bits do not depend on how many there are.
+        """
+        wide = hidden.to(self.lm_head.dtype)
+        if group is None or len(wide) == group:
+            return F.linear(wide, self.lm_head)
+        wide = F.pad(wide, (0, 0, 0, -len(wide) % group))
+        return torch.cat([F.linear(part, self.lm_head) for part in wide.split(group)])[: len(hidden)]
 
     def _target(self, ids: Tensor, rows: Rows, keep: slice = slice(None)) -> Step:
         x = self.embed_tokens[ids]
@@ -267,6 +298,15 @@ class LongcatFlashForCausalLM(nn.Module):
             f"at most max_position_embeddings = {limit}",
         )
         return lengths
+
+
+def _fitting(source: Source, config: LongcatFlashConfig) -> Source:
+    """`source`, once each rule of its precision policy fits a projection of this network."""
+    if source.precision.rules:
+        recorder = Recorder(lambda name: name == f"{MTP_PREFIX}.norm.weight")
+        LongcatFlashForCausalLM(recorder, config)
+        source.precision.check({name: want.can_be_fp8 for name, want in recorder.expected.items()})
+    return source
 
 
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:

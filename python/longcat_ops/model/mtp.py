@@ -7,9 +7,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..loading.source import Source
 from .config import LongcatFlashConfig
-from .layers import FFN, MLA, Linear, RMSNorm, Rows
+from .layers import FFN, MLA, Linear, RMSNorm
+from .rows import Rows
+from .source import Source
 
 PREFIX = "model.mtp"
 

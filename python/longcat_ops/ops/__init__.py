@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
-from .. import _library
+from .. import _environment, _library
 from . import registry
 from .registry import OPS
 
@@ -27,6 +28,13 @@ def supports(op: str, *args: Any, **kwargs: Any) -> tuple[bool, str, str]:
     return registry.supports(op, args, kwargs)
 
 
+def _register(native: ModuleType) -> None:
+    from . import registration, tensors
+
+    native.set_fake_types(*tensors.FAKES)
+    registration.register(_environment.backend())
+
+
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -37,3 +45,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_library.when_loaded.append(_register)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import LongcatShapeError, message
 from . import tensors
-from .registry import Described
+from .described import Described
 
 _NUMBERS: dict[str, tuple[type, type]] = {"int": (Integral, int), "float": (Real, float), "bool": (bool, bool)}
 

@@ -10,6 +10,7 @@ import torch
 
 from .. import _library
 from . import tensors
+from .checking import refuse
 from .registry import OPS
 
 P = ParamSpec("P")
@@ -31,7 +32,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         _refuse(problem, args, kwargs)
 
     def _refuse(error: Exception, args: tuple, kwargs: dict) -> NoReturn:
-        _library.refuse(op, OPS[op].arguments, args, kwargs, error)
+        refuse(op, OPS[op].arguments, args, kwargs, error)
 
     # torch.compile counts recompilations by code object: one of its own for each op, or they would share a limit of 8.
     call.__code__ = call.__code__.replace(co_name=op)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _library, ops
 from ..errors import LongcatUnsupportedError
-from . import registration
+from . import checking, registration
 from .arguments import schema_arguments
 from .registry import OPS
 
@@ -128,7 +128,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     if op not in OPS:
         raise LongcatUnsupportedError(f"explain: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
     native = _library.load()
-    _library.check(op, *schema_arguments(op, OPS[op].arguments, args, kwargs))
+    checking.check(op, *schema_arguments(op, OPS[op].arguments, args, kwargs))
     with _Capture(op) as capture:
         getattr(ops, op)(*_to_meta(args), **{key: _to_meta(value) for key, value in kwargs.items()})
     found = native.explain(op, *capture.arguments)

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..types import BLOCK, Fp8Pair
 from .calling import empty_scales, kernel, public
 from .registry import deepgemm_keywords, pair
-
-Fp8Pair = tuple[Tensor, Tensor]
 
 _fp8_gemm_nt = kernel("fp8_gemm_nt")
 _offset = kernel("m_grouped_fp8_gemm_nt_offset")
@@ -192,6 +191,6 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(
     (a, sa), (w, sw) = pair(op, "lhs", lhs), pair(op, "gate_up", gate_up)
     rows, width = a.shape[0], w.shape[1] // 2
     h = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=a.device)
-    sh = empty_scales(rows, -(-width // 128), a.device, False)
+    sh = empty_scales(rows, -(-width // BLOCK), a.device, False)
     _swiglu(a, sa, w, sw, offsets, max_m_hint, counts_ready, h, sh)
     return h, sh

@@ -7,9 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..reference.moe import Plan, Routing
+from ..types import BLOCK, Fp8Pair, Plan, Routing
 from .calling import empty_scales, kernel, public
-from .gemm import Fp8Pair
 from .registry import check_num_valid, weight
 
 __all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
@@ -104,7 +103,7 @@ def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = Fals
     """
     rows, width = plan.src_of.shape[0], x.shape[1]
     q = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=x.device)
-    s = empty_scales(rows, -(-width // 128), x.device, column_major_scales)
+    s = empty_scales(rows, -(-width // BLOCK), x.device, column_major_scales)
     _moe_permute_quant(x, plan.row_of, plan.src_of, q, s)
     return q, s
 
@@ -140,6 +139,8 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     With FP8 weights, on every backend: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
     `m_grouped_fp8_gemm_nt_offset`, `moe_combine`, of which on a GPU no host code reads a result.
 
+    Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
+
     Args:
         x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
         routing: from `moe_route`, ids in 0 .. G - 1 or -1.
@@ -151,9 +152,8 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
         [T, H] in x's dtype, contiguous; summed as in `moe_combine`.
 
     Raises:
-        LongcatShapeError: the arguments do not fit each other. Also for an id that no weight has, but with
-            a plan or on a GPU with FP8 weights, where it counts as -1.
-        Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
+        LongcatShapeError: the arguments do not fit each other, or an id has no weight. With a plan, and on a GPU with
+            FP8 weights, ids are not checked: one without a weight counts as -1.
     """
     gate_up, gate_up_scales = weight("fused_moe", "w_gate_up", w_gate_up)
     down, down_scales = weight("fused_moe", "w_down", w_down)

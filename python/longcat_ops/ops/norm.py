@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..types import BLOCK
 from .calling import empty_scales, kernel, public
 
 _rms_norm = kernel("rms_norm")
@@ -55,7 +56,7 @@ def rms_norm_quant_fp8(x: Tensor, weight: Tensor, eps: float, residual: Tensor |
     rows, columns = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     q = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
-    s = empty_scales(rows, -(-columns // 128), x.device, column_major_scales)
+    s = empty_scales(rows, -(-columns // BLOCK), x.device, column_major_scales)
     residual_out = None if residual is None else torch.empty_like(y)
     _rms_norm_quant_fp8(x, weight, eps, residual, q, s, y, residual_out)
     return q, s, y, residual_out

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..types import BLOCK
 from .calling import empty_scales, kernel, public
 from .registry import require_dtype
 
@@ -14,13 +15,12 @@ _per_block_quant_fp8 = kernel("per_block_quant_fp8")
 _silu_and_mul_quant_fp8 = kernel("silu_and_mul_quant_fp8")
 _dequant_fp8 = kernel("dequant_fp8")
 
-_BLOCK = 128
 _E4M3 = torch.float8_e4m3fn
 
 
 @public
 def per_token_group_quant_fp8(
-    x: Tensor, group_size: int = _BLOCK, *, column_major_scales: bool = False
+    x: Tensor, group_size: int = BLOCK, *, column_major_scales: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Quantises each run of `group_size` elements of a row to e4m3 with its own scale.
 
@@ -61,7 +61,7 @@ def per_block_quant_fp8(w: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows, columns = w.shape
     q = torch.empty_like(w, dtype=_E4M3, memory_format=torch.contiguous_format)
-    s = empty_scales(-(-rows // _BLOCK), -(-columns // _BLOCK), w.device, False)
+    s = empty_scales(-(-rows // BLOCK), -(-columns // BLOCK), w.device, False)
     _per_block_quant_fp8(w, q, s)
     return q, s
 
@@ -88,13 +88,13 @@ def silu_and_mul_quant_fp8(gate_up: Tensor, *, column_major_scales: bool = False
     rows, columns = gate_up.shape
     width = columns // 2
     q = torch.empty((rows, width), dtype=_E4M3, device=gate_up.device)
-    s = empty_scales(rows, -(-width // _BLOCK), gate_up.device, column_major_scales)
+    s = empty_scales(rows, -(-width // BLOCK), gate_up.device, column_major_scales)
     _silu_and_mul_quant_fp8(gate_up, q, s)
     return q, s
 
 
 @public
-def dequant_fp8(q: Tensor, s: Tensor, dtype: torch.dtype = torch.bfloat16, *, group_size: int = _BLOCK) -> Tensor:
+def dequant_fp8(q: Tensor, s: Tensor, dtype: torch.dtype = torch.bfloat16, *, group_size: int = BLOCK) -> Tensor:
     """`q * s` in float32, rounded once to `dtype`.
 
     The shape of s says how q was quantised: [N, ceil(K / group_size)] is one scale per row and group, otherwise s must

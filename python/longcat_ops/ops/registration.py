@@ -1,4 +1,5 @@
-"""What the C++ library does not register itself: fakes (tracing, meta tensors) and the reference as a kernel.
+"""What the C++ library does not register itself: fakes (tracing, meta tensors), chains of ops, and the reference as a
+kernel.
 
 CUDA tensors run the reference on the GPU until an op has a CUDA kernel; CPU tensors run it where there is no C++ CPU
 kernel, and everywhere under LONGCAT_OPS_BACKEND=reference. Under LONGCAT_OPS_BACKEND=emu CPU tensors run the CUDA
@@ -14,9 +15,8 @@ from typing import Any
 
 import torch
 
-from .. import _library
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
-from . import emulated, tensors
+from . import checking, emulated, tensors
 from .registry import OPS
 
 # Ops with a C++ CPU kernel and with a CUDA kernel in this build, found when the library is loaded.
@@ -39,7 +39,7 @@ def register(backend: str) -> None:
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", key):
                 found.add(op)
         if op not in CUDA_KERNELS:
-            library.impl(op, _reference(op), "CUDA")
+            library.impl(op, _python(op), "CUDA")
         kernel = _cpu_kernel(op, backend)
         if kernel is not None:
             with warnings.catch_warnings():  # torch warns of any override; this one was asked for
@@ -53,19 +53,17 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
         return _refuse_cpu(op)
     if backend == "emu" and op in emulated.OPS:
         return emulated.kernel(op, _require)
-    return _reference(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
+    return _python(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
 
 
-def _reference(op: str) -> Callable[..., None]:
-    """The reference as a kernel, checked like any other. Loaded at the first call: it uses the ops itself."""
+def _python(op: str) -> Callable[..., None]:
+    """The reference as a kernel, or the chain of other ops that `op` is; checked like any other, loaded when called."""
     run: Callable[..., None] | None = None
 
     def kernel(*arguments: Any) -> None:
         nonlocal run
         if run is None:
-            from ..reference import kernels
-
-            run = getattr(kernels, op)
+            run = python_kernel(op)
         _require(op, *arguments)
         run(*arguments)
 
@@ -77,7 +75,7 @@ def _require(op: str, *arguments: Any) -> None:
     for i, name in _tensor_arguments(op):
         if arguments[i] is None:
             raise LongcatShapeError(message(op, name, None, "a torch.Tensor"))
-    _library.require(op, *arguments)
+    checking.require(op, *arguments)
 
 
 @functools.cache
@@ -86,12 +84,24 @@ def _tensor_arguments(op: str) -> tuple[tuple[int, str], ...]:
     return tuple((i, spec.name) for i, spec in enumerate(schema.arguments) if str(spec.type) == "Tensor")
 
 
+def python_kernel(op: str) -> Callable[..., None]:
+    """What serves `op` without a C++ or CUDA kernel: its chain of other ops, or the reference. Takes the arguments of
+    the schema."""
+    if OPS[op].chain:  # loaded here only: it imports the ops, whose schemas must be registered by then
+        from . import expert_chain
+
+        return getattr(expert_chain, op)
+    from ..reference import kernels
+
+    return getattr(kernels, op)
+
+
 def _fake(op: str) -> Callable[..., None]:
     # Symbolic sizes are not checked: that would pin them to one value.
     def fake(*arguments: Any) -> None:
         tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
         if all(type(n) is int for t in tensors for n in (*t.shape, *t.stride())):
-            _library.require(op, *arguments)
+            checking.require(op, *arguments)
 
     return fake
 

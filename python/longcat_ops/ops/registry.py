@@ -6,27 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from .. import _library
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from .described import Described
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .moe import Plan, Routing
-
-    Fp8Pair = tuple[Tensor, Tensor]
-
-
-class Described(NamedTuple):
-    """The descriptor that C++ checks take for a tensor that need not exist."""
-
-    dtype: str
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    device: str
-    index: int
-    address: int  # 0: unknown
+    from ..types import Fp8Pair, Plan, Routing
 
 
 @dataclass(frozen=True)
@@ -249,9 +238,8 @@ def supports(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bo
     """See `longcat_ops.supports`."""
     if op not in OPS:
         raise LongcatUnsupportedError(f"supports: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
-    from .. import _library
-
     _library.load()
+    from . import checking
     from .arguments import schema_arguments
 
     try:
@@ -259,5 +247,5 @@ def supports(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bo
     except (LongcatShapeError, LongcatUnsupportedError) as error:
         reason, _, fix = str(error).partition("\n  fix: ")
         return False, reason, fix
-    code, reason, fix = _library.find_problem(op, *arguments)
+    code, reason, fix = checking.find_problem(op, *arguments)
     return not code, reason, fix

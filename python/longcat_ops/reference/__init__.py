@@ -3,6 +3,7 @@ an fp64 model runs on: sums run in float32, or in float64 where the input is.
 """
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
+from ..types import Plan, Routing
 from .experts import fused_moe
 from .gemm import (
     fp8_gemm_nt,
@@ -12,7 +13,7 @@ from .gemm import (
     m_grouped_fp8_gemm_nt_offset,
     m_grouped_fp8_swiglu_gemm_nt_offset,
 )
-from .moe import Plan, Routing, moe_combine, moe_permute_quant, moe_plan, moe_route
+from .moe import moe_combine, moe_permute_quant, moe_plan, moe_route
 from .norm import rms_norm, rms_norm_quant_fp8
 from .quant import dequant_fp8, per_block_quant_fp8, per_token_group_quant_fp8, silu_and_mul_quant_fp8
 

@@ -1,42 +1,59 @@
-"""Expert chain of one rank: the ops in a row for FP8 weights, plain-torch matrix products for dense ones."""
+"""Expert chain of one rank: the other ops' references in a row for FP8 weights, matrix products for dense ones."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import ops
 from ..errors import LongcatShapeError, message
-from .gemm import Fp8Pair, widen_weight
-from .moe import Plan, Routing, moe_combine
+from ..types import Fp8Pair, Plan, Routing
+from .gemm import m_grouped_fp8_gemm_nt_offset, m_grouped_fp8_swiglu_gemm_nt_offset, widen_weight
+from .moe import moe_combine, moe_permute_quant, moe_plan
+from .quant import dequant_fp8, per_token_group_quant_fp8
 from .rows import SMALL_T, padded, silu
 
 
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *,
-              plan: Plan | None = None, out: Tensor | None = None) -> Tensor:  # fmt: skip
+              plan: Plan | None = None) -> Tensor:  # fmt: skip
     """sum over k of weights[:,k] * expert_{ids[:,k]}(x), in k order, plus zero_weight * x; one rounding to x's dtype.
 
     x [T,H]; w_gate_up [G,2I,H] and w_down [G,H,I], dense (gate rows, then up rows) or FP8 pairs (gate_up interleaved).
     FP8: x and the SwiGLU output are quantised 1x128, SwiGLU runs on the fp32 product; by `plan`, if there is one.
     """
-    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     if isinstance(w_gate_up, tuple) and isinstance(w_down, tuple):
         if plan is None:
-            if not routing.ids.is_cuda:  # there it would wait for the GPU, and moe_plan gives such an id no row
-                _check_ids(routing.ids, len(w_down[0]))
-            plan = ops.moe_plan(routing.ids, len(w_down[0]))
-        return _fp8_chain(x, routing, w_gate_up, w_down, plan, out)
-    _check_ids(routing.ids, len(w_down[0] if isinstance(w_down, tuple) else w_down))
-    chain = _Experts(x, w_gate_up, w_down)
+            if not routing.ids.is_cuda:  # there moe_plan gives an id that no weight has no row
+                check_ids(routing.ids, len(w_down[0]))
+            plan = moe_plan(routing.ids, len(w_down[0]))
+        hidden = m_grouped_fp8_swiglu_gemm_nt_offset(moe_permute_quant(x, plan), w_gate_up, plan.offsets)
+        y = x.new_empty((len(plan.src_of), x.shape[1]))
+        m_grouped_fp8_gemm_nt_offset(hidden, w_down, y, plan.offsets)
+    else:
+        y, plan = expert_rows(x, routing.ids, w_gate_up, w_down)
+    return moe_combine(y, plan, routing, x)
+
+
+def round_trip_fp8(x: Tensor) -> Tensor:
+    """x [T,W] as the FP8 GEMM sees it: quantised 1x128 and widened to fp32."""
+    return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
+
+
+def expert_rows(x: Tensor, ids: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
+                round_trip: Callable[[Tensor], Tensor] = round_trip_fp8) -> tuple[Tensor, Plan]:  # fmt: skip
+    """The experts' outputs [R,H] where a weight is dense, and a plan whose row_of i32[T,K] says which row is whose; its
+    other fields mean nothing. round_trip: does what `round_trip_fp8` does.
+    """
+    check_ids(ids, len(w_down[0] if isinstance(w_down, tuple) else w_down))
     run = _run_on_all_rows if x.shape[0] <= SMALL_T else _run_by_expert
-    rows, row_of = run(chain, routing.ids)
-    plan = Plan(routing.ids, row_of.masked_fill_(routing.ids < 0, -1).to(torch.int32), routing.ids)  # row_of is read
-    combine = moe_combine if x.dtype == torch.float64 else ops.moe_combine
-    return out.copy_(combine(rows, plan, routing, x))
+    rows, row_of = run(_Experts(x, w_gate_up, w_down, round_trip), ids)
+    return rows, Plan(ids, row_of.masked_fill_(ids < 0, -1).to(torch.int32), ids)
 
 
-def _check_ids(ids: Tensor, experts: int) -> None:
+def check_ids(ids: Tensor, experts: int) -> None:
+    """Raises LongcatShapeError for an id that is neither -1 nor one of `experts`; reads ids on the host."""
     if not ids.numel():
         return
     lowest, highest = (int(bound) for bound in torch.aminmax(ids))
@@ -45,40 +62,16 @@ def _check_ids(ids: Tensor, experts: int) -> None:
         raise LongcatShapeError(message("fused_moe", "routing.ids", got, f"-1 .. {experts - 1}"))
 
 
-def _fp8_chain(x: Tensor, routing: Routing, w_gate_up: Fp8Pair, w_down: Fp8Pair, plan: Plan, out: Tensor) -> Tensor:
-    """Four launches, whose sizes depend on shapes alone.
-
-    counts_ready is true of both products, whoever made the plan: `moe_plan` lies before `moe_permute_quant` on the
-    stream, every block of which lets the next kernel start only behind its own wait for what is ahead of it. The second
-    product starts behind the start of the first (docs/fused_moe.md).
-    """
-    hint = _most_rows(x.shape[0], len(plan.src_of), len(w_down[0]))
-    permuted = ops.moe_permute_quant(x, plan)
-    hidden = ops.m_grouped_fp8_swiglu_gemm_nt_offset(
-        permuted, w_gate_up, plan.offsets, max_m_hint=hint, counts_ready=True
-    )
-    y = x.new_empty((len(plan.src_of), x.shape[1]))
-    ops.m_grouped_fp8_gemm_nt_offset(hidden, w_down, y, plan.offsets, max_m_hint=hint, counts_ready=True)
-    torch.ops.longcat_ops.moe_combine(y, plan.row_of, routing.weights, routing.zero_weight, x, None, out)
-    return out
-
-
-def _most_rows(tokens: int, rows: int, experts: int) -> int | None:
-    """No expert has more rows than there are tokens. None where the kernels' own estimate, four times the mean, is
-    below that: with more than four experts for each choice.
-    """
-    return tokens if 4 * rows >= tokens * experts else None
-
-
 class _Experts:
     """`expert(e, rows)`: the SwiGLU FFN of expert e on some rows of x (None: all of them)."""
 
-    def __init__(self, x: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair) -> None:
-        self.dtype = x.dtype
+    def __init__(self, x: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
+                 round_trip: Callable[[Tensor], Tensor]) -> None:  # fmt: skip
+        self.dtype, self.round_trip = x.dtype, round_trip
         self.fp8_down = isinstance(w_down, tuple)
         self.down = widen_weight(*w_down) if self.fp8_down else w_down
         if isinstance(w_gate_up, tuple):
-            self.x, self.gate_up = _round_trip_fp8(x), widen_weight(*w_gate_up, interleaved=True)
+            self.x, self.gate_up = round_trip(x), widen_weight(*w_gate_up, interleaved=True)
         else:
             self.x, self.gate_up = x.to(w_gate_up.dtype), w_gate_up
 
@@ -86,13 +79,8 @@ class _Experts:
         x = self.x if rows is None else self.x[rows]
         gate, up = F.linear(x, self.gate_up[expert]).chunk(2, -1)
         h = silu(gate) * up
-        h = _round_trip_fp8(h) if self.fp8_down else h.to(self.down.dtype)
+        h = self.round_trip(h) if self.fp8_down else h.to(self.down.dtype)
         return F.linear(h, self.down[expert]).to(self.dtype)
-
-
-def _round_trip_fp8(x: Tensor) -> Tensor:
-    """x as the FP8 GEMM sees it: quantised 1x128 and widened to fp32."""
-    return ops.dequant_fp8(*ops.per_token_group_quant_fp8(x), torch.float32)
 
 
 def _run_on_all_rows(experts: _Experts, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,4 @@
-"""Plain-torch FP8 GEMMs: the oracle, and the path where there is no kernel. Quantising and widening go through the ops:
-same bits, native speed.
-"""
+"""Plain-torch FP8 GEMMs: the oracle, and the path where there is no kernel."""
 
 from __future__ import annotations
 
@@ -13,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..ops.quant import dequant_fp8, per_token_group_quant_fp8
+from ..types import BLOCK, Fp8Pair
+from .quant import dequant_fp8, per_token_group_quant_fp8
 from .rows import product, silu
 
-Fp8Pair = tuple[Tensor, Tensor]
 _ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
 _BLOCK = 128
 
@@ -98,7 +96,7 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(lhs: Fp8Pair, gate_up: Fp8Pair, offsets:
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*gate_up, interleaved=True)
     if out is None:
         rows, width = len(a), w.shape[1] // 2
-        out = a.new_empty((rows, width), dtype=lhs[0].dtype), a.new_empty((rows, -(-width // 128)))
+        out = a.new_empty((rows, width), dtype=lhs[0].dtype), a.new_empty((rows, -(-width // BLOCK)))
     for g, rows in _groups(offsets, len(a)):
         d = product(a[rows], w[g])
         gate, up = _rescued(d, _part(lhs, rows), _part(gate_up, g), interleaved=True).chunk(2, -1)

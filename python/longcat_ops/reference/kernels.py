@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..types import Plan, Routing
 from . import experts, gemm, moe, norm, quant
 
 
@@ -77,12 +78,12 @@ def moe_plan(ids: Tensor, num_local: int, offsets: Tensor, row_of: Tensor, src_o
 
 
 def moe_permute_quant(x: Tensor, row_of: Tensor, src_of: Tensor, q: Tensor, s: Tensor) -> None:
-    moe.moe_permute_quant(x, moe.Plan(row_of, row_of, src_of), out=(q, s))  # offsets are not read
+    moe.moe_permute_quant(x, Plan(row_of, row_of, src_of), out=(q, s))  # offsets are not read
 
 
 def moe_combine(y: Tensor, row_of: Tensor, weights: Tensor, zero_weight: Tensor, x: Tensor, add: Tensor | None,
                 out: Tensor) -> None:  # fmt: skip
-    out.copy_(moe.moe_combine(y, moe.Plan(row_of, row_of, row_of), _routing(row_of, weights, zero_weight), x, add))
+    out.copy_(moe.moe_combine(y, Plan(row_of, row_of, row_of), _routing(row_of, weights, zero_weight), x, add))
 
 
 def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_gate_up: Tensor,
@@ -90,12 +91,12 @@ def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_ga
               row_of: Tensor | None, src_of: Tensor | None, out: Tensor) -> None:  # fmt: skip
     gate_up = w_gate_up if gate_up_scales is None else (w_gate_up, gate_up_scales)
     down = w_down if down_scales is None else (w_down, down_scales)
-    plan = None if offsets is None else moe.Plan(offsets, row_of, src_of)
-    experts.fused_moe(x, _routing(ids, weights, zero_weight), gate_up, down, plan=plan, out=out)
+    plan = None if offsets is None else Plan(offsets, row_of, src_of)
+    out.copy_(experts.fused_moe(x, _routing(ids, weights, zero_weight), gate_up, down, plan=plan))
 
 
-def _routing(ids: Tensor, weights: Tensor, zero_weight: Tensor) -> moe.Routing:
-    return moe.Routing(ids, weights, zero_weight, zero_weight, zero_weight, zero_weight)  # the rest is not read
+def _routing(ids: Tensor, weights: Tensor, zero_weight: Tensor) -> Routing:
+    return Routing(ids, weights, zero_weight, zero_weight, zero_weight, zero_weight)  # the rest is not read
 
 
 def _write(outputs: tuple[Tensor | None, ...], results: tuple[Tensor | None, ...]) -> None:

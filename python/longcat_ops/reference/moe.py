@@ -4,44 +4,14 @@ reads a tensor on the host, so on a GPU the same code can be captured in a graph
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ..ops.quant import per_token_group_quant_fp8
+from ..types import Fp8Pair, Plan, Routing
+from .quant import per_token_group_quant_fp8
 from .rows import acc_dtype
 
 _COMBINE_TOKENS = 256  # at once: the products of all choices are held in fp32
-
-
-class Routing(NamedTuple):
-    """What the router decided for T tokens over E = N FFN + Z zero experts, K choices each.
-
-    ids i32[T,K]: FFN expert, or -1 for a zero expert or a row that is not routed; order: score descending, lower id
-    first. weights f32[T,K]: scaled score, 0 where ids is -1. zero_weight f32[T]: summed scaled score of the zero
-    experts chosen. num_real u8[T]: FFN experts of each token. counts i32[E]: tokens per logical expert. errors i32[1]:
-    rows with NaN or +inf.
-    """
-
-    ids: Tensor
-    weights: Tensor
-    zero_weight: Tensor
-    num_real: Tensor
-    counts: Tensor
-    errors: Tensor
-
-
-class Plan(NamedTuple):
-    """Where the copies of T tokens lie when they are sorted by expert, R = T * min(K, G) rows at most.
-
-    offsets i32[G+1]: rows offsets[g] .. offsets[g+1]-1 belong to expert g. row_of i32[T,K]: row of token t's k-th
-    choice, -1 where it has none here. src_of i32[R]: t * K + k of each row, -1 behind the last one.
-    """
-
-    offsets: Tensor
-    row_of: Tensor
-    src_of: Tensor
 
 
 def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num_zero_experts: int, scale: float,
@@ -98,7 +68,7 @@ def moe_plan(ids: Tensor, num_local: int) -> Plan:
 
 
 def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = False,
-                      out: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+                      out: Fp8Pair | None = None) -> Fp8Pair:  # fmt: skip
     """x quantised 1x128, each row copied to the places of its choices; rows without a source are not written."""
     q, s = per_token_group_quant_fp8(x)
     tokens, k = plan.row_of.shape

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ..types import BLOCK
 from .rows import silu
 
 E4M3_MAX = 448.0
 MIN_AMAX = 1e-4
-BLOCK = 128
 
 
 def per_token_group_quant_fp8(
@@ -53,9 +53,13 @@ def dequant_fp8(
     """See `longcat_ops.dequant_fp8`."""
     rows, columns = q.shape
     per_row = s.shape == (rows, -(-columns // group_size))
-    scales = s if per_row else s.repeat_interleave(BLOCK, 0)[:rows]
-    scales = scales.repeat_interleave(group_size if per_row else BLOCK, 1)[:, :columns]
-    return (q.float() * scales).to(dtype)
+    scales = s.repeat_interleave(group_size if per_row else BLOCK, 1)[:, :columns]
+    wide = q.float()
+    if per_row:
+        return wide.mul_(scales).to(dtype)
+    for block, scale in zip(wide.split(BLOCK), scales, strict=True):  # in place: a weight is large
+        block.mul_(scale)
+    return wide.to(dtype)
 
 
 def _scales(amax: torch.Tensor) -> torch.Tensor:

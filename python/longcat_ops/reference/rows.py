@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # The rows of a decode pass. Up to this many, a matrix product runs on exactly this many (or on all rows of the pass):
-# CPU libraries are row-invariant at equal shape, and prepare no new primitive for each count.
+# at equal shape most CPU libraries are row-invariant, and they prepare no new primitive for each count. Where one is
+# not, model/invariance.py finds out.
 SMALL_T = 8
 _PREFILL_MULTIPLE = 32
 

@@ -39,6 +39,20 @@ def check_prompts(c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], m
     return prompts
 
 
+def check_stop_ids(c: LongcatFlashConfig, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
+    """The ids that end a sequence. Raises LongcatShapeError for what is no id of the vocabulary, nor -1 nor None."""
+    if eos_token_id is None:
+        return c.stop_ids
+    if type(eos_token_id) is int and eos_token_id == -1:
+        return frozenset()
+    several = isinstance(eos_token_id, Sequence) and not isinstance(eos_token_id, str | bytes)
+    ids = list(eos_token_id) if several else [eos_token_id]
+    legal = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < c.vocab_size for i in ids)
+    expected = f"an id in 0 .. {c.vocab_size - 1}, a sequence of such ids, -1 (never stop) or None (the config's)"
+    _require(len(ids) > 0 and legal, "eos_token_id", repr(eos_token_id), expected)
+    return frozenset(ids)
+
+
 def check_sampling(temperature: float, top_k: int, top_p: float, draft: str, seed: int | None) -> None:
     """Raises LongcatShapeError for a sampling argument out of its range."""
     for name, value, legal, expected in (

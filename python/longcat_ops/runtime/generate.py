@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import LongcatError
 from ..model import LatentCache, LongcatFlashForCausalLM
+from ..model.model import Step
 from . import sampling
-from .checks import check_prompts, check_sampling
+from .checks import check_prompts, check_sampling, check_stop_ids
 
 OnToken = Callable[[int, int, bool], object]
 
@@ -55,9 +56,8 @@ class _Sequence:
 
 
 def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, *,
-             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True, draft: str =
-                 "argmax",
-             seed: int | None = None, eos_token_id: int | None = None,
+             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True,
+             draft: str = "argmax", seed: int | None = None, eos_token_id: int | Sequence[int] | None = None,
              on_token: OnToken | None = None) -> Generation:  # fmt: skip
     """Continue each prompt by up to `max_new_tokens` tokens.
 
@@ -73,12 +73,13 @@ def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
             distribution).
         seed: of one random stream per sequence, so that a prompt's draws do not depend on its batch; None: a fresh
             seed.
-        eos_token_id: None: the config's; -1: never stop. on_token(sequence, token, from_draft): called for each new
+        eos_token_id: an id, or several: any of them ends a sequence. None: those of the checkpoint (config.json and
+            generation_config.json); -1: never stop. on_token(sequence, token, from_draft): called for each new
             token.
 
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
-        max_position_embeddings, or a sampling argument out of range; LongcatError when logits are not finite.
+        max_position_embeddings, an argument out of range or no stop id; LongcatError when logits are not finite.
     """
     run = _Run(model, temperature, top_k, top_p, speculative, draft, eos_token_id, on_token)
     prompts = check_prompts(model.config, input_ids, max_new_tokens)
@@ -111,12 +112,12 @@ class _Run:
     """The settings of one `generate` call and its two loops."""
 
     def __init__(self, model: LongcatFlashForCausalLM, temperature: float, top_k: int, top_p: float, speculative: bool,
-                 draft: str, eos_token_id: int | None, on_token: OnToken | None) -> None:  # fmt: skip
+                 draft: str, eos_token_id: int | Sequence[int] | None, on_token: OnToken | None) -> None:  # fmt: skip
         self.model, self.on_token = model, on_token
         self.temperature, self.cuts = temperature, (temperature, top_k, top_p)
         self.speculative = speculative and model.mtp is not None
         self.sampled_draft = draft == "sampled" and temperature > 0
-        self.eos = model.config.eos_token_id if eos_token_id is None else eos_token_id
+        self.stop_ids = check_stop_ids(model.config, eos_token_id)
 
     @torch.inference_mode()
     def decode(self, sequences: list[_Sequence], cache: LatentCache) -> None:
@@ -158,7 +159,7 @@ class _Run:
         if self.speculative and kept:
             self._draft([s for s in live if not s.done], cache, step, kept, owner, positions)
 
-    def _accept(self, s: _Sequence, step: object, at: int) -> int:
+    def _accept(self, s: _Sequence, step: Step, at: int) -> int:
         """Emit the tokens that rows at, at+1 yield; returns how many of the rows stay in the cache."""
         if s.draft is None:
             self._emit(s, self._choose(s, step.logits[at : at + 1]), step.num_real[at], from_draft=False)
@@ -173,7 +174,7 @@ class _Run:
             self._emit(s, self._choose(s, step.logits[at + 1 : at + 2]), step.num_real[at + 1], from_draft=False)
         return 2
 
-    def _draft(self, live: list[_Sequence], cache: LatentCache, step: object, kept: list[int], owner: list[int],
+    def _draft(self, live: list[_Sequence], cache: LatentCache, step: Step, kept: list[int], owner: list[int],
                positions: list[int]) -> None:  # fmt: skip
         following = {s.index: s.ids for s in live}
         next_ids = torch.tensor([following[owner[i]][positions[i] + 1] for i in kept])
@@ -181,7 +182,8 @@ class _Run:
             cache, [owner[i] for i in kept], [positions[i] for i in kept], next_ids, step.hidden[kept]
         )
         last = {owner[i]: row for row, i in enumerate(kept)}
-        logits = self.model.head(hidden[[last[s.index] for s in live]])
+        rows = hidden[[last[s.index] for s in live]]
+        logits = self.model.head(rows, self.model.row_group(cache.batch_size))
         for i, s in enumerate(live):
             self._set_draft(s, logits[i : i + 1])
 
@@ -215,7 +217,7 @@ class _Run:
         s.ids.append(token)
         s.num_real.append(num_real)
         s.token = token
-        s.done = token == self.eos or len(s.num_real) >= s.limit
+        s.done = token in self.stop_ids or len(s.num_real) >= s.limit
         if self.on_token is not None:
             self.on_token(s.index, token, from_draft)
 

@@ -44,30 +44,26 @@ class ExpertUse:
 
 
 class _PromptClock:
-    """Times a model's prompt passes by wrapping two of its methods; `inside` is true during one."""
+    """Times a model's prompt passes, as what stands around them; `inside` is true during one."""
 
     def __init__(self, model: LongcatFlashForCausalLM) -> None:
         self.model, self.seconds, self.inside = model, 0.0, False
 
     def __enter__(self) -> _PromptClock:
-        for name in ("prefill", "draft_prefill"):
-            setattr(self.model, name, self._timed(getattr(self.model, name)))
+        self.model.around_prompt = self._timed
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in ("prefill", "draft_prefill"):
-            delattr(self.model, name)  # the class's method shows again
+        del self.model.around_prompt  # the class's, which does nothing, shows again
 
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start, self.inside = _now(self.model), True
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self.inside = False
-                self.seconds += _now(self.model) - start
-
-        return timed
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start, self.inside = _now(self.model), True
+        try:
+            yield
+        finally:
+            self.inside = False
+            self.seconds += _now(self.model) - start
 
 
 def timed_generate(

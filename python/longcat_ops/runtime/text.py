@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LongcatCheckpointError, LongcatUnsupportedError
+from ..model import files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,13 +22,14 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             "text needs the package tokenizers, which is not installed.\n  fix: pip install 'longcat_ops[model]'"
         ) from error
     file = Path(folder) / "tokenizer.json"
-    if not file.is_file():
+    if not files.exists(file):
         raise LongcatCheckpointError(
             f"{file} does not exist, and without it there is no text.\n"
             "  fix: copy the tokenizer.json of the published checkpoint into it, or call longcat_ops.generate with ids"
         )
+    text = files.read_text(file, files.MAX_INDEX)
     try:
-        return Tokenizer.from_file(str(file))
+        return Tokenizer.from_str(text)
     except Exception as error:  # the package raises no narrower class
         raise LongcatCheckpointError(f"{file} is not a tokenizer: {error}") from error
 

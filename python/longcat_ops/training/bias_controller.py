@@ -16,7 +16,7 @@ import math
 
 import torch
 
-from longcat_ops.errors import LongcatShapeError, message
+from ..errors import LongcatShapeError, message
 
 _OP = "BiasController"
 
@@ -44,7 +44,7 @@ class BiasController:
         mu: float = 0.03,
         mu_final: float | None = None,
         decay_steps: int = 0,
-    ):
+    ) -> None:
         mu_final = mu if mu_final is None else mu_final
         _require(num_experts >= 1, "num_experts", num_experts, "at least 1")
         _require(num_zero_experts >= 0, "num_zero_experts", num_zero_experts, "at least 0")

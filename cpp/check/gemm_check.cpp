@@ -1,0 +1,183 @@
+#include "check/gemm_check.h"
+
+#include "check/error.h"
+#include "check/tensor_checks.h"
+#include "common/constants.h"
+#include "common/numeric.h"
+
+namespace longcat_ops {
+namespace {
+
+int64_t blocks(int64_t size) { return ceil_div(size, kQuantBlock); }
+
+// a e4m3 [..., K] and sa f32 [..., ceil(K / 128)]; the leading sizes are free.
+void check_activation(const char* op, Fp8Pair lhs, int rank, const char* layout) {
+  const auto& [a, sa] = lhs;
+  const Named like{"a", &a};
+  check_lead(op, like, rank, layout);
+  check_dtype(op, "a", a, DType::kFloat8E4M3);
+  const int64_t width = a.sizes[rank - 1];
+  check_multiple(op, "a", a, rank - 1, layout, "K");
+  check_unit_inner_stride(op, "a", a);
+  if (rank == 2) return check_operand(op, {"sa", &sa}, DType::kFloat32, {a.sizes[0], blocks(width)}, like);
+  check_operand(op, {"sa", &sa}, DType::kFloat32, {a.sizes[0], a.sizes[1], blocks(width)}, like);
+}
+
+void check_inner_size(const char* op, const char* name, const TensorDesc& b, const TensorDesc& a) {
+  const int64_t k = a.sizes[a.dim - 1];
+  LC_CHECK(b.sizes[b.dim - 1] == k, op, name, "of shape " + shape_text(b), text("a last size of ", k, ", the K of `a`"),
+           describe("a", a), "");
+}
+
+void check_gemm_output(const char* op, const TensorDesc* out, std::initializer_list<int64_t> sizes, Named like) {
+  if (!out) return;
+  check_floating(op, "out", *out);
+  check_output_rows(op, {"out", out}, out->dtype, sizes, like);
+}
+
+void check_index_vector(const char* op, const char* name, const TensorDesc& tensor, int64_t size, Named like) {
+  check_operand(op, {name, &tensor}, DType::kInt32, {size}, like);
+  check_contiguous(op, name, tensor);
+}
+
+void check_hint(const char* op, const char* name, std::optional<int64_t> hint) {
+  LC_CHECK(hint.value_or(0) >= 0, op, name, std::to_string(*hint), "0 or more rows", "", "");
+}
+
+void check_split_k(const char* op, int64_t split_k) {
+  LC_CHECK(split_k == 1 || split_k == 2 || split_k == 4, op, "split_k", std::to_string(split_k), "1, 2 or 4", "", "");
+}
+
+// What the three layouts share: a [.., K] against b [G, N, K].
+void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, const char* layout) {
+  check_activation(op, lhs, rank, layout);
+  check_stacked_weight(op, "b", "sb", rhs, &lhs.values);
+  check_inner_size(op, "b", rhs.values, lhs.values);
+}
+
+void check_grouped_output(const char* op, Fp8Pair lhs, Fp8Pair rhs, Named index, const TensorDesc* out,
+                          std::initializer_list<int64_t> sizes) {
+  const Named like{"a", &lhs.values};
+  check_gemm_output(op, out, sizes, like);
+  check_no_alias(op, {like, {"sa", &lhs.scales}, {"b", &rhs.values}, {"sb", &rhs.scales}, index}, {{"out", out}});
+}
+
+}  // namespace
+
+void check_stacked_weight(const char* op, const char* name, const char* scales_name, Fp8Pair weight,
+                          const TensorDesc* like) {
+  const auto& [w, s] = weight;
+  check_lead(op, {name, &w}, 3, "[G, N, K]");
+  if (like) check_same_device(op, {name, &w}, {"a", like});
+  check_dtype(op, name, w, DType::kFloat8E4M3);
+  check_multiple(op, name, w, 1, "[G, N, K]", "N");
+  check_multiple(op, name, w, 2, "[G, N, K]", "K");
+  check_contiguous(op, name, w);
+  check_operand(op, {scales_name, &s}, DType::kFloat32, {w.sizes[0], blocks(w.sizes[1]), blocks(w.sizes[2])},
+                {name, &w});
+}
+
+void check_gate_up(const char* op, const char* name, const char* scales_name, Fp8Pair gate_up, const TensorDesc* like) {
+  const auto& [w, s] = gate_up;
+  check_lead(op, {name, &w}, 3, "[G, 2I, K]");
+  if (like) check_same_device(op, {name, &w}, {"a", like});
+  check_dtype(op, name, w, DType::kFloat8E4M3);
+  check_multiple(op, name, w, 1, "[G, 2I, K]", "I", 2 * kWidthMultiple);
+  check_multiple(op, name, w, 2, "[G, 2I, K]", "K");
+  check_contiguous(op, name, w);
+  check_operand(op, {scales_name, &s}, DType::kFloat32, {w.sizes[0], 2 * blocks(w.sizes[1] / 2), blocks(w.sizes[2])},
+                {name, &w});
+}
+
+void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, int64_t split_k, const TensorDesc* out) {
+  static constexpr const char* kOp = "fp8_gemm_nt";
+  const TensorDesc &a = lhs.values, &b = rhs.values;
+  const Named like{"a", &a};
+  check_activation(kOp, lhs, 2, "[M, K]");
+  check_lead(kOp, {"b", &b}, 2, "[N, K]", b.dim == 3 ? "m_grouped_fp8_gemm_nt_offset takes a stack of weights" : "");
+  check_inner_size(kOp, "b", b, a);
+  const int64_t n = b.sizes[0], k = b.sizes[1];
+  check_same_device(kOp, {"b", &b}, like);
+  check_dtype(kOp, "b", b, DType::kFloat8E4M3);
+  check_multiple(kOp, "b", b, 0, "[N, K]", "N");
+  check_unit_inner_stride(kOp, "b", b);
+  check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &b});
+  check_split_k(kOp, split_k);
+  check_gemm_output(kOp, out, {a.sizes[0], n}, like);
+  check_no_alias(kOp, {like, {"sa", &lhs.scales}, {"b", &b}, {"sb", &rhs.scales}}, {{"out", out}});
+}
+
+void check_m_grouped_fp8_gemm_nt_offset(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& offsets,
+                                        std::optional<int64_t> max_m_hint, int64_t split_k, const TensorDesc* out) {
+  static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_offset";
+  const TensorDesc &a = lhs.values, &b = rhs.values;
+  const Named like{"a", &a};
+  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
+  check_index_vector(kOp, "offsets", offsets, b.sizes[0] + 1, like);
+  check_hint(kOp, "max_m_hint", max_m_hint);
+  check_split_k(kOp, split_k);
+  check_grouped_output(kOp, lhs, rhs, {"offsets", &offsets}, out, {a.sizes[0], b.sizes[1]});
+}
+
+void check_m_grouped_fp8_gemm_nt_masked(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& masked_m, int64_t expected_m,
+                                        const TensorDesc* out) {
+  static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_masked";
+  const TensorDesc &a = lhs.values, &b = rhs.values;
+  const Named like{"a", &a};
+  check_grouped_operands(kOp, lhs, rhs, 3, "[G, M, K]");
+  LC_CHECK(b.sizes[0] == a.sizes[0], kOp, "b", "of shape " + shape_text(b),
+           text("a first size of ", a.sizes[0], ", the G of `a`"), describe("a", a), "");
+  check_index_vector(kOp, "masked_m", masked_m, a.sizes[0], like);
+  check_hint(kOp, "expected_m", expected_m);
+  check_grouped_output(kOp, lhs, rhs, {"masked_m", &masked_m}, out, {a.sizes[0], a.sizes[1], b.sizes[1]});
+}
+
+void check_m_grouped_fp8_gemm_nt_contiguous(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& m_indices,
+                                            const TensorDesc* out) {
+  static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_contiguous";
+  const TensorDesc &a = lhs.values, &b = rhs.values;
+  const Named like{"a", &a};
+  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
+  check_index_vector(kOp, "m_indices", m_indices, a.sizes[0], like);
+  check_grouped_output(kOp, lhs, rhs, {"m_indices", &m_indices}, out, {a.sizes[0], b.sizes[1]});
+}
+
+void check_interleave_gate_up(Fp8Pair gate_up, const TensorDesc* w_out, const TensorDesc* s_out) {
+  static constexpr const char* kOp = "interleave_gate_up";
+  const auto& [w, s] = gate_up;
+  const Named like{"w", &w};
+  check_gate_up(kOp, "w", "s", gate_up, nullptr);
+  if (w_out) {
+    check_operand(kOp, {"w_out", w_out}, w.dtype, {w.sizes[0], w.sizes[1], w.sizes[2]}, like);
+    check_contiguous(kOp, "w_out", *w_out);
+  }
+  if (s_out) {
+    check_operand(kOp, {"s_out", s_out}, s.dtype, {s.sizes[0], s.sizes[1], s.sizes[2]}, like);
+    check_contiguous(kOp, "s_out", *s_out);
+  }
+  check_no_alias(kOp, {like, {"s", &s}}, {{"w_out", w_out}, {"s_out", s_out}});
+}
+
+void check_m_grouped_fp8_swiglu_gemm_nt_offset(Fp8Pair lhs, Fp8Pair gate_up, const TensorDesc& offsets,
+                                               std::optional<int64_t> max_m_hint, const TensorDesc* h,
+                                               const TensorDesc* sh) {
+  static constexpr const char* kOp = "m_grouped_fp8_swiglu_gemm_nt_offset";
+  const TensorDesc &a = lhs.values, &w = gate_up.values;
+  const Named like{"a", &a};
+  check_activation(kOp, lhs, 2, "[M, K]");
+  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &a);
+  check_inner_size(kOp, "gate_up", w, a);
+  check_index_vector(kOp, "offsets", offsets, w.sizes[0] + 1, like);
+  check_hint(kOp, "max_m_hint", max_m_hint);
+  const int64_t rows = a.sizes[0], width = w.sizes[1] / 2;
+  if (h) check_output_rows(kOp, {"h", h}, DType::kFloat8E4M3, {rows, width}, like);
+  if (sh) {
+    check_operand(kOp, {"sh", sh}, DType::kFloat32, {rows, blocks(width)}, like);
+    check_elements_apart(kOp, "sh", *sh);
+  }
+  check_no_alias(kOp,
+                 {like, {"sa", &lhs.scales}, {"gate_up", &w}, {"s_gate_up", &gate_up.scales}, {"offsets", &offsets}},
+                 {{"h", h}, {"sh", sh}});
+}
+
+}  // namespace longcat_ops

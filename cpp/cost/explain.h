@@ -1,0 +1,49 @@
+// What a call must cost at least: the bytes it moves, the products it forms, and the time that takes on each device.
+// Pure functions of the arguments, so that every answer is had without a GPU.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "check/tensor_desc.h"
+#include "cost/moe_gemm_explain.h"
+
+namespace longcat_ops {
+
+struct Device {
+  const char* name;
+  double bytes_per_second;      // HBM peak
+  double fp8_flops_per_second;  // dense FP8 tensor-core peak
+};
+
+// H100 SXM, H800 SXM and H200 SXM as NVIDIA's data sheets state them.
+const std::vector<Device>& known_devices();
+
+struct Floor {
+  const char* device;
+  double microseconds;
+  const char* bound;  // "memory" or "tensor cores"
+};
+
+// One kernel that the CUDA backend starts for the call.
+struct KernelShape {
+  std::string kernel;
+  int64_t blocks;
+  int threads;     // of a block
+  int smem_bytes;  // dynamic shared memory of a block
+};
+
+struct Explanation {
+  int64_t bytes_read = 0;             // every input once
+  int64_t bytes_written = 0;          // every output once
+  double flops = 0;                   // of matrix products, counting a multiply-add as two
+  std::string assumes;                // what depends on the data; "" if nothing
+  std::vector<Floor> floors;          // one per known device
+  std::vector<Candidate> candidates;  // of an FP8 matrix product: the tiles its kernel has, one of them chosen
+  std::vector<KernelShape> launches;  // in order; empty for an op whose launcher is not described here
+};
+
+// arguments: those of the op's schema, outputs included. Throws std::invalid_argument for an op that does not exist.
+Explanation explain(const std::string& op, const std::vector<Argument>& arguments);
+
+}  // namespace longcat_ops

@@ -1,0 +1,136 @@
+#include "cost/moe_gemm_explain.h"
+
+#include <algorithm>
+
+#include "check/error.h"
+#include "common/numeric.h"
+#include "cost/explain.h"
+#include "gemm/layout.h"
+
+namespace longcat_ops {
+namespace {
+
+using namespace moe_gemm;
+
+// The model of a prediction; none of it has been measured on this kernel.
+constexpr double kBandwidthShare = 0.9;  // of the data sheet's, which a stream of reads reaches
+constexpr double kL2BytesPerSecond = 5.5e12;
+constexpr double kClock = 1.755e9;
+constexpr double kSmBytesPerSecond = 64 * kClock;  // what one SM takes from L2
+constexpr double kFixedMicroseconds = 4.5;         // launch, first bytes, last tile
+constexpr double kClusterMicroseconds = 0.5;       // a cluster's barriers and its last tile's sums on their way
+
+// Of one stage on one SM: the products, or reading both operands from shared memory at 128 bytes a clock: weights once
+// for each pass, tokens once for each 64 weight rows.
+double stage_clocks(uint32_t tile_rows, uint32_t bucket) {
+  const double passes = bucket > kPassTokens ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
+  return std::max(2.0 * slabs * bucket, tile_rows * passes + slabs * bucket);
+}
+
+Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidate& candidate, int64_t active,
+                   int64_t chunks, uint32_t bucket) {
+  const double weights = static_cast<double>(active) * p.n * p.k;
+  const double output = p.swiglu ? p.n / 2 + 4.0 * ceil_div(p.n / 2, kBlockK) : 2.0 * p.n;  // bytes of a row
+  const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + output);
+  const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
+  const double memory = (weights + tokens) / (kBandwidthShare * device.bytes_per_second);
+  const double fetched = static_cast<double>(candidate.tiles) / (candidate.config.paired ? 2 : 1);  // tokens of so many
+  const double l2 = (chunks * weights + fetched * blocks * bucket * kBlockK) / kL2BytesPerSecond;
+  const double stages = static_cast<double>(candidate.waves * ceil_div(ceil_div(p.k, kBlockK), p.split_k));  // busiest
+  const double sm = stages * (candidate.config.tile_rows + bucket) * kBlockK / kSmBytesPerSecond;
+  const double products = stages * stage_clocks(candidate.config.tile_rows, bucket) / kClock;
+  const double most = std::max({memory, l2, sm, products});
+  const char* bound = most == memory ? "memory" : most == l2 ? "L2" : most == sm ? "loads of an SM" : "tensor cores";
+  const double fixed = kFixedMicroseconds + (p.split_k > 1 ? kClusterMicroseconds : 0);
+  return {device.name, 1e6 * most + fixed, bound};
+}
+
+bool is_same(const MoeGemmConfig& a, const MoeGemmConfig& b) {
+  return a.tile_rows == b.tile_rows && a.max_tokens == b.max_tokens && a.paired == b.paired;
+}
+
+std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, const MoeGemmConfig& best) {
+  const int64_t expected = expected_rows(p), tiles = ceil_div(expected, config.max_tokens);
+  const bool chosen = is_same(config, best);
+  const char* why = p.max_rows >= 0 ? " rows, the caller's estimate" : " rows, four times the mean or all there are";
+  if (!p.mapped)
+    return chosen ? "rows are not on 16-byte boundaries: warps copy them, slowly" : "needs rows on 16-byte boundaries";
+  if (config.tile_rows != best.tile_rows)
+    return config.tile_rows == kFewTileRows ? "half the height: tokens are read twice as often"
+           : p.split_k > 1                  ? "too few tiles for all clusters"
+                                            : "too few tiles for all SMs";
+  if (p.split_k > 1)
+    return text("clusters of ", p.split_k, " blocks share K; a group of ", expected, why, ", takes ", tiles, " tiles");
+  if (config.paired && config.max_tokens == best.max_tokens && !chosen)
+    return p.n <= kTileRows ? "there is one weight tile, so nobody to share tokens with"
+                            : "an odd number of weight tiles would leave more blocks without work";
+  if (!config.paired && best.paired && config.max_tokens == best.max_tokens)
+    return "each tile would fetch its own tokens from L2, as many bytes as its weights or more";
+  if (chosen && config.paired) return text("two blocks share the tokens, up to ", expected, why);
+  if (config.max_tokens > best.max_tokens && expected > best.max_tokens) return "too few tiles for all SMs";
+  if (chosen && tiles > 1 && config.max_tokens < most_tokens(p))
+    return text("a group of ", expected, why, ", is cut into ", tiles, " tiles to put more SMs to work");
+  if (chosen && tiles > 1) return text("the largest; a group of ", expected, why, ", takes ", tiles, " tiles");
+  if (chosen) return text("the smallest that holds a group of ", expected, why);
+  if (tiles > 1) return text("a group of ", expected, why, ", would read its weights ", tiles, " times");
+  return text("larger than a group of ", expected, why, "; fewer stages");
+}
+
+}  // namespace
+
+MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argument>& arguments) {
+  const auto& a = std::get<TensorDesc>(arguments.at(0));
+  const auto& b = std::get<TensorDesc>(arguments.at(2));
+  const int last = a.dim - 1;
+  const auto on_16_bytes = [](const TensorDesc& t) {
+    bool aligned = t.address % 16 == 0;
+    for (int i = 0; i < t.dim - 1; ++i) aligned &= t.sizes[i] <= 1 || t.strides[i] % 16 == 0;
+    return aligned;
+  };
+  MoeGemmProblem problem;
+  problem.groups = b.dim == 3 ? b.sizes[0] : 1;
+  problem.group_rows = a.sizes[last - 1];
+  problem.rows = a.dim == 3 ? a.sizes[0] * a.sizes[1] : a.sizes[0];
+  problem.n = b.sizes[b.dim - 2];
+  problem.k = b.sizes[b.dim - 1];
+  problem.mapped = on_16_bytes(a) && on_16_bytes(b);
+  problem.swiglu = op == "m_grouped_fp8_swiglu_gemm_nt_offset";
+  if (op == "fp8_gemm_nt") problem.split_k = std::get<int64_t>(arguments.at(4));
+  if (op == "m_grouped_fp8_gemm_nt_offset") problem.split_k = std::get<int64_t>(arguments.at(7));
+  if (op == "m_grouped_fp8_gemm_nt_masked") problem.mean_rows = std::get<int64_t>(arguments.at(5));
+  if (op == "m_grouped_fp8_gemm_nt_offset" || problem.swiglu)
+    if (const auto* hint = std::get_if<int64_t>(&arguments.at(5))) problem.max_rows = *hint;
+  return problem;
+}
+
+std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem) {
+  std::vector<Candidate> candidates;
+  const int64_t active = std::min(problem.groups, problem.rows);
+  if (active == 0) return candidates;
+  const int64_t rows = ceil_div(problem.rows, active);
+  const MoeGemmConfig best = choose_moe_gemm_config(problem);
+  const auto add = [&](const MoeGemmConfig& config) {
+    Candidate candidate;
+    candidate.config = config;
+    candidate.chosen = is_same(config, best);
+    candidate.reason = reason_of(problem, config, best);
+    const int64_t chunks = ceil_div(rows, config.max_tokens), blocks = config.paired ? 2 : 1;
+    candidate.tiles = active * chunks * blocks * ceil_div(problem.n, blocks * config.tile_rows);
+    candidate.waves = ceil_div(candidate.tiles, config.grid / problem.split_k);
+    const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, config.max_tokens)));
+    for (const Device& device : known_devices())
+      candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));
+    candidates.push_back(std::move(candidate));
+  };
+  for (const uint32_t tile_rows : {kSwigluTileRows, kTileRows, kFewTileRows}) {
+    if ((tile_rows == kSwigluTileRows) != problem.swiglu) continue;
+    for (uint32_t max_tokens = kSmallTokens; max_tokens <= most_tokens(problem); max_tokens *= 2)
+      add(make_moe_gemm_config(problem, tile_rows, max_tokens));
+  }
+  if (problem.swiglu || problem.split_k > 1) return candidates;
+  for (const uint32_t max_tokens : {kMaxTokens / 2, kMaxTokens})
+    add(make_moe_gemm_config(problem, kTileRows, max_tokens, true));
+  return candidates;
+}
+
+}  // namespace longcat_ops

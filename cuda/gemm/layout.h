@@ -1,0 +1,124 @@
+// The shape of a tile and where things lie in shared memory. Plain C++: for the kernel, its launcher and the choice of
+// a configuration.
+#pragma once
+
+#include <cstdint>
+
+#include "common/constants.h"
+#include "device/barrier_pair.h"
+
+namespace longcat_ops::moe_gemm {
+
+constexpr uint32_t kWarpgroupRows = 64;    // weight rows of a consumer warpgroup: those of a wgmma
+constexpr uint32_t kTileRows = 128;        // weight rows of a tile, with work for two warpgroups
+constexpr uint32_t kFewTileRows = 64;      // of a tile where there are fewer tiles than blocks: for one warpgroup
+constexpr uint32_t kBlockK = kQuantBlock;  // columns of a stage: those of one scale; also rows of a weight's
+constexpr uint32_t kMaxTokens = 256;       // of a tile
+constexpr uint32_t kPassTokens = 128;      // of a tile whose products take one pass over its weights
+constexpr uint32_t kSmallTokens = 32;      // of a tile of the small instance
+constexpr uint32_t kStoreTokens = 64;      // of one step of the epilogue
+constexpr uint32_t kStorePitch = 144;      // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
+constexpr uint32_t kQueueTiles = 4;        // the scheduler is ahead by at most
+constexpr uint32_t kThreads = 384;         // two consumer warpgroups, then four producer warps
+constexpr uint32_t kStoreBarrier = 1;      // named barrier of the epilogue: of all consumers, or of the first warpgroup
+constexpr uint32_t kPieceBytes = kSmallTokens * 16 * 4;  // of a warp's sums: f32, 16 weight rows
+
+// Stages of the ring of operands; in the emulator few, so that small tests go round it.
+#ifdef LC_EMULATE
+constexpr int kMaxStages = 3;
+#else
+constexpr int kMaxStages = 12;
+#endif
+
+// With SwiGLU.
+constexpr uint32_t kSwigluTileRows = 2 * kQuantBlock;  // of gate and up: the channels of h that share a scale
+constexpr uint32_t kSwigluTokens = 128;                // of a tile, at most
+constexpr uint32_t kAmaxBytes = 32;  // per token: of each consumer warp the largest |h|; then the token's scale
+
+// Columns of the tile's products: tokens rounded up to what there is code for. wgmma has multiples of 8 up to 256, but
+// above 128 a warpgroup cannot hold two sets of accumulators: then two passes of half as many over the same weights.
+constexpr uint32_t bucket_for(uint32_t tokens) {
+  if (tokens <= 32) return (tokens + 7) / 8 * 8;
+  if (tokens <= 64) return tokens <= 48 ? 48 : 64;
+  if (tokens <= 128) return tokens <= 96 ? 96 : 128;
+  return tokens <= 192 ? 192 : 256;
+}
+
+// Tokens row .. row + tokens - 1 against as many rows of a group's weight as a tile has. No tokens: there are no more
+// tiles.
+struct Tile {
+  uint32_t group, row, tokens, weight_tile;
+  bool shared = false;  // other tiles need the same weights
+};
+
+// A tile in the queue: as many bytes as one access moves.
+struct alignas(16) TileSlot {
+  uint32_t group, row, tokens_and_shared, weight_tile;
+
+  static constexpr uint32_t kSharedBit = 16;
+  static_assert(kMaxTokens < 1u << kSharedBit);
+
+  static constexpr TileSlot pack(const Tile& tile) {
+    return {tile.group, tile.row, tile.tokens | tile.shared << kSharedBit, tile.weight_tile};
+  }
+  constexpr Tile unpack() const {
+    return {group, row, tokens_and_shared & ((1u << kSharedBit) - 1), weight_tile,
+            tokens_and_shared >> kSharedBit != 0};
+  }
+};
+
+// Stages first: tile_rows * kBlockK of weights, then max_tokens * kBlockK of activations, both swizzled in atoms of
+// 1024 bytes.
+struct SmemLayout {
+  uint32_t tile_rows, max_tokens, stages;  // max_tokens is a bucket
+  uint32_t consumer_warps;
+  uint32_t weight_bytes, stage_bytes;
+  uint32_t scales;  // f32 [stages, max_tokens]: products of both scales; with SwiGLU [stages, 2, max_tokens]
+  uint32_t output;  // per consumer warpgroup store_bytes; with SwiGLU all of them share
+  uint32_t amax;    // with SwiGLU: kAmaxBytes per token
+  uint32_t store_bytes;
+  uint32_t pieces;    // f32, of each block of the cluster but the first: sums of a tile, consumer warps one by one
+  uint32_t tiles;     // TileSlot [kQueueTiles]
+  uint32_t barriers;  // of all rings; ring_offset has each one's place
+  uint32_t bytes;
+};
+
+// The rings that roles hand work over by. Their barriers follow each other in this order.
+// NOTE: addresses are formed as base + barriers + ring_offset, in this order: another one costs instructions.
+enum class Ring {
+  kStages,  // operands of a block of K, from the producers to the consumers
+  kTiles,   // the queue, from the scheduler to all other roles
+  kPieces,  // sums, from each consumer warp of a cluster to that of its first block: one pair of barriers per warp
+};
+
+// From the first barrier of all to the ring's, in bytes.
+constexpr uint32_t ring_offset(const SmemLayout& layout, Ring ring) {
+  const uint32_t pairs_before = ring == Ring::kStages  ? 0
+                                : ring == Ring::kTiles ? layout.stages
+                                                       : layout.stages + kQueueTiles;
+  return device::kBarrierPairBytes * pairs_before;
+}
+
+// split: blocks of a cluster, each with a piece of K.
+constexpr SmemLayout make_smem_layout(uint32_t tile_rows, uint32_t max_tokens, uint32_t stages, uint32_t split = 1) {
+  SmemLayout layout{};
+  layout.tile_rows = tile_rows;
+  layout.max_tokens = max_tokens;
+  layout.stages = stages;
+  const bool swiglu = tile_rows == kSwigluTileRows;
+  layout.consumer_warps = tile_rows == kFewTileRows ? 4 : 8;
+  layout.weight_bytes = tile_rows * kBlockK;
+  layout.stage_bytes = layout.weight_bytes + max_tokens * kBlockK;
+  layout.scales = stages * layout.stage_bytes;
+  layout.output = layout.scales + (swiglu ? 2 : 1) * stages * max_tokens * 4;
+  layout.store_bytes = (swiglu || max_tokens < kStoreTokens ? max_tokens : kStoreTokens) * kStorePitch;
+  layout.amax = layout.output + (swiglu ? 1 : layout.consumer_warps / 4) * layout.store_bytes;
+  layout.pieces = layout.amax + (swiglu ? max_tokens * kAmaxBytes : 0);
+  layout.tiles = layout.pieces + (split - 1) * layout.consumer_warps * kPieceBytes;
+  layout.barriers = layout.tiles + kQueueTiles * sizeof(TileSlot);
+  layout.bytes = layout.barriers + ring_offset(layout, Ring::kPieces) +
+                 (split > 1 ? layout.consumer_warps : 0) * device::kBarrierPairBytes;
+  return layout;
+}
+
+}  // namespace longcat_ops::moe_gemm

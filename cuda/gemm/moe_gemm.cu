@@ -1,0 +1,73 @@
+#include "gemm/moe_gemm.cuh"
+
+#include "gemm/operands.h"
+
+namespace longcat_ops::moe_gemm {
+namespace {
+
+OutputType output_type(int32_t dtype) {
+  return dtype == LC_F32 ? OutputType::kFloat32 : dtype == LC_F16 ? OutputType::kFloat16 : OutputType::kBFloat16;
+}
+
+int launch_moe_gemm(const char* op, const Operands& o, const lc_stack& out, lc_stream_t stream) {
+  const MoeGemmProblem problem = problem_of(o);
+  const MoeGemmConfig config = choose_moe_gemm_config(problem);
+  if (config.grid == 0) return set_status(LC_OK, "");
+
+  MoeGemmParams params{};
+  if (const int status = set_params(o, problem, config, params)) return status;
+  params.output = stack_of<void>(out);
+  params.output_type = output_type(out.matrix.dtype);
+  params.bulk_output = out.matrix.dtype == LC_BF16 && bulk_rows(out, 2);
+
+  const auto kernel = !problem.mapped ? moe_gemm_kernel<kSmallTokens, false, true>
+                      : o.split_k > 1 ? moe_gemm_kernel<kSmallTokens, true, true>
+                      : config.small  ? moe_gemm_kernel<kSmallTokens, true, false>
+                                      : moe_gemm_kernel<kMaxTokens, true, false>;
+  LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
+  launch_config.cluster = config.paired ? 2 : static_cast<int>(o.split_k);
+  return launch(kernel, launch_config, params, stream, memory_of(o).updates("out", &out));
+}
+
+}  // namespace
+}  // namespace longcat_ops::moe_gemm
+
+extern "C" {
+
+using namespace longcat_ops::moe_gemm;
+
+int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb, int32_t split_k,
+                   const lc_matrix* out, lc_stream_t stream) {
+  Operands operands{single(a), single(sa), single(b), single(sb)};
+  operands.split_k = split_k;
+  return launch_moe_gemm("fp8_gemm_nt", operands, single(out), stream);
+}
+
+int lc_m_grouped_fp8_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b, const lc_stack* sb,
+                                    const int32_t* offsets, int64_t max_m_hint, int32_t counts_ready, int32_t split_k,
+                                    const lc_matrix* out, lc_stream_t stream) {
+  Operands operands{single(a), single(sa), *b, *sb};
+  operands.set_index(RowLayout::kOffset, "offsets", offsets, b->count + 1);
+  operands.max_rows = max_m_hint;
+  operands.counts_ready = counts_ready != 0;
+  operands.split_k = split_k;
+  return launch_moe_gemm("m_grouped_fp8_gemm_nt_offset", operands, single(out), stream);
+}
+
+int lc_m_grouped_fp8_gemm_nt_masked(const lc_stack* a, const lc_stack* sa, const lc_stack* b, const lc_stack* sb,
+                                    const int32_t* masked_m, int64_t expected_m, const lc_stack* out,
+                                    lc_stream_t stream) {
+  Operands operands{*a, *sa, *b, *sb};
+  operands.set_index(RowLayout::kMasked, "masked_m", masked_m, b->count);
+  operands.mean_rows = expected_m;
+  return launch_moe_gemm("m_grouped_fp8_gemm_nt_masked", operands, *out, stream);
+}
+
+int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b, const lc_stack* sb,
+                                        const int32_t* m_indices, const lc_matrix* out, lc_stream_t stream) {
+  Operands operands{single(a), single(sa), *b, *sb};
+  operands.set_index(RowLayout::kContiguous, "m_indices", m_indices, a->rows);
+  return launch_moe_gemm("m_grouped_fp8_gemm_nt_contiguous", operands, single(out), stream);
+}
+
+}  // extern "C"

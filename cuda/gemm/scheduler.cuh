@@ -1,0 +1,138 @@
+// Who multiplies what: one warp of each block walks over the groups, skips the empty ones and puts the block's tiles
+// into a short queue that all other roles read. So the block needs no memory per group, any index vector is legal, and
+// the first tile is known after one load from global memory.
+#pragma once
+
+#include "device/pipeline.cuh"
+#include "gemm/params.cuh"
+
+namespace longcat_ops::moe_gemm {
+
+struct TileQueue {
+  uint32_t slots;
+  device::Pipeline ring;
+
+  LC_DEVICE TileQueue(const SmemLayout& smem, uint32_t base)
+      : slots(base + smem.tiles), ring(base + smem.barriers + ring_offset(smem, Ring::kTiles), kQueueTiles) {}
+
+  LC_DEVICE uint32_t slot() const { return slots + static_cast<uint32_t>(sizeof(TileSlot)) * ring.stage; }
+
+  // One thread.
+  LC_DEVICE void push(const Tile& tile) {
+    ring.wait_empty();
+    ptx::store_shared(slot(), TileSlot::pack(tile));
+    ptx::mbarrier_arrive(ring.full());
+    ring.advance();
+  }
+
+  // A whole warp, or one thread that stands for its warp.
+  template <bool kWarp>
+  LC_DEVICE Tile pop() {
+    ring.wait_full();
+    const TileSlot tile = ptx::load_shared<TileSlot>(slot());
+    if constexpr (kWarp) {
+      device::arrive_warp(ring.empty());
+    } else {
+      ptx::mbarrier_arrive(ring.empty());
+    }
+    ring.advance();
+    return tile.unpack();
+  }
+};
+
+// emit(group, first row, rows) for each group that has rows. A batch of loads is in flight at once: an empty group
+// costs a bit of a vote.
+constexpr uint32_t kBatch = 8;
+
+LC_DEVICE int32_t clamp_row(int32_t row, uint32_t rows) {
+  return row < 0 ? 0 : static_cast<uint32_t>(row) > rows ? static_cast<int32_t>(rows) : row;
+}
+
+// NOTE: read from L2. Under counts_ready nothing has emptied this SM's L1, which may hold what the vector was before.
+template <class Emit>
+LC_DEVICE void walk_groups(const GroupedRows& rows, Emit emit) {
+  const bool masked = rows.layout == RowLayout::kMasked;
+  for (uint32_t base = 0; base < rows.groups; base += 32 * kBatch) {
+    int32_t start[kBatch], count[kBatch];
+    LC_UNROLL
+    for (uint32_t i = 0; i < kBatch; ++i) {
+      const uint32_t group = base + 32 * i + ptx::lane_index();
+      const bool inside = group < rows.groups;
+      start[i] = inside && !masked ? ptx::load_relaxed_gpu(rows.index + group) : 0;
+      count[i] = inside ? ptx::load_relaxed_gpu(rows.index + group + !masked) : 0;
+    }
+    LC_UNROLL
+    for (uint32_t i = 0; i < kBatch; ++i) {
+      start[i] = clamp_row(start[i], rows.rows);
+      count[i] = clamp_row(count[i], rows.rows) - start[i];
+      uint32_t left = ptx::ballot(count[i] > 0);
+      for (uint32_t lane = 0; left != 0; ++lane, left >>= 1) {
+        if ((left & 1) == 0) continue;
+        const uint32_t first = ptx::shuffle(start[i], lane), many = ptx::shuffle(count[i], lane);
+        emit(base + 32 * i + lane, first, many);
+      }
+    }
+  }
+}
+
+// The same for runs of equal, valid indices.
+template <class Emit>
+LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
+  constexpr int32_t kNone = -1;
+  int32_t group = kNone;  // of the run that is open
+  uint32_t first = 0;
+  for (uint32_t base = 0; base < rows.rows; base += 32 * kBatch) {
+    int32_t index[kBatch];
+    LC_UNROLL
+    for (uint32_t i = 0; i < kBatch; ++i) {
+      const uint32_t row = base + 32 * i + ptx::lane_index();
+      index[i] = row < rows.rows ? ptx::load_global(rows.index + row) : kNone;
+    }
+    LC_UNROLL
+    for (uint32_t i = 0; i < kBatch; ++i) {
+      if (static_cast<uint32_t>(index[i]) >= rows.groups) index[i] = kNone;
+      const int32_t before = ptx::shuffle_up(index[i], 1);
+      uint32_t left = ptx::ballot(index[i] != (ptx::lane_index() == 0 ? group : before));
+      for (uint32_t lane = 0; left != 0; ++lane, left >>= 1) {
+        if ((left & 1) == 0) continue;
+        const uint32_t row = base + 32 * i + lane;
+        if (group != kNone) emit(group, first, row - first);
+        group = ptx::shuffle(index[i], lane);
+        first = row;
+      }
+    }
+  }
+  if (group != kNone) emit(group, first, rows.rows - first);
+}
+
+// Tiles are dealt out in turn: this block, or cluster, has the first-th and then every step-th. Those of one weight
+// tile are neighbours, so that all blocks but one find it in L2. The blocks of a pair have two weight tiles for the
+// same tokens; the last one of an odd number has a neighbour without rows.
+LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base, uint32_t first = ptx::block_index(),
+                              uint32_t step = ptx::grid_size()) {
+  // NOTE: the blocks of a cluster wait for each other, so counts that are not ready after all must be the same for
+  // them.
+  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();
+  TileQueue queue(p.smem, base);
+  const uint32_t blocks = p.paired ? 2 : 1, rank = first % blocks;
+  const uint32_t rows = blocks * p.smem.tile_rows, steps = (p.n + rows - 1) / rows, most = p.smem.max_tokens;
+  uint32_t next = first / blocks;  // counted from the start of the group at hand
+  const auto emit = [&](uint32_t group, uint32_t row, uint32_t count) {
+    const uint32_t chunks = (count + most - 1) / most, tiles = chunks * steps;
+    for (; next < tiles; next += step / blocks) {
+      const uint32_t chunk = next % chunks, left = count - chunk * most, weight_tile = next / chunks * blocks + rank;
+      if (ptx::lane_index() == 0)
+        queue.push({group, row + chunk * most, left < most ? left : most, weight_tile, chunks > 1});
+    }
+    next -= tiles;
+  };
+  switch (p.rows.layout) {
+    case RowLayout::kDense: emit(0, 0, p.rows.rows); break;
+    case RowLayout::kOffset:
+    case RowLayout::kMasked: walk_groups(p.rows, emit); break;
+    case RowLayout::kContiguous: walk_runs(p.rows, emit); break;
+  }
+  if (ptx::lane_index() == 0) queue.push({0, 0, 0, 0});
+}
+
+}  // namespace longcat_ops::moe_gemm

@@ -1,0 +1,43 @@
+// Multiplies as consumer.cuh does, a tile of 256 weight rows: each warpgroup has two slabs of 64. Rows lane / 4 and
+// lane / 4 + 8 of 16 are gate and up of a channel, so a thread has both.
+#pragma once
+
+#include "gemm/consumer.cuh"
+#include "gemm/swiglu_epilogue.cuh"
+
+namespace longcat_ops::moe_gemm {
+
+struct SwigluTileMultiplier {
+  template <uint32_t kWidth, uint32_t kPasses>
+  LC_DEVICE static void multiply(const MoeSwigluGemmParams& p, uint32_t base, const Tile& tile,
+                                 device::Pipeline& stages) {
+    static_assert(kPasses == 1);
+    const SmemLayout& smem = p.gemm.smem;
+    float sum[kSlabs][kWidth / 2] = {};
+    const uint32_t blocks = count_blocks(p.gemm), first_slab = ptx::warp_index() / 4 * kSlabs;
+    for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
+      const uint32_t stage = base + stages.stage * smem.stage_bytes;
+      const uint32_t scales = base + smem.scales + 4 * (2 * stages.stage * smem.max_tokens);
+      stages.wait_full();  // before wgmma_fence, which orders the operands after it
+      LC_UNROLL
+      for (uint32_t slab = 0; slab < kSlabs; ++slab)
+        multiply_block<kWidth, 2>(stage + (first_slab + slab) * (kWarpgroupRows * kBlockK), stage + smem.weight_bytes,
+                                  scales, sum[slab], 4 * smem.max_tokens);
+      device::arrive_warp(stages.empty());
+    }
+    store_swiglu_tile<kWidth>(p, base, tile, sum);
+  }
+};
+
+template <uint32_t kLargest>
+LC_DEVICE void consume_swiglu(const MoeSwigluGemmParams& p, uint32_t base) {
+  ptx::grid_dependency_wait();  // before anything is stored
+  TileQueue queue(p.gemm.smem, base);
+  device::Pipeline stages = stages_of(p.gemm, base);
+  for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
+    visit_bucket<SwigluTileMultiplier, kLargest>(bucket_for(tile.tokens), p, base, tile, stages);
+  }
+  ptx::bulk_wait_read<0>();  // shared memory outlives its readers
+}
+
+}  // namespace longcat_ops::moe_gemm

@@ -1,0 +1,95 @@
+// The one way to start a kernel: on a GPU a checked cudaLaunchKernelEx, in the emulator a run over host memory.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "common/constants.h"
+#include "launch/memory.h"
+#include "launch/status.h"
+#include "longcat_ops.h"
+
+#ifndef LC_EMULATE
+#include <cuda_runtime.h>
+#else
+#include <functional>
+#endif
+
+namespace longcat_ops {
+
+struct LaunchConfig {
+  const char* name;  // of the op, for errors
+  int64_t grid;      // blocks; 0 launches nothing
+  int block;         // threads
+  int smem = 0;      // bytes of dynamic shared memory
+  bool pdl = true;   // may start before the kernel ahead of it on the stream ends: it calls grid_dependency_wait
+  int cluster = 1;   // blocks of a cluster: 1, 2, 4, 8, or 16 where the device can; the grid is a multiple
+};
+
+// SMs of the current device; in the emulator as many as it was told to have.
+int sm_count();
+
+// LC_OK, or the status of an error with its text set.
+int check_grid(const LaunchConfig& config);
+
+#ifndef LC_EMULATE
+
+int report_launch(const LaunchConfig& config, const char* call, cudaError_t error);
+
+template <class Params>
+int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_t<Params>& params, lc_stream_t stream,
+           const Memory&) {
+  if (config.grid == 0) return set_status(LC_OK, "");
+  if (const int status = check_grid(config)) return status;
+  constexpr int kDefaultSmem = 48 * 1024;  // more must be asked for
+  // NOTE: a property of the function, for all threads of the host: always the same value, or a thread would lower it
+  // between another's request and its launch.
+  if (config.smem > kDefaultSmem) {
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxBlockSmem);
+    if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
+  }
+  constexpr int kPortableCluster = 8;  // more must be asked for
+  if (config.cluster > kPortableCluster) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
+  }
+  cudaLaunchAttribute attributes[2]{};
+  unsigned attribute_count = 0;
+  if (config.pdl) {
+    cudaLaunchAttribute& attribute = attributes[attribute_count++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (config.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[attribute_count++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(config.cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  }
+  cudaLaunchConfig_t launch_config{};
+  launch_config.gridDim = dim3(static_cast<unsigned>(config.grid));
+  launch_config.blockDim = dim3(static_cast<unsigned>(config.block));
+  launch_config.dynamicSmemBytes = static_cast<size_t>(config.smem);
+  launch_config.stream = static_cast<cudaStream_t>(stream);
+  launch_config.attrs = attributes;
+  launch_config.numAttrs = attribute_count;
+  return report_launch(config, "cudaLaunchKernelEx", cudaLaunchKernelEx(&launch_config, kernel, params));
+}
+
+#else
+
+int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory);
+
+template <class Params>
+int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_t<Params>& params, lc_stream_t,
+           const Memory& memory) {
+  if (config.grid == 0) return set_status(LC_OK, "");
+  if (const int status = check_grid(config)) return status;
+  return emulate(config, [kernel, params] { kernel(params); }, memory);
+}
+
+#endif
+
+}  // namespace longcat_ops

@@ -1,0 +1,37 @@
+#include "moe_dispatch/config.h"
+
+#include <algorithm>
+
+#include "common/constants.h"
+#include "common/numeric.h"
+
+namespace longcat_ops {
+
+// One block up to 8192 choices, as many as its threads hold in registers; beyond, about 64 blocks until those are full.
+// NOTE: the counts of all blocks lie in src_of until it gets its values. They fit, blocks * G <= T * min(K, G): a block
+// that is not alone has at least 2048 choices, and G <= kMaxExperts, K <= kMaxTopK.
+MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local) {
+  constexpr int64_t kMaxWarps = kPlanMaxThreads / kWarpLanes, kStep = kPlanMaxThreads, kMaxSteps = kPlanMaxSteps,
+                    kManyBlocks = 64;
+  const int64_t steps = choices <= kStep * kMaxSteps
+                            ? std::max<int64_t>(ceil_div(choices, kStep), 1)
+                            : std::clamp<int64_t>(ceil_div(choices, kStep * kManyBlocks), 2, kMaxSteps);
+  const int64_t warps = std::clamp<int64_t>(ceil_div(choices, kWarpLanes * steps), 1, kMaxWarps);
+  const int64_t blocks = std::max<int64_t>(ceil_div(choices, kWarpLanes * warps * steps), 1);
+  const int64_t threads = std::max<int64_t>(kWarpLanes * warps, align_up(num_local, kWarpLanes));
+  return {blocks,
+          static_cast<int>(threads),
+          static_cast<int>(warps),
+          static_cast<int>(steps),
+          static_cast<int>(kPlanScanBytes + 4 * warps * num_local),
+          static_cast<int>(kPlanScanBytes + 4 * num_local)};
+}
+
+// Small blocks: with few tokens more SMs take part, with many the last round is more even.
+MoeDispatchConfig choose_moe_dispatch_config(int64_t tokens, int64_t chunks, int entry_bytes) {
+  constexpr int kWarps = kDispatchThreads / kWarpLanes;
+  const int64_t warps = tokens * ceil_div(chunks, kWarpLanes);
+  return {ceil_div(warps, kWarps), kDispatchThreads, kWarps * static_cast<int>(kMaxTopK) * entry_bytes};
+}
+
+}  // namespace longcat_ops

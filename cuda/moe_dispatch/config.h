@@ -1,0 +1,35 @@
+// How planning, permute and combine are launched: pure functions of the shapes, for the launchers and for `explain`.
+#pragma once
+
+#include <cstdint>
+
+namespace longcat_ops {
+
+// One block sorts all choices in one launch; more take three: count, rows, sources.
+struct MoePlanConfig {
+  int64_t blocks;
+  int threads;                // at least one per expert
+  int warps;                  // of a block that take choices
+  int steps;                  // of 32 choices per warp
+  int count_smem, rows_smem;  // bytes
+};
+
+constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8;
+constexpr int kPlanScanBytes = 128;  // of shared memory, for a sum over the block
+
+MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local);
+
+// Permute and combine: a warp takes 32 chunks of 8 columns of one token, and lists the choices that have a row.
+struct MoeDispatchConfig {
+  int64_t blocks;
+  int threads;
+  int smem;  // bytes: a list per warp
+};
+
+constexpr int kDispatchThreads = 128;
+constexpr int kPermuteEntryBytes = 4;  // a row
+constexpr int kCombineEntryBytes = 8;  // a row and its weight
+
+MoeDispatchConfig choose_moe_dispatch_config(int64_t tokens, int64_t chunks, int entry_bytes);
+
+}  // namespace longcat_ops

@@ -1,0 +1,19 @@
+// How routing is launched: a pure function of the shapes, for the launcher and for `explain`.
+#pragma once
+
+#include <cstdint>
+
+namespace longcat_ops {
+
+struct MoeRouteConfig {
+  int64_t blocks;
+  int threads;  // a warp per token
+  bool clear;   // zero counts by a launch of its own; a block that is alone does it itself
+  int slots;    // chunks of 8 logits per lane
+};
+
+constexpr int kRouteMaxThreads = 256;
+
+MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts);
+
+}  // namespace longcat_ops

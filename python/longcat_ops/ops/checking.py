@@ -1,0 +1,63 @@
+"""Arguments of an op as its C++ check sees them, and the exceptions that a refusal becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+from .. import _library
+from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError
+from .arguments import schema_arguments
+from .described import Described
+
+
+def describe(tensor: torch.Tensor) -> Described:
+    """The descriptor of a tensor, its address left out."""
+    device = tensor.device
+    return Described(str(tensor.dtype), tuple(tensor.shape), tensor.stride(), device.type, device.index or 0, 0)
+
+
+def find_problem(op: str, *arguments: Any) -> tuple[str, str, str]:
+    """(code, reason, fix) of the C++ check of `op` for its schema arguments, outputs optional; empty when legal."""
+    return _library.load().check(op, *arguments)
+
+
+def require(op: str, *arguments: Any) -> None:
+    """The check as a kernel makes it: a RuntimeError whose text starts with the code, as C++ raises it."""
+    code, reason, fix = find_problem(op, *arguments)
+    if code:
+        raise RuntimeError(f"[{code}] {reason}" + (f"\n  fix: {fix}" if fix else ""))
+
+
+def refuse(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs: dict, error: Exception) -> NoReturn:
+    """Raises what is wrong with the arguments of a failed call, or `error` itself if nothing is.
+
+    flatten: from the call's arguments to those of the schema. An error of the check inside `torch.ops.longcat_ops`
+    becomes the exception its code names.
+    """
+    if isinstance(error, LongcatError):
+        raise error
+    text = str(error)
+    for code in ("LC-SHAPE", "LC-UNSUPPORTED"):
+        marker = f"[{code}] "
+        if marker in text:
+            raise _exception_class(code)(text.split(marker, 1)[1]) from None
+    try:
+        arguments = schema_arguments(op, flatten, args, kwargs)
+    except TypeError:  # the call itself is malformed; Python's own text says how
+        raise error from None
+    check(op, *arguments)
+    raise error
+
+
+def check(op: str, *arguments: Any) -> None:
+    """Raises `LongcatShapeError` or `LongcatUnsupportedError` if the C++ check of `op` refuses the arguments."""
+    code, reason, fix = find_problem(op, *arguments)
+    if code:
+        raise _exception_class(code)(f"{reason}\n  fix: {fix}" if fix else reason)
+
+
+def _exception_class(code: str) -> type[LongcatError]:
+    return LongcatShapeError if code == "LC-SHAPE" else LongcatUnsupportedError

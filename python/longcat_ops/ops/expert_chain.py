@@ -1,0 +1,58 @@
+"""What `fused_moe` runs on every backend: the other ops in a row. Its products of dense weights are plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..reference.experts import check_ids, expert_rows
+from ..types import Fp8Pair, Plan
+from .gemm import m_grouped_fp8_gemm_nt_offset, m_grouped_fp8_swiglu_gemm_nt_offset
+from .moe import moe_permute_quant, moe_plan
+from .quant import dequant_fp8, per_token_group_quant_fp8
+
+
+def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_gate_up: Tensor,
+              gate_up_scales: Tensor | None, w_down: Tensor, down_scales: Tensor | None, offsets: Tensor | None,
+              row_of: Tensor | None, src_of: Tensor | None, out: Tensor) -> None:  # fmt: skip
+    """torch.ops.longcat_ops.fused_moe: the arguments of its schema, `out` [T,H] written. FP8 weights have scales."""
+    gate_up = w_gate_up if gate_up_scales is None else (w_gate_up, gate_up_scales)
+    down = w_down if down_scales is None else (w_down, down_scales)
+    if isinstance(gate_up, tuple) and isinstance(down, tuple):
+        plan = _plan(ids, len(w_down)) if offsets is None else Plan(offsets, row_of, src_of)
+        y = _fp8_rows(x, gate_up, down, plan)
+    else:
+        y, plan = expert_rows(x, ids, gate_up, down, _round_trip_fp8)
+    torch.ops.longcat_ops.moe_combine(y, plan.row_of, weights, zero_weight, x, None, out)
+
+
+def _plan(ids: Tensor, experts: int) -> Plan:
+    if not ids.is_cuda:  # there it would wait for the GPU, and moe_plan gives such an id no row
+        check_ids(ids, experts)
+    return moe_plan(ids, experts)
+
+
+def _fp8_rows(x: Tensor, w_gate_up: Fp8Pair, w_down: Fp8Pair, plan: Plan) -> Tensor:
+    """y [R,H], the experts' outputs in the order of the plan; with the combine four launches, whose sizes depend on
+    shapes alone.
+
+    counts_ready is true of both products, whoever made the plan: `moe_plan` lies before `moe_permute_quant` on the
+    stream, every block of which lets the next kernel start only behind its own wait for what is ahead of it. The second
+    product starts behind the start of the first (docs/fused_moe.md).
+    """
+    hint = _most_rows(x.shape[0], len(plan.src_of), len(w_down[0]))
+    permuted = moe_permute_quant(x, plan)
+    hidden = m_grouped_fp8_swiglu_gemm_nt_offset(permuted, w_gate_up, plan.offsets, max_m_hint=hint, counts_ready=True)
+    y = x.new_empty((len(plan.src_of), x.shape[1]))
+    return m_grouped_fp8_gemm_nt_offset(hidden, w_down, y, plan.offsets, max_m_hint=hint, counts_ready=True)
+
+
+def _round_trip_fp8(x: Tensor) -> Tensor:
+    return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
+
+
+def _most_rows(tokens: int, rows: int, experts: int) -> int | None:
+    """No expert has more rows than there are tokens. None where the kernels' own estimate, four times the mean, is
+    below that: with more than four experts for each choice.
+    """
+    return tokens if 4 * rows >= tokens * experts else None

@@ -1,0 +1,1 @@
+"""Calls of every op on shapes that force edges, and comparisons of results: for tests, benches and checks of a GPU."""

@@ -1,0 +1,41 @@
+"""What ops, reference and model pass to each other besides tensors. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 128  # elements that share an FP8 scale: of a row of activations, and of each side of a weight's blocks
+
+Fp8Pair = tuple["Tensor", "Tensor"]  # e4m3 values, float32 scales
+
+
+class Routing(NamedTuple):
+    """What the router decided for T tokens over E = N FFN + Z zero experts, K choices each.
+
+    ids i32[T,K]: FFN expert, or -1 for a zero expert or a row that is not routed; order: score descending, lower id
+    first. weights f32[T,K]: scaled score, 0 where ids is -1. zero_weight f32[T]: summed scaled score of the zero
+    experts chosen. num_real u8[T]: FFN experts of each token. counts i32[E]: tokens per logical expert. errors i32[1]:
+    rows with NaN or +inf.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    zero_weight: Tensor
+    num_real: Tensor
+    counts: Tensor
+    errors: Tensor
+
+
+class Plan(NamedTuple):
+    """Where the copies of T tokens lie when they are sorted by expert, R = T * min(K, G) rows at most.
+
+    offsets i32[G+1]: rows offsets[g] .. offsets[g+1]-1 belong to expert g. row_of i32[T,K]: row of token t's k-th
+    choice, -1 where it has none here. src_of i32[R]: t * K + k of each row, -1 behind the last one.
+    """
+
+    offsets: Tensor
+    row_of: Tensor
+    src_of: Tensor

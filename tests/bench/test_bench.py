@@ -1,0 +1,242 @@
+"""The bench of the grouped FP8 GEMM, as far as it goes without a GPU: what it refuses to time, its predictions, and
+what is made of its results. Graphs and clocks are replaced: a replay calls what was captured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import bench_moe_gemm
+import compare
+import devices
+import graph_time
+import moe_gemm_problem
+import tables
+from device_check.environment import Environment
+from device_check.steps import PART_BUDGET_S, steps_of
+from moe_gemm_problem import Cell, Problem
+from peers import SPLITS, Peer, ours, torch_eager
+
+ROOT = Path(__file__).resolve().parents[2]
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(moe_gemm_problem.SHAPES, "tiny", (256, 384))
+
+
+def problem(cell: Cell) -> Problem:
+    return Problem(cell, "cpu", l2_bytes=cell.bytes // 3)  # two copies
+
+
+class FakeGraph(graph_time.Graph):
+    """Its replays run the calls on the CPU and take 50 us a call."""
+
+    us = 50.0
+
+    def microseconds(self) -> float:
+        for run in self.runs:
+            run()
+        return self.us * self.calls
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100."""
+
+    def capture(runs: list[Callable], repeats: int = 1) -> FakeGraph:
+        return FakeGraph(None, repeats * len(runs), runs)
+
+    properties = SimpleNamespace(name=H100, L2_cache_size=50 << 20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(bench_moe_gemm, "read_rate", lambda: 3e12)
+    monkeypatch.setattr(bench_moe_gemm, "Problem", lambda cell, device, l2: problem(cell))
+    monkeypatch.setattr(bench_moe_gemm, "OURS", peer("longcat_ops", ours.prepare))
+    monkeypatch.setattr(bench_moe_gemm, "SPLITS", [peer("split", SPLITS[0].prepare)])
+    monkeypatch.setattr(graph_time, "ROUNDS", 2)
+    monkeypatch.setattr(graph_time, "capture", capture)
+
+
+def peer(name: str, prepare: Callable, **fields: object) -> Peer:
+    return Peer(name, lambda: None, prepare, **fields)
+
+
+def refused(made: Problem) -> list:
+    raise RuntimeError("no kernel for K = 384\nand more lines")
+
+
+def doubled(made: Problem) -> list:
+    calls = ours.prepare(made)
+    return [replace(call, rows=lambda call=call: 2 * call.rows()) for call in calls]
+
+
+def only_once(made: Problem) -> list:
+    """Runs nothing in a graph."""
+    calls = ours.prepare(made)
+    for call in calls:
+        call.run()
+    return [replace(call, run=lambda: None) for call in calls]
+
+
+def test_rows_of_a_cell(fake_gpu: None) -> None:
+    cell = Cell("tiny", 4, 8)
+    eager = peer("eager", torch_eager.prepare, rounding=2**-8)
+    absent = Peer("absent", lambda: "cannot be imported", refused)
+    peers = [eager, absent, peer("refused", refused), peer("doubled", doubled), peer("once", only_once)]
+    found = bench_moe_gemm.measured(cell, peers, deadline=torch.inf)
+    rows = {row["implementation"]: row for row in found["rows"]}
+    assert list(rows) == ["longcat_ops", "eager", "absent", "refused", "doubled", "once"]
+    ours_row = rows["longcat_ops"]
+    assert (ours_row["us"], ours_row["p10_us"], ours_row["p90_us"], ours_row["device"]) == (50.0, 50.0, 50.0, H100)
+    assert ours_row["read_share"] == round(cell.bytes / 50e-6 / 3e12, 4) and "ratio" not in ours_row
+    assert rows["eager"]["ratio"] == 1.0
+    assert rows["absent"]["reason"] == "cannot be imported"
+    assert rows["refused"]["reason"] == "RuntimeError: no kernel for K = 384"
+    assert rows["doubled"]["reason"].startswith("computes something else")
+    assert rows["once"]["reason"].startswith("in a CUDA graph it computes something else")
+    assert all("us" not in rows[name] for name in ("absent", "refused", "doubled", "once"))
+    late = bench_moe_gemm.measured(cell, [eager], deadline=0.0)["rows"]
+    assert "us" in late[0] and "--seconds" in late[1]["reason"]
+    few = bench_moe_gemm.measured(Cell("tiny", 2, 8), [eager], deadline=0.0)["rows"]
+    assert [row["implementation"] for row in few] == ["longcat_ops", "split", "eager"] and few[1]["ratio"] == 1.0
+
+
+def test_a_time_below_the_floor_is_not_believed(fake_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeGraph, "us", 0.02)
+    (row,) = bench_moe_gemm.measured(Cell("tiny", 3, 5), [], deadline=torch.inf)["rows"]
+    assert row["reason"].startswith("not believed: 0.02 us") and "us" not in row
+
+
+def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, times = [], iter([9, 9] * graph_time.WARM_ROUNDS + [us for i in range(50) for us in (20 + 2 * i, 100)])
+    monkeypatch.setattr(FakeGraph, "microseconds", lambda self: order.append(self.calls) or next(times))
+    found = graph_time.take_turns({"a": FakeGraph(None, 2, []), "b": FakeGraph(None, 4, [])})
+    assert order == [2, 4] * (graph_time.WARM_ROUNDS + 50)
+    assert (found["a"].us, found["b"].us, found["b"].p10_us, found["b"].p90_us) == (34.5, 25, 25, 25)
+    assert found["a"].p10_us == pytest.approx(14.1) and found["a"].p90_us == pytest.approx(54.9)
+
+
+@pytest.mark.parametrize("cell", [Cell("gate_up", 4, 8), Cell("down", 512, 256)], ids=str)
+def test_bytes_flops_and_floors_are_those_of_explain(cell: Cell) -> None:
+    found = bench_moe_gemm.explained(cell)
+    assert (cell.bytes, cell.flops) == (found.bytes_read + found.bytes_written, found.flops)
+    for floor in found.floors:
+        memory, tensor_cores = devices.DATA_SHEETS[floor.device]
+        assert floor.microseconds == pytest.approx(1e6 * max(cell.bytes / memory, cell.flops / tensor_cores))
+
+
+def fabricated(kind: str = "measured", device: str = H100, factor: float = 1.0, **machine: object) -> dict:
+    """Two shapes, two numbers of experts, two of tokens, two implementations, and one that has no time."""
+    benchmarks = []
+    for shape, size in (("gate_up", 25e6), ("down", 12e6)):
+        for groups in (1, 4):
+            for tokens in (8, 128):
+                us = factor * (groups * size / 3e6 + 0.1 * tokens)
+                shares = {"p10_us": us, "p90_us": us, "read_share": 0.9, "fp8_share": 0.1}
+                rows = [
+                    {"implementation": "longcat_ops", "device": device, "us": us, **shares},
+                    {"implementation": "Triton grouped", "device": device, "us": 1.5 * us, "ratio": 1.5, **shares},
+                    {"implementation": "DeepGEMM masked", "reason": "cannot be imported"},
+                ]
+                info = {"cell": f"{shape}-G{groups}-m{tokens}", "shape": shape, "groups": groups, "tokens": tokens}
+                info |= {"skewed": False, "bytes": groups * size, "flops": groups * tokens * 2 * size, "kind": kind}
+                ceilings = {device: {"bytes_per_s": 3e12, "flops_per_s": 1.979e15}}
+                info |= {"floors_us": {device: groups * size / 3e6}, "ceilings": ceilings, "rows": rows}
+                benchmarks.append({"name": "test", "extra_info": info})
+    info = {"device": device, "driver": "580.65.06", "memory_gib": 79} | machine
+    return {"machine_info": info, "benchmarks": benchmarks}
+
+
+def written(path: Path, results: dict) -> Path:
+    path.write_text(json.dumps(results))
+    return path
+
+
+def test_a_better_tile_is_named() -> None:
+    (cell, *_) = tables.cells_of(fabricated("predicted", "H100"))
+    cell["rows"] = [{"device": "H100", "us": 20.0, "bound": "L2", "best_us": best} for best in (19.9, 12.34)]
+    _, line = tables.terminal_lines([cell])
+    assert line.count("another tile") == 1 and line.endswith("another tile 12.3")
+
+
+def test_tables() -> None:
+    cells = tables.cells_of(fabricated())
+    text = "\n".join(tables.terminal_lines(cells))
+    assert f"on {H100}, which reads 3.00 TB/s" in text
+    assert "no time in 8 cells: DeepGEMM masked: cannot be imported" in text
+    (line,) = [line for line in text.splitlines() if "down-G4-m128" in line and "Triton" in line]
+    assert line.split()[-6:] == ["43.20", "28.80", "28.80", "90.0", "10.0", "1.50"]
+    page = tables.renewed(f"before\n{tables.BEGIN}old\n{tables.END}after\n", cells)
+    assert page.startswith("before\n") and page.endswith("after\n") and "old" not in page
+    assert f"| {H100} | G | m = 1 |" in page and f"| {H100}, Triton grouped | G | m = 1 |" in page
+    assert "| gate_up | 4 |  | 34.1 |  |  | 46.1 |  |" in page and "| down | 1 |  | 7.2 |  |  | 25.2 |  |" in page
+    assert tables.renewed(page, cells) == page
+
+
+def test_runs_of_one_device_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    old, new = written(tmp_path / "old", fabricated()), written(tmp_path / "new", fabricated(factor=0.5))
+    assert compare.main([str(old), str(new)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 16 and all(line.endswith("0.500 x") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        ({"device": "NVIDIA H200"}, f"device: {H100} and NVIDIA H200"),
+        ({"driver": "575.10"}, "major version of the driver: 580 and 575"),
+        ({"memory_gib": 94}, "memory in GiB: 79 and 94"),
+        ({"kind": "predicted"}, "kind: measured and predicted"),
+    ],
+    ids=["name", "driver", "memory", "kind"],
+)
+def test_runs_of_different_devices_are_not(
+    machine: dict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    old, new = written(tmp_path / "old", fabricated()), written(tmp_path / "new", fabricated(**machine))
+    assert compare.main([str(old), str(new)]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "not compared" in told.err and reason in told.err
+
+
+def test_nor_by_pytest_benchmark() -> None:
+    spec = importlib.util.spec_from_file_location("bench_conftest", ROOT / "bench" / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    one, same, other = (fabricated(driver=driver) for driver in ("580.1", "580.2", "575.1"))
+    module.pytest_benchmark_compare_machine_info(None, None, one["machine_info"], same)
+    with pytest.raises(pytest.UsageError, match="driver: 575 and 580"):
+        module.pytest_benchmark_compare_machine_info(None, None, one["machine_info"], other)
+
+
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
+    import plots
+
+    for kind, device, title in (("measured", H100, H100), ("predicted", "H100", "prediction for an H100, nothing ran")):
+        results = written(tmp_path / f"{kind}.json", fabricated(kind, device))
+        for folder in ("once", "again"):
+            assert plots.main([str(results), "--out", str(tmp_path / kind / folder)]) == 0
+        for name in ("roofline", "crossover"):
+            once, again = (tmp_path / kind / folder / f"moe_gemm_{name}.svg" for folder in ("once", "again"))
+            text = once.read_text()
+            assert title in text and "Triton grouped" in text and "longcat_ops" in text
+            assert len(text) < 200_000 and text == again.read_text()
+    with pytest.raises(SystemExit):
+        plots.main([str(results), "--out", str(tmp_path), "--device", "H20"])
+
+
+def test_the_short_grid_ends_within_the_step_of_the_gpu_check() -> None:
+    """If our op takes under a second a cell (not measured yet), what the limit leaves to peers is time enough."""
+    steps = {step.name: step for step in steps_of(4, Environment(ROOT, ROOT), ROOT)}
+    limit = steps["bench_moe_gemm"].limit_s
+    cells = [cell for cell in bench_moe_gemm.cells("short") if cell.shape != "tiny"]
+    assert bench_moe_gemm.SHORT_SECONDS + len(cells) <= limit <= PART_BUDGET_S - 200

@@ -1,0 +1,40 @@
+"""LONGCAT_OPS_BACKEND=emu: the tests of the ops that have a CUDA kernel, run by that kernel in the host emulator."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from longcat_ops.ops import emulated
+from support.pytests import run_pytest
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> str:
+    """What one pytest says of all ops' own tests; starting one takes as long as the tests of an op."""
+    done = run_pytest("--backend", "emu", "-rpsfE", *(f"tests/ops/test_{op}.py" for op in sorted(emulated.OPS)))
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("op", sorted(emulated.OPS))
+def test_the_op_passes_its_own_tests(outcomes: str, op: str) -> None:
+    found = re.findall(rf"^([A-Z]+) .*?\btests/ops/test_{op}\.py:", outcomes, flags=re.M)
+    assert found and set(found) == {"PASSED"}, outcomes[-4000:]
+
+
+def test_the_contract_of_the_ops_holds() -> None:
+    done = run_pytest("--backend", "emu", "tests/ops/test_op_contract.py", "-k", " or ".join(sorted(emulated.OPS)))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_without_the_library_the_remedy_is_named() -> None:
+    code = "from longcat_ops import _library\n_library.PACKAGE = _library.Path('/nowhere')\n_library._check_emulator()"
+    environment = os.environ | {"LONGCAT_OPS_BACKEND": "emu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "LONGCAT_OPS_BACKEND=emu: the host emulator is built in a source tree" in done.stderr
+    assert "python tools/build_emulator.py" in done.stderr

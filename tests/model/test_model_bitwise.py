@@ -1,0 +1,117 @@
+"""Decode = verify, bit for bit: a row's logits do not show whether a draft stood beside it, taken or rolled back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support import models
+
+# Wide enough that a CPU library blocks its sums differently for other numbers of rows; no width fills whole vectors.
+SHAPE = dict(hidden_size=160, q_lora_rank=96, kv_lora_rank=80, ffn_hidden_size=200, expert_ffn_hidden_size=72,
+             n_routed_experts=8, zero_expert_num=4, moe_topk=4)  # fmt: skip
+KINDS = {
+    "fp32": dict(dtype=torch.float32),
+    "fp64": dict(dtype=torch.float64),
+    "bf16": dict(dtype=torch.bfloat16),
+    "fp8_bf16": dict(dtype=torch.bfloat16, precision="fp8"),
+    "fp8_fp32": dict(dtype=torch.float32, precision="fp8"),
+}
+STARTS = {
+    1: [[59], [125]],
+    3: [[60, 1, 126], [63, 64, 65]],
+    4: [[62, 3, 20, 64]],
+    8: [[1, 63, 9, 33, 60, 127, 2, 64]],
+}
+NEW = 8
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request):
+    return models.build(**KINDS[request.param], **SHAPE)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def prefilled(model, ids, starts, fill=None):
+    cache = model.new_cache(len(starts), max(starts) + NEW + 2)
+    if fill is not None:
+        cache.rows.fill_(fill)
+    model(ids[:, : max(starts)], cache, lengths=starts)
+    return cache
+
+
+def gather(ids, cache, width):
+    return torch.stack([ids[b, n : n + width] for b, n in enumerate(cache.lengths)])
+
+
+def plain(model, ids, starts, fill=None):
+    """logits [B,NEW,V], one token a pass."""
+    cache = prefilled(model, ids, starts, fill)
+    return torch.cat([model(gather(ids, cache, 1), cache) for _ in range(NEW)], 1)
+
+
+def verified(model, ids, starts, seed):
+    """The same logits from passes of one or two tokens a sequence, the second right (kept) or wrong (rolled back)."""
+    draw = torch.Generator().manual_seed(seed)
+    cache = prefilled(model, ids, starts)
+    out = torch.zeros(len(starts), NEW, model.config.vocab_size, dtype=model.lm_head.dtype)
+    while any(n < s + NEW for n, s in zip(cache.lengths, starts, strict=True)):
+        before = list(cache.lengths)
+        kinds = torch.randint(0, 3, (len(starts),), generator=draw).tolist()  # 0 no draft, 1 right, 2 wrong
+        room = [s + NEW - n for n, s in zip(before, starts, strict=True)]
+        kinds = [kind if r >= 2 else 0 for kind, r in zip(kinds, room, strict=True)]
+        new = gather(ids, cache, 2)
+        for b, kind in enumerate(kinds):
+            if kind == 2:
+                new[b, 1] = (new[b, 1] + 1) % model.config.vocab_size
+        logits = model(new, cache, lengths=[min(r, 1 + (kind > 0)) for kind, r in zip(kinds, room, strict=True)])
+        for b, kind in enumerate(kinds):
+            kept = min(room[b], 2 if kind == 1 else 1)
+            out[b, before[b] - starts[b] :][:kept] = logits[b, :kept]
+            cache.truncate(b, before[b] + kept)
+    return out
+
+
+@pytest.mark.parametrize("batch", STARTS)
+def test_decode_equals_verify(model, batch, threads):
+    for case, starts in enumerate(STARTS[batch][: 3 - threads]):
+        ids = torch.stack([models.prompt(max(starts) + NEW + 2, seed=7 * case + b) for b in range(batch)])
+        alone = plain(model, ids, starts)
+        assert alone.std() > 0.1
+        for seed in range(3 - threads):
+            assert torch.equal(verified(model, ids, starts, seed), alone), (starts, seed)
+
+
+def test_rows_of_an_earlier_use_do_not_leak(model):
+    """Whole pages are read, so rows past the length take part with weight 0; their finite values must not show."""
+    ids = torch.stack([models.prompt(80, seed=b) for b in range(3)])
+    starts = [60, 1, 30]
+    assert torch.equal(plain(model, ids, starts, fill=1e4), plain(model, ids, starts))
+
+
+def test_neighbours_do_not_change_a_row(model):
+    """In a batch, a sequence's logits do not depend on what the others hold or on whether they still run."""
+    ids = torch.stack([models.prompt(80, seed=b) for b in range(3)])
+    other = torch.stack([ids[0], models.prompt(80, seed=8), models.prompt(80, seed=9)])
+    whole, mixed = (plain(model, x, [60, 5, 30])[0] for x in (ids, other))
+    assert torch.equal(whole, mixed)
+    cache = prefilled(model, ids, [60, 5, 30])
+    alone = [model(gather(ids, cache, 1), cache, lengths=[1, 0, 0])[0, 0] for _ in range(NEW)]
+    assert torch.equal(torch.stack(alone), whole)
+
+
+def test_logits_and_hidden_of_a_wider_pass(model):
+    """Up to 8 new tokens a sequence go through the same groups."""
+    ids = models.prompt(80)[None]
+    alone = plain(model, ids, [60])
+    cache = prefilled(model, ids, [60])
+    together, hidden = model(ids[:, 60:68], cache, return_hidden=True)
+    assert torch.equal(together, alone)
+    assert torch.equal(model.head(hidden[0, 2:5], model.row_group(1)), together[0, 2:5])

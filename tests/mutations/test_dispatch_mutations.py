@@ -1,0 +1,76 @@
+"""Planted bugs in moe_permute_quant and moe_combine: each is caught by a small part of their calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from longcat_ops.ops import emulated
+from support import dispatch_calls as calls
+from support.emulated_kernels import LAYOUTS
+from support.kernel_mutations import Mutation, in_tiers, planted
+
+PERMUTE_QUANT = "moe_dispatch/moe_permute_quant.cuh"
+COMBINE = "moe_dispatch/moe_combine.cuh"
+CHOICES = "moe_dispatch/choices.cuh"
+WAIT = "  ptx::grid_dependency_wait();\n"
+
+
+def permute_quant(name: str, old: str, new: str, header: str = PERMUTE_QUANT) -> Mutation:
+    return Mutation(name, "moe_dispatch/moe_permute_quant.cu", header, old, new)
+
+
+def combine(name: str, old: str, new: str, header: str = COMBINE) -> Mutation:
+    return Mutation(name, "moe_dispatch/moe_combine.cu", header, old, new)
+
+
+LANES_ABOVE = "~((2u << ptx::lane_index()) - 1)"
+FUSED = "ptx::fma_rn(values[i], weight, sum[i])"
+MUTATIONS = [
+    permute_quant("reads_before_the_kernel_ahead_has_written", WAIT, ""),
+    permute_quant("amax_of_two_groups", "reduce_lanes<kGroupLanes>", "reduce_lanes<32>"),
+    permute_quant("believes_row_of_alone", "== choice.source", "!= -2", CHOICES),
+    combine("list_read_before_it_is_whole", "  ptx::warp_sync();\n", "", CHOICES),
+    combine("fused", "ptx::add_rn(sum[i], ptx::multiply_rn(values[i], weight))", FUSED),
+    combine("starts_at_zero", "count < p.top_k ? 0.0f : -0.0f", "0.0f"),
+    permute_quant("own_codes_twice", "low = odd ? other : codes", "low = codes"),
+    combine("list_backwards", "kept & ((1u << ptx::lane_index()) - 1)", f"kept & {LANES_ABOVE}", CHOICES),
+    combine("rows_out_of_range", "own_row >= 0 && own_row < p.rows", "own_row != -1"),
+    permute_quant("scales_of_even_groups_only", "uint32_t i = lane % kGroupLanes", "uint32_t i = lane"),
+    permute_quant("codes_of_a_chunk_further", "kChunk * (chunk - odd)", "kChunk * chunk"),
+    permute_quant("not_the_last_copy", "uint32_t i = odd; i < count", "uint32_t i = odd; i < count - 1"),
+    permute_quant("rows_beyond_the_last", "row < plan.rows ? row : -1", "row", CHOICES),
+    combine("reads_before_the_kernel_ahead_has_written", WAIT, ""),
+    combine("beyond_the_list", "first + j < count ? first + j : count - 1", "first + j"),
+    combine("first_batch_only", "first < count; first += kInFlight", "first < kInFlight && first < count; first += 32"),
+    combine("zero_experts_of_the_first_token", "p.zero_weight + place.token", "p.zero_weight"),
+]
+
+
+def check_permute_quant() -> None:
+    calls.check_permute_quant(torch.randn(7, 576), calls.choices(7, 12), LAYOUTS[0], False)
+    calls.check_a_plan_that_disagrees_with_itself_is_safe()
+
+
+def check_combine() -> None:
+    calls.check_a_sum_of_negative_zeros()
+    calls.check_combine(7, 12, 160, torch.float32)
+    y, plan, routing, x, _ = calls.combine_case(7, 12, 160, torch.bfloat16, torch.bfloat16)
+    plan.row_of[0, :2] = torch.tensor([len(y), -2])
+    assert calls.combine(y, plan, routing, x).shape == x.shape
+
+
+CHECKS = {"moe_permute_quant": check_permute_quant, "moe_combine": check_combine}
+
+
+@pytest.mark.parametrize("op", CHECKS)
+def test_nothing_planted_nothing_found(op: str) -> None:
+    CHECKS[op]()
+
+
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS), ids=lambda m: f"{Path(m.launcher).stem}-{m.name}")
+def test_caught(mutation: Mutation, tmp_path: Path) -> None:
+    with planted(mutation, tmp_path), pytest.raises((AssertionError, emulated.EmulatorError)):
+        CHECKS[Path(mutation.launcher).stem]()

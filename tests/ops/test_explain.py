@@ -1,0 +1,139 @@
+"""`explain`: bytes and flops against counts made here, floors against the data sheets, for every op; nothing is run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import longcat_ops
+from longcat_ops import LongcatShapeError, LongcatUnsupportedError
+from longcat_ops.testing.op_cases import CASES, EVERY, is_output, schema_call
+
+PEAKS = {"H100": (3.35e12, 1.979e15), "H800": (3.35e12, 1.979e15), "H200": (4.8e12, 1.979e15)}
+
+
+@pytest.mark.parametrize(("op", "name"), EVERY)
+def test_bytes_are_those_of_the_arguments(op, name):
+    overload, arguments, made = schema_call(op, name)
+    found = longcat_ops.explain(op, *made.args, **made.kwargs)
+    read = written = 0
+    for spec, value in zip(overload._schema.arguments, arguments, strict=True):
+        if isinstance(value, torch.Tensor):
+            size = value.numel() * value.element_size()
+            read, written = (read, written + size) if is_output(spec) else (read + size, written)
+    assert (found.bytes_read, found.bytes_written) == (read, written)
+    assert [argument for argument, _ in found.arguments] == [spec.name for spec in overload._schema.arguments]
+    for floor in found.floors:
+        bandwidth, rate = PEAKS[floor.device]
+        memory, products = (read + written) / bandwidth, found.flops / rate
+        assert floor.microseconds == pytest.approx(1e6 * max(memory, products))
+        assert floor.bound == ("tensor cores" if products > memory else "memory")
+    assert {floor.device for floor in found.floors} == PEAKS.keys()
+    report = str(found)
+    assert report.startswith(op) and "floor on H200" in report and f"reads {read:,} bytes" in report
+
+
+def fp8(*shape):
+    scales = (
+        (*shape[:-1], -(-shape[-1] // 128)) if len(shape) == 2 else (shape[0], -(-shape[1] // 128), shape[2] // 128)
+    )
+    return torch.empty(shape, dtype=torch.float8_e4m3fn, device="meta"), torch.empty(scales, device="meta")
+
+
+def test_flops_and_the_binding_limit_at_model_size():
+    """Down projection of 512 experts: weights bound it at a few tokens each, the tensor cores at many."""
+    weights = fp8(512, 6144, 2048)
+    offsets = torch.empty(513, dtype=torch.int32, device="meta")
+    for rows, bound in ((512 * 8, "memory"), (512 * 1024, "tensor cores")):
+        out = torch.empty(rows, 6144, dtype=torch.bfloat16, device="meta")
+        found = longcat_ops.explain("m_grouped_fp8_gemm_nt_offset", fp8(rows, 2048), weights, out, offsets)
+        assert found.flops == 2 * rows * 6144 * 2048
+        assert found.floors[0].bound == bound
+        assert "every expert has one" in found.assumes
+
+
+def meta(*shape, dtype=torch.int32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def route_launches(tokens, experts):
+    logits, bias = meta(tokens, experts, dtype=torch.float32), meta(experts, dtype=torch.float32)
+    found = longcat_ops.explain("moe_route", logits, bias, top_k=4, num_experts=experts, num_zero_experts=1, scale=1.0)
+    return [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found.launches], str(found)
+
+
+def test_launches_of_moe_route():
+    """A block that is alone zeroes counts itself; a warp per token always."""
+    for tokens, blocks, warps in (
+        (0, 1, 1),
+        (1, 1, 1),
+        (8, 1, 8),
+        (9, 9, 1),
+        (96, 96, 1),
+        (192, 96, 2),
+        (8192, 1024, 8),
+    ):
+        launches, report = route_launches(tokens, 768)
+        clear = [("moe_route_clear", 1, 256, 0)] * (blocks > 1)
+        assert launches == [*clear, ("moe_route", blocks, 32 * warps, 0)]
+        assert f"on a GPU: moe_route, {blocks} x {32 * warps} threads\n" in report
+        assert blocks * warps >= tokens
+
+
+def test_launches_of_moe_plan():
+    """One block up to 8192 choices, else three launches whose blocks' counts fit into src_of."""
+    for tokens in (0, 1, 8, 96, 192, 257, 682, 683, 1000, 1025, 8192, 8193, 65536, 2**26):
+        for top_k in (1, 2, 12, 32):
+            for groups in (1, 5, 6, 32, 512, 1023, 1024):
+                if tokens * top_k >= 2**31:
+                    continue
+                found = longcat_ops.explain("moe_plan", meta(tokens, top_k), groups).launches
+                count = found[0]
+                assert groups <= count.threads <= 1024 and count.threads % 32 == 0
+                assert count.smem_bytes <= 227 * 1024
+                if tokens * top_k <= 8192:
+                    assert [k.kernel for k in found] == ["moe_plan_count"] and count.blocks == 1
+                else:
+                    assert [k.kernel for k in found] == ["moe_plan_count", "moe_plan_rows", "moe_plan_sources"]
+                    assert {k.blocks for k in found} == {count.blocks} and count.blocks > 1
+                    assert count.blocks * groups <= tokens * min(top_k, groups)
+                assert count.blocks * count.threads * 8 >= tokens * top_k
+
+
+def test_launches_of_permute_and_combine():
+    """Four warps a block, one per 256 columns of a token; none without tokens."""
+    for tokens, width, blocks in (
+        (0, 6144, 0),
+        (1, 8, 1),
+        (5, 256, 2),
+        (5, 264, 3),
+        (8, 6144, 48),
+        (8192, 6144, 49152),
+    ):
+        x = meta(tokens, width, dtype=torch.bfloat16)
+        plan = longcat_ops.Plan(meta(7), meta(tokens, 12), meta(tokens * 6))
+        weights, zero_weight = meta(tokens, 12, dtype=torch.float32), meta(tokens, dtype=torch.float32)
+        routing = longcat_ops.Routing(*[meta(1)] * 6)._replace(weights=weights, zero_weight=zero_weight)
+        y = meta(tokens * 6, width, dtype=torch.bfloat16)
+        for op, arguments, smem in (
+            ("moe_permute_quant", (x, plan), 512),
+            ("moe_combine", (y, plan, routing, x), 1024),
+        ):
+            found = longcat_ops.explain(op, *arguments).launches
+            assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, smem)] * (
+                blocks > 0
+            )
+
+
+def test_what_cannot_run_is_not_explained():
+    with pytest.raises(LongcatShapeError, match="`ids` is 1-D"):
+        longcat_ops.explain("moe_plan", torch.zeros(4, dtype=torch.int32), 2)
+    with pytest.raises(LongcatUnsupportedError, match="op 'no_such' does not exist; these do: dequant_fp8"):
+        longcat_ops.explain("no_such")
+
+
+def test_nothing_is_written():
+    made = CASES["m_grouped_fp8_gemm_nt_offset"]["ragged"]()
+    made.args[2].fill_(7)
+    longcat_ops.explain("m_grouped_fp8_gemm_nt_offset", *made.args)
+    assert (made.args[2] == 7).all()

@@ -1,0 +1,248 @@
+"""The FP8 GEMMs over shapes, numbers of groups, rows of a group, distributions of rows, values, layouts, hints, dtypes:
+every value of one with every value of another, each element within its own fp64 bound. Then what must not change a bit.
+
+Rows of no group are NaN in the operands; in the output they hold NaN or a sentinel, and keep it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from longcat_ops import fp8_gemm_nt, per_block_quant_fp8
+from longcat_ops.testing.op_results import bits
+from support import carried, covering, grouped
+from support.grouped import SENTINEL, Fp8Pair, assert_close, gemm, place, run_contiguous, run_masked, run_offset
+from support.matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, VALUES, WEIGHTS, activations, feasible, operand, sizes
+
+BACKEND = "cuda" if carried.active else os.environ.get("LONGCAT_OPS_BACKEND", "cpu")
+EMULATED = BACKEND == "emu"  # slow: few and small ones; test_moe_gemm_emu.py has the edges of the kernel
+
+
+class Case(NamedTuple):
+    shape: tuple[int, int]  # N, K
+    m: int  # rows of a group that has some
+    groups: int
+    distribution: str
+    values: str  # of activations
+    weights: str
+    layout: str
+    slack: int  # where groups start, see _run
+    hint: float | None  # times m
+    split_k: int  # of offsets
+    column_major: bool
+    dtype: torch.dtype
+    fill: float
+
+    def __str__(self) -> str:
+        n, k = self.shape
+        return f"{n}x{k}-{self.groups}x{self.m}-{self.distribution}-{self.values} x {self.weights}-{self.layout}"
+
+
+# N below, at and past the edge of a block; K of an even and an odd number of blocks, and of models.
+SMALL = [(8, 128), (160, 128), (160, 256), (160, 384), (576, 384), (160, 2048), (160, 6144), (160, 7168)]
+LARGE = [(576, 6144), (1472, 2048), (6144, 2048), (7168, 2048), (4096, 6144), (4096, 7168)]
+
+FACTORS: dict[str, Sequence[Any]] = {
+    "shape": SMALL,
+    "m": ROWS,
+    "groups": GROUPS,
+    "distribution": DISTRIBUTIONS,
+    "values": VALUES,
+    "weights": WEIGHTS,
+    "layout": ("offset", "masked", "contiguous"),
+    "slack": range(8),
+    "hint": (None, 0.0, 0.5, 1.0, 1e6),
+    "split_k": (1, 2, 4),
+    "column_major": (False, True),
+    "dtype": (torch.float32, torch.bfloat16),
+    "fill": (SENTINEL, torch.nan),
+}
+
+
+def _cases(products: int, elements: int, /, **factors: Sequence[Any]) -> list[Case]:
+    rows = covering.design(FACTORS | factors, functools.partial(feasible, products=products, elements=elements))
+    return sorted((Case(**row) for row in rows), key=lambda case: (case.shape, case.weights, case.groups))
+
+
+SMALL_CASES = _cases(2**25, 2**24) if not EMULATED else _cases(2**21, 2**20, shape=SMALL[:4], m=ROWS[:17])
+LARGE_CASES = _cases(
+    2**30, 2**27, shape=LARGE, m=(1, 8, 33), groups=(1, 2), distribution=("uniform", "poisson", "one hot"),
+    values=("normal", "outliers", "equal"), weights=("normal",), slack=(0, 3, 5), hint=(None, 0.5),
+)  # fmt: skip
+FULL_CASES = _cases(2**34, 2**28, shape=SMALL + LARGE)
+
+
+@functools.lru_cache(maxsize=2)
+def base_weights(values: str, n: int, k: int) -> tuple[Fp8Pair, Tensor]:
+    """Some different weights [D, N, K] and their fp64 values; one where they are large."""
+    count = min(8, max(1, 2**19 // (n * k)))
+    pairs = [operand(values, n, k, per_block_quant_fp8, seed) for seed in range(count)]
+    q, s = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+    return (q, s), grouped.wide(q, s, block_rows=128)
+
+
+def factor(group: int, count: int) -> float:
+    """What group g's weight is times the base weight g % count: of another sign and scale than its neighbours'."""
+    return (-2.0) ** (group // count % 4)
+
+
+@functools.lru_cache(maxsize=2)
+def weights(values: str, n: int, k: int, groups: int) -> Fp8Pair:
+    (q, s), _ = base_weights(values, n, k)
+    index = torch.arange(groups) % len(q)
+    factors = torch.tensor([factor(g, len(q)) for g in range(groups)])[:, None, None]
+    codes = q.view(torch.uint8)[index]
+    codes ^= (factors < 0).to(torch.uint8) << 7
+    return codes.view(q.dtype), s[index] * factors.abs()
+
+
+def _run(case: Case, parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
+    """slack: offsets start at every number mod 8; masked groups have no, one or the rows to spare that make 64 i - 1,
+    64 i or 64 i + 1; so many rows of index -1 are around the groups of contiguous rows."""
+    options: dict[str, Any] = {"column_major": case.column_major, "fill": case.fill}
+    hint = None if case.hint is None else int(case.hint * case.m)
+    if case.layout == "offset":
+        hints = {"max_m_hint": hint, "counts_ready": case.slack % 2 == 1, "split_k": case.split_k}
+        return run_offset(parts, rhs, case.dtype, lead=case.slack, **hints, **options)
+    if case.layout == "contiguous":
+        return run_contiguous(parts, rhs, case.dtype, gap=case.slack, **options)
+    most = max(len(q) for q, _ in parts)
+    spare = (0, 1, *((end - most) % 64 for end in (-1, 0, 1)))[case.slack % 5]
+    return run_masked(parts, rhs, case.dtype, spare=spare, expected_m=hint or 0, **options)
+
+
+def check(case: Case) -> None:
+    rhs = weights(case.weights, *case.shape, case.groups)
+    parts = activations(case.values, sizes(case.m, case.groups, case.distribution), case.shape[1])
+    outs = _run(case, parts, rhs)
+    _, base = base_weights(case.weights, *case.shape)
+    for i, b in enumerate(base):  # all groups of one base weight at once
+        mine = [g for g in range(i, case.groups, len(base)) if len(outs[g])]
+        if mine:
+            rows = tuple(torch.cat(tensors) for tensors in zip(*(parts[g] for g in mine), strict=True))
+            value, bound = gemm(rows, b)
+            times = torch.tensor([[factor(g, len(base))] for g in mine for _ in outs[g]], dtype=torch.float64)
+            assert_close(torch.cat([outs[g] for g in mine]), value * times, bound * times.abs())
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_small_shapes(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.skipif(EMULATED, reason="too large for the emulator")
+@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
+def test_shapes_of_models(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(EMULATED, reason="too large for the emulator")
+@pytest.mark.parametrize("case", FULL_CASES, ids=str)
+def test_every_shape(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize(
+    ("cases", "shapes", "elements"), [(SMALL_CASES, SMALL, 2**24), (FULL_CASES, SMALL + LARGE, 2**28)], ids=["", "full"]
+)
+@pytest.mark.skipif(EMULATED, reason="there are fewer cases")
+def test_the_cases_hold_every_pair(cases: list[Case], shapes: list[tuple[int, int]], elements: int) -> None:
+    """But for weights that are too large. Groups start at every number mod 8."""
+    for a, b in itertools.combinations(Case._fields, 2):
+        wanted = itertools.product(*(shapes if name == "shape" else FACTORS[name] for name in (a, b)))
+        if (a, b) == ("shape", "groups"):
+            wanted = [((n, k), groups) for (n, k), groups in wanted if groups * n * k <= elements]
+        missing = set(map(str, wanted)) - {str((getattr(case, a), getattr(case, b))) for case in cases}
+        assert not missing, (a, b, missing)
+    starts: set[int] = set()
+    for case in cases:
+        rows = sizes(case.m, case.groups, case.distribution)
+        if case.layout == "offset":
+            ends = itertools.accumulate(rows, initial=case.slack)
+            starts |= {start % 8 for start, size in zip(ends, rows, strict=False) if size}
+    assert starts == set(range(8))
+
+
+@pytest.mark.parametrize("groups", [1, 3, 512])
+@pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
+def test_no_group_has_rows(layout: grouped.Run, groups: int) -> None:
+    """Nothing is written, and nothing is amiss where there is no row at all."""
+    none = {run_offset: "lead", run_masked: "spare", run_contiguous: "gap"}[layout]
+    rhs, parts = weights("normal", 8, 128, groups), activations("normal", [0] * groups, 128)
+    for options in ({}, {none: 0}):
+        assert [out.shape for out in layout(parts, rhs, **options)] == [(0, 8)] * groups
+
+
+N, K = 160, 384
+SHORT = ROWS[:17] if EMULATED else ROWS
+# What the reference promises: it adds up in another order past 8 rows, and takes the dense product as it comes.
+STABLE = [m for m in SHORT if m <= 8] if BACKEND == "reference" else SHORT
+
+
+@pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
+def test_a_row_does_not_depend_on_its_group(layout: grouped.Run) -> None:
+    """The first rows of all groups are the same rows, and then in reverse order: any number of rows, at any place."""
+    b, sb = weights("normal", N, K, 1)
+    (pool,) = activations("normal", [max(STABLE)], K)
+    rhs = b.view(torch.uint8).expand(len(STABLE), N, K).contiguous().view(b.dtype), sb.expand(len(STABLE), -1, -1)
+    outs = layout([grouped.select(pool, range(m)) for m in STABLE], rhs)
+    reverse = layout([grouped.select(pool, reversed(range(m))) for m in STABLE], rhs)
+    for out, turned in zip(outs, reverse, strict=True):
+        assert bits(out) == bits(outs[-1][: len(out)]) == bits(turned.flip(0))
+    assert len(set(bits(list(outs[-1])))) == max(STABLE)
+
+
+def test_one_expert_is_a_dense_product() -> None:
+    """In every layout; the reference is near it."""
+    rhs, (_, b) = weights("normal", N, K, 1), base_weights("normal", N, K)
+    for m in SHORT:
+        (part,) = activations("normal", [m], K)
+        dense = fp8_gemm_nt(part, (rhs[0][0], rhs[1][0]), torch.empty(m, N))
+        for layout in (run_offset, run_masked, run_contiguous):
+            (out,) = layout([part], rhs)
+            if BACKEND == "reference":
+                assert_close(out, dense.double(), 2 * gemm(part, b[0])[1])
+            else:
+                assert bits(out) == bits(dense)
+
+
+@pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
+def test_the_order_of_experts_does_not_matter(layout: grouped.Run) -> None:
+    rows = (9, 0, 33, 1, 8, 65)
+    b, sb = weights("normal", N, K, len(rows))
+    parts = activations("normal", rows, K)
+    expected = bits(layout(parts, (b, sb)))
+    for order in itertools.islice(itertools.permutations(range(len(rows))), 1, 720, 89):
+        outs = layout([parts[g] for g in order], (b.view(torch.uint8)[list(order)].view(b.dtype), sb[list(order)]))
+        assert bits([outs[order.index(g)] for g in range(len(rows))]) == expected
+
+
+@pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
+def test_repeats_have_the_same_bits(layout: grouped.Run) -> None:
+    rhs, parts = weights("normal", N, K, 4), activations("normal", (9, 0, 33, 1), K)
+    expected = bits(layout(parts, rhs))
+    for _ in range(3 if EMULATED else 100):
+        assert bits(layout(parts, rhs)) == expected
+
+
+@pytest.mark.parametrize("aligned", [8, 64, 128])
+def test_groups_that_start_at_a_multiple(aligned: int) -> None:
+    """DeepGEMM's ends of aligned groups, as offsets: the padding is rows of the group before it, of NaN that stays."""
+    rows = (1, 0, aligned + 1, aligned, 7)
+    rhs, parts = weights("normal", N, K, len(rows)), activations("normal", rows, K)
+    outs = run_offset([place([part], [0], len(part[0]) + -len(part[0]) % aligned) for part in parts], rhs, lead=aligned)
+    compact = run_offset(parts, rhs)
+    for g, (out, m) in enumerate(zip(outs, rows, strict=True)):
+        assert bool(out[m:].isnan().all()) and len(out) % aligned == 0
+        b = grouped.wide(rhs[0][g], rhs[1][g], block_rows=128)
+        assert_close(out[:m], *gemm(parts[g], b))
+        assert BACKEND == "reference" or bits(out[:m]) == bits(compact[g])

@@ -1,0 +1,57 @@
+"""interleave_gate_up against its definition, row by row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from longcat_ops import dequant_fp8, interleave_gate_up
+from longcat_ops.testing.op_cases import gate_up
+from support.grouped import wide
+
+SHAPES = [(g, width, k) for g in (1, 3) for width in (8, 136, 256) for k in (8, 160)]
+
+
+def source_of(row: int, width: int) -> tuple[int, int]:
+    """Where row `row` of the result comes from: (row, scale row) before."""
+    inner = row // 16 * 8 + row % 8
+    up = row % 16 >= 8
+    blocks = -(-width // 128)
+    return inner + up * width, inner // 128 + up * blocks
+
+
+@pytest.mark.parametrize(("groups", "width", "k"), SHAPES)
+def test_every_row_and_scale_is_where_it_belongs(groups: int, width: int, k: int) -> None:
+    """On all codes, NaN among them, and on scales that are all different."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(256, (groups, 2 * width, k), generator=generator, dtype=torch.uint8)
+    blocks = -(-width // 128)
+    s = torch.arange(groups * 2 * blocks * -(-k // 128), dtype=torch.float32).view(groups, 2 * blocks, -1)
+    before = codes.clone(), s.clone()
+    w_out, s_out = interleave_gate_up(codes.view(torch.float8_e4m3fn), s)
+    assert torch.equal(codes, before[0]) and torch.equal(s, before[1])
+    assert w_out.shape == codes.shape and w_out.dtype == torch.float8_e4m3fn and w_out.is_contiguous()
+    assert s_out.shape == s.shape and s_out.dtype == torch.float32 and s_out.is_contiguous()
+    for row in range(2 * width):
+        assert torch.equal(w_out.view(torch.uint8)[:, row], codes[:, source_of(row, width)[0]])
+    for b in range(blocks):
+        assert torch.equal(s_out[:, 2 * b], s[:, b])
+        assert torch.equal(s_out[:, 2 * b + 1], s[:, blocks + b])
+
+
+@pytest.mark.parametrize(("groups", "width", "k"), SHAPES)
+def test_values_and_scales_stay_paired(groups: int, width: int, k: int) -> None:
+    """A row of the result, dequantised by the scale row its block of 128 gate or up rows now has, is the row it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        w, s = gate_up(groups, width, k)
+    blocks = -(-width // 128)
+    w_out, s_out = interleave_gate_up(w, s)
+    for g in range(groups):
+        halves = (w[g, :width], s[g, :blocks]), (w[g, width:], s[g, blocks:])
+        original = torch.cat([dequant_fp8(*half, torch.float32) for half in halves])
+        for row in range(2 * width):
+            block, up = (row // 16 * 8 + row % 8) // 128, row % 16 >= 8
+            scale = s_out[g, 2 * block + up]
+            found = wide(w_out[g, row : row + 1], scale[None], block_rows=1)[0]
+            assert torch.equal(found.float(), original[source_of(row, width)[0]])

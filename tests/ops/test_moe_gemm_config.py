@@ -1,0 +1,221 @@
+"""The choice of a tile for the FP8 matrix products, through `explain`: a pure function, so no GPU is asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from longcat_ops.ops.explain import Candidate, explain
+from support.tile_choices import BF16, F32, FP8, I32, chosen, meta, pair
+
+GATE_UP, DOWN = (4096, 6144), (6144, 2048)
+TILES = [(rows, tokens, False) for rows in (128, 64) for tokens in (32, 64, 128, 256)]
+PAIRS = [(128, 128, True), (128, 256, True)]
+
+
+def offset(groups: int, rows: int, n: int, k: int, hint: int | None = None, split_k: int = 1) -> tuple[Candidate, ...]:
+    """`rows` in all."""
+    weights, out = pair(groups, n, k, block_rows=128), meta(rows, n, dtype=BF16)
+    offsets = meta(groups + 1, dtype=I32)
+    hints = {"max_m_hint": hint, "split_k": split_k}
+    return explain("m_grouped_fp8_gemm_nt_offset", pair(rows, k), weights, out, offsets, **hints).candidates
+
+
+@pytest.mark.parametrize(
+    ("hint", "tokens"), [(0, 32), (1, 32), (32, 32), (33, 64), (64, 64), (65, 128), (129, 256), (10**9, 256)]
+)
+def test_a_hint_chooses_the_smallest_tile_that_holds_it(hint: int, tokens: int) -> None:
+    assert chosen(offset(16, 8000, *GATE_UP, hint)).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("groups", "rows", "tokens"),
+    [(16, 16 * 8, 32), (16, 16 * 8 + 1, 64), (16, 16 * 33, 256), (64, 33, 32), (64, 1, 32), (4, 100, 128), (1, 33, 64)],
+)
+def test_without_one_a_group_may_be_four_times_the_mean(groups: int, rows: int, tokens: int) -> None:
+    """But no group has more rows than there are."""
+    assert chosen(offset(groups, rows, *GATE_UP)).tokens == tokens
+
+
+def test_the_other_layouts() -> None:
+    weights = pair(8, *DOWN, block_rows=128)
+    out, counts = meta(8, 512, DOWN[0], dtype=BF16), meta(8, dtype=I32)
+    for expected_m, tokens in ((0, 32), (8, 32), (9, 64), (32, 128), (33, 256), (512, 256)):
+        found = explain("m_grouped_fp8_gemm_nt_masked", pair(8, 512, DOWN[1]), weights, out, counts, expected_m)
+        assert chosen(found.candidates).tokens == tokens
+    indices, out = meta(512, dtype=I32), meta(512, DOWN[0], dtype=BF16)
+    found = explain("m_grouped_fp8_gemm_nt_contiguous", pair(512, DOWN[1]), weights, out, indices)
+    assert chosen(found.candidates).tokens == 256
+    for rows, tokens in ((1, 32), (32, 32), (33, 64), (4096, 256)):
+        found = explain("fp8_gemm_nt", pair(rows, 2048), pair(*DOWN, block_rows=128))
+        assert chosen(found.candidates).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape", "rows"),
+    [(1, GATE_UP, 64), (2, GATE_UP, 64), (3, GATE_UP, 128), (1, DOWN, 64), (2, DOWN, 128), (1, (576, 6144), 64)],
+)
+def test_low_tiles_where_they_put_more_sms_to_work(groups: int, shape: tuple[int, int], rows: int) -> None:
+    """Up to 66 tiles of 128 rows, for 132 SMs."""
+    assert chosen(offset(groups, 8 * groups, *shape, 8)).rows == rows
+    assert chosen(offset(groups, 8 * groups, *shape, 8)).blocks == min(132, groups * -(-shape[0] // rows))
+
+
+@pytest.mark.parametrize(
+    ("groups", "hint", "shape", "paired"),
+    [
+        (16, 128, GATE_UP, True),
+        (16, 10**9, DOWN, True),
+        (3, 129, GATE_UP, True),  # 96 tiles
+        (16, 64, GATE_UP, False),  # fewer tokens: memory binds
+        (2, 256, GATE_UP, True),  # 64 tiles, cut in two
+        (1, 64, GATE_UP, False),  # tiles of 64 rows
+        (80, 256, (128, 2048), False),  # nobody to share with
+        (16, 256, (576, 6144), True),  # of five weight tiles each, so 80, or 96 with empty ones
+        (23, 256, (576, 6144), False),  # 115 in one wave, or 138 in two
+        (40, 256, (576, 6144), True),  # 200 or 240 in two waves
+    ],
+)
+def test_blocks_share_tokens_where_l2_binds(groups: int, hint: int, shape: tuple[int, int], paired: bool) -> None:
+    """From 128 tokens on, if pairs need no more waves than single blocks."""
+    candidates = offset(groups, 256 * groups, *shape, hint)
+    best = chosen(candidates)
+    assert best.paired == paired
+    alone = next(c for c in candidates if (c.rows, c.tokens, c.paired) == (best.rows, best.tokens, False))
+    assert best.waves <= alone.waves or hint > 256
+    times = [[p.microseconds for p in c.predictions] for c in (best, alone)]
+    assert all(pair <= single for pair, single in zip(*times, strict=True))
+
+
+def test_no_tile_for_no_rows() -> None:
+    assert offset(16, 0, *GATE_UP) == ()
+    assert explain("moe_plan", meta(4, 2, dtype=I32), 2).candidates == ()
+
+
+def test_rows_off_16_bytes_are_copied() -> None:
+    """K is no multiple of 16, or the rows of `a` are not."""
+    assert "copy them" in chosen(offset(2, 300, 128, 136)).reason
+    assert chosen(offset(2, 300, 128, 136)).tokens == 32
+    apart = torch.empty_strided((300, 128), (136, 1), dtype=FP8, device="meta")
+    found = explain("fp8_gemm_nt", (apart, meta(300, 1, dtype=F32)), pair(128, 128, block_rows=128))
+    assert chosen(found.candidates).tokens == 32
+
+
+@pytest.mark.parametrize(("groups", "rows"), [(1, 1), (4, 4), (16, 512), (512, 4096), (3, 1200)])
+@pytest.mark.parametrize(("n", "k"), [GATE_UP, DOWN, (576, 6144), (8, 128)])
+def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None:
+    candidates = offset(groups, rows, n, k)
+    assert [(c.rows, c.tokens, c.paired) for c in candidates] == TILES + PAIRS
+    active = min(groups, rows)
+    for c in candidates:
+        weight_tiles = -(-n // c.rows)
+        if c.paired:
+            weight_tiles += weight_tiles % 2
+            assert c.blocks % 2 == 0
+        assert c.smem_bytes <= 227 * 1024 and c.stages >= 4
+        # A stage has the tile's rows of weights and its tokens, 128 bytes each, and a scale per token.
+        assert c.stages * (128 * (c.rows + c.tokens) + 4 * c.tokens) < c.smem_bytes
+        assert 0 < c.blocks <= 132 and c.blocks <= (active - 1 + -(-(rows - active + 1) // c.tokens)) * weight_tiles
+        mean = -(-rows // active)
+        assert c.tiles == active * -(-mean // c.tokens) * weight_tiles
+        assert c.waves == -(-c.tiles // c.blocks)
+    small = candidates[0]
+    assert small.smem_bytes <= 200 * 1024 and small.stages == 9
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape", "split_k", "rows", "blocks"),
+    [
+        (1, GATE_UP, 2, 64, 128),
+        (1, GATE_UP, 4, 128, 128),
+        (2, GATE_UP, 2, 128, 128),
+        (2, GATE_UP, 4, 128, 132),
+        (1, DOWN, 2, 128, 96),
+        (1, (576, 6144), 2, 64, 18),
+        (1, (576, 6144), 4, 64, 36),
+        (1, (1536, 6144), 4, 64, 96),
+    ],
+)
+def test_split_k(groups: int, shape: tuple[int, int], split_k: int, rows: int, blocks: int) -> None:
+    """Clusters of split_k blocks, 66 or 33 on 132 SMs: low tiles where they put more of them to work."""
+    candidates = offset(groups, groups, *shape, 1, split_k)
+    assert [(c.rows, c.tokens) for c in candidates] == [(128, 32), (64, 32)]
+    best = chosen(candidates)
+    assert (best.rows, best.blocks) == (rows, blocks)
+    for c in candidates:
+        tiles = groups * -(-shape[0] // c.rows)
+        assert c.blocks == split_k * min(132 // split_k, tiles)
+        assert c.tiles == tiles and c.waves == -(-tiles // (132 // split_k))
+        # Besides the stages there are float32 sums of a tile from each block of the cluster but the first.
+        sums = (split_k - 1) * c.rows * 32 * 4
+        assert c.stages * (128 * (c.rows + 32) + 4 * 32) + sums < c.smem_bytes <= 200 * 1024 and c.stages >= 7
+    large = chosen(offset(groups, 300, *shape, 300, split_k))  # more rows take more tiles, no larger ones
+    assert large.tokens == 32 and large.tiles == groups * -(-300 // groups // 32) * -(-shape[0] // large.rows)
+
+
+def test_split_k_of_rows_that_warps_copy() -> None:
+    (best,) = [c for c in offset(2, 300, 128, 136, None, 4) if c.chosen]
+    assert "copy them" in best.reason and (best.rows, best.tokens) == (128, 32)
+
+
+def test_the_report_with_split_k() -> None:
+    report = str(explain("fp8_gemm_nt", pair(40, 6144), pair(576, 6144, block_rows=128), split_k=4))
+    assert "tile of 64 x 32 tokens (chosen): clusters of 4 blocks share K; a group of 40 rows" in report
+    assert "takes 2 tiles" in report and "tile of 128 x 32 tokens: too few tiles for all clusters" in report
+
+
+def test_predictions_with_split_k() -> None:
+    """Counted by hand: a block loads its piece of K at 64 bytes a clock; half a microsecond for the cluster."""
+    for split_k, blocks in ((1, 48), (2, 24), (4, 12)):
+        (found,) = [p for p in chosen(offset(1, 8, 576, 6144, 8, split_k)).predictions if p.device == "H200"]
+        loads = blocks * (64 + 8) * 128 / (64 * 1755)
+        assert found.microseconds == pytest.approx(loads + 4.5 + 0.5 * (split_k > 1))
+        assert found.bound == "loads of an SM"
+    # Five blocks of K: the longest of four pieces has two.
+    (found,) = [p for p in chosen(offset(1, 8, 64, 640, 8, 4)).predictions if p.device == "H200"]
+    assert found.microseconds == pytest.approx(2 * (64 + 8) * 128 / (64 * 1755) + 5)
+
+
+def test_predictions() -> None:
+    """Counted by hand: bytes at 0.9 of the data sheet's bandwidth, plus 4.5 us."""
+    weights, tokens = 16 * 4096 * 6144, 16 * 32 * (6144 + 4 * 48 + 2 * 4096)
+    for device, peak in (("H100", 3.35e12), ("H800", 3.35e12), ("H200", 4.8e12)):
+        (found,) = [p for p in chosen(offset(16, 16 * 32, *GATE_UP, 32)).predictions if p.device == device]
+        assert found.microseconds == pytest.approx(1e6 * (weights + tokens) / (0.9 * peak) + 4.5)
+        assert found.bound == "memory"
+    # 256 tokens of one group: 32 tiles in one wave of 48 stages, 4 clocks a token each, far above the memory's time.
+    # Cut in two there are twice as many.
+    best, large = chosen(offset(1, 256, *GATE_UP)), offset(1, 256, *GATE_UP)[3]
+    assert (best.rows, best.tokens, best.waves, large.rows, large.tokens, large.waves) == (128, 128, 1, 128, 256, 1)
+    for tile, tokens in ((best, 128), (large, 256)):  # at 128 the loads of an SM take as long
+        (group,) = [p for p in tile.predictions if p.device == "H100"]
+        assert group.microseconds == pytest.approx(48 * 4 * tokens / 1755 + 4.5)
+        assert tokens == 128 or group.bound == "tensor cores"
+    # Tiles of half the height all read the tokens.
+    (group,) = [p for p in offset(1, 256, *GATE_UP)[7].predictions if p.device == "H100"]
+    moved = (4096 + 64 * 256) * 6144
+    assert group.microseconds == pytest.approx(1e6 * moved / 5.5e12 + 4.5) and group.bound == "L2"
+    # Five tiles of the latent projection: an SM takes 64 bytes a clock.
+    (latent,) = [p for p in offset(1, 8, 576, 6144)[0].predictions if p.device == "H100"]
+    assert latent.microseconds == pytest.approx(48 * (128 + 8) * 128 / (64 * 1755) + 4.5)
+    assert latent.bound == "loads of an SM"
+    # In pairs two tiles fetch their tokens once: weights and as many bytes of tokens as weights, or half of that.
+    single, pair = (offset(16, 16 * 128, *GATE_UP, 128)[i].predictions for i in (2, 8))
+    for predictions, fetched in ((single, 2.0), (pair, 1.5)):
+        (found,) = [p for p in predictions if p.device == "H200"]
+        assert found.microseconds == pytest.approx(1e6 * fetched * weights / 5.5e12 + 4.5) and found.bound == "L2"
+    # 32-token tiles of large groups read weights and tokens again and again.
+    (small,) = [p for p in offset(4, 4096, *DOWN)[0].predictions if p.device == "H100"]
+    moved = 4 * 32 * 6144 * 2048 + 4 * 32 * 48 * 32 * 2048
+    assert small.microseconds == pytest.approx(1e6 * moved / 5.5e12 + 4.5) and small.bound == "L2"
+
+
+def test_the_report_names_every_tile() -> None:
+    report = str(explain("fp8_gemm_nt", pair(40, 2048), pair(*DOWN, block_rows=128)))
+    assert "tile of 64 x 64 tokens (chosen): the smallest that holds a group of 40 rows" in report
+    assert (
+        "tile of 64 x 32 tokens: a group of 40 rows, four times the mean or all there are, would read its weights 2"
+        in report
+    )
+    assert "tile of 64 x 128 tokens: larger than" in report
+    assert "tile of 128 x 64 tokens: too few tiles for all SMs" in report

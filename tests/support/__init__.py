@@ -1,0 +1,1 @@
+"""Oracles, fixtures and builders that several test files share."""

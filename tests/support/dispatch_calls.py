@@ -1,0 +1,114 @@
+"""Calls of the permute and combine kernels in the host emulator, and what their results are held to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from longcat_ops import Plan, Routing, reference
+from support.build_oracle import assert_same_bits, hostile_input
+from support.emulated_kernels import DTYPES, LAYOUTS, apart, assert_gaps_untouched, copied, run, scales
+
+# (T, K, H): no token, one, more than a block's warps; up to 32 choices; half groups, odd chunks, a row of 24 warps.
+SHAPES = [(0, 4, 128), (1, 1, 8), (2, 4, 160), (7, 12, 576), (31, 8, 128), (33, 12, 136), (96, 32, 8), (1, 12, 6144)]
+
+
+def choices(tokens: int, k: int, seed: int = 0) -> Plan:
+    """0 to k rows per token; the first token has all, the second none."""
+    g = torch.Generator().manual_seed(100 * tokens + k + seed)
+    ids = torch.rand(tokens, 2 * k, generator=g).argsort(1)[:, :k].to(torch.int32)
+    ids.masked_fill_(ids >= k + k // 2, -1)
+    ids[:1] = torch.arange(k, dtype=torch.int32)
+    ids[1:2] = -1
+    return reference.moe_plan(ids, 2 * k)
+
+
+def permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0],
+                  column_major: bool = False) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(q, s) of the kernel in outputs of fillers."""
+    gap, offset, q_gap, q_offset = layout
+    rows, width = len(plan.src_of), x.shape[1]
+    q = apart(rows, width, torch.float8_e4m3fn, q_gap, q_offset)
+    s = scales(rows, -(-width // 128), column_major)
+    run("moe_permute_quant", copied(x, gap, offset), plan.row_of, plan.src_of, q, s)
+    assert_gaps_untouched(q, s)
+    return q, s
+
+
+def assert_permuted(actual: Tensor, rows: Tensor, plan: Plan) -> None:
+    """Each row of the plan is that of its token; the others are fillers still."""
+    expected = apart(*actual.shape, actual.dtype)
+    used = plan.src_of >= 0
+    token = plan.src_of[used].long() // plan.row_of.shape[1]
+    raw = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[actual.element_size()]
+    expected.view(raw)[used] = rows.view(raw)[token]
+    assert_same_bits(actual, expected)
+
+
+def check_permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...], column_major: bool) -> None:
+    q, s = permute_quant(x, plan, layout, column_major)
+    expected_q, expected_s = reference.per_token_group_quant_fp8(x)
+    assert_permuted(q, expected_q, plan)
+    assert_permuted(s, expected_s, plan)
+
+
+def check_a_plan_that_disagrees_with_itself_is_safe() -> None:
+    """Rows that do not exist, one row for two choices, sources that do not exist: nothing is written there, and of two
+    choices that want a row the one it names has it."""
+    x, plan = hostile_input(7, 160, torch.bfloat16), choices(7, 4)
+    rows = len(plan.src_of)
+    garbage = torch.tensor([rows, 2**31 - 1, -2, -(2**31)], dtype=torch.int32)
+    last = int(plan.offsets[-1]) - 1
+    at_garbage = plan.row_of[0].clone()
+    plan.row_of[0] = garbage
+    plan.row_of[1] = last
+    plan.src_of[at_garbage.long()] = garbage.neg()
+    q, s = permute_quant(x, plan)
+    expected_q, expected_s = reference.per_token_group_quant_fp8(x)
+    plan.src_of[at_garbage.long()] = -1
+    assert_permuted(q, expected_q, plan)
+    assert_permuted(s, expected_s, plan)
+
+
+def combine_case(tokens: int, k: int, width: int, y_dtype: torch.dtype, dtype: torch.dtype) -> tuple:
+    """(y, plan, routing, x, add): hostile values in all of them, in zero_weight a NaN; unused rows of y NaN."""
+    plan, g = choices(tokens, k), torch.Generator().manual_seed(width)
+    y = hostile_input(len(plan.src_of), width, y_dtype, seed=1)
+    y[int(plan.offsets[-1]) :] = torch.nan
+    weights, zero_weight = torch.rand(tokens, k, generator=g) * 4, torch.rand(tokens, generator=g)
+    weights[::5, 0] *= -1e30
+    zero_weight[6:7] = torch.nan
+    unused = torch.zeros(1, dtype=torch.int32)
+    routing = Routing(unused, weights, zero_weight, unused, unused, unused)
+    return y, plan, routing, hostile_input(tokens, width, dtype, 2), hostile_input(tokens, width, dtype, 3)
+
+
+def combine(y: Tensor, plan: Plan, routing: Routing, x: Tensor, add: Tensor | None = None,
+            layout: tuple[int, ...] = LAYOUTS[0]) -> Tensor:  # fmt: skip
+    gap, offset, *_ = layout
+    out = apart(*x.shape, x.dtype, gap, offset)
+    operands = (t if t is None else copied(t, gap, offset) for t in (y, x, add))
+    y, x, add = operands
+    run("moe_combine", y, plan.row_of, routing.weights, routing.zero_weight, x, add, out)
+    assert_gaps_untouched(out)
+    return out
+
+
+def check_combine(tokens: int, k: int, width: int, dtype: torch.dtype) -> None:
+    y, plan, routing, x, add = combine_case(tokens, k, width, dtype, dtype)
+    for added in (None, add):
+        assert_same_bits(combine(y, plan, routing, x, added), reference.moe_combine(y, plan, routing, x, added))
+
+
+def check_a_sum_of_negative_zeros() -> None:
+    """-0 only if every choice has a row and every term is -0: a choice without a row counts as +0, as in the
+    reference."""
+    unused = torch.zeros(1, dtype=torch.int32)
+    row_of = torch.tensor([[0, 1], [0, -1], [-1, 1], [-1, -1]], dtype=torch.int32)
+    plan, y, x = Plan(unused, row_of, unused), torch.full((2, 8), -0.0), torch.full((4, 8), -0.0)
+    routing = Routing(unused, torch.ones(4, 2), torch.ones(4), unused, unused, unused)
+    for dtype in DTYPES:
+        out = combine(y.to(dtype), plan, routing, x.to(dtype))
+        assert_same_bits(out, reference.moe_combine(y.to(dtype), plan, routing, x.to(dtype)))
+        assert [bool(row.signbit().all()) for row in out] == [True, False, False, False]
+        assert not out[1:].signbit().any()

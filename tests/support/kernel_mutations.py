@@ -1,0 +1,103 @@
+"""Planted bugs: a kernel with one piece of its source replaced, compiled over the host emulator, in the place of the
+library that the tests call. The production source holds nothing for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from longcat_ops.ops import emulated
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "emu"  # of tools/build_emulator.py
+
+
+class Mutation(NamedTuple):
+    """In `header`, below cuda/, `old`, which is there once, becomes `new`. `launcher` is the .cu that includes it."""
+
+    name: str
+    launcher: str
+    header: str
+    old: str
+    new: str
+
+
+def text_problem(mutation: Mutation) -> str:
+    """Why the bug cannot be planted any more: its files or its text moved. Empty if it can."""
+    gone = [path for path in (mutation.launcher, mutation.header) if not (ROOT / "cuda" / path).is_file()]
+    if gone:
+        return f"{mutation.name}: cuda/{gone[0]} does not exist"
+    count = (ROOT / "cuda" / mutation.header).read_text().count(mutation.old)
+    return (
+        "" if count == 1 else f"{mutation.name}: cuda/{mutation.header} has {count} times `{mutation.old}`, expected 1"
+    )
+
+
+@contextlib.contextmanager
+def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[None]:
+    """Inside, calls of the emulator reach a library with this launcher's functions alone, compiled in `folder`, or
+    with all the others beside them."""
+    kept = emulated._loaded
+    emulated._loaded = _compile(mutation, folder, whole)
+    try:
+        yield
+    finally:
+        emulated._loaded = kept
+
+
+def in_tiers(mutations: Sequence[Mutation], quick: int = 5) -> list[Any]:
+    """Parameters of a test: the first `quick` bugs of a family in every run, the others in the long tier alone."""
+    return [*mutations[:quick], *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in mutations[quick:])]
+
+
+def run_in_every_policy(check: Callable[[], None], **settings: int) -> None:
+    for policy in emulated.POLICIES:
+        emulated.configure(seed=5, policy=policy, **settings)
+        check()
+
+
+def assert_caught(mutation: Mutation, folder: Path, check: Callable[[], None], **settings: int) -> None:
+    """Planted, the bug makes `check` fail or the emulator complain, in every policy."""
+
+    def caught() -> None:
+        with pytest.raises((emulated.EmulatorError, AssertionError)):
+            check()
+
+    # NOTE: each library keeps its fibers' stacks until the thread ends that ran them; a process has 65530 mappings.
+    with planted(mutation, folder), ThreadPoolExecutor(1) as thread:
+        thread.submit(run_in_every_policy, caught, **settings).result()
+
+
+def _compile(mutation: Mutation, folder: Path, whole: bool) -> ctypes.CDLL:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    assert not text_problem(mutation), text_problem(mutation)
+    text = (ROOT / "cuda" / mutation.header).read_text()
+    header = folder / mutation.header  # found before the one it stands for
+    header.parent.mkdir(parents=True)
+    header.write_text(text.replace(mutation.old, mutation.new))
+    library = folder / f"{Path(mutation.launcher).stem}.so"
+    command = [compiler, "-std=c++20", "-O0", "-DLC_EMULATE", "-ffp-contract=off", "-Wno-psabi", "-fPIC", "-shared"]
+    command += [f"-I{path}" for path in (folder, ROOT / "cuda", ROOT / "cpp", ROOT / "cuda" / "include")]
+    command += ["-x", "c++", ROOT / "cuda" / mutation.launcher, "-x", "none"]
+    objects = BUILD / "CMakeFiles" / "longcat_emu.dir"
+    command += sorted(path for part in ("cpp", "cuda") for path in (objects / part).rglob("*.o"))  # of all launchers
+    if whole:
+        own = f"{Path(mutation.launcher).stem}.cpp.o"
+        command += sorted(path for path in (objects / "generated").rglob("*.o") if path.name != own)
+    command += [BUILD / "liblongcat_emu_core.a", "-o", library]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_LOCAL)
+    loaded.lc_last_error.restype = ctypes.c_char_p
+    return loaded

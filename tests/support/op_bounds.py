@@ -1,0 +1,68 @@
+"""How far the outputs of an op may be from the reference's where both round on their way: by the sums they have made,
+whose order is a library's own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from support import swiglu_oracle
+from support.grouped import Fp8Pair, assert_close, gemm, wide
+from support.near_oracle import assert_quantised
+
+FP8 = torch.float8_e4m3fn
+ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
+PRODUCTS = ("fp8_gemm_nt", "m_grouped_fp8_gemm_nt_offset", "m_grouped_fp8_gemm_nt_masked",
+            "m_grouped_fp8_gemm_nt_contiguous")  # fmt: skip
+SWIGLU = "m_grouped_fp8_swiglu_gemm_nt_offset"
+ROUNDED = {*PRODUCTS, SWIGLU, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
+
+
+def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
+    """Of products: each element is within the bound of its own terms, sum |a| |b|, of the product in fp64."""
+    a, sa = arguments[:2]
+    if op == SWIGLU:
+        h, sh = outputs
+        groups = list(_by_offsets(arguments[4]))
+        oracle = swiglu_oracle.expected([(a[rows], sa[rows]) for rows in groups], arguments[2:4])
+        for rows, (value, bound) in zip(groups, oracle, strict=True):
+            assert_quantised(h[rows], sh[rows], value, bound)
+    else:
+        for rows, weight in _groups(op, arguments):
+            assert_close(outputs[0][rows], *gemm((a[rows], sa[rows]), wide(*weight, block_rows=128)))
+
+
+def _groups(op: str, arguments: tuple) -> Iterator[tuple[object, Fp8Pair]]:
+    """(index of the rows, weight) of each group."""
+    b, sb, index = arguments[2:5]
+    if op == "fp8_gemm_nt":
+        yield slice(None), (b, sb)
+        return
+    if op.endswith("offset"):
+        rows = _by_offsets(index)
+    elif op.endswith("masked"):
+        rows = ((g, slice(m)) for g, m in enumerate(index.tolist()))
+    else:
+        rows = (index == g for g in range(len(b)))
+    yield from ((part, (b[g], sb[g])) for g, part in enumerate(rows))
+
+
+def _by_offsets(offsets: Tensor) -> Iterator[slice]:
+    return (slice(*pair) for pair in zip(offsets.tolist(), offsets.tolist()[1:], strict=False))
+
+
+def assert_near(arguments: tuple, ours: Tensor, theirs: Tensor) -> None:
+    """Of sums without cancellation, over the last dimension of the first argument: each rounds at most once a term, exp
+    and what follows at most 2^-21 of it. What is then rounded to a format may fall on the neighbour's side.
+    """
+    relative = 2 * (arguments[0].shape[-1] * 2.0**-24 + 2.0**-21)
+    a, b = ours.double(), theirs.double()
+    if ours.dtype == FP8:  # the next code: 2^-3 of a value, or 2^-9
+        limit = torch.maximum(b.abs() * 2.0**-3, torch.tensor(2.0**-9, dtype=b.dtype))
+    else:
+        limit = b.abs() * (relative + 2 * ROUNDING[ours.dtype])
+    assert torch.equal(a.isnan(), b.isnan())
+    assert ((a - b).abs() <= limit)[~b.isnan()].all()

@@ -1,0 +1,44 @@
+"""Calls of the moe_plan kernels in the host emulator, and what their results are held to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from longcat_ops import Plan
+from longcat_ops.testing.op_results import bits
+from support.emulated_kernels import apart, run
+from support.plan_oracle import experts, sorted_plan
+
+
+def plan(ids: Tensor, groups: int) -> Plan:
+    """Of the kernels, into outputs of fillers."""
+    (tokens, top_k), rows = ids.shape, len(ids) * min(ids.shape[1], groups)
+    made = Plan(
+        offsets=apart(1, groups + 1, torch.int32)[0],
+        row_of=apart(tokens, top_k, torch.int32),
+        src_of=apart(1, rows, torch.int32)[0],
+    )
+    run("moe_plan", ids, groups, *made)
+    return made
+
+
+def check(tokens: int, groups: int, top_k: int, seed: int) -> None:
+    ids = experts(tokens, groups, top_k, seed)
+    assert bits(plan(ids, groups)) == bits(sorted_plan(ids, groups))
+
+
+def check_no_choice_at_all() -> None:
+    for tokens in (9, 300):
+        made = plan(torch.full((tokens, 32), -1, dtype=torch.int32), 6)
+        assert not made.offsets.any() and (made.row_of == -1).all() and (made.src_of == -1).all()
+
+
+def check_repeated_ids_write_nothing_outside(tokens: int) -> None:
+    """Illegal, more choices than rows: the rows there are go to the first choices, and both tables agree."""
+    ids = torch.full((tokens, 32), 2, dtype=torch.int32)
+    made = plan(ids, 3)
+    rows = 3 * tokens
+    assert made.offsets.tolist() == [0, 0, 0, rows]
+    assert made.src_of.tolist() == list(range(rows))
+    assert made.row_of.flatten().tolist() == [*range(rows), *[-1] * (29 * tokens)]

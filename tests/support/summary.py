@@ -1,0 +1,5 @@
+"""What a test leaves for the end of the run."""
+
+import pytest
+
+PRIMITIVES = pytest.StashKey[list[str]]()  # lines about the primitives of cuda/ptx, from tests/conformance
