@@ -40,6 +40,7 @@ from chain_model import (
 from longcat_ops import Plan, Routing, _library
 from moe_gemm_problem import Operands
 from peers import PEERS, Peer
+from report import Report
 
 Run = Callable[[], object]
 PEER_SECONDS = 180.0  # of the run; after that no peer is compiled
@@ -178,11 +179,11 @@ def predicted(share: Share) -> tuple[dict[str, float], dict[str, str]]:
 
 
 @pytest.mark.parametrize("share", shares(), ids=str)
-def test_against_the_floor(share: Share, benchmark: Callable) -> None:
+def test_against_the_floor(share: Share, report: Report) -> None:
     gpu = torch.cuda.is_available() and _library.load().device_supported(0)[0]
-    times, reasons = benchmark.pedantic(measured if gpu else predicted, (share,), rounds=1)
+    cell = report.measured if gpu else report.predicted
+    times, reasons = cell("fused_moe", measured if gpu else predicted, share)
     assert not gpu or not (failed := [reasons[name] for name in OURS if name in reasons]), failed
-    benchmark.group = "fused_moe"
     moved = round(share.bytes(True))
     times = {name: round(us, 2) for name, us in (times | {"floor_us": 1e6 * moved / PEAK}).items()}
-    benchmark.extra_info.update(op=f"experts {share}", tokens=share.tokens, bytes=moved, absent=reasons, **times)
+    report.info.update(op=f"experts {share}", tokens=share.tokens, bytes=moved, absent=reasons, **times)

@@ -30,6 +30,7 @@ from longcat_ops.model.layers import RotaryTable, ScMoELayer
 from longcat_ops.model.precision import Precision
 from longcat_ops.model.rows import Rows
 from longcat_ops.model.source import RandomSource
+from report import Report
 
 CONFIG = LongcatFlashConfig()
 TOKENS, CONTEXT = (1, 8, 96, 192), 1024
@@ -144,13 +145,12 @@ def measured(tokens: int) -> float:
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-def test_a_layer(tokens: int, benchmark: Callable) -> None:
+def test_a_layer(tokens: int, report: Report) -> None:
     gpu = torch.cuda.is_available() and _library.load().device_supported(0)[0]
-    us = benchmark.pedantic(measured if gpu else lambda t: predicted(t)["us"], (tokens,), rounds=1)
-    benchmark.group = "layer"
+    us = report.measured("layer", measured, tokens) if gpu else report.predicted("layer", predicted, tokens)["us"]
     moved = round(predicted(tokens)["bytes"])
     name = "eager_us" if gpu else "predicted_us"
-    benchmark.extra_info.update(
+    report.info.update(
         op="ScMoELayer", tokens=tokens, bytes=moved, floor_us=round(1e6 * moved / PEAK, 1), **{name: round(us, 1)}
     )
 

@@ -23,6 +23,7 @@ from torch import Tensor
 import longcat_ops
 from graph_time import microseconds
 from longcat_ops import Plan, Routing, _library, reference
+from report import Report
 
 WIDTH, K, REAL, EXPERTS, ZERO = 6144, 12, 8, 512, 256
 TOKENS = [1, 8, 96, 192, 1024, 8192]
@@ -118,10 +119,9 @@ def measured(op: str, tokens: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("op", OPS)
-def test_against_the_floor(op: str, tokens: int, benchmark: Callable) -> None:
+def test_against_the_floor(op: str, tokens: int, report: Report) -> None:
     moved = bytes_moved(op, tokens)
-    run = measured if has_gpu() else predicted
-    times = benchmark.pedantic(run, (op, tokens), rounds=1)
-    benchmark.group = "moe"
+    cell, run = (report.measured, measured) if has_gpu() else (report.predicted, predicted)
+    times = cell("moe", run, op, tokens)
     rounded = {name: round(us, 4) for name, us in (times | {"floor_us": 1e6 * moved / PEAK}).items()}
-    benchmark.extra_info.update(op=op, tokens=tokens, bytes=moved, **rounded)
+    report.info.update(op=op, tokens=tokens, bytes=moved, **rounded)

@@ -12,14 +12,14 @@ Ratios are peer / ours.
 Without a GPU a cell is the model's prediction for an H100 and an H200 (docs/moe_gemm.md has its constants), and peers
 are rows with the reason why they have no time. Nothing here has been compared with a GPU yet.
 
---benchmark-json=FILE keeps the rows: bench/tables.py, bench/plots.py and bench/compare.py read them. The table that
-pytest-benchmark itself prints is how long a cell took to measure.
+--benchmark-json=FILE keeps the rows, --predictions-json=FILE those of predictions, which are no benchmark:
+bench/tables.py, bench/plots.py and bench/compare.py read both. The table that pytest-benchmark itself prints on a GPU
+is how long a cell took to measure.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 
@@ -32,6 +32,7 @@ from devices import DATA_SHEETS, data_sheet
 from longcat_ops.ops.explain import Explanation
 from moe_gemm_problem import SHAPES, Cell, Problem
 from peers import OURS, PEERS, SPLITS, Peer
+from report import Report
 
 FULL = [1, 2, 4, 8, 16, 32, 64, 512], [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256]  # groups, tokens
 SHORT = [4, 16, 64, 1], [1, 8, 32, 64, 128, 256]
@@ -164,16 +165,17 @@ def chosen_peers(request: pytest.FixtureRequest) -> list[Peer]:
     return [peer for peer in PEERS if any(name.strip().lower() in peer.name.lower() for name in wanted)]
 
 
-def test_against_the_floor(cell: Cell, chosen_peers: list[Peer], deadline: float, benchmark: Callable) -> None:
+def test_against_the_floor(cell: Cell, chosen_peers: list[Peer], deadline: float, report: Report) -> None:
     on_gpu = OURS.available() is None
-    arguments = (cell, chosen_peers, deadline) if on_gpu else (cell, chosen_peers)
-    found = benchmark.pedantic(measured if on_gpu else predicted, arguments, rounds=1)
+    if on_gpu:
+        found = report.measured("moe_gemm", measured, cell, chosen_peers, deadline)
+    else:
+        found = report.predicted("moe_gemm", predicted, cell, chosen_peers)
     floors = {
         device: 1e6 * max(cell.bytes / peak["bytes_per_s"], cell.flops / (peak["flops_per_s"] or torch.inf))
         for device, peak in found["ceilings"].items()
     }
-    benchmark.group = "moe_gemm"
-    benchmark.extra_info.update(
+    report.info.update(
         cell=str(cell), shape=cell.shape, groups=cell.groups, tokens=cell.tokens, skewed=cell.skewed,
         bytes=cell.bytes, flops=cell.flops, floors_us={d: round(us, 3) for d, us in floors.items()}, **found,
     )  # fmt: skip

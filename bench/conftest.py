@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import devices
+import report as reports
 import tables
 
 
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> reports.Report:
+    return reports.Report(request)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--predictions-json", type=Path, metavar="FILE", help="keeps what is predicted without a GPU")
     parser.addoption("--grid", choices=("short", "full"), help="cells of bench_moe_gemm.py; full without a GPU")
     parser.addoption("--peers", default="", help="parts of names, with commas: only these in bench_moe_gemm.py")
     parser.addoption("--seconds", type=float, help="after these its peers get no time; 0: no limit")
@@ -31,6 +40,9 @@ def pytest_benchmark_compare_machine_info(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
     infos = [(bench.group, bench.extra_info) for bench in getattr(session, "benchmarks", None) or []]
+    infos += reports.predictions(config)
+    if path := config.getoption("--predictions-json"):
+        reports.write_predictions(config, path)
     for group, info in infos:
         if "tokens_per_s" in info:
             _print_rates(terminalreporter, group, info)

@@ -1,6 +1,7 @@
 """The results of bench_moe_gemm.py as text: at the end of its run, and as the tables of a page.
 
-python -m pytest bench/bench_moe_gemm.py --benchmark-json=results.json
+python -m pytest bench/bench_moe_gemm.py --benchmark-json=results.json      # on a GPU
+python -m pytest bench/bench_moe_gemm.py --predictions-json=results.json    # without one
 python bench/tables.py results.json                              # one table of each device and implementation
 python bench/tables.py results.json --renew docs/moe_gemm.md     # into the page, between its two marks
 """
@@ -20,13 +21,14 @@ SHORT = {"memory": "", "tensor cores": " (TC)"}  # what binds, in a table
 
 
 def cells_of(results: dict) -> list[dict]:
-    """Of the JSON of pytest-benchmark: the cells, as bench_moe_gemm.py describes them."""
-    infos = [bench.get("extra_info", {}) for bench in results["benchmarks"]]
+    """Of the JSON of pytest-benchmark, or of predictions: the cells, as bench_moe_gemm.py describes them."""
+    entries = [*results.get("benchmarks", []), *results.get("predictions", [])]
+    infos = [entry.get("extra_info", {}) for entry in entries]
     return [info for info in infos if "rows" in info]
 
 
 def read_results(path: Path) -> dict:
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = json.loads(path.read_text(encoding="utf-8") or "{}")  # pytest-benchmark leaves it empty if nothing ran
     if not cells_of(results):
         raise SystemExit(f"{path} has no cell of bench/bench_moe_gemm.py")
     return results

@@ -57,8 +57,13 @@ TensorDesc tensor_from_tuple(const py::tuple& fields) {
   return desc;
 }
 
-// Types whose data_ptr() may be asked: subclasses can be fakes without storage. Set by `set_tensor_types`.
-std::vector<PyObject*> plain_tensor_types;
+// Types of tensors that only stand for one, whose memory must not be asked for. Set by `set_fake_types`.
+std::vector<PyObject*> fake_tensor_types;
+
+bool is_fake(const py::handle& tensor) {
+  return std::any_of(fake_tensor_types.begin(), fake_tensor_types.end(),
+                     [&](PyObject* type) { return PyObject_IsInstance(tensor.ptr(), type) == 1; });
+}
 
 TensorDesc tensor_from_object(const py::handle& tensor) {
   // Interned once: these look-ups are most of the cost of a check.
@@ -91,15 +96,14 @@ TensorDesc tensor_from_object(const py::handle& tensor) {
     desc.device = device_from_name(get(place, type).cast<std::string>());
     desc.device_index = number.is_none() ? 0 : number.cast<int>();
   }
-  auto* const exact_type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
-  if (std::find(plain_tensor_types.begin(), plain_tensor_types.end(), exact_type) != plain_tensor_types.end())
+  if (!is_fake(tensor))
     set_memory(desc, call(tensor, data_ptr), call(call(tensor, untyped_storage), nbytes), call(tensor, storage_offset));
   return desc;
 }
 
-void set_tensor_types(const py::args& types) {
-  plain_tensor_types.clear();
-  for (const auto& type : types) plain_tensor_types.push_back(type.inc_ref().ptr());
+void set_fake_types(const py::args& types) {
+  fake_tensor_types.clear();
+  for (const auto& type : types) fake_tensor_types.push_back(type.inc_ref().ptr());
 }
 
 Argument argument_from_object(const py::handle& object) {
@@ -199,7 +203,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native part of longcat_ops; use the functions of the longcat_ops package instead.";
   m.def("check", &check_call, "check(op, *arguments) -> (code, reason, fix), all empty when the call is legal");
   m.def("explain", &explain_call, "explain(op, *arguments) -> bytes, flops and floors of a call, outputs included");
-  m.def("set_tensor_types", &set_tensor_types, "Tensor types that have an address; the rest are taken for fakes.");
+  m.def("set_fake_types", &set_fake_types, "Tensor types that have no memory; of all others it is checked.");
   m.def("checked_ops", &checked_ops, "Names of the ops that `check` knows.");
   m.def("build_info", &build_info, "Version, compiler, CUDA architecture and torch of this build.");
   m.def("device_supported", &device_supported, py::arg("device") = 0, "(supported, text) for a CUDA device.");

@@ -33,10 +33,21 @@ struct Panel {
   float* values;  // [kRows, blocks * kBlock]
   float* scales;  // [kRows, blocks]
   int64_t rows, blocks;
+  float largest[kRows];  // of a row's scales
 };
 
 // A block of products of e4m3 sums to less than 2^25, so scales up to 2^101 / blocks keep every partial sum in float32.
 LC_INLINE float safe_scale(int64_t blocks) { return 0x1p101f / static_cast<float>(blocks); }
+
+// Of the sizes of some scales; NaN if one is.
+LC_INLINE float largest_of(const float* scales, int64_t stride, int64_t count) {
+  uint32_t largest = 0;  // bits of sizes order like these, NaN above inf
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = float_bits(scales[i * stride]) & kAbsMask;
+    largest = bits > largest ? bits : largest;
+  }
+  return bits_float(largest);
+}
 
 // Row i of the panel times one weight row where scales are so large that sums may overflow, in the order of the CUDA
 // kernel, so that both meet inf and NaN in the same places: a block's sum, then one fused multiply-add with its scale.
@@ -87,7 +98,7 @@ Panel make_panel(int64_t k) {
   thread_local std::vector<float> memory;
   const int64_t blocks = ceil_div(k, kBlock);
   memory.resize(kRows * blocks * (kBlock + 1));
-  return {memory.data(), memory.data() + kRows * blocks * kBlock, 0, blocks};
+  return {memory.data(), memory.data() + kRows * blocks * kBlock, 0, blocks, {}};
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 
 from . import _environment, _library
+from ._library import LongcatLibraryError
 from .errors import (
     LongcatCheckpointError,
     LongcatError,
@@ -38,6 +39,7 @@ _SUBMODULES = ("errors", "loading", "model", "ops", "reference", "runtime", "tra
 __all__ = [
     "LongcatCheckpointError",
     "LongcatError",
+    "LongcatLibraryError",
     "LongcatShapeError",
     "LongcatTimeoutError",
     "LongcatUnsupportedError",
@@ -49,7 +51,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _MODULE_OF:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        value = getattr(_library.import_module(_MODULE_OF[name]), name)
     elif name in _SUBMODULES:
         value = importlib.import_module(f"{__name__}.{name}")
     else:

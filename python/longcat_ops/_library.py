@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent
 # Set from above, by the modules that may know them: the version the native library must have, and what is run once it
 # is loaded.
 package_version = ""
-when_loaded: list[Callable[[], None]] = []
+when_loaded: list[Callable[[ModuleType], None]] = []
 
 _loaded: ModuleType | None = None
 _failure: LongcatError | None = None
@@ -53,7 +53,7 @@ def _load() -> ModuleType:
     _environment.check()
     _check_emulator()
     _check_files()
-    _check_torch()
+    require_torch()
     module = _import_native()
     native_version = module.build_info()["version"]
     if native_version != package_version:
@@ -61,11 +61,8 @@ def _load() -> ModuleType:
             f"longcat_ops {package_version} found native libraries of version {native_version} in {PACKAGE}.\n"
             f"  fix: {build_command()}"
         )
-    import torch
-
-    module.set_tensor_types(torch.Tensor, torch.nn.Parameter)
     for function in when_loaded:
-        function()
+        function(module)
     return module
 
 
@@ -91,7 +88,14 @@ def _check_files() -> None:
         )
 
 
-def _check_torch() -> None:
+def import_module(name: str) -> ModuleType:
+    """The module `longcat_ops.<name>`, which needs torch. Raises `LongcatLibraryError` where torch does not fit."""
+    require_torch()
+    return importlib.import_module(f"{__package__}.{name}")
+
+
+def require_torch() -> None:
+    """Raises `LongcatLibraryError` with the remedy where torch is missing, broken or too old."""
     wanted = ".".join(map(str, MIN_TORCH))
     try:
         import torch

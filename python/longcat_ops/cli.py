@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from . import __version__
+from . import __version__, _library
 from .errors import LongcatError
 
 BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # text may hold characters that the terminal lacks
     args = _parser().parse_args(argv)
     try:
+        if args.module != "cli_doctor":
+            _library.require_torch()
         code = importlib.import_module(f"{__package__}.{args.module}").run(args)
         sys.stdout.flush()
         return code

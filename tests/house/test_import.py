@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -160,6 +161,72 @@ def test_torch_missing() -> None:
     result = run_python(code)
     assert result.stderr == ""
     assert "pip install" in result.stdout
+
+
+WITHOUT_TORCH = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise {error}
+sys.meta_path.insert(0, Blocker())
+import longcat_ops
+"""
+NOT_INSTALLED = "ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+BROKEN = "OSError('libtorch_cpu.so: cannot open shared object file')"
+EVERY_NAME = """
+import importlib
+texts, silent = set(), set()
+def note(what, use):
+    try: use()
+    except longcat_ops.LongcatLibraryError as error: texts.add(str(error))
+    else: silent.add(what)
+for name in longcat_ops.__all__:
+    note(name, lambda: getattr(longcat_ops, name))
+for name in longcat_ops.ops.__all__:
+    note("ops." + name, lambda: getattr(longcat_ops.ops, name))
+for name in longcat_ops._SUBMODULES:
+    note("import " + name, lambda: importlib.import_module("longcat_ops." + name))
+def statement(text): note(text, lambda: exec(text))
+statement("from longcat_ops import LongcatFlashConfig")
+statement("from longcat_ops import generate")
+statement("longcat_ops.rms_norm(None, None, 1e-5)")
+statement("longcat_ops.supports('rms_norm', None, None, 1e-5)")
+statement("longcat_ops.ops.supports('rms_norm', None, None, 1e-5)")
+statement("longcat_ops.LongcatFlashForCausalLM.from_pretrained('.')")
+statement("from longcat_ops.reference import rms_norm")
+statement("import longcat_ops.loading.checkpoint")
+assert len(texts) == 1, texts
+print(*texts, sep="")
+print(sorted(silent))
+"""
+NEED_NO_TORCH = {
+    "LongcatCheckpointError", "LongcatError", "LongcatLibraryError", "LongcatShapeError", "LongcatTimeoutError",
+    "LongcatUnsupportedError", "__version__", "errors", "ops", "ops.supports", "import errors", "import ops",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [(NOT_INSTALLED, "torch is not installed"), (BROKEN, "torch cannot load: libtorch_cpu.so: cannot open")],
+)
+def test_every_public_name_says_that_torch_is_missing(error: str, found: str) -> None:
+    result = run_python(WITHOUT_TORCH.format(error=error) + EVERY_NAME)
+    assert (result.returncode, result.stderr) == (0, "")
+    text, fix, silent = result.stdout.splitlines()
+    assert text.startswith("longcat_ops needs torch >= 2.11, and in ") and found in text
+    assert fix == f'  fix: {sys.executable} -m pip install "torch>=2.11"'
+    assert set(ast.literal_eval(silent)) == NEED_NO_TORCH
+
+
+@pytest.mark.parametrize("error", [NOT_INSTALLED, BROKEN])
+@pytest.mark.parametrize("command", ["'generate', '.'", "'generate', '--prompt', 'x'", "'plan', '.', '--json'"])
+def test_commands_say_that_torch_is_missing(error: str, command: str) -> None:
+    code = WITHOUT_TORCH.format(error=error) + f"from longcat_ops.cli import main\nsys.exit(main([{command}]))"
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("longcat_ops: longcat_ops needs torch >= 2.11, and in ")
+    assert result.stderr.endswith('pip install "torch>=2.11"\n') and len(result.stderr.splitlines()) == 2
 
 
 def test_torch_not_installed_and_torch_too_old(tmp_path: Path, source_copy: Path) -> None:

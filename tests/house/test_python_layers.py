@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "python" / "longcat_ops"
 LAYERS = (
     ("errors", "types", "_environment"),
     ("_library",),
+    ("_torch",),
     ("reference",),
     ("ops",),
     ("", "training"),

@@ -56,6 +56,8 @@ def test_memory_that_is_gone_is_refused_by_torch_ops(op, name, i, take):
         overload(*mixed)
     code, reason, _ = checking.find_problem(op, *mixed)  # as the reference and the emulator ask
     assert code == "LC-SHAPE" and f"argument `{argument}`" in reason
+    mixed[i] = mixed[i].as_subclass(Renamed)
+    assert checking.find_problem(op, *mixed)[:2] == (code, reason)
     assert not any(
         any(bits(a)[0])
         for j, (s, a) in enumerate(zip(specs, mixed, strict=True))

@@ -124,16 +124,17 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
     rules = Precision(precision)
     config, unknown = LongcatFlashConfig.read_files(path)
     stored = read_stored(Path(path), config)
-    config = replace(config, num_nextn_predict_layers=int(mtp and stored.has_mtp(config)))
     _check_split(config, ep, tp)
     experts, layers = config.n_routed_experts, config.num_layers
     here = -(-experts // ep)
 
+    has_mtp = stored.has_mtp(config)
+    config = replace(config, num_nextn_predict_layers=int(has_mtp))
+    expected = expected_tensors(config, mtp=has_mtp, experts=None if rules.rules else range(1))
+    rules.check({name: want.can_be_fp8 for name, want in expected.items()})
+    _Sizes(stored, rules).check_fp8(expected, stored.is_fp8)
+    config = replace(config, num_nextn_predict_layers=int(mtp and has_mtp))
     whole, _ = _build(config, stored, rules)
-    whole.check_fp8(whole.expected, stored.is_fp8)
-    if rules.rules:
-        expected = expected_tensors(config, mtp=bool(config.num_nextn_predict_layers))
-        rules.check({name: want.can_be_fp8 for name, want in expected.items()})
     total = _count_parameters(whole, experts)
     shard, model = _build(_sharded(config, tp), stored, rules)
     parts = _parts(model, _count_parameters(shard, here), here)

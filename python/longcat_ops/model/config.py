@@ -144,6 +144,9 @@ class LongcatFlashConfig:
     @classmethod
     def read_files(cls, path: str | Path) -> tuple[LongcatFlashConfig, list[str]]:
         """`from_pretrained` without a warning: the config and the unknown keys."""
+        if not isinstance(path, str | Path):
+            got = f"of type {type(path).__name__}"
+            raise LongcatShapeError(message("from_pretrained", "path", got, "a str or Path of a folder"))
         file = Path(path)
         file = file / "config.json" if file.suffix != ".json" or files.is_folder(file) else file
         if not files.exists(file):
@@ -162,6 +165,11 @@ class LongcatFlashConfig:
 
     @classmethod
     def _read(cls, raw: dict[str, Any]) -> tuple[LongcatFlashConfig, list[str]]:
+        if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
+            kinds = type(raw).__name__ + (" with keys that are no strings" if isinstance(raw, dict) else "")
+            raise LongcatShapeError(
+                message(CONFIG, "config", f"of type {kinds}", "a dict of the keys of a config.json")
+            )
         missing = config_reading.missing(raw)
         try:
             values, unknown = config_reading.read(raw)

@@ -76,10 +76,11 @@ class LongcatFlashForCausalLM(Block):
             dtype: of activations and unquantised weights; None keeps the stored one. precision: None keeps what is
                 stored, "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy
                 (model/precision.py).
+            device: cpu, or a CUDA device that this machine has.
             ep_group, tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
 
         Raises: LongcatCheckpointError naming the file, or all missing, unexpected and mis-shaped tensors; no weight
-            is read then.
+            is read then. LongcatUnsupportedError for a device that is not here, likewise.
         """
         for name, group in (("ep_group", ep_group), ("tp_group", tp_group)):
             if group is not None:

@@ -14,6 +14,7 @@ from ..errors import LongcatCheckpointError, LongcatShapeError, message
 from ..ops import supports
 from ..ops.quant import dequant_fp8, per_block_quant_fp8
 from ..types import BLOCK, Fp8Pair
+from .device import usable_device
 from .precision import Precision
 
 SCALE_SUFFIX = "_scale_inv"
@@ -46,7 +47,7 @@ class Source:
     def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu", precision: Precision | None = None,
                  experts: range | None = None) -> None:  # fmt: skip
         self.dtype = dtype
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.precision = precision or Precision()
         self.expert_range = experts  # the FFN experts of this expert-parallel rank; None: all
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from types import ModuleType
 from typing import Any
 
 from .. import _environment, _library
@@ -28,16 +28,17 @@ def supports(op: str, *args: Any, **kwargs: Any) -> tuple[bool, str, str]:
     return registry.supports(op, args, kwargs)
 
 
-def _register() -> None:
-    from . import registration
+def _register(native: ModuleType) -> None:
+    from . import registration, tensors
 
+    native.set_fake_types(*tensors.FAKES)
     registration.register(_environment.backend())
 
 
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    value = getattr(_library.import_module(f"ops.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

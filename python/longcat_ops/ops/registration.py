@@ -110,10 +110,10 @@ def _autograd(op: str) -> Callable[..., None]:
     """Refuses what needs a gradient, also under the transforms of torch.func. Nothing comes here in inference mode, nor
     from the functions of longcat_ops, which have asked."""
     redispatch = getattr(torch.ops.longcat_ops, op).default.redispatch
-    below = torch._C._after_autograd_keyset
+    check, below = tensors.gradient_check(op), torch._C._after_autograd_keyset
 
     def kernel(keyset: Any, *arguments: Any) -> None:
-        tensors.require_no_gradient(op, arguments)
+        check(arguments)
         redispatch(keyset & below, *arguments)
 
     return kernel

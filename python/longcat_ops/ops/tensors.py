@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,17 +13,12 @@ from torch.autograd import forward_ad
 
 from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float, bool, type(None)})
+FAKES = (FakeTensor, FunctionalTensor)  # of tracing
+# Types of arguments that need no second look.
+PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float, bool, type(None)})
 _WITHOUT_KERNEL = ("Sparse", "SparseCsr", "Quantized", "NestedTensor")
 # Dispatch keys of tensors that no op computes with.
 REFUSED_KEYS = (*(f"{kind}{place}" for kind in _WITHOUT_KERNEL for place in ("CPU", "CUDA")), "MkldnnCPU")
-
-
-def require_plain(op: str, arguments: tuple[Any, ...]) -> None:
-    """Raises the error of the first argument that the op cannot compute with. Quick where there is none."""
-    if not _PLAIN.issuperset(map(type, arguments)):
-        require_dense(op, arguments)
-    require_no_gradient(op, arguments)
 
 
 def require_dense(op: str, arguments: tuple[Any, ...]) -> None:
@@ -32,19 +28,32 @@ def require_dense(op: str, arguments: tuple[Any, ...]) -> None:
             raise problem
 
 
-def require_no_gradient(op: str, arguments: tuple[Any, ...]) -> None:
-    """Raises LongcatUnsupportedError for a tensor through which a gradient, or a tangent, would have to flow."""
-    suspect = torch.is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in arguments])
-    if suspect or _in_forward_mode():
-        for i, value in enumerate(arguments):
-            if isinstance(value, Tensor) and (problem := gradient_problem(op, _argument(op, i), value)):
-                raise problem
+def gradient_check(op: str) -> Callable[[tuple[Any, ...]], None]:
+    """A check of the op's arguments that raises LongcatUnsupportedError for a tensor through which a gradient, or a
+    tangent, would have to flow."""
+    schema = getattr(torch.ops.longcat_ops, op).default._schema
+    places = tuple(i for i, spec in enumerate(schema.arguments) if "Tensor" in str(spec.type))
+    is_grad_enabled = torch.is_grad_enabled
+
+    def check(arguments: tuple[Any, ...]) -> None:
+        suspect = in_forward_mode()
+        if is_grad_enabled():
+            for i in places:
+                suspect = suspect or getattr(arguments[i], "requires_grad", False)
+        if suspect:
+            for i in places:
+                if isinstance(arguments[i], Tensor) and (
+                    problem := gradient_problem(op, _argument(op, i), arguments[i])
+                ):
+                    raise problem
+
+    return check
 
 
 def layout_problem(op: str, name: str, value: Tensor) -> LongcatError | None:
     """Why the op cannot read the memory of `value`, whatever its shape and dtype; None if it can."""
     kind = type(value)
-    if isinstance(value, FakeTensor | FunctionalTensor):
+    if isinstance(value, FAKES):
         return None
     if value.is_nested:
         return _not_dense(
@@ -75,7 +84,7 @@ def gradient_problem(op: str, name: str, value: Tensor) -> LongcatError | None:
     """Why `value` cannot be an argument of an op that has no gradient formula, as none has."""
     if torch.is_grad_enabled() and value.requires_grad:
         got = "a tensor that requires a gradient"
-    elif _in_forward_mode() and value.is_floating_point() and forward_ad.unpack_dual(value).tangent is not None:
+    elif in_forward_mode() and value.is_floating_point() and forward_ad.unpack_dual(value).tangent is not None:
         got = "a tensor with a tangent of forward-mode differentiation"
     else:
         return None
@@ -83,7 +92,7 @@ def gradient_problem(op: str, name: str, value: Tensor) -> LongcatError | None:
     return LongcatUnsupportedError(message(op, name, got, "one that does not: the op has no gradient formula", fix=fix))
 
 
-def _in_forward_mode() -> bool:
+def in_forward_mode() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 

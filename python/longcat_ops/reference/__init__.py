@@ -2,6 +2,7 @@
 an fp64 model runs on: sums run in float32, or in float64 where the input is.
 """
 
+from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from ..types import Plan, Routing
 from .experts import fused_moe
 from .gemm import (

@@ -1,0 +1,70 @@
+"""Benches without a GPU: predictions are printed and kept as predictions; what did not run has no time anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import bench_moe_gemm
+import chain_model
+import tables
+from moe_gemm_problem import Cell
+from peers import PEERS
+from support.pytests import run_pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def without_a_gpu(tmp_path: Path, *selection: str) -> tuple[str, str, dict]:
+    """stdout, the text of --benchmark-json and the content of --predictions-json of a bench where no GPU is."""
+    measured, predicted = tmp_path / "measured.json", tmp_path / "predicted.json"
+    files = f"--benchmark-json={measured}", f"--predictions-json={predicted}"
+    done = run_pytest(*selection, *files, "--grid=full", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, measured.read_text() if measured.exists() else "", json.loads(predicted.read_text())
+
+
+def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
+    """The bench itself. With a GPU it measures; this asks for the branch without one."""
+    bench = "bench/bench_moe_gemm.py::test_against_the_floor"
+    out, _, kept = without_a_gpu(tmp_path, f"{bench}[gate_up-G4-m8]", f"{bench}[down-G16-m8-skewed]")
+    assert "predictions, nothing ran" in out and "DeepGEMM contiguous: needs a GPU" in out
+    even, skewed = tables.cells_of(kept)
+    (chosen,) = [tile for tile in bench_moe_gemm.explained(Cell("gate_up", 4, 8)).candidates if tile.chosen]
+    wanted = {p.device: round(p.microseconds, 3) for p in chosen.predictions if p.device != "H800"}
+    assert {row["device"]: row["us"] for row in tables.timed(even)} == wanted
+    assert all(row["best_us"] <= row["us"] for row in tables.timed(even))
+    assert even["kind"] == "predicted" and len(even["rows"]) == 2 + len(PEERS)
+    assert tables.timed(skewed) == []
+
+
+PREDICTING = {  # a bench that needs a GPU -> one of its cells, and how its prediction is printed
+    "bench_fused_moe.py": ("test_against_the_floor[{first}]", "a prediction for an H100, nothing ran"),
+    "bench_layer.py": ("test_a_layer[8]", "a prediction for an H100, nothing ran"),
+    "bench_moe.py": ("test_against_the_floor[moe_plan-8]", "a prediction for an H100, nothing ran"),
+    "bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "predictions, nothing ran"),
+}
+RUN_ANYWHERE = {"bench_generate.py", "bench_ops.py"}
+
+
+def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
+    """No table, no statistic, no entry of pytest-benchmark, in any bench that predicts."""
+    assert {path.name for path in (ROOT / "bench").glob("bench_*.py")} == PREDICTING.keys() | RUN_ANYWHERE
+    first = str(next(iter(chain_model.shares())))
+    selection = [f"bench/{name}::{cell.format(first=first)}" for name, (cell, _) in PREDICTING.items()]
+    out, measured, kept = without_a_gpu(tmp_path, *selection)
+    assert measured == "" or json.loads(measured)["benchmarks"] == []
+    for word in ("benchmark:", "Name (time in", "Rounds", "OPS", "StdDev"):
+        assert word not in out, out
+    for _, printed in PREDICTING.values():
+        assert printed in out
+    assert [entry["group"] for entry in kept["predictions"]] == ["fused_moe", "layer", "moe", "moe_gemm"]
+    assert all("stats" not in entry for entry in kept["predictions"])
+
+
+def test_an_empty_file_of_results_is_told(tmp_path: Path) -> None:
+    (tmp_path / "none.json").touch()
+    with pytest.raises(SystemExit, match="has no cell of"):
+        tables.read_results(tmp_path / "none.json")
