@@ -13,6 +13,7 @@ from . import __version__, _library
 from .errors import LongcatError
 
 BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
+MOST_THREADS = 1024  # a typing mistake must not start a million
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 _EXIT_CODES = """\
@@ -21,26 +22,70 @@ exit codes: 0 done; 1 `generate` found speculative and plain text to differ, or 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. A `LongcatError` becomes one message on stderr and code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="replace")  # text may hold characters that the terminal lacks
-    args = _parser().parse_args(argv)
+    """Run one command and return its exit code. A `LongcatError`, a file or a stream that cannot be used, becomes one
+    message on stderr and code 2.
+    """
+    closed = _open_streams()
     try:
-        if args.module != "cli_doctor":
-            _library.require_torch()
-        code = importlib.import_module(f"{__package__}.{args.module}").run(args)
+        if closed:
+            raise LongcatError("stdout is closed: there is nowhere to write to.")
+        try:
+            code = _run(argv)
+        except SystemExit:  # --help, --version, and what argparse refuses
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return code
     except LongcatError as error:
-        print(f"longcat_ops: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _failed(f"longcat_ops: {error}", BAD_INPUT)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _failed("\ninterrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard(sys.stdout)
         return 0
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename is not None else ""
+        return _failed(f"longcat_ops: {named}{error.strerror or error}.", BAD_INPUT)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = _parser().parse_args(argv)
+    if args.module != "cli_doctor":
+        _library.require_torch()
+    return importlib.import_module(f"{__package__}.{args.module}").run(args)
+
+
+def _open_streams() -> bool:
+    """Make all three standard streams usable. True if stdout was closed from the start."""
+    closed = sys.stdout is None
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # the next file opened would take the place of a stream
+        pass
+    os.close(spare)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        with contextlib.suppress(AttributeError, ValueError):
+            getattr(sys, name).reconfigure(errors="replace")  # text may hold characters that the terminal lacks
+    return closed
+
+
+def _failed(text: str, code: int) -> int:
+    """Say what is wrong, if stderr takes it; drop what stdout cannot take, so that nothing fails at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _discard(sys.stdout)
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _discard(sys.stderr)
+    return code
+
+
+def _discard(stream: object) -> None:
+    """From here on what `stream` is given goes nowhere."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,7 +133,7 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     load.add_argument("--dtype", choices=DTYPES, help="of activations and unquantised weights (default: as stored)")
     load.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
     load.add_argument("--device", default="cpu")
-    load.add_argument("--threads", type=_integer(1), metavar="N", help="CPU threads of torch")
+    load.add_argument("--threads", type=_integer(1, MOST_THREADS), metavar="N", help="CPU threads of torch")
     report = p.add_argument_group("report")
     report.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help="what follows the text")
     compare = "decode plainly too, compare ids and speed (default: when greedy and speculative)"
@@ -118,14 +163,19 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
 
-def _integer(least: int) -> Callable[[str], int]:
+def _integer(least: int, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)
-        except ValueError:
+        except ValueError:  # also of more digits than Python reads
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= {least}")
+        if value < least or (most is not None and value > most):
+            expected = f">= {least}" if most is None else f"in {least} .. {most}"
+            raise argparse.ArgumentTypeError(f"{_short(text)} is not an integer {expected}")
         return value
 
     return parse
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:20]!r}... of {len(text)} characters"

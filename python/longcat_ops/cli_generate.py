@@ -7,7 +7,8 @@ object is null when it was not measured, a number when it is not defined.
     checkpoint                 path, layers, ffn_experts, zero_experts, top_k, mtp, file_bytes, load_seconds,
                                fp8_projections of projections (the experts of a layer count as one)
     run                        device, threads, dtype, backends (op -> backend), speculative, draft, temperature, top_k,
-                               top_p, seed
+                               top_p, seed, small_groups (products that this CPU computes unlike by row: rows, inner,
+                               outer, heads, dtype, threads, mkldnn, offset of the form, and rows at_once)
     decode                     new_tokens, steps (target passes after the prompt's), drafted, accepted, acceptance,
                                tokens_per_step and tokens_per_second (the first token left out), seconds,
                                prompt_tokens, prompt_seconds, rounds
@@ -21,6 +22,7 @@ object is null when it was not measured, a number when it is not defined.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import secrets
 import sys
@@ -34,6 +36,7 @@ import torch
 from . import cli_report, cli_terminal, doctor
 from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from .model import LongcatFlashConfig, LongcatFlashForCausalLM, files
+from .model.device import usable_device
 from .runtime import measure
 from .runtime.checks import check_prompts, check_sampling
 from .runtime.generate import Generation
@@ -44,6 +47,7 @@ DEFAULT_PROMPT = "Psalms 23\n1 The LORD is my shepherd;"
 HELD_OUT = "heldout.txt"  # of a checkpoint's folder: text that it was not trained on
 FORCED_TOKENS = 1000
 PARTS_TOKENS = 64
+MOST_TEXT = 64 << 20  # bytes of a prompt or a text: far more than any context holds
 PATIENCE = 10.0  # seconds: a decode that takes longer is timed once, a shorter one three times
 
 
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         facts["run"] = _run_facts(args, model, request)
         with cli_terminal.status("measuring: repeating the decode, each way, for its times"):
             _measure(facts, model, request, first, compare, 3 if seconds < PATIENCE else 1)
-            facts["teacher_forced"] = _teacher_forced(args, model, request, first) if args.teacher_forced else None
+            facts["teacher_forced"] = _teacher_forced(model, request, first) if args.teacher_forced else None
         facts["experts"] = _experts(model, request.folder, first)
     elif compare:
         facts["plain"] = {"identical": _same(first, request.timed(model, speculative=False)[0])}
@@ -100,8 +104,7 @@ class _Request:
         (self.ids,) = check_prompts(self.config, [torch.tensor(ids)], args.max_new_tokens)
         self.device = _device(args.device)
         self.dtype = getattr(torch, args.dtype) if args.dtype else None
-        if args.text and not Path(args.text).is_file():
-            raise LongcatError(f"--text {args.text}: there is no such file.")
+        self.text = None if args.text is None else (_read("--text", args.text), Path(args.text).name)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -111,35 +114,47 @@ class _Request:
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    named = args.checkpoint or args.folder
+    named = args.folder if args.checkpoint is None else args.checkpoint
     if named is None and not DEFAULT_CHECKPOINT.is_dir():
         raise LongcatCheckpointError(
             f"no checkpoint was named, and the default {DEFAULT_CHECKPOINT} is not in this folder.\n"
             "  fix: run in the root of a clone of the project, or name a folder: generate DIR"
         )
-    return Path(named or DEFAULT_CHECKPOINT)
+    return DEFAULT_CHECKPOINT if named is None else Path(named)
 
 
 def _prompt(args: argparse.Namespace) -> str:
-    if args.prompt_file is None:
-        return DEFAULT_PROMPT if args.prompt is None else args.prompt
+    if args.prompt_file is not None:
+        return _read("--prompt-file", args.prompt_file)
+    text = DEFAULT_PROMPT if args.prompt is None else args.prompt
     try:
-        data = sys.stdin.buffer.read() if args.prompt_file == "-" else Path(args.prompt_file).read_bytes()
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # bytes that are no text come as lone surrogates
+        raise LongcatError(f"--prompt: not UTF-8 text (character {error.start + 1}).") from error
+    return text
+
+
+def _read(option: str, name: str) -> str:
+    """The text of a file, or of stdin for -."""
+    try:
+        if name == "-" and sys.stdin is None:
+            raise LongcatError(f"{option} -: stdin is closed.")
+        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as stream:
+            data = stream.read(MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
+            raise LongcatError(f"{option} {name}: more than {MOST_TEXT >> 20} MiB.")
         return data.decode("utf-8")
     except OSError as error:
-        raise LongcatError(f"--prompt-file {args.prompt_file}: {error.strerror}.") from error
+        raise LongcatError(f"{option} {name}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise LongcatError(f"--prompt-file {args.prompt_file}: not UTF-8 text ({error.reason}).") from error
+        raise LongcatError(f"{option} {name}: not UTF-8 text ({error.reason}).") from error
 
 
 def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LongcatShapeError(message("generate", "device", repr(name), "cpu, cuda or cuda:N")) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    device = usable_device(name)
+    if device.type == "meta":
         raise LongcatUnsupportedError(
-            f"--device {name}: torch finds no CUDA device.\n  fix: see `python -m longcat_ops doctor`"
+            message("generate", "device", "'meta'", "cpu or cuda: there are no weights on it")
         )
     return device
 
@@ -215,18 +230,17 @@ def _measure(
     facts["parts"] = shares or None
 
 
-def _teacher_forced(
-    args: argparse.Namespace, model: LongcatFlashForCausalLM, request: _Request, first: Generation
-) -> dict[str, Any] | None:
+def _teacher_forced(model: LongcatFlashForCausalLM, request: _Request, first: Generation) -> dict[str, Any] | None:
     if model.mtp is None:
         return None
-    held_out = request.folder / HELD_OUT
-    file = Path(args.text) if args.text else held_out if held_out.is_file() else None
-    if file is None:
+    held_out, given = request.folder / HELD_OUT, request.text
+    if given is None and held_out.is_file():
+        given = _read("heldout.txt", str(held_out)), held_out.name
+    if given is None:
         ids, label = first.sequences[0].tolist(), "the prompt and its continuation"
     else:
-        text = file.read_text(encoding="utf-8")
-        ids, label = encode(request.tokenizer, text, model.config.bos_token_id), file.name
+        text, label = given
+        ids = encode(request.tokenizer, text, model.config.bos_token_id)
     ids = ids[: min(FORCED_TOKENS, model.config.max_position_embeddings)]
     agreed, positions = measure.teacher_forced_acceptance(model, torch.tensor(ids))
     return {"acceptance": agreed / positions if positions else None, "positions": positions, "text": label}
@@ -264,6 +278,10 @@ def _run_facts(args: argparse.Namespace, model: LongcatFlashForCausalLM, request
         "dtype": str(model.dtype).removeprefix("torch."),
         "speculative": bool(args.speculative and model.mtp is not None),
         "backends": {row.name: getattr(row, kind).backend for row in rows},
+        "small_groups": [
+            form._asdict() | {"dtype": str(form.dtype).removeprefix("torch."), "at_once": group}
+            for form, group in model.small_groups.items()
+        ],
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 import longcat_ops
 from longcat_ops import cli_generate
 from longcat_ops.cli import main
+from longcat_ops.reference import invariance
 from longcat_ops.runtime import measure
 from longcat_ops.runtime.text import encode
 from support import models
@@ -64,6 +65,23 @@ def test_every_json_key_is_documented(checkpoint, capsys):
     keys = {key for value in facts.values() if isinstance(value, dict) for key in value} | facts.keys()
     keys |= {key for part in facts["parts"].values() for key in part}
     assert [key for key in keys if key not in cli_generate.__doc__] == []
+
+
+def test_products_that_run_on_fewer_rows_are_named(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(invariance, "_groups", {})
+    arguments = ["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "4"]
+    row_by_row = dict.fromkeys(invariance.PASS_ROWS, 1)
+    monkeypatch.setattr(invariance, "_largest_group", lambda run, form: row_by_row[form.rows])
+    facts = facts_of(capsys, *arguments[1:])
+    forms = facts["run"]["small_groups"]
+    assert forms and all((form["rows"], form["at_once"], form["dtype"]) == (2, 1, "float32") for form in forms)
+    assert facts["plain"]["identical"]
+    assert main(arguments) == 0
+    assert f"products    {len(forms)} run on fewer rows at once, down to 1" in capsys.readouterr().out
+    monkeypatch.setattr(invariance, "_groups", {})
+    monkeypatch.setattr(invariance, "_largest_group", lambda run, form: form.rows)
+    assert main(arguments) == 0
+    assert "fewer rows" not in capsys.readouterr().out
 
 
 def test_teacher_forced_acceptance_by_hand(checkpoint, model):
