@@ -71,7 +71,7 @@ def test_products_that_run_on_fewer_rows_are_named(checkpoint, capsys, monkeypat
     monkeypatch.setattr(invariance, "_groups", {})
     arguments = ["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "4"]
     row_by_row = dict.fromkeys(invariance.PASS_ROWS, 1)
-    monkeypatch.setattr(invariance, "_largest_group", lambda run, form: row_by_row[form.rows])
+    monkeypatch.setattr(invariance, "_largest_group", lambda run, form, weight: row_by_row[form.rows])
     facts = facts_of(capsys, *arguments[1:])
     forms = facts["run"]["small_groups"]
     assert forms and all((form["rows"], form["at_once"], form["dtype"]) == (2, 1, "float32") for form in forms)
@@ -79,7 +79,7 @@ def test_products_that_run_on_fewer_rows_are_named(checkpoint, capsys, monkeypat
     assert main(arguments) == 0
     assert f"products    {len(forms)} run on fewer rows at once, down to 1" in capsys.readouterr().out
     monkeypatch.setattr(invariance, "_groups", {})
-    monkeypatch.setattr(invariance, "_largest_group", lambda run, form: form.rows)
+    monkeypatch.setattr(invariance, "_largest_group", lambda run, form, weight: form.rows)
     assert main(arguments) == 0
     assert "fewer rows" not in capsys.readouterr().out
 

@@ -45,7 +45,7 @@ def spoil(monkeypatch, of: int, rows: list[int], change):
 
 
 def take_forms_as_they_are(monkeypatch):
-    monkeypatch.setattr(invariance, "_largest_group", lambda run, form: form.rows)
+    monkeypatch.setattr(invariance, "_largest_group", lambda run, form, weight: form.rows)
     invariance._groups.clear()
 
 
@@ -131,16 +131,18 @@ def test_generation_on_such_a_machine(monkeypatch):
 SIZES = [(61, 64), (160, 200), (9, 160), (72, 160), (1024, 256), (200, 33), (7, 2), (3, 1)]  # odd ones too
 
 
+@pytest.mark.parametrize("large", [1, invariance._LARGE])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rows_of_this_machine(dtype, threads):
+def test_rows_of_this_machine(dtype, threads, large, monkeypatch):
     """Values of their own, not the trial's, in every place of a pass, at weights that begin anywhere."""
     torch.set_num_threads(threads)
+    monkeypatch.setattr(invariance, "_LARGE", large)
     draw = torch.Generator().manual_seed(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for rows in invariance.PASS_ROWS:
-            for outer, inner in SIZES:
+            for outer, inner in [size for size in SIZES if large > 1 or size[0] > 60]:
                 for skip in (0, 1):
                     row = torch.randn(1, inner, generator=draw).to(dtype)
                     weight = torch.randn(skip + outer * inner, generator=draw).to(dtype)[skip:].view(outer, inner)
@@ -178,13 +180,29 @@ def test_rotation_of_a_pass(dtype):
 def test_a_form_is_tried_once_for_each_number_of_threads(monkeypatch):
     tried = []
     real = invariance._largest_group
-    monkeypatch.setattr(invariance, "_largest_group", lambda run, form: tried.append(form) or real(run, form))
+    monkeypatch.setattr(invariance, "_largest_group", lambda *call: tried.append(call[1]) or real(*call))
     x, weight = torch.ones(8, 6), torch.ones(4, 6)
     for threads in (1, 2, 1, 2):
         torch.set_num_threads(threads)
         invariance.linear(x, weight)
         invariance.linear(x[:2], weight)
     assert [(form.rows, form.threads) for form in tried] == [(8, 1), (2, 1), (8, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("zeros", [False, True])
+def test_large_weights(zeros, dtype, monkeypatch):
+    """They are their own trial, unless they are zeros now and not later."""
+    spoil(monkeypatch, 8, [7], last_bit)
+    monkeypatch.setattr(invariance, "_LARGE", 1)
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(1, 200, generator=draw, dtype=dtype), torch.randn(300, 200, generator=draw, dtype=dtype))
+    with pytest.warns(UserWarning, match="gives a row other bits"):
+        invariance.linear(x.repeat(8, 1), weight * (not zeros))
+    y = invariance.linear(x.repeat(8, 1), weight)
+    assert torch.equal(y, y[:1].expand_as(y))
+    z = invariance.heads_product(x.repeat(2, 8, 1), weight.t().repeat(2, 1, 1))
+    assert torch.equal(z, z[:, :1].expand_as(z))
 
 
 def test_other_numbers_of_rows_and_empty_products_are_left_alone():

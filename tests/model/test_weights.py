@@ -141,6 +141,7 @@ def test_writes_between_two_decode_passes():
             module.kv_b_proj.mul_(1.5)
     fresh = models.build()
     fresh.load_state_dict(a.state_dict())
+    fresh.follow_weights()
     rows = [0, 1], [7, 7], IDS[:, 7]
     assert torch.equal(a.decode(cache, *rows).logits, fresh.decode(twin, *rows).logits)
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 PASS_ROWS = (2, 8)  # of a decode pass: with one sequence, with more
 _ALIGNMENT = 64  # bytes; torch's CPU allocator gives it to every new tensor, a row in the middle of one may lack it
 _PATTERN = 61  # different rows of the trial's weight, repeated
+_LARGE = 1 << 22  # elements of a weight
 
 
 class Form(NamedTuple):
@@ -62,7 +63,7 @@ def _by_groups(run: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tenso
     form = Form(rows, inner, outer, heads, x.dtype, *machine, weight.data_ptr() % _ALIGNMENT)
     group = _groups.get(form)
     if group is None:
-        group = _groups[form] = _largest_group(run, form)
+        group = _groups[form] = _largest_group(run, form, weight)
     if group == rows:
         return run(_aligned(x), weight)
     return torch.cat([run(_aligned(part), weight) for part in x.split(group, -2)], -2)
@@ -73,16 +74,17 @@ def _aligned(x: Tensor) -> Tensor:
     return x if x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
-def _largest_group(run: Callable[[Tensor, Tensor], Tensor], form: Form) -> int:
+def _largest_group(run: Callable[[Tensor, Tensor], Tensor], form: Form, weight: Tensor) -> int:
     if 0 in form[:4]:
         return form.rows
-    row, weight = _trial(form)
+    row, trial = _trial(form) if _small(form) or _mostly_zero(weight) else (_wide_row(form.inner, form.dtype), weight)
     if run is torch.bmm:
-        row, weight = row.expand(form.heads, -1, -1), weight.t().expand(form.heads, -1, -1)
-    weight = _at_offset(weight, form.offset)
+        row = row.expand(form.heads, -1, -1)
+        trial = trial if trial is weight else trial.t().expand(form.heads, -1, -1)
+    trial = trial if trial is weight else _at_offset(trial, form.offset)
     group = form.rows
     while group > 1:
-        result = run(row.expand(*row.shape[:-2], group, -1).contiguous(), weight)
+        result = run(row.expand(*row.shape[:-2], group, -1).contiguous(), trial)
         if torch.equal(result, result[..., :1, :].expand_as(result)):
             break
         group //= 2
@@ -97,26 +99,50 @@ def _largest_group(run: Callable[[Tensor, Tensor], Tensor], form: Form) -> int:
     return group
 
 
+def _small(form: Form) -> bool:
+    """Whether a weight of this form costs little to make. A large one of float32 or float64 is its own trial: among so
+    many sums, in the dtype that they are rounded to, some differ.
+    """
+    return form.heads * form.inner * form.outer < _LARGE or form.dtype not in (torch.float32, torch.float64)
+
+
+def _mostly_zero(weight: Tensor) -> bool:
+    """Sums of few terms round alike in any order."""
+    flat = weight.flatten()[:: max(1, weight.numel() >> 12)]
+    return 2 * int(flat.count_nonzero()) < len(flat)
+
+
+def _wide_row(width: int, dtype: torch.dtype) -> Tensor:
+    """[1,width], the same in every process; magnitudes over 6 binades, or sums of bfloat16 products would be exact."""
+    like = dict(dtype=_wider(dtype), device="cpu", generator=torch.Generator().manual_seed(0))
+    return (torch.randn(1, width, **like) * torch.rand(1, width, **like).mul(6).exp2()).to(dtype)
+
+
 def _trial(form: Form) -> tuple[Tensor, Tensor]:
     """A row [1,K] and a weight [N,K] whose products cancel: exactly 0, so that all of a result is rounding, and another
     order of the sum shows in nearly every element, in narrow dtypes too.
 
     The second half of K repeats the first with the sign turned, and rolled: without that, halves that a library sums
-    apart would cancel exactly. Magnitudes are spread, or sums of bfloat16 products would be exact in float32.
+    apart would cancel exactly.
     """
-    draw = torch.Generator().manual_seed(0)
-    half = form.inner // 2
-    like = dict(dtype=torch.promote_types(form.dtype, torch.float32), device="cpu", generator=draw)
-    u = (torch.randn(1, half, **like) * torch.rand(1, half, **like).mul(6).exp2()).to(form.dtype)
-    w = torch.randn(min(form.outer, _PATTERN), half, **like).to(form.dtype)
+    half, kinds = form.inner // 2, min(form.outer, _PATTERN)
+    draw = torch.Generator().manual_seed(1)
+    u = _wide_row(half, form.dtype)
+    w = torch.randn(kinds, half, dtype=_wider(form.dtype), device="cpu", generator=draw).to(form.dtype)
     shift, rest = half // 3 + 1, form.inner - 2 * half
     row = F.pad(torch.cat([u, -u.roll(shift, 1)], 1), (0, rest))
     pattern = F.pad(torch.cat([w, w.roll(shift, 1)], 1), (0, rest))
-    return row, pattern.repeat(-(-form.outer // len(pattern)), 1)[: form.outer]
+    return row, pattern.repeat(-(-form.outer // kinds), 1)[: form.outer]
+
+
+def _wider(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _at_offset(weight: Tensor, offset: int) -> Tensor:
-    """A contiguous copy of `weight` that begins `offset` bytes behind a multiple of 64."""
+    """A contiguous copy of `weight` that begins `offset` bytes behind a multiple of 64; itself if it does."""
+    if weight.is_contiguous() and weight.data_ptr() % _ALIGNMENT == offset:
+        return weight
     skip = offset // weight.element_size()
     flat = torch.empty(skip + weight.numel(), dtype=weight.dtype, device="cpu")
     return flat[skip:].view(weight.shape).copy_(weight)
