@@ -28,11 +28,11 @@ LAYERS = (
 )
 # Folders that may import less than their row allows: the only modules of the package and from outside.
 ONLY = {
-    "reference": ({"reference", "errors", "types"}, {"torch"}),
+    "reference": ({"reference", "errors", "types", "_torch"}, {"torch"}),
     "types": (set(), {"torch"}),
     "errors": (set(), set()),
 }
-STANDARD = {"__future__", "collections", "dataclasses", "itertools", "math", "types", "typing"}
+STANDARD = {"__future__", "collections", "dataclasses", "itertools", "math", "types", "typing", "warnings"}
 # Imports that point up, by name, with the reason.
 ALLOWED = {
     # `from_pretrained` is a method of the model, and reading a checkpoint builds the model over a Recorder to learn its
