@@ -36,6 +36,7 @@ case "$*" in
   "- "*/python/) exec {sys.executable} "$@" ;;
   "-m "*) echo "RAN ${{*:2}}" ;;
   tools/build_emulator.py*) echo "EMULATOR $*" ;;
+  tests/support/machine_settings.py*) echo "MACHINES $*" ;;
   *) exec {sys.executable} "$@" ;;
 esac
 """
@@ -121,6 +122,11 @@ def test_what_the_tests_share_is_built_before_them(tree: Tree) -> None:
     assert "EMULATOR" not in log.read_text()  # no test of that tier needs it
     assert tree.run("test").returncode == 0
     assert log.read_text() == "EMULATOR tools/build_emulator.py --tests\n"
+
+
+def test_machines_are_a_tier_of_their_own(tree: Tree) -> None:
+    done = tree.run("test", "--machines", "a laptop")
+    assert (done.returncode, done.stdout) == (0, "MACHINES tests/support/machine_settings.py a laptop\n")
 
 
 def test_a_python_of_the_environment_means_the_same_build(tree: Tree) -> None:

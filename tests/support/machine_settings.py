@@ -7,9 +7,15 @@ that reads it, so all of them run everywhere. MKL listens to MKL_ENABLE_INSTRUCT
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as it is": {},
@@ -68,3 +74,37 @@ def interposed(folder: Path) -> dict[str, str]:
     source.write_text(_INTEL)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
     return {"LD_PRELOAD": str(library)}
+
+
+def environment(name: str, folder: Path) -> dict[str, str]:
+    """The setting as variables of a process; `folder` is where what they need is built."""
+    setting = SETTINGS[name]
+    return setting | (interposed(folder) if "MKL_ENABLE_INSTRUCTIONS" in setting else {})
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the sensitive files under each of the named settings (none: all of them); prints a row for each."""
+    names = [argument for argument in arguments if argument in SETTINGS] or list(SETTINGS)
+    if unknown := [argument for argument in arguments if argument not in SETTINGS]:
+        print(f"no such setting: {', '.join(unknown)}; these are: {', '.join(SETTINGS)}", file=sys.stderr)
+        return 2
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            start = time.monotonic()
+            options = [] if name == "two threads" else ["-n", "2", "--dist", "loadscope"]
+            files = [str(TESTS / file) for file in SENSITIVE_FILES]
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *files]
+            variables = {"OMP_NUM_THREADS": "1"} | environment(name, Path(folder))
+            done = subprocess.run(command, cwd=TESTS.parent, env=os.environ | variables, capture_output=True, text=True)
+            lines = done.stdout.strip().splitlines() or ["no output"]
+            failed += done.returncode != 0
+            print(f"{name:16s} {time.monotonic() - start:5.0f} s  {lines[-1]}", flush=True)
+            if done.returncode != 0:
+                print("\n".join(lines[-25:]), done.stderr[-2000:], sep="\n", flush=True)
+    print(f"{len(names) - failed} passed, {failed} failed")
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
