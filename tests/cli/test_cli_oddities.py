@@ -12,6 +12,8 @@ import pytest
 from longcat_ops.cli import main
 from support.cli_checkpoint import checkpoint, one_thread
 
+pytestmark = pytest.mark.long
+
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 
 

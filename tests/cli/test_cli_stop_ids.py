@@ -12,6 +12,8 @@ from longcat_ops import LongcatFlashForCausalLM
 from longcat_ops.cli import main
 from support.cli_checkpoint import checkpoint, one_thread
 
+pytestmark = pytest.mark.long
+
 
 def until(new: list[int], *stops: int) -> list[int]:
     """The tokens up to the first that is one of `stops`."""

@@ -11,6 +11,8 @@ from longcat_ops import generate
 from longcat_ops.runtime.generate import _Run, _Sequence
 from support import models
 
+pytestmark = pytest.mark.long
+
 # Few tokens to choose from, so that drafts of a random head are often right; lengths on both sides of a page.
 VOCAB = 7
 SHAPE = dict(vocab_size=VOCAB, hidden_size=160, q_lora_rank=96, kv_lora_rank=80, ffn_hidden_size=200,

@@ -13,6 +13,8 @@ from longcat_ops import generate
 from longcat_ops.runtime import sampling
 from support import models
 
+pytestmark = pytest.mark.long
+
 DRAWS = 400_000
 V = 48
 

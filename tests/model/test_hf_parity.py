@@ -8,6 +8,8 @@ import torch
 from longcat_ops import LongcatFlashForCausalLM, ops
 from support import hf
 
+pytestmark = pytest.mark.long
+
 # Every configuration keeps routed_scaling_factor 6 and a non-zero bias: a factor of 1 or 0 hides mistakes. Two draw
 # smaller weights (std): at 0.1 some of their tokens amplify rounding so that HF itself is 1e-5 from its fp64 truth.
 CONFIGS = {

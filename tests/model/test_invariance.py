@@ -15,6 +15,8 @@ from longcat_ops.reference.rows import SMALL_T, silu
 from support import models
 from support.decode_passes import plain, verified
 
+pytestmark = pytest.mark.long
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 

@@ -8,6 +8,8 @@ import torch
 from support import models
 from support.decode_passes import NEW, gather, plain, prefilled, verified
 
+pytestmark = pytest.mark.long
+
 # Wide enough that a CPU library blocks its sums differently for other numbers of rows; no width fills whole vectors.
 SHAPE = dict(hidden_size=160, q_lora_rank=96, kv_lora_rank=80, ffn_hidden_size=200, expert_ffn_hidden_size=72,
              n_routed_experts=8, zero_expert_num=4, moe_topk=4)  # fmt: skip

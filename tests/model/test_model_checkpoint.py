@@ -9,6 +9,8 @@ import torch
 
 from longcat_ops import LongcatFlashForCausalLM, generate
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints" / "longcat-tiny"
 TEXT = FOLDER / "heldout.txt"

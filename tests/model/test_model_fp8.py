@@ -19,6 +19,8 @@ from support.chain_oracle import quantised_chain, widened, worst
 from support.emulated_kernels import library  # noqa: F401  (fixture: the emulator is built)
 from support.grouped import assert_close, gemm, wide
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ("reference", "cpu", "emu")
 LAYERS = 1

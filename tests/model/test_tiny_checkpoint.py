@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from longcat_ops import LongcatFlashForCausalLM
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints" / "longcat-tiny"
 METRICS = json.loads((FOLDER / "metrics.json").read_text(encoding="utf-8"))

@@ -20,6 +20,8 @@ from longcat_ops.model.layers import MLA
 from longcat_ops.model.precision import Precision
 from support import models
 
+pytestmark = pytest.mark.long
+
 KINDS = {
     "fp32": dict(dtype=torch.float32),
     "fp64": dict(dtype=torch.float64),

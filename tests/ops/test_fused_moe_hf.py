@@ -19,6 +19,8 @@ from support.fused_moe_cases import quantised
 from support.grouped import Fp8Pair
 from support.hf_layers import EVERY_LAYER, LAYERS, OPS, layer_of, route, tokens_of, weights_of
 
+pytestmark = pytest.mark.long
+
 CORES = carried.active  # the sums are those of tensor cores
 BF16, F32 = torch.bfloat16, torch.float32
 

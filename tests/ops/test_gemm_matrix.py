@@ -22,6 +22,8 @@ from support import carried, covering, grouped
 from support.grouped import SENTINEL, Fp8Pair, assert_close, gemm, place, run_contiguous, run_masked, run_offset
 from support.matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, VALUES, WEIGHTS, activations, feasible, operand, sizes
 
+pytestmark = pytest.mark.long
+
 BACKEND = "cuda" if carried.active else os.environ.get("LONGCAT_OPS_BACKEND", "cpu")
 EMULATED = BACKEND == "emu"  # slow: few and small ones; test_moe_gemm_emu.py has the edges of the kernel
 

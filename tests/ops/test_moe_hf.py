@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from support.hf_layers import EVERY_LAYER, LAYERS, OPS, SCALE, TOKENS, layer_of, route, tokens_of, weights_of
 
+pytestmark = pytest.mark.long
+
 
 def relative(got: Tensor, want: Tensor) -> float:
     return ((got.double() - want.double()).norm() / want.double().norm()).item()

@@ -107,6 +107,7 @@ def test_only_marked_arguments_change(op, name):
                 assert changed, spec.name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_opcheck(op, name):
     overload, arguments, _ = schema_call(op, name)
@@ -117,6 +118,7 @@ def test_opcheck(op, name):
     torch.library.opcheck(overload, arguments, test_utils=tests)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("op", "name"), FIRST)
 def test_compiles_to_one_graph_for_any_number_of_rows(op, name):
     made = CASES[op][name]()

@@ -12,6 +12,8 @@ from longcat_ops.ops.registry import OPS
 from longcat_ops.testing.op_cases import CASES, EVERY, FIRST, is_output, public, schema_call
 from longcat_ops.testing.op_results import bits, blank, tensors
 
+pytestmark = pytest.mark.long
+
 FLOATING = [
     pytest.param(op, name, i, id=f"{op}-{spec.name}")
     for op, name in FIRST

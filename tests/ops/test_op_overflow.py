@@ -12,6 +12,8 @@ from longcat_ops.ops import emulated
 from longcat_ops.reference import kernels
 from support.emulated_kernels import library  # noqa: F401  (the emulator, built when it is out of date)
 
+pytestmark = pytest.mark.long
+
 E4M3, INF, NAN = torch.float8_e4m3fn, float("inf"), float("nan")
 KINDS = {
     "plain": lambda u: torch.exp2(10 * u - 5),

@@ -24,6 +24,8 @@ from support.matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, VALUES, WEIGHTS, a
 from support.near_oracle import silu_and_mul
 from support.swiglu_oracle import FLOOR_SCALE, assert_quantised, expected, run
 
+pytestmark = pytest.mark.long
+
 BACKEND = "cuda" if carried.active else os.environ.get("LONGCAT_OPS_BACKEND", "cpu")
 EMULATED = BACKEND == "emu"  # slow: few and small ones
 
