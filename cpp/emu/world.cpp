@@ -1,4 +1,5 @@
 #include "emu/world.h"
+#include "common/constants.h"
 
 #include "emu/engine.h"
 
@@ -17,7 +18,8 @@ void check_launch(const Launch& launch) {
   require(launch.grid % launch.cluster == 0, "a grid of " + std::to_string(launch.grid) +
                                                  " CTAs is not a multiple of its cluster of " +
                                                  std::to_string(launch.cluster));
-  require(launch.smem_bytes <= 227 * 1024, std::to_string(launch.smem_bytes) + " B of shared memory, of 232448");
+  require(launch.smem_bytes <= static_cast<uint32_t>(kMaxBlockSmem),
+          std::to_string(launch.smem_bytes) + " B of shared memory, of " + std::to_string(kMaxBlockSmem));
   const uint32_t warps = (launch.block + 31) / 32;
   require(launch.registers_per_thread * warps * 32 <= 65536,
           std::to_string(launch.registers_per_thread) + " registers for each of " + std::to_string(launch.block) +

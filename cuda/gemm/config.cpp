@@ -56,7 +56,7 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   const auto smem_bytes = [&](uint32_t stages) {
     return make_smem_layout(tile_rows, max_tokens, stages, static_cast<uint32_t>(problem.split_k)).bytes;
   };
-  config.stages = static_cast<uint32_t>(problem.max_stages);
+  config.stages = kMaxStages;
   while (smem_bytes(config.stages) > limit) --config.stages;
   config.smem_bytes = smem_bytes(config.stages);
   if (problem.rows == 0 || problem.groups == 0) return config;

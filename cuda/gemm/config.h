@@ -19,7 +19,6 @@ struct MoeGemmProblem {
   bool mapped = true;   // tensor maps describe both operands
   bool swiglu = false;  // n rows of gate and up, and what follows their products
   int sms = kTypicalSms;
-  int max_stages = moe_gemm::kMaxStages;
 };
 
 struct MoeGemmConfig {

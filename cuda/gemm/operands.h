@@ -75,7 +75,6 @@ inline MoeGemmProblem problem_of(const Operands& o) {
   problem.k = o.b.matrix.columns;
   problem.mapped = can_map(bytes_of(o.b)) && can_map(bytes_of(o.a));
   problem.sms = sm_count();
-  problem.max_stages = kMaxStages;
   problem.split_k = o.split_k;
   return problem;
 }

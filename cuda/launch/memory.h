@@ -1,11 +1,12 @@
-// The memory a kernel may touch. A launcher lists its arguments; only the emulator listens, and reports any other
-// access.
+// The memory a kernel may touch. A launcher lists its arguments; only the emulator listens, and reports an access to
+// anything else.
 //
 // reads: the kernel only reads it.
 // settled: so too, but as soon as the kernel starts, before the kernel ahead of it ends: nothing that still runs then
 // writes it.
 // writes: all of it; what it held is lost.
 // updates: the rest, which are read and written, or written in part. What it held stays.
+// NOTE: the emulator treats `reads` and `updates` alike: it does not report a store to an input.
 #pragma once
 
 #include <cstddef>
