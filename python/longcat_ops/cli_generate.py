@@ -88,7 +88,7 @@ class _Request:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.folder = _folder(args)
-        self.config = LongcatFlashConfig.from_pretrained(self.folder)
+        self.config, _ = LongcatFlashConfig.read_files(self.folder)  # loading warns of unknown keys
         self.tokenizer = load_tokenizer(self.folder)
         self.prompt = _prompt(args)
         if not self.prompt:
@@ -104,7 +104,15 @@ class _Request:
         (self.ids,) = check_prompts(self.config, [torch.tensor(ids)], args.max_new_tokens)
         self.device = _device(args.device)
         self.dtype = getattr(torch, args.dtype) if args.dtype else None
-        self.text = None if args.text is None else (_read("--text", args.text), Path(args.text).name)
+        self.text = self._text(args)
+
+    def _text(self, args: argparse.Namespace) -> tuple[str, str] | None:
+        """What drafts are judged by, and its name: --text, else the excerpt beside the checkpoint."""
+        if args.text is not None:
+            return _read("--text", args.text), Path(args.text).name
+        held_out = self.folder / HELD_OUT
+        judged = args.teacher_forced and (args.report or args.json)
+        return (files.read_text(held_out, MOST_TEXT), HELD_OUT) if judged and files.exists(held_out) else None
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -233,13 +241,10 @@ def _measure(
 def _teacher_forced(model: LongcatFlashForCausalLM, request: _Request, first: Generation) -> dict[str, Any] | None:
     if model.mtp is None:
         return None
-    held_out, given = request.folder / HELD_OUT, request.text
-    if given is None and held_out.is_file():
-        given = _read("heldout.txt", str(held_out)), held_out.name
-    if given is None:
+    if request.text is None:
         ids, label = first.sequences[0].tolist(), "the prompt and its continuation"
     else:
-        text, label = given
+        text, label = request.text
         ids = encode(request.tokenizer, text, model.config.bos_token_id)
     ids = ids[: min(FORCED_TOKENS, model.config.max_position_embeddings)]
     agreed, positions = measure.teacher_forced_acceptance(model, torch.tensor(ids))
@@ -266,7 +271,7 @@ def _checkpoint(model: LongcatFlashForCausalLM, folder: Path, seconds: float) ->
         "path": str(folder), "layers": c.num_layers, "ffn_experts": c.n_routed_experts,
         "zero_experts": c.zero_expert_num, "top_k": c.moe_topk, "mtp": model.mtp is not None,
         "fp8_projections": sum(quantised), "projections": len(quantised),
-        "file_bytes": sum(f.stat().st_size for f in files.weight_files(folder)), "load_seconds": seconds,
+        "file_bytes": sum(f.stat().st_size for f in files.weight_files(folder) if f.is_file()), "load_seconds": seconds,
     }  # fmt: skip
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from longcat_ops import LongcatFlashForCausalLM
 from longcat_ops.cli import main
 from support.cli_checkpoint import checkpoint, one_thread
 
@@ -164,3 +168,35 @@ def test_plan_of_odd_paths(path, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", path]) == 2
     assert capsys.readouterr().err.startswith("longcat_ops: ")
+
+
+def copied(checkpoint: Path, folder: Path) -> Path:
+    shutil.copytree(checkpoint, folder)
+    return folder
+
+
+def test_a_held_out_text_that_is_none_is_refused_before_a_weight_is_read(checkpoint, tmp_path, capsys, monkeypatch):
+    folder = copied(checkpoint, tmp_path / "model")
+    (folder / "heldout.txt").write_bytes(b"ab\xff")
+    monkeypatch.setattr(LongcatFlashForCausalLM, "from_pretrained", None)
+    assert main(["generate", str(folder), "--max-new-tokens", "2"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("heldout.txt") == 1 and "not valid UTF-8" in captured.err
+
+
+def test_files_that_the_loader_passed_over_do_not_matter_later(checkpoint, tmp_path, capsys):
+    folder = copied(checkpoint, tmp_path / "model")
+    names = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (folder / "old.safetensors").symlink_to("nowhere")
+    assert main(["generate", str(folder), "--max-new-tokens", "2", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["checkpoint"]["file_bytes"] == (folder / "model.safetensors").stat().st_size
+
+
+def test_an_unknown_key_is_warned_of_once(checkpoint, tmp_path):
+    folder = copied(checkpoint, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"bananas": 3}))
+    result = shell(f"$RUN generate $DIR {SHORT}", folder)
+    assert result.returncode == 0 and result.stderr.count(b"bananas") == 1, result.stderr

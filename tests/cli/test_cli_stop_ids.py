@@ -59,8 +59,8 @@ def test_both_files_count(checkpoint, tmp_path, capsys, config, generation):
 
 @pytest.mark.parametrize("value", [[], "2", -1, 288, [2, "3"], 2.5, True, {}])
 def test_a_bad_id_of_either_file_is_refused(checkpoint, tmp_path, capsys, value):
-    for name, values in (("config.json", (value, ...)), ("generation_config.json", (None, value))):
-        folder = with_ids(checkpoint, tmp_path / name, *values)
+    for place, name, values in (("a", "config.json", (value, ...)), ("b", "generation_config.json", (None, value))):
+        folder = with_ids(checkpoint, tmp_path / place, *values)
         assert main(["generate", str(folder), "--max-new-tokens", "2"]) == 2
         text = capsys.readouterr().err
-        assert "eos_token_id" in text and name in text and "expected an id in 0 .. 287" in text
+        assert "eos_token_id" in text and str(folder / name) in text and "expected an id in 0 .. 287" in text

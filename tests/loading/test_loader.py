@@ -266,3 +266,22 @@ def test_one_rank_reads_its_own_experts(tmp_path, monkeypatch):
     a, b = part.layers[0].mlp, whole.layers[0].mlp
     assert torch.equal(a.gate_up.view(torch.uint8), b.gate_up[1:3].view(torch.uint8))
     assert torch.equal(a.down_scale, b.down_scale[1:3])
+
+
+@pytest.mark.parametrize("precision", ["fp8", "bf16"])
+def test_every_way_to_a_model_takes_a_precision_by_name(precision):
+    config = models.config(num_layers=1)
+    tensors = models.tensors(config)
+    for model in (
+        LongcatFlashForCausalLM.from_state_dict(config, tensors, precision=precision),
+        LongcatFlashForCausalLM.random(config, precision=precision),
+    ):
+        assert model.layers[0].mlps[0].gate_proj.fp8 == (precision == "fp8")
+
+
+def test_weights_stored_in_float64_are_quantised_as_their_float32():
+    config = models.config(num_layers=1)
+    tensors = models.tensors(config)
+    wide = {name: t.double() for name, t in tensors.items()}
+    a, b = (LongcatFlashForCausalLM.from_state_dict(config, t, precision="fp8") for t in (tensors, wide))
+    assert torch.equal(a(IDS), b(IDS))

@@ -164,7 +164,7 @@ def test_names_tell_more_than_the_config(tmp_path):
         assert size_rank(index).parts == headers.parts
 
 
-def test_a_list_of_every_module_takes_no_time(tmp_path):
+def test_a_list_of_every_module_means_none_is_fp8(tmp_path):
     names = [n.removesuffix(".weight") for n in net_oracle.shapes(BASE | {"num_layers": 8, "n_routed_experts": 500})]
     sizing = size(tmp_path, FP8 | {"ignored_layers": names}, num_layers=8, n_routed_experts=500)
     assert fp8_parts(sizing) == set() and doubts(sizing) == []

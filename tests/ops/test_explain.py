@@ -137,3 +137,9 @@ def test_nothing_is_written():
     made.args[2].fill_(7)
     longcat_ops.explain("m_grouped_fp8_gemm_nt_offset", *made.args)
     assert (made.args[2] == 7).all()
+
+
+def test_a_chain_says_what_it_is_made_of():
+    made = CASES["fused_moe"]["fp8"]()
+    found = longcat_ops.explain("fused_moe", *made.args, **made.kwargs).backends
+    assert found["CPU"] == "a chain of C++ kernels with FP8 weights, else plain torch"

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..errors import LongcatCheckpointError, LongcatShapeError, LongcatUnsupportedError, message
 from ..model import files
-from ..model.precision import Precision
 from ..model.source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ class CheckpointSource(Source):
         stored = header.dtype.get("model.embed_tokens.weight", torch.bfloat16)
         if dtype is not None and dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
             raise LongcatShapeError(message("from_pretrained", "dtype", dtype, "bfloat16, float16, float32 or float64"))
-        super().__init__(dtype or stored, device, Precision(precision), experts)
+        super().__init__(dtype or stored, device, precision, experts)
         wanted = config.num_nextn_predict_layers
         self.mtp = any(n.startswith(_MTP) for n in header.shape) if wanted is None else bool(wanted)
         parts = dict(mtp=self.mtp, mtp_embedding="model.mtp.embed_tokens.weight" in header.shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def read_text(path: str | Path, limit: int = MAX_CONFIG) -> str:
     try:
         # Should the file have become a FIFO since, opening it still does not wait.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return file.read(limit + 1).decode("utf-8")
+            data = file.read(limit + 1)
+        if len(data) > limit:  # it grew since
+            raise LongcatCheckpointError(f"{shown(path)} has more than {limit} bytes.")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise LongcatCheckpointError(f"{shown(path)} is not valid UTF-8: {error.reason} at {error.start}.") from error
     except OSError as error:
@@ -107,8 +111,8 @@ def read_object(path: str | Path, limit: int = MAX_CONFIG, *, odd: list[str] | N
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands there twice")
+            counts = Counter(name for name, _ in pairs)
+            raise ValueError(f"key {counts.most_common(1)[0][0]!r} stands there twice")
         return found
 
     text = read_text(path, limit)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -44,11 +45,11 @@ def _fp8_problem(rows: int, cols: int, dtype: torch.dtype) -> str:
 class Source:
     """Hands out weights in the precision asked for; subclasses say where a stored tensor lies: `fetch`, `has`."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu", precision: Precision | None = None,
-                 experts: range | None = None) -> None:  # fmt: skip
+    def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu",
+                 precision: Precision | str | Path | None = None, experts: range | None = None) -> None:  # fmt: skip
         self.dtype = dtype
         self.device = usable_device(device)
-        self.precision = precision or Precision()
+        self.precision = precision if isinstance(precision, Precision) else Precision(precision)
         self.expert_range = experts  # the FFN experts of this expert-parallel rank; None: all
 
     def has(self, name: str) -> bool:
@@ -70,7 +71,11 @@ class Source:
             return dequant_fp8(stored, scale, self.dtype) if scale is not None else stored.to(self.dtype, copy=True)
         self.require_fp8(name, rows, cols)
         # What a file lends is copied: a mapped file may change or vanish while the model lives.
-        return (stored.clone(), scale) if scale is not None else per_block_quant_fp8(stored)
+        return (
+            (stored.clone(), scale)
+            if scale is not None
+            else per_block_quant_fp8(stored if stored.dtype != torch.float64 else stored.float())
+        )
 
     def require_fp8(self, name: str, rows: int, cols: int) -> None:
         """Raises LongcatShapeError for a projection [rows, cols] that cannot be FP8 in a model of this dtype."""

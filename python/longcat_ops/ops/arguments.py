@@ -45,7 +45,10 @@ def _typed(op: str, spec: Any, value: Any) -> Any:
         raise LongcatShapeError(message(op, spec.name, f"of type {type(value).__name__}", f"of type {kind}"))
     if kind == "int" and not -(2**63) <= value < 2**63:
         raise LongcatShapeError(message(op, spec.name, value, "an integer of 64 bits"))
-    return convert(value)
+    try:
+        return convert(value)
+    except OverflowError:
+        raise LongcatShapeError(message(op, spec.name, f"of type {type(value).__name__}", "a finite float")) from None
 
 
 def _tensor(op: str, name: str, value: Any) -> Tensor | Described:

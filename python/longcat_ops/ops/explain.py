@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,8 +138,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         op=op,
         arguments=tuple((name, _text(a)) for name, a in zip(names, capture.arguments, strict=True)),
         backends={
-            "CPU": "C++ kernel" if op in registration.CPU_KERNELS else "plain-torch reference",
-            "CUDA": "sm_90a kernel" if op in registration.CUDA_KERNELS else "plain-torch reference",
+            "CPU": _backend(op, registration.CPU_KERNELS, "C++ kernel"),
+            "CUDA": _backend(op, registration.CUDA_KERNELS, "sm_90a kernel"),
         },
         bytes_read=found["bytes_read"],
         bytes_written=found["bytes_written"],
@@ -148,6 +149,12 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         candidates=tuple(_candidate(*fields) for fields in found["candidates"]),
         launches=tuple(Launch(*launch) for launch in found["launches"]),
     )
+
+
+def _backend(op: str, kernels: Collection[str], kernel: str) -> str:
+    if OPS[op].chain and set(OPS[op].chain) <= set(kernels):
+        return f"a chain of {kernel}s with FP8 weights, else plain torch"
+    return kernel if op in kernels else "plain-torch reference"
 
 
 def _candidate(*fields: Any) -> Candidate:

@@ -156,7 +156,7 @@ def interleave_gate_up(w: Tensor, s: Tensor) -> Fp8Pair:
 
     Returns:
         w with row 16j + i = gate row 8j + i and row 16j + 8 + i = up row 8j + i (i < 8); s with row 2b = gate block b
-        and row 2b + 1 = up block b. Both contiguous, of the same shape as before.
+            and row 2b + 1 = up block b. Both contiguous, of the same shape as before.
 
     Raises:
         LongcatShapeError: w or s is not as above.

@@ -39,8 +39,8 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
 
     Returns:
         Routing. A row with NaN or +inf, or all of it -inf, leaves ids -1, zero_weight NaN and one count in `errors`, as
-        does every row if bias holds a NaN; padding leaves ids -1 and weights 0. counts are of logical experts, zero
-        experts included.
+            does every row if bias holds a NaN; padding leaves ids -1 and weights 0. counts are of logical experts, zero
+            experts included.
 
     Raises:
         LongcatShapeError: an argument is not as above.

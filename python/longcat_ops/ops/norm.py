@@ -23,7 +23,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Returns:
         y, [T, H] of x's dtype, contiguous. A row's bits depend on nothing but that row (and the build, not the ISA).
         Where the sum of a row's squares leaves float32, its finite elements become 0 and its infs NaN, as in torch; a
-        NaN makes its row NaN.
+            NaN makes its row NaN.
 
     Raises:
         LongcatShapeError: x, weight or eps is not as above.

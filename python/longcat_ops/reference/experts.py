@@ -78,10 +78,11 @@ class _Experts:
 
     def __call__(self, expert: int, rows: Tensor | None) -> Tensor:
         x = self.x if rows is None else self.x[rows]
-        gate, up = linear(x, self.gate_up[expert]).chunk(2, -1)
+        product = linear if rows is None else F.linear  # all of them: a decode pass
+        gate, up = product(x, self.gate_up[expert]).chunk(2, -1)
         h = silu(gate) * up
         h = self.round_trip(h) if self.fp8_down else h.to(self.down.dtype)
-        return linear(h, self.down[expert]).to(self.dtype)
+        return product(h, self.down[expert]).to(self.dtype)
 
 
 def _run_on_all_rows(experts: _Experts, ids: Tensor) -> tuple[Tensor, Tensor]:

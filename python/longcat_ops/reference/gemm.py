@@ -14,10 +14,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..types import BLOCK, Fp8Pair
 from .invariance import linear
 from .quant import dequant_fp8, per_token_group_quant_fp8
-from .rows import product, silu
+from .rows import padded, silu
 
 _ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
-_BLOCK = 128
 
 # Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode
 # step's product with it. Entries die with their weight and are renewed when it was written to.
@@ -138,13 +137,19 @@ def _extreme(sa: Tensor, sb: Tensor) -> Tensor:
 def _by_blocks(a: Tensor, sa: Tensor, w: Tensor, sw: Tensor, *, halves: int) -> Tensor:
     """f32 [M,N]: of each 128 columns the sum of products of codes, exact, then a fused multiply-add with sa * sw."""
     n = len(w)
-    row_scales = sw.unflatten(0, (halves, -1)).repeat_interleave(_BLOCK, 1)[:, : n // halves].reshape(n, -1)
+    row_scales = sw.unflatten(0, (halves, -1)).repeat_interleave(BLOCK, 1)[:, : n // halves].reshape(n, -1)
     total = a.new_zeros((len(a), n), dtype=torch.float32)
-    codes = zip(a.double().split(_BLOCK, 1), w.double().split(_BLOCK, 1), strict=True)
+    codes = zip(a.double().split(BLOCK, 1), w.double().split(BLOCK, 1), strict=True)
     for block, (left, right) in enumerate(codes):
         scale = sa[:, block, None] * row_scales[:, block]
         total = torch.addcmul(total.double(), F.linear(left, right).float().double(), scale.double()).float()
     return total
+
+
+def product(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows[m,K] @ weight[N,K].T, on a padded number of rows."""
+    m = len(rows)
+    return linear(F.pad(rows, (0, 0, 0, padded(m) - m)), weight)[:m]
 
 
 def _groups(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PASS_ROWS = (2, 8)  # of a decode pass: with one sequence, with more
+from .rows import SMALL_T, acc_dtype
+
+PASS_ROWS = (2, SMALL_T)  # of a decode pass: with one sequence, with more
 _ALIGNMENT = 64  # bytes; torch's CPU allocator gives it to every new tensor, a row in the middle of one may lack it
 _PATTERN = 61  # different rows of the trial's weight, repeated
 _LARGE = 1 << 22  # elements of a weight
@@ -114,7 +116,7 @@ def _mostly_zero(weight: Tensor) -> bool:
 
 def _wide_row(width: int, dtype: torch.dtype) -> Tensor:
     """[1,width], the same in every process; magnitudes over 6 binades, or sums of bfloat16 products would be exact."""
-    like = dict(dtype=_wider(dtype), device="cpu", generator=torch.Generator().manual_seed(0))
+    like = dict(dtype=acc_dtype(dtype), device="cpu", generator=torch.Generator().manual_seed(0))
     return (torch.randn(1, width, **like) * torch.rand(1, width, **like).mul(6).exp2()).to(dtype)
 
 
@@ -128,15 +130,11 @@ def _trial(form: Form) -> tuple[Tensor, Tensor]:
     half, kinds = form.inner // 2, min(form.outer, _PATTERN)
     draw = torch.Generator().manual_seed(1)
     u = _wide_row(half, form.dtype)
-    w = torch.randn(kinds, half, dtype=_wider(form.dtype), device="cpu", generator=draw).to(form.dtype)
+    w = torch.randn(kinds, half, dtype=acc_dtype(form.dtype), device="cpu", generator=draw).to(form.dtype)
     shift, rest = half // 3 + 1, form.inner - 2 * half
     row = F.pad(torch.cat([u, -u.roll(shift, 1)], 1), (0, rest))
     pattern = F.pad(torch.cat([w, w.roll(shift, 1)], 1), (0, rest))
     return row, pattern.repeat(-(-form.outer // kinds), 1)[: form.outer]
-
-
-def _wider(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _at_offset(weight: Tensor, offset: int) -> Tensor:

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .invariance import linear
-
 # The rows of a decode pass. Up to this many, a matrix product runs on exactly this many (or on all rows of the pass): a
 # row's bits follow the shape (invariance.py), and libraries prepare no new primitive for each count.
 SMALL_T = 8
@@ -22,12 +20,6 @@ def acc_dtype(dtype: torch.dtype) -> torch.dtype:
 def padded(count: int) -> int:
     """Rows to run a product of `count` rows on."""
     return SMALL_T if count <= SMALL_T else count + -count % _PREFILL_MULTIPLE
-
-
-def product(rows: Tensor, weight: Tensor) -> Tensor:
-    """rows[m,K] @ weight[N,K].T, on a padded number of rows."""
-    m = len(rows)
-    return linear(F.pad(rows, (0, 0, 0, padded(m) - m)), weight)[:m]
 
 
 def silu(x: Tensor) -> Tensor:

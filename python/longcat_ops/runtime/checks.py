@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -77,14 +78,14 @@ def check_stop_ids(c: LongcatFlashConfig, eos_token_id: int | Sequence[int] | No
     """The ids that end a sequence. Raises LongcatShapeError for what is no id of the vocabulary, nor -1 nor None."""
     if eos_token_id is None:
         return c.stop_ids
-    if type(eos_token_id) is int and eos_token_id == -1:
+    if is_integer(eos_token_id) and eos_token_id == -1:
         return frozenset()
     several = isinstance(eos_token_id, Sequence) and not isinstance(eos_token_id, str | bytes)
     ids = list(eos_token_id) if several else [eos_token_id]
-    legal = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < c.vocab_size for i in ids)
+    legal = all(is_integer(i) and 0 <= i < c.vocab_size for i in ids)
     expected = f"an id in 0 .. {c.vocab_size - 1}, a sequence of such ids, -1 (never stop) or None (the config's)"
     _require(len(ids) > 0 and legal, "eos_token_id", repr(eos_token_id), expected)
-    return frozenset(ids)
+    return frozenset(map(int, ids))
 
 
 def check_sampling(temperature: float, top_k: int, top_p: float, draft: str, seed: int | None) -> None:
@@ -107,7 +108,7 @@ def check_switches(speculative: bool, on_token: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    """An int or float of finite size."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A real number of finite size, numpy's too."""
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
     return abs(value) <= sys.float_info.max  # False for NaN
