@@ -32,12 +32,10 @@ def until(new: list[int], *stops: int) -> list[int]:
 @pytest.mark.parametrize("at", [(3,), (7, 3), (3, 7), (NEW - 1, 5), (0, 9)])
 def test_any_of_several_ids_stops(small, plain, at, speculative):
     stops = [plain[i] for i in at]
-    want = until(plain, *stops)
     forms = [stops, tuple(stops), [*stops, 60, 60]]
     for form in forms + ([stops[0]] if len(stops) == 1 else []):
         out = generate(small, PROMPT, NEW, speculative=speculative, eos_token_id=form)
         assert out.sequences[0][5:].tolist() == until(plain, *(form if isinstance(form, list | tuple) else [form]))
-    assert len(want) < NEW or at[0] == NEW - 1
 
 
 def test_those_of_the_config_stop_and_minus_one_does_not(plain):

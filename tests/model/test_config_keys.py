@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 import warnings
 from dataclasses import asdict, replace
 
@@ -28,6 +27,13 @@ from support.net_oracle import BASE
 
 IDS = [3, 4, 5, 60, 7, 96, 0, 2]
 HUGE = pytest.param(10**5000, id="5000 digits")
+# Without these a file is no config of the family; without the others, the network has a default of its own.
+REQUIRED = (
+    "vocab_size", "hidden_size", "num_layers", "num_attention_heads", "q_lora_rank", "kv_lora_rank",
+    "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "ffn_hidden_size", "expert_ffn_hidden_size",
+    "n_routed_experts", "zero_expert_num", "moe_topk",
+)  # fmt: skip
+NULLABLE = ("num_nextn_predict_layers", "bos_token_id", "pad_token_id")
 NAMES = [(name, spelled) for name, key in KEYS.items() for spelled in (name, *key.aliases)]
 
 
@@ -36,10 +42,8 @@ def read(drop: tuple[str, ...] = (), **changes) -> LongcatFlashConfig:
 
 
 def refused(kind: type[LongcatError], drop: tuple[str, ...] = (), **changes) -> str:
-    start = time.perf_counter()
     with pytest.raises(kind) as info:
         read(drop, **changes)
-    assert time.perf_counter() - start < 2
     return str(info.value)
 
 
@@ -62,7 +66,7 @@ def test_values_that_cannot_be(name, spelled, value):
 
 @pytest.mark.parametrize(("name", "spelled"), [*NAMES, ("num_layers", "num_hidden_layers")])
 def test_null_and_truth_values(name, spelled):
-    if KEYS[name].null:
+    if name in NULLABLE:
         assert getattr(read((name,), **{spelled: None}), name) is None
     else:
         assert f"`{spelled}` is None, expected" in refused(LongcatShapeError, (name,), **{spelled: None})
@@ -90,7 +94,7 @@ def test_other_values_that_cannot_be(name, value):
     assert f"LongcatFlashConfig: argument `{name}` is " in refused(LongcatShapeError, drop, **{name: value})
 
 
-@pytest.mark.parametrize("name", [n for n, key in KEYS.items() if key.required])
+@pytest.mark.parametrize("name", REQUIRED)
 def test_a_missing_key_is_named_under_all_its_names(name):
     text = refused(LongcatShapeError, (name,))
     assert "missing: " + " or ".join((name, *KEYS[name].aliases)) in text

@@ -26,7 +26,7 @@ def no_form_is_known(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def threads():
+def threads_are_restored():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

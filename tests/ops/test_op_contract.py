@@ -16,8 +16,9 @@ from longcat_ops.ops import checking
 from longcat_ops.ops.registry import OPS
 from longcat_ops.reference import kernels
 from longcat_ops.testing.op_cases import CASES, EVERY, FIRST, is_output, public, schema_call
-from longcat_ops.testing.op_results import bits, blank, settled
+from longcat_ops.testing.op_results import bits, settled
 from support import op_bounds
+from support.op_places import with_blank_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 FP8 = torch.float8_e4m3fn
@@ -179,12 +180,6 @@ def test_kernel_and_reference_agree(op, name):
             op_bounds.assert_near(arguments, ours[i], theirs[i])
         else:
             assert bits(ours[i]) == bits(theirs[i]), overload._schema.arguments[i].name
-
-
-def with_blank_outputs(overload, arguments):
-    """The same call into zeroed outputs; a counter keeps what it holds."""
-    pairs = zip(overload._schema.arguments, arguments, strict=True)
-    return tuple(blank(a) if is_output(spec) and a is not None else a for spec, a in pairs)
 
 
 def run_blank(overload, arguments):

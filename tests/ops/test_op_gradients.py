@@ -10,17 +10,12 @@ import longcat_ops
 from longcat_ops import LongcatUnsupportedError
 from longcat_ops.ops.registry import OPS
 from longcat_ops.testing.op_cases import CASES, EVERY, FIRST, is_output, public, schema_call
-from longcat_ops.testing.op_results import bits, blank, tensors
+from longcat_ops.testing.op_results import bits, tensors
+from support.op_places import tensor_arguments, with_blank_outputs
 
 pytestmark = pytest.mark.long
 
-FLOATING = [
-    pytest.param(op, name, i, id=f"{op}-{spec.name}")
-    for op, name in FIRST
-    for overload, arguments, _ in [schema_call(op, name)]
-    for i, (spec, value) in enumerate(zip(overload._schema.arguments, arguments, strict=True))
-    if isinstance(value, torch.Tensor) and value.is_floating_point()
-]
+FLOATING = tensor_arguments(FIRST, torch.Tensor.is_floating_point)
 FIRST_NAMES = {op: name for op, name in FIRST}
 
 
@@ -84,7 +79,7 @@ def test_results_do_not_depend_on_the_grad_mode(op, name):
     overload, arguments, _ = schema_call(op, name)
     specs, results = overload._schema.arguments, []
     for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
-        fresh = [blank(a) if is_output(spec) and a is not None else a for spec, a in zip(specs, arguments, strict=True)]
+        fresh = with_blank_outputs(overload, arguments)
         with mode():
             overload(*fresh)
         results.append([a for spec, a in zip(specs, fresh, strict=True) if is_output(spec) and a is not None])

@@ -92,7 +92,7 @@ def test_products(left, right):
     assert seen[1:].any() or not {left, right} & {"huge", "negative", "inf and NaN"} or "tiny" in (left, right)
 
 
-def test_rows_and_columns_of_safe_scales_keep_their_bits_beside_extreme_ones():
+def test_rows_of_safe_scales_keep_their_bits_beside_extreme_ones():
     generator = torch.Generator().manual_seed(1)
     a, b = codes(generator, 4, 384), codes(generator, 256, 384)
     sa, sb = torch.rand(4, 3, generator=generator) + 0.5, torch.rand(2, 3, generator=generator) + 0.5

@@ -8,7 +8,8 @@ import torch
 import longcat_ops
 from longcat_ops import LongcatShapeError
 from longcat_ops.ops.registry import OPS
-from longcat_ops.testing.op_cases import CASES, FIRST, public
+from longcat_ops.testing.op_cases import CASES, FIRST, is_output, public, schema_call
+from longcat_ops.testing.op_results import blank
 
 
 def places(value, path=()):
@@ -34,12 +35,21 @@ def call_with(op, made, path, new):
     return flat[: len(made.args)], dict(zip(names, flat[len(made.args) :], strict=True))
 
 
-FUNCTION_PLACES = [
-    pytest.param(op, path, id=f"{op}-{'.'.join(map(str, path))}")
-    for op, name in FIRST
-    for made in [CASES[op][name]()]
-    for path in places((*made.args, *made.kwargs.values()))
-]
+def with_blank_outputs(overload, arguments):
+    """The same call into zeroed outputs; a counter keeps what it holds."""
+    pairs = zip(overload._schema.arguments, arguments, strict=True)
+    return tuple(blank(a) if is_output(spec) and a is not None else a for spec, a in pairs)
+
+
+def tensor_arguments(cases, wanted):
+    """(op, case, place in the schema) of each tensor of those calls that is `wanted`."""
+    return [
+        pytest.param(op, name, i, id=f"{op}-{name}-{spec.name}")
+        for op, name in cases
+        for overload, arguments, _ in [schema_call(op, name)]
+        for i, (spec, value) in enumerate(zip(overload._schema.arguments, arguments, strict=True))
+        if isinstance(value, torch.Tensor) and wanted(value)
+    ]
 
 
 def tensor_at(op, path):
@@ -63,7 +73,19 @@ def refused_alike(op, args, kwargs):
     return text
 
 
-def schema_index(op, made, value):
-    """Which argument of the schema this tensor of a call is; None for a field that the op does not read."""
+def schema_name(op, path):
+    """The schema's name of the tensor at this place of a call; None for a field that the op does not read."""
+    made, value = tensor_at(op, path)
     flat = OPS[op].arguments(*made.args, **made.kwargs)
-    return next((i for i, a in enumerate(flat) if a is value), None)
+    index = next((i for i, a in enumerate(flat) if a is value), None)
+    return None if index is None else getattr(torch.ops.longcat_ops, op).default._schema.arguments[index].name
+
+
+# Every place of a function's first call with a tensor, and the schema's name of it; then those that the op reads.
+ALL_PLACES = [
+    pytest.param(op, path, schema_name(op, path), id=f"{op}-{'.'.join(map(str, path))}")
+    for op, name in FIRST
+    for made in [CASES[op][name]()]
+    for path in places((*made.args, *made.kwargs.values()))
+]
+READ_PLACES = [place for place in ALL_PLACES if place.values[2] is not None]
