@@ -50,8 +50,10 @@ START = time.monotonic()
 class Problem:
     """The tokens that arrive at one rank, its plan and its weights, of random codes."""
 
-    def __init__(self, share: Share, device: str) -> None:
+    def __init__(self, share: Share, device: str, hidden: int | None = None, width: int | None = None) -> None:
+        hidden, width = hidden or HIDDEN, width or WIDTH
         self.share, self.groups, self.device = share, share.groups, device
+        self.generator = torch.Generator(device).manual_seed(share.tokens)
         generator = torch.Generator().manual_seed(share.tokens)
         total = share.tokens * share.ranks
         chosen = torch.rand(total, EXPERTS, generator=generator).argsort(1)[:, :REAL].int()
@@ -62,20 +64,21 @@ class Problem:
         self.counts = torch.bincount(self.ids.flatten().long() + 1, minlength=self.groups + 1)[1:].int().to(device)
         self.ids = self.ids.to(device)
         tokens = len(self.ids)
-        self.x = torch.randn(tokens, HIDDEN, device=device).bfloat16()
+        self.x = torch.randn(tokens, hidden, device=device, generator=self.generator).bfloat16()
         rest = torch.zeros(1, dtype=torch.int32, device=device)
         weights = torch.rand(tokens, K, device=device)
         self.routing = Routing(self.ids, weights, torch.rand(tokens, device=device), rest, rest, rest)
         self.plan: Plan = longcat_ops.moe_plan(self.ids, self.groups)
-        self.halves, self.down = self.weight(2 * WIDTH, HIDDEN), self.weight(HIDDEN, WIDTH)  # halves: gate, then up
+        self.halves, self.down = self.weight(2 * width, hidden), self.weight(hidden, width)  # halves: gate, then up
         self.gate_up = longcat_ops.interleave_gate_up(*self.halves)
 
     def weight(self, n: int, k: int) -> tuple[Tensor, Tensor]:
-        codes = torch.empty(self.groups, n, k, dtype=torch.uint8, device=self.device)
-        for matrix in codes:
-            matrix.random_(0, 120)  # positive, below the largest
-        scales = torch.rand(self.groups, n // 128, k // 128, device=self.device)
-        return codes.view(torch.float8_e4m3fn), scales * 2.0**-10
+        """Of both signs, and so that gate and up are numbers of a few units: of far larger ones SwiGLU would keep
+        little but what their rounding to bf16 lost."""
+        g = self.generator
+        codes = moe_gemm_problem.random_codes((self.groups, n, k), self.device, g)
+        scales = torch.rand(self.groups, n // 128, k // 128, device=self.device, generator=g) + 0.5
+        return codes, scales * (2.0**-6 * k**-0.5)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=dtype)
@@ -87,8 +90,8 @@ def fused(p: Problem) -> Run | str:
 
 def unfused(p: Problem) -> Run | str:
     """Our products with a bf16 matrix between them, whose rows in use the host knows here."""
-    rows, offsets, used = len(p.plan.src_of), p.plan.offsets, p.share.rows
-    middle, y = p.empty(rows, 2 * WIDTH), p.empty(rows, HIDDEN)
+    rows, offsets, used = len(p.plan.src_of), p.plan.offsets, int(p.counts.sum())
+    middle, y = p.empty(rows, p.halves[0].shape[1]), p.empty(rows, p.x.shape[1])
 
     def run() -> Tensor:
         permuted = longcat_ops.moe_permute_quant(p.x, p.plan)
@@ -120,7 +123,7 @@ def chain_of(peer: Peer, p: Problem) -> Run | str:
     middle = first.rows()
     (second,) = peer.prepare(Product(p, longcat_ops.silu_and_mul_quant_fp8(middle), p.down))
     second.run()
-    y = p.empty(len(p.plan.src_of), HIDDEN)
+    y = p.empty(len(p.plan.src_of), p.x.shape[1])
     y[: len(middle)] = second.rows()
 
     def run() -> Tensor:

@@ -77,9 +77,7 @@ class Problem:
         n, k, rows, groups = self.n, self.k, self.cell.rows, self.cell.groups
 
         def codes(*sizes: int) -> Tensor:
-            """All of e4m3 but the two NaN, with equal chances: data with few bits set would draw less power."""
-            numbers = torch.randint(0, 254, sizes, dtype=torch.uint8, device=self.device, generator=generator)
-            return numbers.add_(numbers >= 127).view(torch.float8_e4m3fn)
+            return random_codes(sizes, self.device, generator)
 
         def scales(*sizes: int) -> Tensor:
             return torch.rand(sizes, device=self.device, generator=generator) + 0.5
@@ -124,6 +122,12 @@ class Problem:
             return None
         worst = off.nan_to_num(torch.inf).max()
         return f"computes something else: {wrong} of {value.numel()} values, the worst {worst:.3g} times its bound off"
+
+
+def random_codes(sizes: tuple[int, ...], device: str, generator: torch.Generator) -> Tensor:
+    """All of e4m3 but the two NaN, with equal chances: data with few bits set would draw less power."""
+    numbers = torch.randint(0, 254, sizes, dtype=torch.uint8, device=device, generator=generator)
+    return numbers.add_(numbers >= 127).view(torch.float8_e4m3fn)
 
 
 def widen(q: Tensor, s: Tensor) -> Tensor:

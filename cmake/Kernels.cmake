@@ -28,7 +28,9 @@ if(TARGET longcat_emu_core)
   # What stands in for the CUDA runtime. Not part of longcat_emu_core: what an archive has is not exported.
   file(GLOB emu_library_sources CONFIGURE_DEPENDS cpp/emu/library/*.cpp)
   add_library(longcat_emu SHARED EXCLUDE_FROM_ALL ${emu_kernel_sources} ${LONGCAT_LAUNCH_SOURCES}
-                                                  ${LONGCAT_CONFIG_SOURCES} ${emu_library_sources})
+                                                  ${LONGCAT_CONFIG_SOURCES} cuda/launch/trace.cpp
+                                                  ${emu_library_sources})
+  target_compile_definitions(longcat_emu PRIVATE LC_TRACE)
   target_include_directories(longcat_emu PUBLIC cuda/include PRIVATE ${CMAKE_BINARY_DIR}/generated)
   target_compile_options(longcat_emu PRIVATE -Wall -Wextra -O2)
   target_link_libraries(longcat_emu PRIVATE longcat_emu_core)

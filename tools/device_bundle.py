@@ -4,7 +4,8 @@
     python tools/device_bundle.py --python /usr/bin/python3.12 # for another one: it needs headers, but no torch
 
 The libraries are those of the last `./run build`, which must have found nvcc. Tests and benches are not packed: they
-are part of the source tree, and the bundle is only good for the tree it was made of.
+are part of the source tree, and the bundle is only good for the tree it was made of. On a device with another CPython
+the check compiles _C, which takes seconds, and needs g++, pybind11 and the headers of that CPython there.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import distribution
 from pathlib import Path
 
 from conformance.library import build_for_device
-from device_check.environment import BUNDLE, ROOT, bundle, load_problem, source_files, source_hash
+from device_check import traced
+from device_check.environment import BUNDLE, CORE, MODULE_PARTS, ROOT, bundle, load_problem, source_files, source_hash
+from device_check.module import Interpreter, compile_module
 
 PACKAGE = ROOT / "python" / "longcat_ops"
 LIBRARIES = ("liblongcat_kernels.so", "liblongcat_torch.so")
@@ -29,7 +33,7 @@ def fail(text: str) -> None:
     raise SystemExit(f"device_bundle: {text}")
 
 
-def interpreter_facts(python: str) -> dict:
+def interpreter_facts(python: str) -> Interpreter:
     code = (
         "import json, sys, sysconfig; print(json.dumps({'suffix': sysconfig.get_config_var('EXT_SUFFIX'), "
         "'include': sysconfig.get_path('include'), 'version': sys.version.split()[0]}))"
@@ -37,36 +41,39 @@ def interpreter_facts(python: str) -> dict:
     done = subprocess.run([python, "-c", code], capture_output=True, text=True)
     if done.returncode != 0:
         fail(f"{python} does not run: {done.stderr.strip()[-300:]}")
-    return json.loads(done.stdout)
+    return Interpreter(**json.loads(done.stdout))
 
 
-def compile_module(facts: dict, package: Path) -> Path:
-    """_C for another CPython. Its source is small and knows no torch; the rest comes from the last build."""
-    if not (Path(facts["include"]) / "Python.h").exists():
-        fail(f"Python {facts['version']} has no headers in {facts['include']}: install its dev package")
-    cores = [path for path in ROOT.glob("build/*/liblongcat_core.a") if (path.parent / LIBRARIES[0]).exists()]
-    trees = sorted(cores, key=lambda path: path.stat().st_mtime)
-    if not trees:
-        fail(f"there is no build/*/liblongcat_core.a beside a {LIBRARIES[0]}: ./run build")
-    import pybind11
+def build_tree() -> Path:
+    """The newest that has what _C is linked with."""
+    cores = [path for path in ROOT.glob(f"build/*/{CORE}") if (path.parent / LIBRARIES[0]).exists()]
+    if not cores:
+        fail(f"there is no build/*/{CORE} beside a {LIBRARIES[0]}: ./run build")
+    return max(cores, key=lambda path: path.stat().st_mtime).parent
 
-    target = package / f"_C{facts['suffix']}"
-    includes = [
-        facts["include"],
-        pybind11.get_include(),
-        ROOT / "cpp",
-        ROOT / "cuda",
-        ROOT / "cuda/include",
-        trees[-1].parent / "generated",
-    ]
-    command = [shutil.which("g++") or "c++", "-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"]
-    command += ["-DLONGCAT_WITH_CUDA", *(f"-I{path}" for path in includes), ROOT / "cpp/bindings/module.cpp", trees[-1]]
-    command += [f"-L{package}", "-Wl,--no-as-needed", "-llongcat_torch", "-llongcat_kernels", "-Wl,--as-needed"]
-    command += ["-Wl,--exclude-libs,ALL", "-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN", "-o", target]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        fail(f"_C for Python {facts['version']} does not compile:\n{done.stderr[-3000:]}")
-    return target
+
+def pack_module(folder: Path, package: Path, python: Interpreter) -> None:
+    """_C for `python`, and what compiling it for yet another interpreter takes."""
+    tree, parts = build_tree(), folder / MODULE_PARTS
+    shutil.copytree(tree / "generated", parts / "generated", ignore=shutil.ignore_patterns("emu"))
+    shutil.copy2(tree / CORE, parts)
+    own = PACKAGE / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if own.name == f"_C{python.suffix}" and own.exists():
+        shutil.copy2(own, package)
+    else:
+        try:
+            compile_module(python, package, parts / CORE, parts / "generated")
+        except RuntimeError as error:
+            fail(str(error))
+
+
+def pack_pytest_plugin(folder: Path) -> None:
+    """pytest-benchmark, which benches need and the device may lack: pure Python."""
+    for file in distribution("pytest-benchmark").files or []:
+        if ".." not in file.parts and "__pycache__" not in file.parts:
+            target = folder / "python" / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file.locate(), target)
 
 
 def pack(folder: Path, python: str) -> dict:
@@ -83,15 +90,13 @@ def pack(folder: Path, python: str) -> dict:
     for name in LIBRARIES:
         shutil.copy2(PACKAGE / name, package)
     facts = interpreter_facts(python)
-    own = PACKAGE / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if own.name == f"_C{facts['suffix']}" and own.exists():
-        shutil.copy2(own, package)
-    else:
-        compile_module(facts, package)
+    pack_module(folder, package, facts)
+    pack_pytest_plugin(folder)
     build_for_device(folder)
+    traced.build(folder)
     shutil.rmtree(folder / "generated", ignore_errors=True)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    manifest = {"python": facts["version"], "sources": source_hash(), "bytes": size}
+    manifest = {"python": facts.version, "sources": source_hash(), "bytes": size}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -99,7 +104,8 @@ def pack(folder: Path, python: str) -> dict:
 WITHOUT_TORCH = """
 import ctypes, importlib, sys, longcat_ops
 importlib.import_module("longcat_ops._C").build_info()
-ctypes.CDLL(sys.argv[1])
+for library in sys.argv[1:]:
+    ctypes.CDLL(library)
 """
 
 
@@ -112,7 +118,7 @@ def pack_problem(folder: Path, python: str) -> str:
     if has_torch:
         return load_problem(packed, python)
     variables = packed.variables() | {"LD_LIBRARY_PATH": str(Path(torch.__file__).parent / "lib")}
-    command = [python, "-c", WITHOUT_TORCH, str(packed.conformance)]
+    command = [python, "-c", WITHOUT_TORCH, str(packed.conformance), str(packed.traced)]
     done = subprocess.run(command, env=os.environ | variables, cwd="/", capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stderr.strip()[-500:]
 

@@ -1,7 +1,6 @@
 """Runs the conformance cases of a library in child processes, so that a crash or a hang costs one case.
 
     python tools/run_conformance.py LIBRARY RESULTS.jsonl [--only thread/,mbarrier/] [--limit SECONDS]
-    python tools/run_conformance.py LIBRARY --probe device
 
 RESULTS gets a line per case as soon as it is known, and cases that are in it already are not run again. Exit status 0:
 every case gave what the ISA says; 1: some did not.
@@ -10,7 +9,6 @@ every case gave what the ISA says; 1: some did not.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import queue
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from conformance import golden
 from conformance.library import Case, Library, first_difference
+from device_check.answers import read_lines
 
 CASE_LIMIT = 30.0  # seconds; the first case of a child also waits for the GPU to start
 
@@ -99,23 +98,8 @@ def run_all(names: list[str], command: list[str], report: Callable[[dict], None]
 
 
 def read_results(path: Path) -> dict[str, dict]:
-    """Those of an earlier run; a line that was cut off is none."""
-    found = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            result = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[result["case"]] = result
-    return found
-
-
-def probe(library_path: str, what: str) -> int:
-    library = ctypes.CDLL(library_path)
-    library.conformance_probe.restype = library.conformance_error.restype = ctypes.c_char_p
-    text = library.conformance_probe(what.encode())
-    print(text.decode() if text else library.conformance_error().decode())
-    return 0 if text else 1
+    """Those of an earlier run."""
+    return {result["case"]: result for result in read_lines(path)}
 
 
 def main() -> int:
@@ -124,12 +108,9 @@ def main() -> int:
     parser.add_argument("results", type=Path, nargs="?")
     parser.add_argument("--only", default="", help="beginnings of names, with commas between")
     parser.add_argument("--limit", type=float, default=CASE_LIMIT)
-    parser.add_argument("--probe", choices=("device", "multicast", "rates"))
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--in-process", action="store_true", help="no children: for tools that watch this process")
     options = parser.parse_args()
-    if options.probe:
-        return probe(options.library, options.probe)
     if options.child:
         child(options.library)
         return 0

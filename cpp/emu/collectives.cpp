@@ -19,6 +19,7 @@ bool same_place(const Location& a, const Location& b) {
 uint32_t thread_index() { return this_thread().index; }
 uint32_t block_index() { return this_thread().cta->index; }
 uint32_t grid_size() { return this_thread().cta->grid->launch.grid; }
+uint32_t sm_index() { return this_thread().cta->slot; }
 uint32_t dynamic_smem_base() { return this_thread().cta->smem_base; }
 
 uint64_t globaltimer_ns() {

@@ -21,6 +21,7 @@ uint32_t block_index();
 uint32_t grid_size();
 uint32_t dynamic_smem_base();
 uint64_t globaltimer_ns();
+uint32_t sm_index();
 uint32_t cluster_rank();
 uint32_t cluster_size();
 uint32_t cluster_index();

@@ -2,6 +2,7 @@
 // the tile's bucket has. After each 128 of K the tensor cores' sums are added to float32 ones: they keep about 14 bits.
 #pragma once
 
+#include "device/trace.cuh"
 #include "device/vector_io.cuh"
 #include "gemm/epilogue.cuh"
 #include "gemm/producer.cuh"
@@ -96,6 +97,7 @@ template <uint32_t kLargest, bool kSplit>
 LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
   constexpr bool kPairs = kLargest > kSmallTokens;
   ptx::grid_dependency_wait();  // before anything is stored
+  device::trace(device::TracedKernel::kGemm, device::TracePoint::kReady);
   if (kPairs && p.paired) ptx::cluster_wait_acquire();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);

@@ -18,6 +18,7 @@ template <uint32_t kLargest, bool kTma, bool kSplit>
 LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     moe_gemm_kernel(LC_GRID_CONSTANT MoeGemmParams p) {
   const uint32_t base = ptx::dynamic_smem_base(), warp = ptx::warp_index();
+  device::trace(device::TracedKernel::kGemm, device::TracePoint::kEntered);
   constexpr bool kPairs = kLargest > kSmallTokens;
   init_rings<kSplit, kPairs>(p, base);
   if (warp < kConsumerWarps) {

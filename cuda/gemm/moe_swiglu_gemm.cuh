@@ -15,6 +15,7 @@ template <uint32_t kLargest, bool kTma>
 LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     moe_swiglu_gemm_kernel(LC_GRID_CONSTANT MoeSwigluGemmParams p) {
   const uint32_t base = ptx::dynamic_smem_base();
+  device::trace(device::TracedKernel::kSwigluGemm, device::TracePoint::kEntered);
   init_rings(p.gemm, base);
   if (ptx::warp_index() < kConsumerWarps) {
     if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<224>();

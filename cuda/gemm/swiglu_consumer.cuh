@@ -32,6 +32,7 @@ struct SwigluTileMultiplier {
 template <uint32_t kLargest>
 LC_DEVICE void consume_swiglu(const MoeSwigluGemmParams& p, uint32_t base) {
   ptx::grid_dependency_wait();  // before anything is stored
+  device::trace(device::TracedKernel::kSwigluGemm, device::TracePoint::kReady);
   TileQueue queue(p.gemm.smem, base);
   device::Pipeline stages = stages_of(p.gemm, base);
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {

@@ -11,6 +11,9 @@
 
 #ifndef LC_EMULATE
 #include <cuda_runtime.h>
+#ifdef LC_TRACE
+#include "launch/trace.h"
+#endif
 #else
 #include <functional>
 #endif
@@ -75,6 +78,11 @@ int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_
   launch_config.stream = static_cast<cudaStream_t>(stream);
   launch_config.attrs = attributes;
   launch_config.numAttrs = attribute_count;
+#ifdef LC_TRACE
+  const auto* address = reinterpret_cast<const void*>(kernel);
+  if (const cudaError_t error = prepare_traced(config.name, address, launch_config, config.cluster))
+    return report_launch(config, "prepare_traced", error);
+#endif
   return report_launch(config, "cudaLaunchKernelEx", cudaLaunchKernelEx(&launch_config, kernel, params));
 }
 

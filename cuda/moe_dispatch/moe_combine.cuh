@@ -5,6 +5,7 @@
 // bytes for bf16 with 8 FFN experts. Every row is read once; a choice without a row costs nothing.
 #pragma once
 
+#include "device/trace.cuh"
 #include "moe_dispatch/choices.cuh"
 #include "moe_dispatch/row_access.cuh"
 
@@ -34,6 +35,7 @@ LC_DEVICE void add_product(float (&sum)[device::kChunk], const float (&values)[d
 template <class Rows>
 LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONSTANT MoeCombineParams p) {
   using namespace device;
+  trace(TracedKernel::kCombine, TracePoint::kEntered);
   using Held = typename Rows::Held;
   constexpr uint32_t kInFlight = 128 / sizeof(Held);  // rows read before one is used: 32 registers
   const WarpPlace place = locate(p.warps);
@@ -46,6 +48,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONST
 
   // Read what needs no row number.
   ptx::grid_dependency_wait();
+  trace(TracedKernel::kCombine, TracePoint::kReady);
   int32_t own_row = -1;
   float own_weight = 0.0f;
   if (lane < p.top_k) {

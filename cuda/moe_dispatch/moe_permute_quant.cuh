@@ -6,6 +6,7 @@
 #pragma once
 
 #include "device/fp8_scale.cuh"
+#include "device/trace.cuh"
 #include "device/warp_reduce.cuh"
 #include "moe_dispatch/choices.cuh"
 #include "moe_dispatch/row_access.cuh"
@@ -25,6 +26,7 @@ struct MoePermuteQuantParams {
 template <class Rows>
 LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 12) moe_permute_quant_kernel(LC_GRID_CONSTANT MoePermuteQuantParams p) {
   using namespace device;
+  trace(TracedKernel::kPermuteQuant, TracePoint::kEntered);
   constexpr uint32_t kGroupLanes = 16;  // a half-warp takes a group, one chunk per lane
   const WarpPlace place = locate(p.warps);
   if (!place.inside) return;
@@ -34,6 +36,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 12) moe_permute_quant_kernel(LC_GRI
 
   // Read the chunk of a token that has a row. Zeros take no part in a maximum.
   ptx::grid_dependency_wait();
+  trace(TracedKernel::kPermuteQuant, TracePoint::kReady);
   const PlanChoice choice = load_choice(p.plan, place.token);
   if (!ptx::any(choice.row >= 0)) return;
   typename Rows::Held held = {};

@@ -39,6 +39,14 @@ LC_DEVICE uint64_t globaltimer_ns() {
   return now;
 }
 
+// The multiprocessor that the thread is on; it may be another one after a preemption.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#special-registers-smid
+LC_DEVICE uint32_t sm_index() {
+  uint32_t sm;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
+  return sm;
+}
+
 // Waits until the grids this one depends on have finished and their writes are visible.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-griddepcontrol
 LC_DEVICE void grid_dependency_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }

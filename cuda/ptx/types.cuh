@@ -11,6 +11,8 @@
 #define LC_DEVICE __device__ __forceinline__
 #define LC_GRID_CONSTANT const __grid_constant__
 #define LC_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
+// A variable of the device, one for each file; the host has its address only.
+#define LC_DEVICE_VARIABLE static __device__
 #define LC_UNROLL _Pragma("unroll")
 
 namespace longcat_ops::ptx {

@@ -67,6 +67,7 @@ def test_the_chains_run(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deep_gemm, "module", DeepGemm)
     problem = bench_fused_moe.Problem(small, "cpu")
     assert torch.equal(problem.plan.offsets.diff(), problem.counts)
+    assert problem.counts.sum() != small.rows  # an expectation: none of the rows that came may be left out
     expected = bench_fused_moe.fused(problem)()
     assert expected.shape == problem.x.shape and expected.isfinite().all()
     runs = {"unfused": bench_fused_moe.unfused(problem)}

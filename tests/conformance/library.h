@@ -1,9 +1,11 @@
 // The conformance library's C ABI, the same over the emulator (library.cpp) and for a GPU (library.cu).
 #pragma once
 
+#include "box_ring.cuh"
 #include "bulk.cuh"
 #include "cluster.cuh"
 #include "convert.cuh"
+#include "launches.cuh"
 #include "math.cuh"
 #include "matrix.cuh"
 #include "mbarrier.cuh"
@@ -21,9 +23,11 @@ inline const std::vector<Case>& all_cases() {
   static const std::vector<Case> all = [] {
     Cases cases;
     thread_cases(cases);
+    launch_cases(cases);
     memory_cases(cases);
     mbarrier_cases(cases);
     tma_cases(cases);
+    box_ring_cases(cases);
     bulk_cases(cases);
     matrix_cases(cases);
     cluster_cases(cases);

@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <sstream>
 
-#include "case.h"
+#include "box_ring.cuh"
+#include "launches.cuh"
 
 namespace longcat_ops::conformance {
 
@@ -178,10 +179,80 @@ inline std::string rates() {
   return facts.text();
 }
 
-inline std::string probe(const std::string& what) {
+// out [2]: the smallest step of the device's timer, and the steps seen. In ns.
+LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) timer_kernel(uint64_t* out) {
+  if (ptx::thread_index() != 0) return;
+  uint64_t before = ptx::globaltimer_ns(), least = ~uint64_t{0}, steps = 0;
+  const uint64_t begin = before;
+  while (before - begin < 200000) {
+    const uint64_t now = ptx::globaltimer_ns();
+    if (now == before) continue;
+    least = now - before < least ? now - before : least;
+    before = now;
+    ++steps;
+  }
+  ptx::store_global(out, least);
+  ptx::store_global(out + 1, steps);
+}
+
+inline std::string timer() {
+  Machine machine(0, 0);
+  auto* out = machine.output<uint64_t>(2);
+  machine.launch(timer_kernel, {}, out);
+  uint64_t found[2];
+  LC_CHECK(cudaMemcpy(found, out, sizeof found, cudaMemcpyDeviceToHost));
+  JsonObject facts;
+  facts.add("least_step_ns", found[0]);
+  facts.add("mean_step_ns", 200000.0 / static_cast<double>(found[1]));
+  return facts.text();
+}
+
+// What `sms` multiprocessors read by TMA, in boxes of 128 x 128 bytes, from memory: each 4 MB, of a matrix that is far
+// larger than L2 and read from another place each time.
+inline std::string box_rate(uint32_t sms) {
+  constexpr uint32_t kColumns = 48, kRows = 2048, kBoxesEach = 256;  // rows of 6144 bytes, 1.6 GB
+  Machine machine(0, 0);
+  const Tensor tensor = ring_tensor(kColumns, kRows);
+  auto* data = machine.output<uint8_t>(tensor.bytes());
+  auto* sums = machine.output<uint32_t>(sms);
+  const uint32_t boxes = sms * kBoxesEach, step = (boxes + kColumns - 1) / kColumns * kBoxRows;
+  uint32_t first_row = 0;
+  const double ms = milliseconds([&] {
+    if (first_row + step > kRows * kBoxRows) first_row = 0;
+    Tensor part = tensor;
+    part.sizes[1] = step;
+    const uint8_t* from = data + uint64_t{first_row} * kColumns * kBoxBytes;
+    machine.launch(box_ring_kernel, {sms, 32, kRingSmem}, machine.tensor_map(from, part), boxes, kColumns, sums);
+    first_row += step;
+  });
+  const double bytes = static_cast<double>(boxes) * kBoxBytes * kBoxRows;
+  JsonObject facts;
+  facts.add("sms", sms);
+  facts.add("us", 1e3 * ms);
+  facts.add("gb_per_s", bytes / ms * 1e-6);
+  facts.add("gb_per_s_of_one", bytes / ms * 1e-6 / sms);
+  return facts.text();
+}
+
+// Words that were not seen, of `rounds` times kSeenWords.
+inline std::string two_back(uint32_t rounds) {
+  Machine machine(0, 0);
+  const uint32_t* wrong = see_two_back(machine, rounds);
+  uint32_t found = 0;
+  LC_CHECK(cudaMemcpy(&found, wrong, sizeof found, cudaMemcpyDeviceToHost));
+  JsonObject facts;
+  facts.add("words", uint64_t{rounds} * kSeenWords);
+  facts.add("wrong", found);
+  return facts.text();
+}
+
+inline std::string probe(const std::string& what, uint32_t number) {
   if (what == "device") return device_facts();
   if (what == "multicast") return multicast_facts();
   if (what == "rates") return rates();
+  if (what == "timer") return timer();
+  if (what == "box_rate") return box_rate(number);
+  if (what == "two_back") return two_back(number);
   throw std::invalid_argument("there is no probe " + what);
 }
 

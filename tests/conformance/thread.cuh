@@ -59,6 +59,23 @@ inline void globaltimer(Machine& machine) {
   machine.expect(out, std::vector<uint32_t>{0});
 }
 
+// out [4][2]: that all threads of a block are on one multiprocessor, and that it has a small number.
+LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) sm_index_kernel(uint32_t* out) {
+  const uint32_t base = ptx::dynamic_smem_base(), sm = ptx::sm_index();
+  if (ptx::thread_index() == 0) ptx::store_shared(base, sm);
+  ptx::sync_threads();
+  const bool alike = ptx::all(ptx::load_shared<uint32_t>(base) == sm);
+  if (ptx::thread_index() != 63) return;
+  ptx::store_global(out + 2 * ptx::block_index(), static_cast<uint32_t>(alike));
+  ptx::store_global(out + 2 * ptx::block_index() + 1, static_cast<uint32_t>(sm < 1024));
+}
+
+inline void sm_index(Machine& machine) {
+  auto* out = machine.output<uint32_t>(8);
+  machine.launch(sm_index_kernel, {4, 64, 1024}, out);
+  machine.expect(out, std::vector<uint32_t>(8, 1));
+}
+
 // out [warps][3]: lanes elected, and whether the second and third call elect the same.
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) elect_kernel(uint32_t* out) {
   const uint32_t first = ptx::ballot(ptx::elect_one());
@@ -261,6 +278,7 @@ inline void thread_cases(Cases& cases) {
   cases.add("thread/indices", "thread_index block_index grid_size lane_index warp_index", indices);
   cases.add("thread/smem_base", "dynamic_smem_base", smem_base, "the address itself is the machine's: modulo 1024");
   cases.add("thread/globaltimer", "globaltimer_ns", globaltimer, "only that time does not go back");
+  cases.add("thread/sm_index", "sm_index", sm_index, "the number is the machine's: below 1024, one for a block");
   cases.add("thread/elect", "elect_one", elect, "the lane is the machine's choice: how many, and always the same");
   cases.add("thread/shuffles", "shuffle shuffle_xor shuffle_up shuffle_down", shuffles);
   cases.add("thread/votes", "ballot any all", votes);

@@ -54,6 +54,7 @@ def test_every_wrapper_is_called() -> None:
 # What nvcc 13.0 makes of each wrapper: opcode and, where it matters, its operands.
 LAYER = {
     # thread.cuh
+    r"S2U?R \w+, SR_VIRTUALSMID": 1,  # smid
     r"ACQBULK": 1,  # griddepcontrol.wait
     r"PREEXIT": 1,  # griddepcontrol.launch_dependents
     r"USETMAXREG\.TRY_ALLOC\.CTAPOOL .*0xe8": 1,

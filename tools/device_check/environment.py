@@ -1,12 +1,15 @@
-"""Where a check takes the libraries from: the bundle of tools/device_bundle.py, else a build on the spot."""
+"""Where a check takes the libraries from: the bundle of tools/device_bundle.py, else a build on the spot; a rehearsal
+those of the emulator."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +17,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / ".device"
 BUILT = ROOT / "build" / "device"
-CONFORMANCE = "liblongcat_conformance.so"
+CORE, MODULE_PARTS = "liblongcat_core.a", "module"  # what _C is linked with, and where the bundle has it
+CONFORMANCE, TRACED = "liblongcat_conformance.so", "liblongcat_traced.so"
 SOURCES = ("CMakeLists.txt", "cmake", "cpp", "cuda", "python/longcat_ops", "tests/conformance", "tools/conformance")
 SUFFIXES = {".txt", ".cmake", ".py", ".cpp", ".h", ".in", ".inc", ".cu", ".cuh"}
 
 
 @dataclass(frozen=True)
 class Environment:
+    """python_path: of the package. device: "cuda", or "cpu" in a rehearsal, where the libraries are the emulator's."""
+
     python_path: Path
     conformance: Path
+    traced: Path
+    device: str = "cuda"
+
+    @property
+    def real(self) -> bool:
+        return self.device == "cuda"
 
     def variables(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(self.python_path), os.environ.get("PYTHONPATH")]))
-        return {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "4"}
+        found = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "4"}
+        return found if self.real else found | {"LONGCAT_OPS_BACKEND": "emu", "OMP_NUM_THREADS": "1"}
 
 
 def source_files(root: Path = ROOT, names: Iterable[str] = SOURCES) -> list[Path]:
@@ -47,16 +60,18 @@ LOAD_LIMIT_S = 120  # a sick driver can hang an import of torch
 # NOTE: an installed longcat_ops must not stand in for one that is missing here.
 LOADS = """
 import ctypes, sys
-ctypes.CDLL(sys.argv[1])
+for library in sys.argv[2:]:
+    ctypes.CDLL(library)
 import longcat_ops
-assert longcat_ops.__file__.startswith(sys.argv[2]), f"{longcat_ops.__file__} is not in {sys.argv[2]}"
+assert longcat_ops.__file__.startswith(sys.argv[1]), f"{longcat_ops.__file__} is not in {sys.argv[1]}"
 longcat_ops._library.load()
 """
 
 
 def load_problem(environment: Environment, python: str = sys.executable) -> str:
-    """Empty if the package and the conformance library load under `python`, else what it said last."""
-    command = [python, "-c", LOADS, str(environment.conformance), str(environment.python_path)]
+    """Empty if the package and the other libraries load under `python`, else what it said last."""
+    libraries = map(str, (environment.conformance, environment.traced))
+    command = [python, "-c", LOADS, str(environment.python_path), *libraries]
     # From a folder without the source tree, so that nothing of it is found by accident.
     variables = os.environ | environment.variables()
     try:
@@ -67,7 +82,7 @@ def load_problem(environment: Environment, python: str = sys.executable) -> str:
 
 
 def bundle(folder: Path = BUNDLE) -> Environment:
-    return Environment(folder / "python", folder / CONFORMANCE)
+    return Environment(folder / "python", folder / CONFORMANCE, folder / TRACED)
 
 
 def bundle_problem(folder: Path = BUNDLE, root: Path = ROOT) -> str:
@@ -77,11 +92,35 @@ def bundle_problem(folder: Path = BUNDLE, root: Path = ROOT) -> str:
         return f"there is no {manifest}"
     if json.loads(manifest.read_text())["sources"] != source_hash(root):
         return "it was made of other sources than these: run tools/device_bundle.py again"
-    return load_problem(bundle(folder))
+    return module_problem(folder) or load_problem(bundle(folder))
+
+
+def module_problem(folder: Path) -> str:
+    """Compiles _C if the bundle has none for this interpreter; empty if there is one then."""
+    from .module import Interpreter, compile_module
+
+    package, parts = folder / "python" / "longcat_ops", folder / MODULE_PARTS
+    suffix, include = sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_path("include")
+    if (package / f"_C{suffix}").exists():
+        return ""
+    try:
+        python = Interpreter(suffix, include, platform.python_version())
+        compile_module(python, package, parts / CORE, parts / "generated")
+    except (RuntimeError, ImportError) as error:
+        return str(error)
+    return ""
 
 
 def built() -> Environment:
-    return Environment(BUILT / "site", BUILT / CONFORMANCE)
+    return Environment(BUILT / "site", BUILT / CONFORMANCE, BUILT / TRACED)
+
+
+def rehearsal() -> Environment:
+    """The emulator's libraries, built first if they are not up to date."""
+    import build_emulator
+
+    emulated = build_emulator.build()
+    return Environment(ROOT / "python", build_emulator.build_tests() / "libemu_conformance.so", emulated, "cpu")
 
 
 def built_problem(root: Path = ROOT) -> str:
@@ -93,5 +132,5 @@ def built_problem(root: Path = ROOT) -> str:
 
 
 def build_command() -> tuple[str, ...]:
-    """Builds both here, offline; needs nvcc, cmake, ninja, pybind11 and setuptools in this interpreter's reach."""
+    """Builds them here, offline; needs nvcc, cmake, ninja, pybind11 and setuptools in this interpreter's reach."""
     return (sys.executable, "tools/build_for_device.py", str(BUILT))

@@ -1,66 +1,121 @@
-"""Runs the steps of a part, one after another, each under its limit, and keeps the report up to date on disk."""
+"""Runs a plan within a budget: questions by a worker, commands as processes of their own, each under its limit."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from .answers import Answers
+from .environment import ROOT, Environment
 from .parse import PARSERS
+from .steps import Step
 
-FINISHED = ("passed", "failed", "timed out")  # what a later run does not repeat
-TAIL = 2000  # characters of a step's output that the report keeps if it did not pass
-LOG_LIMIT = 12 << 20  # bytes
-WORTH_STARTING_S = 5  # what must be left of the part's time
-
-
-@dataclass(frozen=True)
-class Step:
-    name: str
-    command: tuple[str, ...]
-    limit_s: float
-    parser: str  # of PARSERS
-    environment: dict[str, str] = field(default_factory=dict)
-    resumes: bool = False  # called again, it goes on where it was stopped
+START_LIMIT_S = 120.0  # of a worker: it imports torch, from a cold disk and by a sick driver
+TAIL = 1500  # characters of a step's output that its answer keeps if it did not pass
+Outcome = dict[str, Any]  # status, and answer or text
 
 
-class Report:
-    """report.json in the output folder: facts of the machine, then every step's outcome by part."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "report.json"
-        self.log = folder / "log.txt"
-        self.content: dict = {"facts": {}, "parts": {}}
-        if self.path.exists():
-            self.content = json.loads(self.path.read_text())
-
-    def save(self) -> None:
-        unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(self.content, indent=1) + "\n")
-        unfinished.replace(self.path)  # a kill leaves the old report or the new one
-
-    def steps(self, part: int) -> dict[str, dict]:
-        return self.content["parts"].setdefault(str(part), {})
-
-    def append_log(self, text: str) -> None:
-        with self.log.open("ab") as file:
-            file.write(text.encode()[: max(0, LOG_LIMIT - file.tell())])
+def search_path(environment: Environment) -> dict[str, str]:
+    """The variables of every step: the package, and the folders that its programs import from."""
+    variables = environment.variables()
+    own = os.pathsep.join(str(ROOT / name) for name in ("tools", "bench", "tests"))
+    return variables | {"PYTHONPATH": f"{variables['PYTHONPATH']}{os.pathsep}{own}"}
 
 
-def execute(step: Step, limit_s: float) -> tuple[int | None, str]:
-    """(exit status, output) of the step's command; the status is None if it was stopped at the limit."""
+class Worker:
+    """A child that answers questions; its words go to `log`."""
+
+    def __init__(self, environment: Environment, log: Path) -> None:
+        ours, theirs = os.pipe()
+        command = [sys.executable, "-m", "device_check.worker", str(theirs), environment.device]
+        command += [str(environment.conformance), str(environment.traced)]
+        with log.open("ab") as words:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=words, stderr=subprocess.STDOUT, text=True,
+                env=os.environ | search_path(environment), pass_fds=(theirs,), start_new_session=True,
+            )  # fmt: skip
+        os.close(theirs)
+        self._answers, self._rest = ours, b""
+
+    def start(self, limit_s: float) -> Outcome | None:
+        """None when it is ready."""
+        line = self._line(limit_s)
+        return None if line is not None and "ready" in line else self._gone(line is None, "starting", limit_s)
+
+    def ask(self, question: str, arguments: dict[str, Any], limit_s: float) -> Outcome:
+        try:
+            self.process.stdin.write(json.dumps([question, arguments]) + "\n")
+            self.process.stdin.flush()
+            line = self._line(limit_s)
+        except BrokenPipeError:
+            line = {}
+        if not line:
+            return self._gone(line is None, "the question", limit_s)
+        if "answer" in line:
+            return {"status": "passed", "answer": line["answer"]}
+        if line.get("broken"):
+            self.stop()
+        return {"status": "failed", "text": line["error"]}
+
+    def _gone(self, late: bool, what: str, limit_s: float) -> Outcome:
+        self.stop()
+        if late:
+            return {"status": "timed out", "text": f"{what}: no answer in {limit_s:.0f} s"}
+        return {"status": "crashed", "text": f"the worker ended with status {self.process.returncode}"}
+
+    def _line(self, limit_s: float) -> dict[str, Any] | None:
+        """The next line; {} at the end of all, None if it takes too long."""
+        end = time.monotonic() + limit_s
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([self._answers], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                return None
+            if not (part := os.read(self._answers, 1 << 16)):
+                self.process.wait(10)
+                return {}
+            self._rest += part
+        line, _, self._rest = self._rest.partition(b"\n")
+        return json.loads(line)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.returncode is None
+
+    def stop(self) -> None:
+        if self.alive:
+            kill(self.process)
+        self.process.stdin.close()
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
+
+
+def kill(process: subprocess.Popen) -> None:
+    """With its children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def execute(command: Sequence[str], variables: dict[str, str], limit_s: float) -> tuple[int | None, str]:
+    """(exit status, output) of a command; the status is None if it was stopped at the limit."""
     process = subprocess.Popen(
-        step.command,
+        command,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-        env=os.environ | step.environment,
+        env=os.environ | variables,
         text=True,
         errors="replace",
         start_new_session=True,  # its children end with it
@@ -69,57 +124,77 @@ def execute(step: Step, limit_s: float) -> tuple[int | None, str]:
         output, _ = process.communicate(timeout=limit_s)
         return process.returncode, output
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return None, output
+        kill(process)
+        return None, process.communicate()[0]
     except BaseException:  # this process is being stopped
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         raise
 
 
-def outcome(step: Step, status: int | None, output: str) -> dict:
-    found = PARSERS[step.parser](output)
-    ok = found.pop("ok") and status == 0
-    state = "timed out" if status is None else "passed" if ok else "failed"
-    entry = {"status": state, "exit_status": status, "result": found}
-    return entry if ok else entry | {"tail": output[-TAIL:]}
+@dataclass
+class Run:
+    """One call of the check. It ends after `budget_s`; `say` prints a line."""
 
+    answers: Answers
+    environment: Environment
+    out: Path
+    budget_s: float
+    say: Callable[[str], None]
 
-def say_at_once(text: str) -> None:
-    print(text, flush=True)
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + self.budget_s
+        self._worker: Worker | None = None
 
-
-def run_part(
-    report: Report, part: int, steps: list[Step], budget_s: float, say: Callable[[str], None] = say_at_once
-) -> bool:
-    """Runs what is not finished yet, as far as the time allows; true when nothing is left.
-
-    A step that outlives its own limit is "timed out" and done with; one that only the part's end cut off, or that can
-    go on where it was stopped, is run again.
-    """
-    end = time.monotonic() + budget_s
-    done = report.steps(part)
-    for step in steps:
-        if done.get(step.name, {}).get("status") in FINISHED:
-            say(f"{step.name}: {done[step.name]['status']} (earlier)")
-            continue
-        left = end - time.monotonic()
-        if left < min(step.limit_s, WORTH_STARTING_S):
-            say(f"part {part} is out of time before {step.name}: run it again")
-            return False
-        entry = {"command": list(step.command), "environment": step.environment, "limit_s": step.limit_s}
-        done[step.name] = entry | {"status": "running", "date": time.strftime("%Y-%m-%d %H:%M:%S")}
-        report.save()
-        start = time.monotonic()
+    def steps(self, steps: Sequence[Step]) -> list[str]:
+        """Runs what is not finished, in order; a step that does not fit into what is left is passed over for those that
+        do. Returns the names of those that are left."""
+        left = []
         try:
-            status, output = execute(step, min(step.limit_s, left))
+            for step in steps:
+                if self.answers.is_finished(step.name):
+                    continue
+                if self._end - time.monotonic() < step.seconds:
+                    left.append(step.name)
+                    continue
+                outcome = self._step(step)
+                if outcome["status"] == "interrupted":
+                    left.append(step.name)
+        finally:
+            if self._worker:
+                self._worker.stop()
+        return left
+
+    def _step(self, step: Step) -> Outcome:
+        start, remaining = time.monotonic(), self._end - time.monotonic()
+        limit = min(step.limit_s, remaining)
+        try:
+            outcome = self._ask(step, limit) if step.ask else self._execute(step, limit)
         except OSError as error:
-            status, output = 127, f"{step.command[0]}: {error}"
-        entry = done[step.name] | outcome(step, status, output) | {"seconds": round(time.monotonic() - start, 1)}
-        if status is None and (step.resumes or left < step.limit_s):
-            entry["status"] = "interrupted"
-        done[step.name] = entry
-        report.append_log(f"== {step.name}: {' '.join(step.command)}\n{output}\n")
-        report.save()
-        say(f"{step.name}: {entry['status']} in {entry['seconds']} s {json.dumps(entry['result'])[:200]}")
-    return all(done[step.name]["status"] in FINISHED for step in steps)
+            outcome = {"status": "failed", "text": f"{type(error).__name__}: {error}"}
+        if outcome["status"] == "timed out" and (step.resumes or limit < step.limit_s):
+            outcome["status"] = "interrupted"  # by the end of the budget, not by its own limit
+        seconds = round(time.monotonic() - start, 2)
+        line = {"step": step.name, "date": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": seconds} | outcome
+        self.answers.add(line)
+        told = outcome.get("text") or json.dumps(outcome.get("answer", {}))
+        self.say(f"{step.name}: {outcome['status']} in {seconds} s {told[:150]}")
+        return outcome
+
+    def _ask(self, step: Step, limit_s: float) -> Outcome:
+        if self._worker is None or not self._worker.alive:
+            begin = time.monotonic()
+            self._worker = Worker(self.environment, self.answers.log)
+            if problem := self._worker.start(min(START_LIMIT_S, self._end - begin)):
+                return problem
+            limit_s = min(limit_s, self._end - time.monotonic())
+        return self._worker.ask(step.ask, step.arguments_on(self.environment.real), limit_s)
+
+    def _execute(self, step: Step, limit_s: float) -> Outcome:
+        command = step.command_on(self.environment.real, self.environment, self.out)
+        status, output = execute(command, search_path(self.environment) | step.variables, limit_s)
+        self.answers.append_log(f"== {step.name}: {' '.join(command)}\n{output}\n")
+        found = PARSERS[step.parser](output)
+        ok = found.pop("ok") and status == 0
+        state = "timed out" if status is None else "passed" if ok else "failed"
+        outcome: Outcome = {"status": state, "command": list(command), "exit_status": status, "answer": found}
+        return outcome if ok else outcome | {"text": output[-TAIL:]}

@@ -15,6 +15,7 @@ inline uint32_t lane_index() { return emu::thread_index() % 32; }
 inline uint32_t warp_index() { return emu::thread_index() / 32; }
 inline uint32_t dynamic_smem_base() { return emu::dynamic_smem_base(); }
 inline uint64_t globaltimer_ns() { return emu::globaltimer_ns(); }
+inline uint32_t sm_index() { return emu::sm_index(); }
 
 inline void grid_dependency_wait(emu::Location where = emu::Location::current()) { emu::grid_dependency_wait(where); }
 inline void grid_dependency_launch(emu::Location where = emu::Location::current()) {

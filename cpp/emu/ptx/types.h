@@ -10,6 +10,7 @@
 #define LC_DEVICE inline
 #define LC_GRID_CONSTANT const
 #define LC_LAUNCH_BOUNDS(threads, min_blocks)
+#define LC_DEVICE_VARIABLE static
 #define LC_UNROLL
 
 namespace longcat_ops::ptx {

@@ -188,6 +188,11 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
 OPS = frozenset(_ARGUMENTS)
 
 
+def c_arguments(op: str, *arguments: Any) -> tuple[Any, ...]:
+    """Those of the C function lc_<op>, the stream left out, from those of the schema. The tensors must live."""
+    return _ARGUMENTS[op](*arguments)
+
+
 def kernel(op: str, check: Callable[..., None]) -> Callable[..., None]:
     """The op as a torch kernel for CPU tensors: checked like any other, then launched over host memory."""
     function = getattr(load(), f"lc_{op}")

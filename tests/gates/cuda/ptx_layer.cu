@@ -6,7 +6,7 @@ namespace longcat_ops {
 
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) thread_kernel(uint32_t* out, uint64_t* times) {
   uint32_t x = ptx::thread_index() + ptx::block_index() * ptx::grid_size();
-  x += ptx::lane_index() + ptx::warp_index() + ptx::dynamic_smem_base();
+  x += ptx::lane_index() + ptx::warp_index() + ptx::dynamic_smem_base() + ptx::sm_index();
   ptx::grid_dependency_wait();
   const uint64_t start = ptx::globaltimer_ns();
   x = ptx::shuffle(x, 3) + ptx::shuffle_xor(x, 16) + ptx::shuffle_up(x, 1) + ptx::shuffle_down(x, 2);

@@ -1,0 +1,140 @@
+"""Does every kernel compute what it should, at the model's sizes? Bits against the CPU kernels; products within their
+bound of a float32 product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import longcat_ops
+import moe_gemm_problem
+from device_check.machine import Machine
+from longcat_ops import Plan, Routing
+from longcat_ops.testing.op_results import tensors, to_device
+from moe_gemm_problem import Cell
+
+SPLITS = (2, 4)
+
+
+def same_bits(name: str, ours: Any, expected: Any) -> None:
+    """Raises AssertionError with the first difference of two results."""
+    for index, (one, other) in enumerate(zip(tensors(ours), tensors(expected), strict=True)):
+        one, other = one.cpu().contiguous(), other.cpu().contiguous()
+        assert one.shape == other.shape and one.dtype == other.dtype, f"{name}[{index}]: {one.shape}, {other.shape}"
+        if not torch.equal(one.view(torch.uint8), other.view(torch.uint8)):
+            wide = torch.float32 if one.dtype.is_floating_point else torch.int64
+            wrong = (one.to(wide) != other.to(wide)).nonzero()
+            at = wrong[0].tolist() if len(wrong) else "NaN or zeros"
+            raise AssertionError(f"{name}[{index}]: {len(wrong)} of {one.numel()} values differ, the first at {at}")
+
+
+def against_cpu(machine: Machine, op: str, *args: Any, **kwargs: Any) -> Any:
+    """The result of `op` on the machine, which must have the bits of the CPU kernel."""
+    run = getattr(longcat_ops, op)
+    ours = run(*to_device(args, machine.device), **{k: to_device(v, machine.device) for k, v in kwargs.items()})
+    machine.synchronize()
+    expected = run(*args, **kwargs)
+    same_bits(op, ours, expected)
+    return expected
+
+
+def quantisers(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(tokens)
+
+    def rows(*shape: int) -> Tensor:
+        values = torch.randn(shape, generator=g).bfloat16()
+        values[-1, :128] = 0  # a group of zeros
+        return values
+
+    x, weight = rows(tokens, width), torch.rand(width, generator=g) + 0.5
+    pair = against_cpu(machine, "per_token_group_quant_fp8", x)
+    against_cpu(machine, "per_token_group_quant_fp8", x, column_major_scales=True)
+    against_cpu(machine, "dequant_fp8", *pair)
+    against_cpu(machine, "per_block_quant_fp8", rows(tokens + 128, width))
+    against_cpu(machine, "silu_and_mul_quant_fp8", rows(tokens, 2 * width))
+    against_cpu(machine, "rms_norm_quant_fp8", x, weight, 1e-5)
+    against_cpu(machine, "rms_norm_quant_fp8", x, weight, 1e-5, rows(tokens, width))
+    return {"ops": 5}
+
+
+def routed(tokens: int, experts: int, zero: int, top_k: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    g = torch.Generator().manual_seed(tokens)
+    sizes = {"top_k": top_k, "num_experts": experts, "num_zero_experts": zero, "scale": 6.0}
+    return torch.randn(tokens, experts, generator=g), torch.randn(experts, generator=g) * 0.05, sizes
+
+
+def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int, top_k: int) -> dict[str, Any]:
+    """Route, plan, permute, combine."""
+    logits, bias, sizes = routed(tokens, experts, zero, top_k)
+    routing: Routing = against_cpu(machine, "moe_route", logits, bias, **sizes)
+    plan: Plan = against_cpu(machine, "moe_plan", routing.ids, experts - zero)
+    against_cpu(machine, "moe_plan", routing.ids, max(1, (experts - zero) // 8))
+    used = int(plan.offsets[-1])
+    x = torch.randn(tokens, width, generator=torch.Generator().manual_seed(1)).bfloat16()
+    there = to_device((x, plan), machine.device)
+    ours = longcat_ops.moe_permute_quant(*there)
+    same_bits("moe_permute_quant", [t[:used] for t in ours], [t[:used] for t in longcat_ops.moe_permute_quant(x, plan)])
+    y = torch.randn(len(plan.src_of), width, generator=torch.Generator().manual_seed(2)).bfloat16()
+    against_cpu(machine, "moe_combine", y, plan, routing, x)
+    against_cpu(machine, "moe_combine", y, plan, routing, x, x.flip(0))
+    return {"rows": used}
+
+
+def problem(machine: Machine, n: int, k: int, groups: int, tokens: int) -> moe_gemm_problem.Problem:
+    name = f"{n}x{k}"
+    moe_gemm_problem.SHAPES.setdefault(name, (n, k))
+    return moe_gemm_problem.Problem(Cell(name, groups, tokens), machine.device)
+
+
+def product(machine: Machine, layout: str, n: int, k: int, groups: int, tokens: list[int]) -> dict[str, Any]:
+    """One grouped product in each number of rows an expert."""
+    for m in tokens:
+        p = problem(machine, n, k, groups, m)
+        o, out = p.copies[0], p.empty_out().fill_(torch.nan)
+        a, b = (o.x, o.xs), (o.w, o.ws)
+        if layout == "masked":
+            stacked = tuple(t.view(groups, m, -1) for t in a)
+            counts = torch.full((groups,), m, dtype=torch.int32, device=machine.device)
+            longcat_ops.m_grouped_fp8_gemm_nt_masked(stacked, b, out.view(groups, m, n), counts, m)
+        elif layout == "contiguous":
+            of_row = torch.arange(groups, device=machine.device).repeat_interleave(m).int()
+            longcat_ops.m_grouped_fp8_gemm_nt_contiguous(a, b, out, of_row)
+        elif layout == "unmapped":  # rows of weights that no tensor map describes
+            w = torch.empty(groups * n * k + 1, dtype=torch.uint8, device=machine.device)[1:]
+            w = w.copy_(o.w.view(torch.uint8).flatten()).view(groups, n, k).view(o.w.dtype)
+            longcat_ops.m_grouped_fp8_gemm_nt_offset(a, (w, o.ws), out, p.offsets, max_m_hint=m)
+        else:
+            longcat_ops.m_grouped_fp8_gemm_nt_offset(a, b, out, p.offsets, max_m_hint=m)
+        machine.synchronize()
+        assert not (wrong := p.disagreement(out)), f"{layout}, {m} rows an expert: {wrong}"
+    return {"rows": [m * groups for m in tokens]}
+
+
+def dense(machine: Machine, n: int, k: int, tokens: list[int]) -> dict[str, Any]:
+    """fp8_gemm_nt, whole and split."""
+    for m in tokens:
+        p = problem(machine, n, k, 1, m)
+        o = p.copies[0]
+        for split in (1, *SPLITS):
+            out = longcat_ops.fp8_gemm_nt((o.x, o.xs), (o.w[0], o.ws[0]), split_k=split)
+            machine.synchronize()
+            assert not (wrong := p.disagreement(out)), f"{m} rows, split_k = {split}: {wrong}"
+    return {"rows": tokens}
+
+
+def swiglu(machine: Machine, width: int, k: int, groups: int, tokens: list[int]) -> dict[str, Any]:
+    """The fused product has the bits of the product in float32 and SwiGLU with quantisation behind it."""
+    for m in tokens:
+        p = problem(machine, 2 * width, k, groups, m)
+        o = p.copies[0]
+        a, halves = (o.x, o.xs), (o.w, o.ws * 2.0**-8)
+        wide = torch.empty(groups * m, 2 * width, device=machine.device)
+        longcat_ops.m_grouped_fp8_gemm_nt_offset(a, halves, wide, p.offsets, max_m_hint=m)
+        expected = longcat_ops.silu_and_mul_quant_fp8(wide)
+        gate_up = longcat_ops.interleave_gate_up(*halves)
+        ours = longcat_ops.m_grouped_fp8_swiglu_gemm_nt_offset(a, gate_up, p.offsets, max_m_hint=m)
+        machine.synchronize()
+        same_bits(f"{m} rows an expert", ours, expected)
+    return {"rows": [m * groups for m in tokens]}

@@ -1,0 +1,145 @@
+"""How long things take, beside a named peer in the same run: replays of CUDA graphs that take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import bench_fused_moe
+import longcat_ops
+import moe_gemm_problem
+from chain_model import Share
+from device_check.machine import Machine
+from device_check.questions.smoke import routed
+from longcat_ops import reference
+from moe_gemm_problem import Cell
+from peers import OURS, PEERS, Peer
+
+Run = Callable[[], object]
+
+
+def product(machine: Machine, n: int, k: int, groups: int, tokens: int, peers: str = "") -> dict[str, Any]:
+    """A grouped product beside peers, by parts of their names with commas. Calls take turns on copies of the operands,
+    4 times L2 in all."""
+    name = f"{n}x{k}"
+    moe_gemm_problem.SHAPES.setdefault(name, (n, k))
+    cell = Cell(name, groups, tokens)
+    problem = moe_gemm_problem.Problem(cell, machine.device, machine.l2_bytes)
+    chosen = [OURS, *(peer for peer in PEERS if any(part and part in peer.name for part in peers.split(",")))]
+    ways, reasons = {}, {}
+    for peer in chosen:
+        found = _prepared(peer, problem, machine)
+        (reasons if isinstance(found, str) else ways)[peer.name] = found
+    assert OURS.name in ways, reasons[OURS.name]
+    times = machine.times(ways)
+    ours = times[OURS.name]["us"]
+    ratios = {name: round(t["us"] / ours, 3) for name, t in times.items() if name != OURS.name}
+    rate = round(1e-3 * cell.bytes / ours, 1)
+    return {"bytes": cell.bytes, "flops": cell.flops, "gb_per_s": rate, "times": times, "peer_over_ours": ratios,
+            "absent": reasons}  # fmt: skip
+
+
+def _prepared(peer: Peer, problem: moe_gemm_problem.Problem, machine: Machine) -> list[Run] | str:
+    """The calls, whose first gives the right values; or why there are none."""
+    if (machine.real or peer is not OURS) and (reason := peer.available()):
+        return reason
+    try:
+        calls = peer.prepare(problem)
+        for call in calls:
+            call.run()
+        return problem.disagreement(calls[0].rows(), peer.rounding) or [call.run for call in calls]
+    except Exception as error:  # a peer must not end the question
+        return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def chain(
+    machine: Machine, tokens: int, ranks: int, hidden: int | None = None, width: int | None = None
+) -> dict[str, Any]:
+    """fused_moe by a plan, beside the same experts unfused."""
+    share = Share(tokens, ranks)
+    problem = bench_fused_moe.Problem(share, machine.device, hidden, width)
+    ways = {name: bench_fused_moe.CHAINS[name](problem) for name in bench_fused_moe.OURS}
+    expected = ways["fused"]()
+    for name, run in ways.items():
+        assert not (wrong := bench_fused_moe.disagreement(run(), expected)), f"{name}: {wrong}"
+    times = machine.times({name: [run] for name, run in ways.items()})
+    ratio = round(times["unfused"]["us"] / times["fused"]["us"], 3)
+    active, rows = int((problem.counts > 0).sum()), int(problem.counts.sum())
+    weights = active * sum(t[0].nbytes for t in (*problem.gate_up, *problem.down))
+    rate = round(1e-3 * weights / times["fused"]["us"], 1)
+    return {"experts": active, "rows": rows, "weight_bytes": weights, "gb_per_s": rate, "times": times,
+            "unfused_over_fused": ratio}  # fmt: skip
+
+
+def layer(machine: Machine, hidden: int, width: int, experts: int, top_k: int, tokens: int) -> dict[str, Any]:
+    """Routing and experts of a whole layer on one device: route, plan, permute, gate_up, down, combine. Every expert
+    has as many rows: token t takes the experts t, t + 1, ... in rounds."""
+    g = torch.Generator(machine.device).manual_seed(0)
+
+    def weight(n: int, k: int) -> tuple[Tensor, Tensor]:
+        scales = torch.rand(experts, -(-n // 128), -(-k // 128), device=machine.device, generator=g) + 0.5
+        codes = moe_gemm_problem.random_codes((experts, n, k), machine.device, g)
+        return codes, scales * (2.0**-6 * k**-0.5)
+
+    gate_up, down = longcat_ops.interleave_gate_up(*weight(2 * width, hidden)), weight(hidden, width)
+    x = torch.randn(tokens, hidden, device=machine.device, generator=g).bfloat16()
+    first = torch.arange(tokens, device=machine.device)[:, None] * top_k
+    chosen = (first + torch.arange(top_k, device=machine.device)) % experts
+    logits = torch.zeros(tokens, experts, device=machine.device).scatter_(1, chosen, 8.0)
+    bias = torch.zeros(experts, device=machine.device)
+    sizes = {"top_k": top_k, "num_experts": experts, "num_zero_experts": 0, "scale": 1.0}
+
+    def run() -> Tensor:
+        return longcat_ops.fused_moe(x, longcat_ops.moe_route(logits, bias, **sizes), gate_up, down)
+
+    assert bool(run().isfinite().all()), "the layer's result is not finite"
+    us = machine.times({"layer": [run]})["layer"]
+    weights = sum(t.nbytes for t in (*gate_up, *down))
+    rate = round(1e-3 * weights / us["us"], 1)
+    return {"rows_an_expert": tokens * top_k / experts, "weight_bytes": weights, "gb_per_s": rate, "times": us}
+
+
+def quantisation(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
+    """Each quantiser at one size; bytes read and written, each once."""
+    x = torch.randn(tokens, width, device=machine.device).bfloat16()
+    wide = torch.randn(tokens, 2 * width, device=machine.device).bfloat16()
+    weight = torch.rand(width, device=machine.device)
+    fp8, elements = 1 + 4 / 128, tokens * width
+    ops: dict[str, tuple[float, Run]] = {
+        "per_token_group_quant_fp8": (2 + fp8, partial(longcat_ops.per_token_group_quant_fp8, x)),
+        "silu_and_mul_quant_fp8": (4 + fp8, partial(longcat_ops.silu_and_mul_quant_fp8, wide)),
+        "rms_norm_quant_fp8": (4 + fp8, partial(longcat_ops.rms_norm_quant_fp8, x, weight, 1e-5)),
+        "per_block_quant_fp8": (3, partial(longcat_ops.per_block_quant_fp8, x)),
+    }
+    for _, run in ops.values():
+        run()
+    times = machine.times({name: [run] for name, (_, run) in ops.items()})
+    rates = {name: round(1e-3 * elements * ops[name][0] / t["us"], 1) for name, t in times.items()}
+    return {"times": times, "gb_per_s": rates}
+
+
+def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int, top_k: int) -> dict[str, Any]:
+    """moe_route, moe_plan, moe_permute_quant, moe_combine, beside the reference in torch where it reads nothing on the
+    host."""
+    logits, bias, sizes = routed(tokens, experts, zero, top_k)
+    logits, bias = logits.to(machine.device), bias.to(machine.device)
+    routing = longcat_ops.moe_route(logits, bias, **sizes)
+    plan = longcat_ops.moe_plan(routing.ids, experts - zero)
+    x = torch.randn(tokens, width, device=machine.device).bfloat16()
+    y = torch.randn(len(plan.src_of), width, device=machine.device).bfloat16()
+    calls: dict[str, tuple[tuple, dict]] = {
+        "moe_route": ((logits, bias), sizes),
+        "moe_plan": ((routing.ids, experts - zero), {}),
+        "moe_permute_quant": ((x, plan), {}),
+        "moe_combine": ((y, plan, routing, x), {}),
+    }
+    ways: dict[str, list[Run]] = {}
+    for op, (args, kwargs) in calls.items():
+        for name, module in ((op, longcat_ops), (f"torch {op}", reference)):
+            ways[name] = [partial(getattr(module, op), *args, **kwargs)]
+            ways[name][0]()
+    return {"times": machine.times(ways)}
