@@ -62,19 +62,23 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
 
 
 @public
-def moe_plan(ids: Tensor, num_local: int) -> Plan:
+def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> Plan:
     """Sort the choices of T tokens by expert: a counting sort, stable in (token, k), the same on every run.
+
+    A choice without a row is in no count, and its row_of is -1.
 
     Args:
         ids: i32 [T, K] contiguous, K <= 32. Ids outside 0 .. num_local - 1 have no row. A token must not name an
-            expert twice; if one does, choices that find no row left in R get none.
+            expert twice, but for choices of weight 0; if one does, choices that find no row left in R get none.
         num_local: G, 1 .. 1024.
+        weights: f32 [T, K] contiguous, or None. A choice of weight +0 or -0 has no row, whatever its id: some engines
+            hand over a zero expert as id 0, weight 0. A NaN is not 0: its choice has a row, and shows in the sum.
 
     Returns:
         Plan with R = T * min(K, G), enough for any routing, so that no size depends on the data.
 
     Raises:
-        LongcatShapeError: ids or num_local is not as above.
+        LongcatShapeError: ids, num_local or weights is not as above.
     """
     (tokens, k), device = ids.shape, ids.device
     plan = Plan(
@@ -82,7 +86,7 @@ def moe_plan(ids: Tensor, num_local: int) -> Plan:
         row_of=torch.empty((tokens, k), dtype=torch.int32, device=device),
         src_of=torch.empty(tokens * min(k, num_local), dtype=torch.int32, device=device),
     )
-    _moe_plan(ids, num_local, *plan)
+    _moe_plan(ids, num_local, weights, *plan)
     return plan
 
 
