@@ -28,7 +28,7 @@ from report import Report
 WIDTH, K, REAL, EXPERTS, ZERO = 6144, 12, 8, 512, 256
 TOKENS = [1, 8, 96, 192, 1024, 8192]
 PEAK, SUSTAINED, TRIP = 3.35e12, 3.0e12, 0.7e-6  # bytes/s, bytes/s, s
-INSTRUCTIONS = {"moe_route": 2300, "moe_plan": 900}  # of a warp: a token; a block that is alone
+INSTRUCTIONS = {"moe_route": 2300, "moe_plan": 920}  # of a warp: a token; a block that is alone
 CLOCK, ISSUE_SLOTS, STALL = 1.755e9, 132 * 4, 1.5  # Hz, of the device, clocks per instruction of one warp
 OPS = ["moe_route", "moe_plan", "moe_permute_quant", "moe_combine"]
 CALLS = 20  # in a graph
@@ -47,10 +47,12 @@ def routed(tokens: int, real: int) -> tuple[Plan, Routing]:
 
 
 def call(op: str, tokens: int, device: str) -> tuple[tuple, dict]:
-    """Arguments of moe_route and moe_plan."""
+    """Arguments of moe_route and, as fused_moe calls it, moe_plan."""
     if op == "moe_plan":
-        ids = torch.empty(tokens, K, dtype=torch.int32, device=device)
-        return (ids if device == "meta" else routed(tokens, REAL)[1].ids, EXPERTS), {}
+        ids, weights = (torch.empty(tokens, K, dtype=dtype, device=device) for dtype in (torch.int32, torch.float32))
+        if device != "meta":
+            ids, weights = routed(tokens, REAL)[1][:2]
+        return (ids, EXPERTS, weights), {}
     experts = EXPERTS + ZERO
     sizes = {"top_k": K, "num_experts": experts, "num_zero_experts": ZERO, "scale": 6.0}
     return (torch.randn(tokens, experts, device=device), torch.randn(experts, device=device) * 1e-3), sizes
@@ -61,7 +63,8 @@ def trips(op: str, tokens: int) -> int:
         op == "moe_route"
     ):  # counts, in a launch of their own above 8 tokens; logits and bias; the chosen ones; the stores
         return 3 + (tokens > 8)
-    if op == "moe_plan":  # ids; the stores. In three launches: ids, stores; counts, ids and ranks, stores; rows, stores
+    # Choices; the stores. In three launches: choices, stores; counts, ids and ranks, stores; rows, stores.
+    if op == "moe_plan":
         return 2 if tokens * K <= 8192 else 7
     return 3  # row_of; x and src_of, or y; the stores
 

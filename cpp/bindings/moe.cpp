@@ -44,13 +44,15 @@ void moe_route_cpu(const Tensor& logits, const Tensor& bias, const std::optional
   parallel_over(tokens, 4 * num_experts, [&](int64_t begin, int64_t end) { cpu::moe_route(params, begin, end); });
 }
 
-void moe_plan_cpu(const Tensor& ids, int64_t num_local, const Tensor& offsets, const Tensor& row_of,
-                  const Tensor& src_of) {
+void moe_plan_cpu(const Tensor& ids, int64_t num_local, const std::optional<Tensor>& weights, const Tensor& offsets,
+                  const Tensor& row_of, const Tensor& src_of) {
   const TensorDesc ids_desc = describe_tensor(ids), offsets_desc = describe_tensor(offsets),
                    row_of_desc = describe_tensor(row_of), src_of_desc = describe_tensor(src_of);
-  check_moe_plan(ids_desc, num_local, &offsets_desc, &row_of_desc, &src_of_desc);
+  const OptionalDesc weights_desc(weights);
+  check_moe_plan(ids_desc, num_local, weights_desc.get(), &offsets_desc, &row_of_desc, &src_of_desc);
   cpu::moe_plan({
       .ids = const_data<int32_t>(ids),
+      .weights = weights ? const_data<float>(*weights) : nullptr,
       .tokens = ids_desc.sizes[0],
       .top_k = ids_desc.sizes[1],
       .num_local = num_local,

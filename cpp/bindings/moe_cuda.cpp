@@ -24,15 +24,16 @@ void moe_route_cuda(const Tensor& logits, const Tensor& bias, const std::optiona
   });
 }
 
-void moe_plan_cuda(const Tensor& ids, int64_t num_local, const Tensor& offsets, const Tensor& row_of,
-                   const Tensor& src_of) {
+void moe_plan_cuda(const Tensor& ids, int64_t num_local, const std::optional<Tensor>& weights, const Tensor& offsets,
+                   const Tensor& row_of, const Tensor& src_of) {
   const TensorDesc ids_desc = describe_tensor(ids), offsets_desc = describe_tensor(offsets),
                    row_of_desc = describe_tensor(row_of), src_of_desc = describe_tensor(src_of);
-  check_moe_plan(ids_desc, num_local, &offsets_desc, &row_of_desc, &src_of_desc);
+  const OptionalDesc weights_desc(weights);
+  check_moe_plan(ids_desc, num_local, weights_desc.get(), &offsets_desc, &row_of_desc, &src_of_desc);
   launch_on(ids_desc.device_index, [&](lc_stream_t stream) {
     return lc_moe_plan(const_data<int32_t>(ids), ids_desc.sizes[0], static_cast<int32_t>(ids_desc.sizes[1]),
-                       static_cast<int32_t>(num_local), data<int32_t>(offsets), data<int32_t>(row_of),
-                       data<int32_t>(src_of), stream);
+                       static_cast<int32_t>(num_local), weights ? const_data<float>(*weights) : nullptr,
+                       data<int32_t>(offsets), data<int32_t>(row_of), data<int32_t>(src_of), stream);
   });
 }
 

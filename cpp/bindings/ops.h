@@ -37,8 +37,8 @@ void moe_route_cpu(const Tensor& logits, const Tensor& bias, const std::optional
                    int64_t num_experts, int64_t num_zero_experts, double scale, const Tensor& ids,
                    const Tensor& weights, const Tensor& zero_weight, const Tensor& num_real, const Tensor& counts,
                    const Tensor& errors);
-void moe_plan_cpu(const Tensor& ids, int64_t num_local, const Tensor& offsets, const Tensor& row_of,
-                  const Tensor& src_of);
+void moe_plan_cpu(const Tensor& ids, int64_t num_local, const std::optional<Tensor>& weights, const Tensor& offsets,
+                  const Tensor& row_of, const Tensor& src_of);
 void moe_permute_quant_cpu(const Tensor& x, const Tensor& row_of, const Tensor& src_of, const Tensor& q,
                            const Tensor& s);
 void moe_combine_cpu(const Tensor& y, const Tensor& row_of, const Tensor& weights, const Tensor& zero_weight,
@@ -75,7 +75,7 @@ void moe_route_cuda(const Tensor& logits, const Tensor& bias, const std::optiona
                     int64_t num_experts, int64_t num_zero_experts, double scale, const Tensor& ids,
                     const Tensor& weights, const Tensor& zero_weight, const Tensor& num_real, const Tensor& counts,
                     const Tensor& errors);
-void moe_plan_cuda(const Tensor& ids, int64_t num_local, const Tensor& offsets, const Tensor& row_of,
-                   const Tensor& src_of);
+void moe_plan_cuda(const Tensor& ids, int64_t num_local, const std::optional<Tensor>& weights, const Tensor& offsets,
+                   const Tensor& row_of, const Tensor& src_of);
 
 }  // namespace longcat_ops::bindings

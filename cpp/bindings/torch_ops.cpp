@@ -47,8 +47,10 @@ STABLE_TORCH_LIBRARY(longcat_ops, m) {
       "moe_route(Tensor logits, Tensor bias, Tensor? num_valid, int top_k, int num_experts, int num_zero_experts, "
       "float scale, Tensor(a!) ids, Tensor(b!) weights, Tensor(c!) zero_weight, Tensor(d!) num_real, "
       "Tensor(e!) counts, Tensor(f!) errors) -> ()");
-  // ids i32 [T, K], offsets i32 [G + 1], row_of i32 [T, K], src_of i32 [R], R = T * min(K, num_local)
-  m.def("moe_plan(Tensor ids, int num_local, Tensor(a!) offsets, Tensor(b!) row_of, Tensor(c!) src_of) -> ()");
+  // ids i32 and weights f32 [T, K], offsets i32 [G + 1], row_of i32 [T, K], src_of i32 [R], R = T * min(K, num_local)
+  m.def(
+      "moe_plan(Tensor ids, int num_local, Tensor? weights, Tensor(a!) offsets, Tensor(b!) row_of, "
+      "Tensor(c!) src_of) -> ()");
   // x [T, H], q e4m3 [R, H], s f32 [R, ceil(H / 128)]
   m.def("moe_permute_quant(Tensor x, Tensor row_of, Tensor src_of, Tensor(a!) q, Tensor(b!) s) -> ()");
   // y [R, H], x, add and out [T, H]

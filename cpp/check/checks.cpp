@@ -95,7 +95,8 @@ const std::map<std::string, CheckFunction>& check_table() {
        }},
       {"moe_plan",
        [](A a) {
-         check_moe_plan(a.tensor(0), a.integer(1), a.optional_tensor(2), a.optional_tensor(3), a.optional_tensor(4));
+         check_moe_plan(a.tensor(0), a.integer(1), a.optional_tensor(2), a.optional_tensor(3), a.optional_tensor(4),
+                        a.optional_tensor(5));
        }},
       {"moe_permute_quant",
        [](A a) {

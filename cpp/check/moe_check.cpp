@@ -88,8 +88,8 @@ void check_moe_route(const TensorDesc& logits, const TensorDesc& bias, const Ten
                   {"errors", errors}});
 }
 
-void check_moe_plan(const TensorDesc& ids, int64_t num_local, const TensorDesc* offsets, const TensorDesc* row_of,
-                    const TensorDesc* src_of) {
+void check_moe_plan(const TensorDesc& ids, int64_t num_local, const TensorDesc* weights, const TensorDesc* offsets,
+                    const TensorDesc* row_of, const TensorDesc* src_of) {
   static constexpr const char* kOp = "moe_plan";
   const Named like{"ids", &ids};
   check_lead(kOp, like, 2, "[T, K]");
@@ -100,10 +100,11 @@ void check_moe_plan(const TensorDesc& ids, int64_t num_local, const TensorDesc* 
   LC_CHECK(tokens * k <= INT32_MAX, kOp, "ids", "of shape " + shape_text(ids), "at most 2^31 - 1 elements", "", "");
   LC_CHECK(num_local >= 1 && num_local <= kMaxExperts, kOp, "num_local", std::to_string(num_local),
            text("1 .. ", kMaxExperts, " experts"), describe("ids", ids), "");
+  if (weights) check_table(kOp, {"weights", weights}, DType::kFloat32, tokens, k, like);
   if (offsets) check_vector(kOp, {"offsets", offsets}, DType::kInt32, num_local + 1, like);
   if (row_of) check_table(kOp, {"row_of", row_of}, DType::kInt32, tokens, k, like);
   if (src_of) check_vector(kOp, {"src_of", src_of}, DType::kInt32, tokens * std::min(k, num_local), like);
-  check_no_alias(kOp, {like}, {{"offsets", offsets}, {"row_of", row_of}, {"src_of", src_of}});
+  check_no_alias(kOp, {like, {"weights", weights}}, {{"offsets", offsets}, {"row_of", row_of}, {"src_of", src_of}});
 }
 
 void check_moe_permute_quant(const TensorDesc& x, const TensorDesc& row_of, const TensorDesc& src_of,

@@ -16,8 +16,8 @@ struct RouteOptions {
 
 void check_moe_route(const TensorDesc& logits, const TensorDesc& bias, const TensorDesc* num_valid,
                      const RouteOptions& options, const RouteOutputs& outputs);
-void check_moe_plan(const TensorDesc& ids, int64_t num_local, const TensorDesc* offsets, const TensorDesc* row_of,
-                    const TensorDesc* src_of);
+void check_moe_plan(const TensorDesc& ids, int64_t num_local, const TensorDesc* weights, const TensorDesc* offsets,
+                    const TensorDesc* row_of, const TensorDesc* src_of);
 void check_moe_permute_quant(const TensorDesc& x, const TensorDesc& row_of, const TensorDesc& src_of,
                              const TensorDesc* q, const TensorDesc* s);
 void check_moe_combine(const TensorDesc& y, const TensorDesc& row_of, const TensorDesc& weights,

@@ -84,7 +84,7 @@ const std::map<std::string, OpCost>& costs() {
       {"m_grouped_fp8_swiglu_gemm_nt_offset",
        {7, [](const Arguments& a) { return product_flops(tensor(a, 0).sizes[0], tensor(a, 2)); }, kEveryExpert}},
       {"moe_route", {7, nullptr, "", route_launches}},
-      {"moe_plan", {2, nullptr, "", plan_launches}},
+      {"moe_plan", {3, nullptr, "", plan_launches}},
       {"moe_permute_quant", {3, nullptr, "every choice has a row", permute_quant_launches}},
       {"moe_combine", {6, nullptr, "every row of y is used", combine_launches}},
       {"fused_moe",

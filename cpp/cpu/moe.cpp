@@ -176,16 +176,19 @@ void moe_combine(const CombineParams& params, int64_t begin, int64_t end) {
 
 void moe_plan(const PlanParams& p) {
   const int64_t choices = p.tokens * p.top_k;
-  const auto is_local = [&](int32_t id) { return id >= 0 && id < p.num_local; };
+  // NOTE: a choice whose weight is NaN has a row, so that it shows.
+  const auto has_row = [&](int64_t i) {
+    return p.ids[i] >= 0 && p.ids[i] < p.num_local && (!p.weights || p.weights[i] != 0.0f);
+  };
   std::vector<int64_t> next(p.num_local + 1, 0);
   for (int64_t i = 0; i < choices; ++i)
-    if (is_local(p.ids[i])) ++next[p.ids[i] + 1];
+    if (has_row(i)) ++next[p.ids[i] + 1];
   for (int64_t g = 0; g < p.num_local; ++g) next[g + 1] += next[g];
   for (int64_t g = 0; g <= p.num_local; ++g) p.offsets[g] = static_cast<int32_t>(std::min(next[g], p.rows));
   std::fill_n(p.src_of, p.rows, -1);
   for (int64_t i = 0; i < choices; ++i) {
     p.row_of[i] = -1;
-    if (!is_local(p.ids[i])) continue;
+    if (!has_row(i)) continue;
     const int64_t row = next[p.ids[i]]++;
     if (row >= p.rows) continue;  // a token that names an expert twice
     p.row_of[i] = static_cast<int32_t>(row);

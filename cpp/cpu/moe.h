@@ -24,7 +24,8 @@ struct RouteParams {
 void moe_route(const RouteParams& params, int64_t begin, int64_t end);
 
 struct PlanParams {
-  const int32_t* ids;  // [tokens, top_k]
+  const int32_t* ids;    // [tokens, top_k]
+  const float* weights;  // [tokens, top_k], or null; a choice of weight 0 is none
   int64_t tokens, top_k, num_local, rows;
   int32_t* offsets;  // [num_local + 1]
   int32_t* row_of;   // [tokens, top_k]

@@ -85,12 +85,13 @@ LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_matrix* a, const lc_m
 
 /* Routing, dispatch and combine. What is not an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of
- * i32 [T * min(K, num_local)]. num_valid i32 [1] and add may be null. */
+ * i32 [T * min(K, num_local)]. num_valid i32 [1], add and the weights of lc_moe_plan may be null; where that
+ * has weights, a choice of weight 0 has no row. */
 LC_API int lc_moe_route(const lc_matrix* logits, const float* bias, const int32_t* num_valid, int32_t top_k,
                         int32_t num_zero_experts, double scale, int32_t* ids, float* weights, float* zero_weight,
                         uint8_t* num_real, int32_t* counts, int32_t* errors, lc_stream_t stream);
-LC_API int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, int32_t* offsets,
-                       int32_t* row_of, int32_t* src_of, lc_stream_t stream);
+LC_API int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, const float* weights,
+                       int32_t* offsets, int32_t* row_of, int32_t* src_of, lc_stream_t stream);
 LC_API int lc_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
                                 int64_t rows, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream);
 /* The same rows unquantised, for experts that are not FP8: out [rows, H] of x's dtype. */

@@ -6,12 +6,13 @@
 namespace longcat_ops::moe_dispatch {
 namespace {
 
-int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, int32_t* offsets,
-                    int32_t* row_of, int32_t* src_of, lc_stream_t stream) {
+int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, const float* weights,
+                    int32_t* offsets, int32_t* row_of, int32_t* src_of, lc_stream_t stream) {
   const int64_t choices = tokens * top_k, rows = tokens * (top_k < num_local ? top_k : num_local);
   const MoePlanConfig config = choose_moe_plan_config(choices, num_local);
   MoePlanParams params{};
   params.ids = ids;
+  params.weights = weights;
   params.offsets = offsets;
   params.row_of = row_of;
   params.src_of = src_of;
@@ -27,6 +28,7 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
   if (config.blocks == 1) {
     const Memory memory = Memory()
                               .reads("ids", ids, choices)
+                              .reads("weights", weights, choices)
                               .writes("offsets", offsets, num_local + 1)
                               .writes("row_of", row_of, choices, Filler::kNoIndex)
                               .writes("src_of", src_of, rows, Filler::kNoIndex);
@@ -35,6 +37,7 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
   const int64_t counts = config.blocks * num_local;  // in src_of, until it gets its values
   const Memory counted = Memory()
                              .reads("ids", ids, choices)
+                             .reads("weights", weights, choices)
                              .writes("row_of", row_of, choices, Filler::kNoIndex)
                              .writes("src_of", src_of, counts, Filler::kNoIndex);
   if (const int status = launch(moe_plan_count_kernel<false>, count, params, stream, counted)) return status;
@@ -56,7 +59,8 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
 }  // namespace
 }  // namespace longcat_ops::moe_dispatch
 
-extern "C" int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, int32_t* offsets,
-                           int32_t* row_of, int32_t* src_of, lc_stream_t stream) {
-  return longcat_ops::moe_dispatch::launch_moe_plan(ids, tokens, top_k, num_local, offsets, row_of, src_of, stream);
+extern "C" int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, const float* weights,
+                           int32_t* offsets, int32_t* row_of, int32_t* src_of, lc_stream_t stream) {
+  return longcat_ops::moe_dispatch::launch_moe_plan(ids, tokens, top_k, num_local, weights, offsets, row_of, src_of,
+                                                    stream);
 }

@@ -1,11 +1,11 @@
 // moe_plan: a stable counting sort of the choices of all tokens by expert, without atomics.
 //
-// Floor: 4 bytes read and 4 written per choice, 4 per row of src_of, 4 per expert.
+// Floor: 4 bytes read and 4 written per choice, 4 more read where there are weights, 4 per row of src_of, 4 per expert.
 //
-// A choice is a place t * K + k of ids. A block takes a run of choices and each of its warps a part of the run, 32
-// places at a time, in order. A warp counts in its own row of shared memory: lanes of one expert find each other by
-// match.any, rank behind the count so far and the lanes before them, and the last of them stores the new count. Prefix
-// sums over the warps and over the experts make the ranks rows.
+// A choice is a place t * K + k of ids and weights. A block takes a run of choices and each of its warps a part of the
+// run, 32 places at a time, in order. A warp counts in its own row of shared memory: lanes of one expert find each
+// other by match.any, rank behind the count so far and the lanes before them, and the last of them stores the new
+// count. Prefix sums over the warps and over the experts make the ranks rows.
 //
 // One block does it in one launch. More blocks take three: moe_plan_count leaves each choice's rank in its block in
 // row_of, and each block's counts in src_of, which has room for them and no other use yet; moe_plan_rows adds the
@@ -18,10 +18,11 @@
 namespace longcat_ops::moe_dispatch {
 
 struct MoePlanParams {
-  const int32_t* ids;  // [choices]
-  int32_t* offsets;    // [groups + 1]
-  int32_t* row_of;     // [choices]
-  int32_t* src_of;     // [rows]; before that the counts, [blocks, groups]
+  const int32_t* ids;    // [choices]
+  const float* weights;  // [choices], or null; a choice of weight 0 is none
+  int32_t* offsets;      // [groups + 1]
+  int32_t* row_of;       // [choices]
+  int32_t* src_of;       // [rows]; before that the counts, [blocks, groups]
   uint32_t choices, rows, groups;
   uint32_t blocks, threads;  // of the grid, of a block; threads >= groups
   uint32_t warps;            // of a block that take choices
@@ -83,24 +84,26 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
   for (uint32_t i = thread; i < p.warps * p.groups; i += p.threads) ptx::store_shared(counts + 4 * i, 0u);
   ptx::sync_threads();
 
-  // Read all experts of this lane before any is used. `groups` stands for no local expert.
+  // Read all choices of this lane before any is used.
   ptx::grid_dependency_wait();
   uint32_t expert[kPlanMaxSteps], rank[kPlanMaxSteps] = {};
+  float weight[kPlanMaxSteps];
   LC_UNROLL
   for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
     const uint32_t place = places.first + 32 * j;
-    expert[j] = p.groups;
-    if (j >= places.steps || place >= p.choices) continue;
-    const auto id = static_cast<uint32_t>(ptx::load_global(p.ids + place));
-    expert[j] = id < p.groups ? id : p.groups;
+    const bool inside = j < places.steps && place < p.choices;
+    expert[j] = inside ? static_cast<uint32_t>(ptx::load_global(p.ids + place)) : p.groups;
+    weight[j] = inside && p.weights ? ptx::load_global(p.weights + place) : 1.0f;
   }
   ptx::grid_dependency_launch();
 
-  // Count.
+  // Count. `groups` stands for no local expert, or weight 0 (a NaN is not): row_of becomes -1 there, so the next two
+  // kernels need no weights.
   LC_UNROLL
   for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
     if (j >= places.steps) continue;
-    const bool local = expert[j] < p.groups;
+    const bool local = expert[j] < p.groups && weight[j] != 0.0f;
+    if (!local) expert[j] = p.groups;
     const uint32_t count = own_counts + 4 * expert[j];
     const uint32_t same = ptx::match_any(expert[j]);
     const uint32_t lower = same & ((1u << lane) - 1);
@@ -191,7 +194,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_rows_kernel(LC_GRID_CONS
   ptx::grid_dependency_launch();
   LC_UNROLL
   for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
-    if (rank[j] < 0) continue;  // no local expert
+    if (rank[j] < 0) continue;  // no local expert, or weight 0
     const uint32_t begin_row = ptx::load_shared<uint32_t>(first_row + 4 * static_cast<uint32_t>(expert[j]));
     ptx::store_global(p.row_of + places.first + 32 * j, row_or_none(p, begin_row + static_cast<uint32_t>(rank[j])));
   }

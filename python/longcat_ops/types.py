@@ -16,9 +16,9 @@ class Routing(NamedTuple):
     """What the router decided for T tokens over E = N FFN + Z zero experts, K choices each.
 
     ids i32[T,K]: FFN expert, or -1 for a zero expert or a row that is not routed; order: score descending, lower id
-    first. weights f32[T,K]: scaled score, 0 where ids is -1. zero_weight f32[T]: summed scaled score of the zero
-    experts chosen. num_real u8[T]: FFN experts of each token. counts i32[E]: tokens per logical expert. errors i32[1]:
-    rows with NaN or +inf.
+    first. weights f32[T,K]: scaled score, 0 where ids is -1; a choice of weight 0 is none, whatever its id. zero_weight
+    f32[T]: summed scaled score of the zero experts chosen. num_real u8[T]: FFN experts of each token. counts i32[E]:
+    tokens per logical expert. errors i32[1]: rows with NaN or +inf.
     """
 
     ids: Tensor

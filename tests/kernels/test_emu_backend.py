@@ -31,6 +31,11 @@ def test_the_contract_of_the_ops_holds() -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
+def test_absent_choices_stay_absent_through_the_chain() -> None:
+    done = run_pytest("--backend", "emu", "tests/ops/test_absent_choices.py")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
 def test_without_the_library_the_remedy_is_named() -> None:
     code = "from longcat_ops import _library\n_library.PACKAGE = _library.Path('/nowhere')\n_library._check_emulator()"
     environment = os.environ | {"LONGCAT_OPS_BACKEND": "emu"}

@@ -81,7 +81,7 @@ def launch_route(c: Chain) -> None:
 
 
 def launch_plan(c: Chain) -> None:
-    run("moe_plan", c.routing.ids, REAL, *c.plan)
+    run("moe_plan", c.routing.ids, REAL, c.routing.weights, *c.plan)
 
 
 def launch_permute(c: Chain) -> None:

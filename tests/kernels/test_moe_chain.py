@@ -29,7 +29,7 @@ def emulated_chain(x: Tensor, logits: Tensor, bias: Tensor, num_valid: Tensor) -
     run("moe_route", logits, bias, num_valid, K, EXPERTS, ZERO, SCALE, *routing)
     rows = tokens * min(K, REAL)
     plan = Plan(apart(1, REAL + 1, torch.int32)[0], apart(tokens, K, torch.int32), apart(1, rows, torch.int32)[0])
-    run("moe_plan", routing.ids, REAL, *plan)
+    run("moe_plan", routing.ids, REAL, routing.weights, *plan)
     q, s = apart(rows, width, torch.float8_e4m3fn), scales(rows, -(-width // 128), column_major=True)
     run("moe_permute_quant", x, plan.row_of, plan.src_of, q, s)
     y = reference.dequant_fp8(q, s, torch.bfloat16)

@@ -11,7 +11,13 @@ import torch
 
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
-from support.plan_calls import check, check_no_choice_at_all, check_repeated_ids_write_nothing_outside, plan
+from support.plan_calls import (
+    check,
+    check_no_choice_at_all,
+    check_repeated_ids_write_nothing_outside,
+    check_weighted,
+    plan,
+)
 from support.plan_oracle import GROUPS, TOKENS, TOP_K, experts, sorted_plan
 
 # (tokens, groups, top_k): a block of one warp, of few and of many with one step each; experts above and below a block's
@@ -34,6 +40,21 @@ def test_several_blocks_equal_a_stable_sort(case: tuple[int, ...], policy: str) 
     for seed in (1, 2):
         emulated.configure(seed=seed, policy=policy)
         check(*case, seed=seed)
+
+
+@pytest.mark.parametrize("policy", emulated.POLICIES)
+@pytest.mark.parametrize("case", [*CASES, *SEVERAL], ids=str)
+def test_choices_of_weight_0_have_no_row(case: tuple[int, ...], policy: str) -> None:
+    """In one block and in several; weights of every kind."""
+    emulated.configure(seed=3, policy=policy)
+    check_weighted(*case, seed=3)
+
+
+def test_weights_that_are_not_0_change_nothing() -> None:
+    for tokens in (96, 300):
+        ids = experts(tokens, 24, 32)
+        made = plan(ids, 24, torch.full(ids.shape, torch.nan))
+        assert bits(made) == bits(plan(ids, 24)) == bits(sorted_plan(ids, 24))
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ WAIT = "  ptx::grid_dependency_wait();\n"
 SYNC = "  ptx::sync_threads();\n"
 SINGLE = "  clear_counts(p, 32 * p.block_tokens);\n"
 COUNT = "ptx::red_add_relaxed_gpu(p.counts + expert, 1);"
+EARLY = "  if (p.weights && thread == 0) (void)ptx::load_global(p.weights);\n"
+NO_EXPERT = "j >= places.steps || places.first + 32 * j >= p.choices || uint32_t(expert[j]) >= p.groups"
 
 MUTATIONS = [
     route("counts_cleared_while_counted", SINGLE + "  " + SYNC, SINGLE),
@@ -75,6 +77,14 @@ MUTATIONS = [
     plan("counts_read_before_the_kernel_ahead_ends", WAIT + "  uint32_t before", "  uint32_t before"),
     plan("rows_read_before_the_kernel_ahead_ends", WAIT + "  int32_t row", "  int32_t row"),
     plan("unused_sources_by_every_block", "       row += p.blocks * p.threads)", "       row += p.threads)"),
+    plan("weights_ignored", " && weight[j] != 0.0f", ""),
+    plan("a_weight_of_nan_is_none", "weight[j] != 0.0f", "(weight[j] < 0.0f || weight[j] > 0.0f)"),
+    plan("negative_weights_are_none", "weight[j] != 0.0f", "!(weight[j] <= 0.0f)"),
+    plan("minus_0_is_a_choice", "weight[j] != 0.0f", "(weight[j] != 0.0f || 1.0f / weight[j] < 0.0f)"),
+    plan("weight_0_has_a_row_and_no_count", "    if (!local) expert[j] = p.groups;\n", ""),
+    plan("weights_of_the_first_step", "load_global(p.weights + place)", "load_global(p.weights + place % 32)"),
+    plan("weights_read_before_the_kernel_ahead_ends", WAIT + "  uint32_t expert", EARLY + WAIT + "  uint32_t expert"),
+    plan("rows_by_ids_alone_in_several_blocks", "if (rank[j] < 0) continue;", f"if ({NO_EXPERT}) continue;"),
 ]  # fmt: skip
 
 
@@ -95,9 +105,11 @@ def check_route() -> None:
 
 
 def check_plan() -> None:
-    """One block and several, ids that no expert has, repeated ids."""
+    """One block and several, ids that no expert has, weights of 0, repeated ids."""
     plans.check(20, 40, 12, seed=1)
     plans.check(320, 12, 32, seed=1)
+    plans.check_weighted(20, 40, 12, seed=1)
+    plans.check_weighted(320, 12, 32, seed=1)
     plans.check_repeated_ids_write_nothing_outside(40)
     plans.check_no_choice_at_all()
 

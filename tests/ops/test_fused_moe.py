@@ -223,8 +223,10 @@ def test_an_id_that_no_weight_has_is_refused(bad, tokens, fp8):
     if fp8 and carried.active:
         assert bits(fused_moe(x, routing, *weights)) == bits(without)
         return
-    with pytest.raises(LongcatShapeError, match=r"fused_moe: argument `routing\.ids` is .*, expected -1 \.\. 5"):
-        fused_moe(x, routing, *weights)
+    for weight in (1.0, 0.0):
+        routing.weights[1, 1] = weight
+        with pytest.raises(LongcatShapeError, match=r"fused_moe: argument `routing\.ids` is .*, expected -1 \.\. 5"):
+            fused_moe(x, routing, *weights)
 
 
 def test_weights_that_do_not_fit():

@@ -47,7 +47,7 @@ def test_a_graph_replays_with_other_routing() -> None:
         routing = longcat_ops.moe_route(
             logits, bias, top_k=K, num_experts=EXPERTS, num_zero_experts=ZERO, scale=SCALE, num_valid=num_valid
         )
-        plan = longcat_ops.moe_plan(routing.ids, REAL)
+        plan = longcat_ops.moe_plan(routing.ids, REAL, routing.weights)
         y = longcat_ops.dequant_fp8(*longcat_ops.moe_permute_quant(x, plan), torch.bfloat16)
         return longcat_ops.moe_combine(y, plan, routing, x), plan.offsets
 
@@ -70,7 +70,7 @@ def test_the_fp8_experts_replay_with_other_routing(tokens: int, planned: bool) -
 
     def chain() -> Tensors:
         routing = route()
-        plan = longcat_ops.moe_plan(routing.ids, REAL) if planned else None
+        plan = longcat_ops.moe_plan(routing.ids, REAL, routing.weights) if planned else None
         return longcat_ops.fused_moe(x, routing, gate_up, down, plan=plan), routing.ids
 
     def one_by_one() -> Tensors:
@@ -81,7 +81,7 @@ def test_the_fp8_experts_replay_with_other_routing(tokens: int, planned: bool) -
             return result
 
         routing = ended(route())
-        plan = ended(longcat_ops.moe_plan(routing.ids, REAL))
+        plan = ended(longcat_ops.moe_plan(routing.ids, REAL, routing.weights))
         rows = ended(longcat_ops.moe_permute_quant(x, plan))
         h = ended(longcat_ops.m_grouped_fp8_swiglu_gemm_nt_offset(rows, gate_up, plan.offsets))
         y = x.new_empty(len(plan.src_of), x.shape[1])

@@ -21,12 +21,18 @@ TOKENS = [0, 1, 2, 7, 31, 33, 96, 1000]
 if os.environ.get("LONGCAT_OPS_BACKEND") == "emu":
     TOKENS.pop()  # slow; test_moe_plan_emu.py has more choices than one block takes
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
+PlanLists = tuple[list[int], list[list[int]], list[int]]
 
 
-def sorted_plan(ids: Tensor, num_local: int) -> tuple[list[int], list[list[int]], list[int]]:
+def sorted_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> PlanLists:
     """(offsets, row_of, src_of) by sorting (expert, place) pairs; for tokens that name no expert twice."""
     tokens, k = ids.shape
-    places = sorted((e, place) for place, e in enumerate(ids.flatten().tolist()) if 0 <= e < num_local)
+    weighed = [1.0] * ids.numel() if weights is None else weights.flatten().tolist()
+    places = sorted(
+        (e, place)
+        for place, (e, weight) in enumerate(zip(ids.flatten().tolist(), weighed, strict=True))
+        if 0 <= e < num_local and weight != 0
+    )
     row_of = [-1] * (tokens * k)
     for row, (_, place) in enumerate(places):
         row_of[place] = row
@@ -50,7 +56,7 @@ def random_ids(tokens: int, num_local: int, k: int, seed: int = 0) -> Tensor:
     return ids.masked_fill(lost, -1).contiguous()
 
 
-def as_lists(plan: Plan) -> tuple[list[int], list[list[int]], list[int]]:
+def as_lists(plan: Plan) -> PlanLists:
     assert [t.dtype for t in plan] == [torch.int32] * 3
     return tuple(t.tolist() for t in plan)
 
@@ -88,6 +94,55 @@ def test_equals_a_stable_sort(tokens, num_local, k):
     assert_sound(plan, ids, num_local)
 
 
+@pytest.mark.parametrize("tokens", [*TOKENS, 300])
+@pytest.mark.parametrize(("num_local", "k"), [(1, 1), (1, 12), (6, 1), (6, 4), (6, 32), (96, 8), (512, 32)])
+def test_choices_of_weight_0_have_no_row(tokens, num_local, k):
+    """Zeros of both signs; NaN, inf, negative and subnormal weights are choices. 300 x 32 is more than one block's."""
+    ids, weights = plan_oracle.weighted(random_ids(tokens, num_local, k))
+    expected = sorted_plan(ids, num_local, weights)
+    assert as_lists(moe_plan(ids, num_local, weights)) == expected
+    assert as_lists(reference.moe_plan(ids, num_local, weights)) == expected
+    assert bits(moe_plan(ids.masked_fill(weights == 0, -1), num_local)) == bits(moe_plan(ids, num_local, weights))
+
+
+def test_what_a_weight_of_0_is():
+    """By hand: the last of K, the only one, all of a token; expert 0 three times, which no row shows."""
+    nan, inf = torch.nan, torch.inf
+    ids = torch.tensor([[0, 1, 0, 0], [1, 0, 2, 1], [2, 1, 0, 3]], dtype=torch.int32)
+    weights = torch.tensor([[0.0, 2.0, 0.0, -0.0], [nan, 1e-45, -inf, 0.0], [-0.0, 0.0, -0.0, 1.0]])
+    want = ([0, 1, 3, 4], [[-1, 1, -1, -1], [2, 0, 3, -1], [-1, -1, -1, -1]], [5, 1, 4, 6, *[-1] * 5])
+    for plan in (moe_plan(ids, 3, weights), reference.moe_plan(ids, 3, weights)):
+        assert as_lists(plan) == want
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 300])
+def test_weights_of_0_alone_leave_no_row(tokens):
+    ids, weights = random_ids(tokens, 6, 32), torch.zeros(tokens, 32)
+    weights[:, ::3] = -0.0
+    offsets, row_of, src_of = as_lists(moe_plan(ids, 6, weights))
+    assert offsets == [0] * 7
+    assert row_of == [[-1] * 32] * tokens
+    assert src_of == [-1] * tokens * 6
+
+
+@pytest.mark.parametrize("value", [1.0, -1.0, 1e-45, torch.nan, -torch.inf])
+def test_other_weights_change_nothing(value):
+    ids = random_ids(96, 6, 4)
+    weights = torch.full((96, 4), value)
+    assert bits(moe_plan(ids, 6, weights)) == bits(moe_plan(ids, 6, None)) == bits(moe_plan(ids, 6))
+    assert bits(moe_plan(ids, 6, weights=weights)) == bits(moe_plan(ids, 6))
+
+
+def test_expert_0_at_weight_0_takes_no_row_from_others():
+    """As engines hand over zero experts, up to K - 1 times a token: the rows are those of the real choices."""
+    ids = torch.zeros(50, 12, dtype=torch.int32)
+    weights = torch.zeros(50, 12)
+    weights[:, 11] = 0.5
+    plan = moe_plan(ids, 1, weights)  # R is T here
+    assert plan.offsets.tolist() == [0, 50]
+    assert plan.row_of[:, 11].tolist() == list(range(50)) and (plan.row_of[:, :11] == -1).all()
+
+
 @pytest.mark.parametrize("groups", plan_oracle.GROUPS)
 def test_all_sizes_equal_torch_sort(groups):
     few = os.environ.get("LONGCAT_OPS_BACKEND") == "emu"
@@ -104,8 +159,12 @@ def test_every_element_is_written(tokens):
     """Into outputs that hold something else: the public function hands over empty memory."""
     ids = random_ids(tokens, 6, 4)
     plan = Plan(*(torch.full_like(t, 12345) for t in moe_plan(ids, 6)))
-    OP(ids, 6, *plan)
+    OP(ids, 6, None, *plan)
     assert as_lists(plan) == sorted_plan(ids, 6)
+    ids, weights = plan_oracle.weighted(ids)
+    plan = Plan(*(torch.full_like(t, 12345) for t in plan))
+    OP(ids, 6, weights, *plan)
+    assert as_lists(plan) == sorted_plan(ids, 6, weights)
 
 
 @pytest.mark.parametrize("expert", [0, 5, 511])
@@ -155,6 +214,13 @@ def test_any_ids_give_a_sound_plan(data):
     assert_sound(plan, ids, num_local)
     if all(len({e for e in r if e >= 0}) == sum(e >= 0 for e in r) for r in ids.tolist()):
         assert as_lists(plan) == sorted_plan(ids, num_local)
+    number = st.one_of(st.sampled_from(plan_oracle.WEIGHTS), st.floats(width=32))
+    weights = data.draw(st.lists(number, min_size=tokens * k, max_size=tokens * k))
+    weights = torch.tensor(weights, dtype=torch.float32).view(tokens, k)
+    kept = ids.masked_fill(weights == 0, -1)
+    plan = moe_plan(ids, num_local, weights)
+    assert_sound(plan, kept, num_local)
+    assert bits(plan) == bits(moe_plan(kept, num_local))
 
 
 def test_few_local_experts_need_few_rows():

@@ -8,10 +8,10 @@ from torch import Tensor
 from longcat_ops import Plan
 from longcat_ops.testing.op_results import bits
 from support.emulated_kernels import apart, run
-from support.plan_oracle import experts, sorted_plan
+from support.plan_oracle import experts, sorted_plan, weighted
 
 
-def plan(ids: Tensor, groups: int) -> Plan:
+def plan(ids: Tensor, groups: int, weights: Tensor | None = None) -> Plan:
     """Of the kernels, into outputs of fillers."""
     (tokens, top_k), rows = ids.shape, len(ids) * min(ids.shape[1], groups)
     made = Plan(
@@ -19,7 +19,7 @@ def plan(ids: Tensor, groups: int) -> Plan:
         row_of=apart(tokens, top_k, torch.int32),
         src_of=apart(1, rows, torch.int32)[0],
     )
-    run("moe_plan", ids, groups, *made)
+    run("moe_plan", ids, groups, weights, *made)
     return made
 
 
@@ -28,10 +28,18 @@ def check(tokens: int, groups: int, top_k: int, seed: int) -> None:
     assert bits(plan(ids, groups)) == bits(sorted_plan(ids, groups))
 
 
+def check_weighted(tokens: int, groups: int, top_k: int, seed: int) -> None:
+    ids, weights = weighted(experts(tokens, groups, top_k, seed), seed)
+    assert bits(plan(ids, groups, weights)) == bits(sorted_plan(ids, groups, weights))
+
+
 def check_no_choice_at_all() -> None:
+    """No id that an expert has; no weight but zeros."""
     for tokens in (9, 300):
-        made = plan(torch.full((tokens, 32), -1, dtype=torch.int32), 6)
-        assert not made.offsets.any() and (made.row_of == -1).all() and (made.src_of == -1).all()
+        ids, weights = torch.full((tokens, 32), -1, dtype=torch.int32), torch.zeros(tokens, 32)
+        weights[:, ::2] = -0.0
+        for made in (plan(ids, 6), plan(torch.zeros_like(ids), 6, weights)):
+            assert not made.offsets.any() and (made.row_of == -1).all() and (made.src_of == -1).all()
 
 
 def check_repeated_ids_write_nothing_outside(tokens: int) -> None:

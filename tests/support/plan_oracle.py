@@ -25,11 +25,25 @@ def experts(tokens: int, groups: int, top_k: int, seed: int = 0) -> Tensor:
     return ids.contiguous()
 
 
-def sorted_plan(ids: Tensor, groups: int) -> Plan:
-    """By torch's stable sort, for tokens that name no expert twice."""
+# A third of all weights is 0, of either sign; the others are choices, also the smallest, the negative and NaN.
+WEIGHTS = (0.0, -0.0, 0.0, 1.0, -1.0, 1e-45, -1e-45, torch.nan, torch.inf)
+
+
+def weighted(ids: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """(ids, weights f32 [T, K]): half of the choices of weight 0 name expert 0, the others keep theirs."""
+    g = torch.Generator().manual_seed(seed)
+    weights = torch.tensor(WEIGHTS)[torch.randint(len(WEIGHTS), ids.shape, generator=g)]
+    moved = (torch.rand(ids.shape, generator=g) < 0.5) & (weights == 0)
+    return ids.masked_fill(moved, 0), weights
+
+
+def sorted_plan(ids: Tensor, groups: int, weights: Tensor | None = None) -> Plan:
+    """By torch's stable sort, for tokens that name no expert twice, choices of weight 0 left out."""
     rows = len(ids) * min(ids.shape[1], groups)
     flat = ids.flatten().long()
     key = flat.masked_fill((flat < 0) | (flat >= groups), groups)
+    if weights is not None:
+        key[[weight == 0 for weight in weights.flatten().tolist()]] = groups
     places = torch.sort(key, stable=True).indices[: int((key < groups).sum())]
     row_of, src_of = torch.full_like(flat, -1), torch.full((rows,), -1)
     row_of[places] = torch.arange(len(places))

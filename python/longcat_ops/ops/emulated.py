@@ -176,12 +176,12 @@ _ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
         ctypes.c_double(scale),
         *map(_data, outputs),
     ),
-    "moe_plan": lambda ids, num_local, offsets, row_of, src_of: (
+    "moe_plan": lambda ids, num_local, weights, offsets, row_of, src_of: (
         _data(ids),
         ctypes.c_int64(ids.shape[0]),
         ctypes.c_int32(ids.shape[1]),
         ctypes.c_int32(num_local),
-        *map(_data, (offsets, row_of, src_of)),
+        *map(_data, (weights, offsets, row_of, src_of)),
     ),
 }
 

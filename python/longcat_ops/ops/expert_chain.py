@@ -19,17 +19,17 @@ def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_ga
     gate_up = w_gate_up if gate_up_scales is None else (w_gate_up, gate_up_scales)
     down = w_down if down_scales is None else (w_down, down_scales)
     if isinstance(gate_up, tuple) and isinstance(down, tuple):
-        plan = _plan(ids, len(w_down)) if offsets is None else Plan(offsets, row_of, src_of)
+        plan = _plan(ids, weights, len(w_down)) if offsets is None else Plan(offsets, row_of, src_of)
         y = _fp8_rows(x, gate_up, down, plan)
     else:
-        y, plan = expert_rows(x, ids, gate_up, down, _round_trip_fp8)
+        y, plan = expert_rows(x, ids, weights, gate_up, down, _round_trip_fp8)
     torch.ops.longcat_ops.moe_combine(y, plan.row_of, weights, zero_weight, x, None, out)
 
 
-def _plan(ids: Tensor, experts: int) -> Plan:
+def _plan(ids: Tensor, weights: Tensor, experts: int) -> Plan:
     if not ids.is_cuda:  # there it would wait for the GPU, and moe_plan gives such an id no row
         check_ids(ids, experts)
-    return moe_plan(ids, experts)
+    return moe_plan(ids, experts, weights)
 
 
 def _fp8_rows(x: Tensor, w_gate_up: Fp8Pair, w_down: Fp8Pair, plan: Plan) -> Tensor:

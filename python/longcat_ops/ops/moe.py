@@ -1,5 +1,6 @@
 """Routing, dispatch, combine and the EP=1 expert chain of a ScMoE layer (LongCat-Flash technical report,
-arXiv:2509.01322, section 2.1). An id of -1 is a zero expert, or no expert: it is safe in every op and costs no row.
+arXiv:2509.01322, section 2.1). A choice of id -1 or of weight 0 is a zero expert, or no expert: it is safe in every op
+and costs no row.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
 
     p = softmax(logits) over all E in float32; the top_k of p + bias are chosen, larger first, equal ones lower id
     first; weight = p * scale, neither biased nor renormalised (report, eq. 1). Zero experts leave the list as id -1,
-    weight 0, and their weights are summed in zero_weight.
+    weight 0, and their weights are summed in zero_weight. An FFN expert whose weight is so small that it is 0 keeps its
+    id; num_real and counts include it, and `fused_moe` computes nothing for it.
 
     Args:
         logits: [T, E] float32 or bfloat16, E <= 1024, last stride 1. T may be 0.
@@ -62,19 +64,23 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
 
 
 @public
-def moe_plan(ids: Tensor, num_local: int) -> Plan:
+def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> Plan:
     """Sort the choices of T tokens by expert: a counting sort, stable in (token, k), the same on every run.
+
+    A choice without a row is in no count, and its row_of is -1.
 
     Args:
         ids: i32 [T, K] contiguous, K <= 32. Ids outside 0 .. num_local - 1 have no row. A token must not name an
-            expert twice; if one does, choices that find no row left in R get none.
+            expert twice, but for choices of weight 0; if one does, choices that find no row left in R get none.
         num_local: G, 1 .. 1024.
+        weights: f32 [T, K] contiguous, or None. A choice of weight +0 or -0 has no row, whatever its id: some engines
+            hand over a zero expert as id 0, weight 0. A NaN is not 0: its choice has a row, and shows in the sum.
 
     Returns:
         Plan with R = T * min(K, G), enough for any routing, so that no size depends on the data.
 
     Raises:
-        LongcatShapeError: ids or num_local is not as above.
+        LongcatShapeError: ids, num_local or weights is not as above.
     """
     (tokens, k), device = ids.shape, ids.device
     plan = Plan(
@@ -82,7 +88,7 @@ def moe_plan(ids: Tensor, num_local: int) -> Plan:
         row_of=torch.empty((tokens, k), dtype=torch.int32, device=device),
         src_of=torch.empty(tokens * min(k, num_local), dtype=torch.int32, device=device),
     )
-    _moe_plan(ids, num_local, *plan)
+    _moe_plan(ids, num_local, weights, *plan)
     return plan
 
 
@@ -113,6 +119,8 @@ def moe_combine(y: Tensor, plan: Plan, routing: Routing, x: Tensor, add: Tensor 
     """out[t] = sum over k of weights[t, k] * y[row_of[t, k]] + zero_weight[t] * x[t] + add[t].
 
     In float32 and in this order, k rising, with one rounding at the end. A token without FFN experts is a normal row.
+    A choice without a row adds nothing, whatever its weight. One that has a row and weight 0 adds 0 * y, which is NaN
+    where y is inf or NaN; a plan made with the weights gives it no row.
 
     Args:
         y: [R, H], bfloat16, float16 or float32: the experts' outputs. Rows that no choice points to are not read.
@@ -139,6 +147,10 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     With FP8 weights, on every backend: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
     `m_grouped_fp8_gemm_nt_offset`, `moe_combine`, of which on a GPU no host code reads a result.
 
+    A choice of id -1 or of weight 0 is none: it is not sent, not computed and not counted. Where an FFN expert's weight
+    is 0, the result is that of adding 0 * y for it, but for three things: the sign of a zero; an inf or NaN of y does
+    not show; with dense weights and more than 8 tokens, roundings, which depend there on an expert's number of rows.
+
     Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
 
     Args:
@@ -146,14 +158,15 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
         routing: from `moe_route`, ids in 0 .. G - 1 or -1.
         w_gate_up: [G, 2I, H] of a floating dtype, gate rows, then up rows; or the FP8 pair of `interleave_gate_up`.
         w_down: [G, H, I] of a floating dtype, or an FP8 pair (e4m3, f32 [G, ceil(H / 128), ceil(I / 128)]).
-        plan: moe_plan(routing.ids, G) where there is one already; only with FP8 weights. routing.ids is then not read.
+        plan: moe_plan(routing.ids, G, routing.weights) where there is one already; only with FP8 weights. routing.ids
+            is then not read, and a choice of weight 0 that has a row in it is computed, and adds 0 * y.
 
     Returns:
         [T, H] in x's dtype, contiguous; summed as in `moe_combine`.
 
     Raises:
-        LongcatShapeError: the arguments do not fit each other, or an id has no weight. With a plan, and on a GPU with
-            FP8 weights, ids are not checked: one without a weight counts as -1.
+        LongcatShapeError: the arguments do not fit each other, or an id is that of no expert, even with weight 0. With
+            a plan, and on a GPU with FP8 weights, ids are not checked: one of no expert counts as -1.
     """
     gate_up, gate_up_scales = weight("fused_moe", "w_gate_up", w_gate_up)
     down, down_scales = weight("fused_moe", "w_down", w_down)

@@ -181,8 +181,8 @@ def _moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, nu
     return logits, bias, valid, top_k, num_experts, num_zero_experts, scale, *outputs
 
 
-def _moe_plan(ids: Tensor, num_local: int) -> tuple:
-    return ids, num_local
+def _moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> tuple:
+    return ids, num_local, weights
 
 
 def _moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = False) -> tuple:

@@ -23,17 +23,18 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
 
     x [T,H]; w_gate_up [G,2I,H] and w_down [G,H,I], dense (gate rows, then up rows) or FP8 pairs (gate_up interleaved).
     FP8: x and the SwiGLU output are quantised 1x128, SwiGLU runs on the fp32 product; by `plan`, if there is one.
+    A choice of weight 0 is as one of id -1.
     """
     if isinstance(w_gate_up, tuple) and isinstance(w_down, tuple):
         if plan is None:
             if not routing.ids.is_cuda:  # there moe_plan gives an id that no weight has no row
                 check_ids(routing.ids, len(w_down[0]))
-            plan = moe_plan(routing.ids, len(w_down[0]))
+            plan = moe_plan(routing.ids, len(w_down[0]), routing.weights)
         hidden = m_grouped_fp8_swiglu_gemm_nt_offset(moe_permute_quant(x, plan), w_gate_up, plan.offsets)
         y = x.new_empty((len(plan.src_of), x.shape[1]))
         m_grouped_fp8_gemm_nt_offset(hidden, w_down, y, plan.offsets)
     else:
-        y, plan = expert_rows(x, routing.ids, w_gate_up, w_down)
+        y, plan = expert_rows(x, routing.ids, routing.weights, w_gate_up, w_down)
     return moe_combine(y, plan, routing, x)
 
 
@@ -42,12 +43,14 @@ def round_trip_fp8(x: Tensor) -> Tensor:
     return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
 
 
-def expert_rows(x: Tensor, ids: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
+def expert_rows(x: Tensor, ids: Tensor, weights: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
                 round_trip: Callable[[Tensor], Tensor] = round_trip_fp8) -> tuple[Tensor, Plan]:  # fmt: skip
     """The experts' outputs [R,H] where a weight is dense, and a plan whose row_of i32[T,K] says which row is whose; its
-    other fields mean nothing. round_trip: does what `round_trip_fp8` does.
+    other fields mean nothing. weights [T,K]: of the choices; those of weight 0 have no row. round_trip: does what
+    `round_trip_fp8` does.
     """
     check_ids(ids, len(w_down[0] if isinstance(w_down, tuple) else w_down))
+    ids = ids.masked_fill(weights == 0, -1)
     run = _run_on_all_rows if x.shape[0] <= SMALL_T else _run_by_expert
     rows, row_of = run(_Experts(x, w_gate_up, w_down, round_trip), ids)
     return rows, Plan(ids, row_of.masked_fill_(ids < 0, -1).to(torch.int32), ids)

@@ -73,8 +73,9 @@ def moe_route(logits: Tensor, bias: Tensor, num_valid: Tensor | None, top_k: int
     _write((ids, weights, zero_weight, num_real, counts), routing[:5])
 
 
-def moe_plan(ids: Tensor, num_local: int, offsets: Tensor, row_of: Tensor, src_of: Tensor) -> None:
-    _write((offsets, row_of, src_of), moe.moe_plan(ids, num_local))
+def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None, offsets: Tensor, row_of: Tensor,
+             src_of: Tensor) -> None:  # fmt: skip
+    _write((offsets, row_of, src_of), moe.moe_plan(ids, num_local, weights))
 
 
 def moe_permute_quant(x: Tensor, row_of: Tensor, src_of: Tensor, q: Tensor, s: Tensor) -> None:

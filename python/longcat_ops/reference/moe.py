@@ -48,12 +48,15 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
     )
 
 
-def moe_plan(ids: Tensor, num_local: int) -> Plan:
-    """Stable counting sort of the choices by expert; ids outside 0 .. num_local-1 have no row."""
+def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> Plan:
+    """Stable counting sort of the choices by expert; ids outside 0 .. num_local-1 have no row, nor has weight 0."""
     tokens, k = ids.shape
     rows = tokens * min(k, num_local)
     flat = ids.reshape(-1).long()
-    key = torch.where((flat >= 0) & (flat < num_local), flat, num_local)
+    here = (flat >= 0) & (flat < num_local)
+    if weights is not None:
+        here &= weights.reshape(-1) != 0  # true of NaN
+    key = torch.where(here, flat, num_local)
     order = torch.argsort(key, stable=True)
     counts = torch.zeros(num_local + 1, dtype=torch.int32, device=ids.device)
     counts.index_add_(0, key, torch.ones_like(key, dtype=torch.int32))

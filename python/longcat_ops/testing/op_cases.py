@@ -60,6 +60,11 @@ def route(tokens: int, experts: int = 6, zero: int = 3, top_k: int = 4) -> longc
     )
 
 
+def plan_of(routing: longcat_ops.Routing) -> longcat_ops.Plan:
+    """For 6 experts, as `fused_moe` makes it."""
+    return longcat_ops.moe_plan(routing.ids, 6, routing.weights)
+
+
 def _offsets(groups: int, rows: int) -> Tensor:
     """Unaligned, with an empty group and rows left over at the end."""
     inner = [rows * g // (groups + 1) for g in range(1, groups)]
@@ -141,14 +146,23 @@ def _plan(tokens: int, num_local: int, top_k: int = 4) -> Call:
 
 
 @_seeded
+def _weighted_plan(tokens: int, num_local: int) -> Call:
+    """Zero experts as id 0, weight 0; weights of -0 and NaN among the others."""
+    routing = route(tokens)
+    weights = routing.weights.clone()
+    weights[1:2, :2] = torch.tensor([-0.0, torch.nan])
+    return call(routing.ids.clamp(min=0), num_local, weights)
+
+
+@_seeded
 def _permute(tokens: int, width: int, **kwargs: Any) -> Call:
-    return call(torch.randn(tokens, width).bfloat16(), longcat_ops.moe_plan(route(tokens).ids, 6), **kwargs)
+    return call(torch.randn(tokens, width).bfloat16(), plan_of(route(tokens)), **kwargs)
 
 
 @_seeded
 def _combine(tokens: int, width: int, add: bool) -> Call:
     routing = route(tokens)
-    plan = longcat_ops.moe_plan(routing.ids, 6)
+    plan = plan_of(routing)
     x = torch.randn(tokens, width).bfloat16()
     y = torch.randn(len(plan.src_of), width).bfloat16()
     return call(y, plan, routing, x, *([torch.randn(tokens, width).bfloat16()] if add else []))
@@ -162,7 +176,7 @@ def _fused(tokens: int, hidden: int, width: int, fp8: bool, planned: bool = Fals
         return call(x, route(tokens), *weights)
     weights = longcat_ops.interleave_gate_up(*gate_up(6, width, hidden)), stacked_weight(6, hidden, width)
     routing = route(tokens)
-    return call(x, routing, *weights, **({"plan": longcat_ops.moe_plan(routing.ids, 6)} if planned else {}))
+    return call(x, routing, *weights, **({"plan": plan_of(routing)} if planned else {}))
 
 
 # Per op, cases by name. The first is the typical one; "empty" has no token.
@@ -222,6 +236,7 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "empty": lambda: _route(0, 12, 4, 5),
     },
     "moe_plan": {
+        "weights": lambda: _weighted_plan(7, 6),
         "all": lambda: _plan(7, 6),
         "few_local": lambda: _plan(7, 2),
         "empty": lambda: _plan(0, 6),
