@@ -1,0 +1,1 @@
+"""Other libraries' interfaces over these ops, one folder each. Nothing else of the package imports them."""
