@@ -69,7 +69,9 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
     """Route, plan, permute, combine."""
     logits, bias, sizes = routed(tokens, experts, zero, top_k)
     routing: Routing = against_cpu(machine, "moe_route", logits, bias, **sizes)
-    plan: Plan = against_cpu(machine, "moe_plan", routing.ids, experts - zero)
+    plan: Plan = against_cpu(machine, "moe_plan", routing.ids, experts - zero, routing.weights)
+    named = routing.ids.clamp(min=0)  # a zero expert as expert 0 of weight 0
+    same_bits("moe_plan of id 0, weight 0", longcat_ops.moe_plan(named, experts - zero, routing.weights), plan)
     against_cpu(machine, "moe_plan", routing.ids, max(1, (experts - zero) // 8))
     used = int(plan.offsets[-1])
     x = torch.randn(tokens, width, generator=torch.Generator().manual_seed(1)).bfloat16()

@@ -128,12 +128,12 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
     logits, bias, sizes = routed(tokens, experts, zero, top_k)
     logits, bias = logits.to(machine.device), bias.to(machine.device)
     routing = longcat_ops.moe_route(logits, bias, **sizes)
-    plan = longcat_ops.moe_plan(routing.ids, experts - zero)
+    plan = longcat_ops.moe_plan(routing.ids, experts - zero, routing.weights)
     x = torch.randn(tokens, width, device=machine.device).bfloat16()
     y = torch.randn(len(plan.src_of), width, device=machine.device).bfloat16()
     calls: dict[str, tuple[tuple, dict]] = {
         "moe_route": ((logits, bias), sizes),
-        "moe_plan": ((routing.ids, experts - zero), {}),
+        "moe_plan": ((routing.ids, experts - zero, routing.weights), {}),
         "moe_permute_quant": ((x, plan), {}),
         "moe_combine": ((y, plan, routing, x), {}),
     }
