@@ -7,7 +7,7 @@ import re
 
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+from transformers import AutoConfig, FineGrainedFP8Config, LongcatFlashForCausalLM
 
 from longcat_ops import LongcatCheckpointError, LongcatUnsupportedError
 from longcat_ops.integrations.transformers import enabled, fit
@@ -27,7 +27,7 @@ def offline(monkeypatch):
 
 
 def from_published(folder, **options):
-    return AutoModelForCausalLM.from_pretrained(folder, experts_implementation="longcat_ops", **options)
+    return LongcatFlashForCausalLM.from_pretrained(folder, experts_implementation="longcat_ops", **options)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,11 @@ def test_a_checkpoint_without_experts(tmp_path):
     folder = rewritten(write(tmp_path / "part", "blocks"), drop)
     with enabled(), pytest.raises(LongcatCheckpointError, match=r"holds nothing for .*1\.mlp\.experts\.down_proj"):
         from_published(folder)
+    tensors = load_file(folder / "model.safetensors")
+    with enabled():
+        config = AutoConfig.from_pretrained(folder)
+        with pytest.raises(LongcatCheckpointError, match="what was loaded holds nothing for"):
+            from_published(None, config=config, state_dict=tensors)
 
 
 def test_fp8_that_does_not_hold_together(tmp_path):

@@ -57,7 +57,7 @@ def _classes() -> dict[str, type[nn.Module]]:
             self.zero_expert_num = config.zero_expert_num or 0
             self.total_experts = self.num_routed_experts + self.zero_expert_num
             self.intermediate_size = config.expert_ffn_hidden_size
-            self.act_fn = ACT2FN[config.hidden_act]
+            self.act_fn, self.identity_expert = ACT2FN[config.hidden_act], nn.Identity()  # named by transformers' plans
             self.is_fp8 = self.is_interleaved = False
             count, hidden, width = self.num_routed_experts, self.hidden_size, self.intermediate_size
             self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * width, hidden))

@@ -180,7 +180,8 @@ def _loading(base: type) -> Any:
 def _check_loaded(model: Any, info: dict[str, Any]) -> None:
     missing = sorted(n for n in info["missing_keys"] if ".mlp.experts." in n or ".mlp.router." in n)
     scales = sorted(n for n in info["unexpected_keys"] if n.endswith("_scale_inv"))
-    where = f"{model.config._name_or_path} holds"
+    name = model.config._name_or_path  # "None" where tensors were passed
+    where = f"{name if name not in ('', 'None') else 'what was loaded'} holds"
     if missing:
         raise LongcatCheckpointError(f"{where} nothing for {missing[0]} ({len(missing)} such tensors of the MoE).")
     if scales:
