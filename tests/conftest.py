@@ -26,7 +26,8 @@ except ImportError:
 _CARRIED = pytest.StashKey()  # the registration that --backend cuda keeps
 TESTS = Path(__file__).parent
 LONG_FILES = ("test_readme.py", "test_emu_backend.py", "test_model_checkpoint.py", "test_conformance.py")
-QUICK_FOLDERS = ("cli", "compat", "decoding", "loading", "model", "ops")  # no compiler and no pytest of their own
+# No compiler and no pytest of their own.
+QUICK_FOLDERS = ("cli", "compat", "decoding", "integrations", "loading", "model", "ops")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -35,6 +35,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     for package in facts["packages"]:
         state = package["version"] or f"missing, needed for {package['purpose']}; fix: {package['remedy']}"
         out.append(f"package      {package['name']} {state}")
+    out += [_integration_line(row) for row in facts["integrations"]]
     return out + _op_lines(facts["ops"], facts["ok"])
 
 
@@ -57,6 +58,12 @@ def _library_lines(library: dict[str, Any]) -> list[str]:
         out.append(f"             {library['problem']}")
         out += [f"             fix: {library['remedy']}"] if library["remedy"] else []
     return out
+
+
+def _integration_line(row: dict[str, Any]) -> str:
+    version = f" {row['version']}" if row["version"] else ""
+    state = "fits" if row["fits"] else f"does not fit: {row['reason']}; fix: {row['remedy']}"
+    return f"integration  {row['name']}{version}: {state}"
 
 
 def _op_lines(rows: list[dict[str, Any]], ok: bool) -> list[str]:

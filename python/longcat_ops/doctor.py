@@ -172,6 +172,7 @@ def report() -> dict[str, Any]:
         "gpus": _gpus(),
         "environment": _variables(),
         "packages": [_package(name, purpose) for name, purpose in _PACKAGES.items()],
+        "integrations": [_transformers()],
         "ops": [asdict(row) for row in rows],
     }
 
@@ -267,3 +268,12 @@ def _package(name: str, purpose: str) -> dict[str, str | None]:
         version = _guard(lambda: metadata.version(name)) or "unknown version"
     remedy = "" if version else f"{sys.executable} -m pip install {name}"
     return {"name": name, "version": version, "purpose": purpose, "remedy": remedy}
+
+
+def _transformers() -> dict[str, Any]:
+    """Whether the adapter fits the installed transformers; asks for its version alone."""
+    from .integrations.transformers import fit
+
+    found = fit()
+    facts = {"version": found.version, "fits": found.fits, "reason": found.reason, "remedy": found.fix}
+    return {"name": "transformers", **facts}

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,33 @@ def test_variables_and_missing_packages(tmp_path, sources):
     packages = {p["name"]: p for p in facts["packages"]}
     assert packages["tokenizers"]["version"] is None and "tokenizers" in packages["tokenizers"]["remedy"]
     assert packages["safetensors"]["version"] and not packages["safetensors"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    "version,fits,line",
+    [
+        ("5.24.0", True, "integration  transformers 5.24.0: fits"),
+        ("5.23.7", True, "integration  transformers 5.23.7: fits"),
+        ("5.25.0", False, "integration  transformers 5.25.0: does not fit: the adapter is for 5.23 or 5.24; fix: "),
+        ("4.57.1", False, "integration  transformers 4.57.1: does not fit: the adapter is for 5.23 or 5.24; fix: "),
+        (None, False, "integration  transformers: does not fit: not installed; the adapter is for 5.23 or 5.24; fix: "),
+    ],
+)
+def test_the_adapter_of_transformers(monkeypatch, capsys, version, fits, line):
+    def installed(name: str) -> str:
+        if name == "transformers" and version is None:
+            raise metadata.PackageNotFoundError(name)
+        return version if name == "transformers" else found(name)
+
+    found = metadata.version
+    monkeypatch.setattr(metadata, "version", installed)
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    assert main(["doctor"]) == 0
+    printed = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("integration  transformers"))
+    assert printed.startswith(line) and printed.endswith('-m pip install "transformers==5.24.*"') != fits
+    assert "transformers" not in sys.modules
+    row = next(row for row in doctor.report()["integrations"] if row["name"] == "transformers")
+    assert (row["version"], row["fits"], bool(row["remedy"])) == (version, fits, not fits)
 
 
 def test_rows_agree_with_the_library():

@@ -196,13 +196,15 @@ statement("longcat_ops.ops.supports('rms_norm', None, None, 1e-5)")
 statement("longcat_ops.LongcatFlashForCausalLM.from_pretrained('.')")
 statement("from longcat_ops.reference import rms_norm")
 statement("import longcat_ops.loading.checkpoint")
+statement("longcat_ops.integrations.transformers.enable()")
 assert len(texts) == 1, texts
 print(*texts, sep="")
 print(sorted(silent))
 """
 NEED_NO_TORCH = {
     "LongcatCheckpointError", "LongcatError", "LongcatLibraryError", "LongcatShapeError", "LongcatTimeoutError",
-    "LongcatUnsupportedError", "__version__", "errors", "ops", "ops.supports", "import errors", "import ops",
+    "LongcatUnsupportedError", "__version__", "errors", "integrations", "ops", "ops.supports", "import errors",
+    "import integrations", "import ops",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ LAYERS = (
     ("model",),
     ("loading",),
     ("runtime",),
+    ("integrations",),
     ("doctor",),
     ("cli", "cli_doctor", "cli_generate", "cli_plan", "cli_report", "cli_terminal", "__main__", "testing"),
     ("compat",),  # other libraries' interfaces: nothing imports them
@@ -34,12 +35,16 @@ ONLY = {
     "errors": (set(), set()),
 }
 STANDARD = {"__future__", "collections", "dataclasses", "itertools", "math", "types", "typing", "warnings"}
+# Folders that nothing may import but their own files and these: doctor asks whether an adapter fits what is installed.
+ASKED_BY = {"integrations": {"doctor"}}
 # Imports that point up, by name, with the reason.
 ALLOWED = {
     # `from_pretrained` is a method of the model, and reading a checkpoint builds the model over a Recorder to learn its
     # tensors: the import waits for the call.
     ("model.model", "loading.checkpoint"),
 }
+# Frameworks, which the adapters of `integrations` import when they are called.
+FRAMEWORKS = {"transformers", "deep_gemm", "vllm", "sglang"}
 OUTSIDE = ("tests/", "bench/", "tools/")
 # Texts that name a file of a clone on purpose: remedies for who works in one.
 NAMED = {
@@ -126,6 +131,7 @@ def wrong_imports(module: Module) -> Iterator[str]:
     for to in sorted(module.inside):
         part = to.split(".")[0]
         forbidden = rank.get(part, len(LAYERS)) > rank[module.part] or (inside is not None and part not in inside)
+        forbidden = forbidden or module.part not in ASKED_BY.get(part, {module.part}) | {part}
         if forbidden and (module.name, to) not in ALLOWED:
             yield f"{module.name}: imports {to or 'the package'}"
     if outside is not None:
@@ -163,6 +169,19 @@ def test_every_exception_is_still_needed() -> None:
     assert all(text in texts[name] for name, text in NAMED)
 
 
+def test_adapters_import_their_framework_when_they_are_called() -> None:
+    found = 0
+    for file in PACKAGE.rglob("*.py"):
+        whole = ast.parse(file.read_text(encoding="utf-8"))
+        top = ast.Module([node for node in whole.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        folder = module_name(PACKAGE, file.with_name("__init__.py"))
+        now, ever = ({name.split(".")[0] for name in imported(tree, folder, PACKAGE.name)} for tree in (top, whole))
+        assert not now & FRAMEWORKS, file
+        assert not ever & FRAMEWORKS or "integrations" in file.parts, file
+        found += bool(ever & FRAMEWORKS)
+    assert found >= 4
+
+
 CLEAN = {
     "__init__.py": "from . import _library\nfrom .ops.registry import OPS\n",
     "errors.py": "",
@@ -178,6 +197,11 @@ CLEAN = {
     "loading/__init__.py": "",
     "loading/checkpoint.py": "from ..model.model import M\n",
     "compat/__init__.py": "from ..ops.moe import f\n",
+    "integrations/__init__.py": "",
+    "integrations/hf/__init__.py": "def late():\n    import torch\n    from . import patches\n",
+    "integrations/hf/patches.py": "from ...model.model import M\n",
+    "doctor.py": "def late():\n    from .integrations.hf import fit\n",
+    "cli.py": "from . import doctor\n",
 }
 
 
@@ -197,6 +221,16 @@ PLANTED = {
     "tests": ("model/model.py", 'TEXT = "tests/data/text"', ["model.model: names tests/"]),
     "bench and tools": ("errors.py", "# bench/x.py, tools/y.py", ["errors: names bench/", "errors: names tools/"]),
     "an interface of another library": ("cli.py", "from .compat import deep_gemm", ["cli: imports compat"]),
+    "an adapter, by the command": (
+        "cli.py",
+        "from .integrations import hf",
+        ["cli: imports integrations.hf"],
+    ),
+    "an adapter, by the model": (
+        "model/model.py",
+        "def f():\n    from ..integrations import hf",
+        ["model.model: imports integrations.hf"],
+    ),
     "a new folder": ("comm/nvls.py", "", ["comm.nvls: has no row in LAYERS"]),
 }
 

@@ -18,8 +18,8 @@ from support.hf import keep_router_fp32
 
 
 def widened(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a one-file checkpoint in fp32; FP8 weights multiplied by the scale of their 128x128 block."""
-    stored = load_file(folder / "model.safetensors")
+    """Every tensor of a checkpoint in fp32; FP8 weights multiplied by the scale of their 128x128 block."""
+    stored = {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}
     tensors = {}
     for name, t in stored.items():
         if name.endswith("_scale_inv"):
@@ -39,6 +39,7 @@ def from_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, attention:
         **{k: v for k, v in raw.items() if k in HFConfig.__dataclass_fields__ and k != "quantization_config"}
         | {
             "head_dim": raw["qk_rope_head_dim"],
+            "routed_scaling_factor": float(raw["routed_scaling_factor"]),  # published as an integer
             "rope_parameters": {"rope_type": "default", "rope_theta": raw["rope_theta"]},
         }
     )
