@@ -19,8 +19,7 @@ import devices
 import graph_time
 import moe_gemm_problem
 import tables
-from device_check.environment import Environment
-from device_check.steps import PART_BUDGET_S, steps_of
+from device_check.plan import PLAN
 from moe_gemm_problem import Cell, Problem
 from peers import SPLITS, Peer, ours, torch_eager
 
@@ -236,7 +235,6 @@ def test_plots(tmp_path: Path) -> None:
 
 def test_the_short_grid_ends_within_the_step_of_the_gpu_check() -> None:
     """If our op takes under a second a cell (not measured yet), what the limit leaves to peers is time enough."""
-    steps = {step.name: step for step in steps_of(4, Environment(ROOT, ROOT), ROOT)}
-    limit = steps["bench_moe_gemm"].limit_s
+    (limit,) = (step.limit_s for step in PLAN if step.name == "bench/bench_moe_gemm")
     cells = [cell for cell in bench_moe_gemm.cells("short") if cell.shape != "tiny"]
-    assert bench_moe_gemm.SHORT_SECONDS + len(cells) <= limit <= PART_BUDGET_S - 200
+    assert bench_moe_gemm.SHORT_SECONDS + len(cells) <= limit <= 600
