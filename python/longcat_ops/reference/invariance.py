@@ -23,6 +23,7 @@ PASS_ROWS = (2, SMALL_T)  # of a decode pass: with one sequence, with more
 _ALIGNMENT = 64  # bytes; torch's CPU allocator gives it to every new tensor, a row in the middle of one may lack it
 _PATTERN = 61  # different rows of the trial's weight, repeated
 _LARGE = 1 << 22  # elements of a weight
+_DRAWS = 8  # rows that a large weight is tried with
 
 
 class Form(NamedTuple):
@@ -79,15 +80,17 @@ def _aligned(x: Tensor) -> Tensor:
 def _largest_group(run: Callable[[Tensor, Tensor], Tensor], form: Form, weight: Tensor) -> int:
     if 0 in form[:4]:
         return form.rows
-    row, trial = _trial(form) if _small(form) or _mostly_zero(weight) else (_wide_row(form.inner, form.dtype), weight)
-    if run is torch.bmm:
-        row = row.expand(form.heads, -1, -1)
-        trial = trial if trial is weight else trial.t().expand(form.heads, -1, -1)
-    trial = trial if trial is weight else _at_offset(trial, form.offset)
+    if _small(form) or _mostly_zero(weight):
+        row, trial = _trial(form)
+        rows = [row]
+        trial = _at_offset(trial if run is F.linear else trial.t().expand(form.heads, -1, -1), form.offset)
+    else:
+        rows, trial = [_wide_row(form.inner, form.dtype, seed) for seed in range(_DRAWS)], weight
+    heads = () if run is F.linear else (form.heads,)
     group = form.rows
     while group > 1:
-        result = run(row.expand(*row.shape[:-2], group, -1).contiguous(), trial)
-        if torch.equal(result, result[..., :1, :].expand_as(result)):
+        results = (run(row.expand(*heads, group, -1).contiguous(), trial) for row in rows)
+        if all(torch.equal(y, y[..., :1, :].expand_as(y)) for y in results):
             break
         group //= 2
     if group < form.rows and not small_groups():
@@ -102,8 +105,8 @@ def _largest_group(run: Callable[[Tensor, Tensor], Tensor], form: Form, weight: 
 
 
 def _small(form: Form) -> bool:
-    """Whether a weight of this form costs little to make. A large one of float32 or float64 is its own trial: among so
-    many sums, in the dtype that they are rounded to, some differ.
+    """Whether a weight of this form costs little to make. A large one of float32 or float64 is its own trial, with
+    several rows: a library may sum a single column in another order, and that shows in some of its sums only.
     """
     return form.heads * form.inner * form.outer < _LARGE or form.dtype not in (torch.float32, torch.float64)
 
@@ -114,9 +117,9 @@ def _mostly_zero(weight: Tensor) -> bool:
     return 2 * int(flat.count_nonzero()) < len(flat)
 
 
-def _wide_row(width: int, dtype: torch.dtype) -> Tensor:
+def _wide_row(width: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     """[1,width], the same in every process; magnitudes over 6 binades, or sums of bfloat16 products would be exact."""
-    like = dict(dtype=acc_dtype(dtype), device="cpu", generator=torch.Generator().manual_seed(0))
+    like = dict(dtype=acc_dtype(dtype), device="cpu", generator=torch.Generator().manual_seed(seed))
     return (torch.randn(1, width, **like) * torch.rand(1, width, **like).mul(6).exp2()).to(dtype)
 
 
