@@ -13,7 +13,7 @@
 
 namespace longcat_ops::bindings {
 
-inline lc_matrix cuda_matrix(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+inline lc_matrix cuda_matrix(const Tensor& tensor, const TensorDesc& desc) {
   return {const_cast<void*>(tensor.const_data_ptr()),
           static_cast<int32_t>(desc.dtype),
           desc.sizes[0],
@@ -22,7 +22,7 @@ inline lc_matrix cuda_matrix(const torch::stable::Tensor& tensor, const TensorDe
           desc.strides[1]};
 }
 
-inline lc_stack cuda_stack(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+inline lc_stack cuda_stack(const Tensor& tensor, const TensorDesc& desc) {
   return {{const_cast<void*>(tensor.const_data_ptr()), static_cast<int32_t>(desc.dtype), desc.sizes[1], desc.sizes[2],
            desc.strides[1], desc.strides[2]},
           desc.sizes[0],
@@ -30,13 +30,13 @@ inline lc_stack cuda_stack(const torch::stable::Tensor& tensor, const TensorDesc
 }
 
 // Of outputs: a tensor that shares its memory until it is written (copy on write) gets memory of its own.
-inline lc_matrix cuda_output(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+inline lc_matrix cuda_output(const Tensor& tensor, const TensorDesc& desc) {
   lc_matrix matrix = cuda_matrix(tensor, desc);
   matrix.data = tensor.mutable_data_ptr();
   return matrix;
 }
 
-inline lc_stack cuda_output_stack(const torch::stable::Tensor& tensor, const TensorDesc& desc) {
+inline lc_stack cuda_output_stack(const Tensor& tensor, const TensorDesc& desc) {
   lc_stack stack = cuda_stack(tensor, desc);
   stack.matrix.data = tensor.mutable_data_ptr();
   return stack;

@@ -1,10 +1,11 @@
 #include "cpu/gemm.h"
 
+#include <torch/csrc/stable/library.h>
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "bindings/ops.h"
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
 #include "check/gemm_check.h"
@@ -55,8 +56,6 @@ struct Bounds {
       start[g] = cut(at[g]), count[g] = std::max<int64_t>(cut(at[g + 1]) - start[g], 0);
   }
 };
-
-}  // namespace
 
 void fp8_gemm_nt_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, int64_t split_k,
                      const Tensor& out) {
@@ -223,4 +222,15 @@ void m_grouped_fp8_swiglu_gemm_nt_offset_cpu(const Tensor& a, const Tensor& sa, 
                    });
 }
 
+}  // namespace
 }  // namespace longcat_ops::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("fp8_gemm_nt", TORCH_BOX(&fp8_gemm_nt_cpu));
+  m.impl("m_grouped_fp8_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_gemm_nt_offset_cpu));
+  m.impl("m_grouped_fp8_gemm_nt_masked", TORCH_BOX(&m_grouped_fp8_gemm_nt_masked_cpu));
+  m.impl("m_grouped_fp8_gemm_nt_contiguous", TORCH_BOX(&m_grouped_fp8_gemm_nt_contiguous_cpu));
+  m.impl("interleave_gate_up", TORCH_BOX(&interleave_gate_up_cpu));
+  m.impl("m_grouped_fp8_swiglu_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_swiglu_gemm_nt_offset_cpu));
+}

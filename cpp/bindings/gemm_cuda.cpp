@@ -1,13 +1,12 @@
+#include <torch/csrc/stable/library.h>
+
 #include "bindings/cuda_launch.h"
-#include "bindings/ops.h"
 #include "check/gemm_check.h"
 
 namespace longcat_ops::bindings {
 namespace {
 
 const int32_t* indices(const Tensor& tensor) { return static_cast<const int32_t*>(tensor.const_data_ptr()); }
-
-}  // namespace
 
 void fp8_gemm_nt_cuda(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, int64_t split_k,
                       const Tensor& out) {
@@ -82,4 +81,14 @@ void m_grouped_fp8_swiglu_gemm_nt_offset_cuda(const Tensor& a, const Tensor& sa,
   });
 }
 
+}  // namespace
 }  // namespace longcat_ops::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("fp8_gemm_nt", TORCH_BOX(&fp8_gemm_nt_cuda));
+  m.impl("m_grouped_fp8_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_gemm_nt_offset_cuda));
+  m.impl("m_grouped_fp8_gemm_nt_masked", TORCH_BOX(&m_grouped_fp8_gemm_nt_masked_cuda));
+  m.impl("m_grouped_fp8_gemm_nt_contiguous", TORCH_BOX(&m_grouped_fp8_gemm_nt_contiguous_cuda));
+  m.impl("m_grouped_fp8_swiglu_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_swiglu_gemm_nt_offset_cuda));
+}

@@ -7,12 +7,11 @@
 #include <unordered_map>
 #include <vector>
 
-#include "check/checks.h"
 #include "check/error.h"
 #include "common/version.h"
-#include "cost/explain.h"
 #include "cpu/isa.h"
 #include "launch/device_check.h"
+#include "ops/table.h"
 #ifdef LONGCAT_WITH_CUDA
 #include "longcat_ops.h"
 #endif
@@ -159,6 +158,12 @@ py::dict explain_call(const std::string& op, const py::args& objects) {
   return out;
 }
 
+std::vector<std::string> op_names() {
+  std::vector<std::string> names;
+  for (const OpRow& row : all_ops()) names.push_back(row.schema.op);
+  return names;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = LC_VERSION;
@@ -204,7 +209,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("check", &check_call, "check(op, *arguments) -> (code, reason, fix), all empty when the call is legal");
   m.def("explain", &explain_call, "explain(op, *arguments) -> bytes, flops and floors of a call, outputs included");
   m.def("set_fake_types", &set_fake_types, "Tensor types that have no memory; of all others it is checked.");
-  m.def("checked_ops", &checked_ops, "Names of the ops that `check` knows.");
+  m.def("checked_ops", &op_names, "Names of the ops that `check` knows.");
   m.def("build_info", &build_info, "Version, compiler, CUDA architecture and torch of this build.");
   m.def("device_supported", &device_supported, py::arg("device") = 0, "(supported, text) for a CUDA device.");
   m.def("judge_device", &judge, py::arg("driver_version"), py::arg("runtime_version"), py::arg("num_devices"),

@@ -1,9 +1,10 @@
 #include "cpu/moe.h"
 
+#include <torch/csrc/stable/library.h>
+
 #include <algorithm>
 #include <vector>
 
-#include "bindings/ops.h"
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
 #include "check/moe_check.h"
@@ -11,6 +12,7 @@
 #include "common/numeric.h"
 
 namespace longcat_ops::bindings {
+namespace {
 void moe_route_cpu(const Tensor& logits, const Tensor& bias, const std::optional<Tensor>& num_valid, int64_t top_k,
                    int64_t num_experts, int64_t num_zero_experts, double scale, const Tensor& ids,
                    const Tensor& weights, const Tensor& zero_weight, const Tensor& num_real, const Tensor& counts,
@@ -122,4 +124,13 @@ void moe_combine_cpu(const Tensor& y, const Tensor& row_of, const Tensor& weight
                 [&](int64_t begin, int64_t end) { cpu::moe_combine(params, begin, end); });
 }
 
+}  // namespace
 }  // namespace longcat_ops::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("moe_route", TORCH_BOX(&moe_route_cpu));
+  m.impl("moe_plan", TORCH_BOX(&moe_plan_cpu));
+  m.impl("moe_permute_quant", TORCH_BOX(&moe_permute_quant_cpu));
+  m.impl("moe_combine", TORCH_BOX(&moe_combine_cpu));
+}

@@ -1,8 +1,10 @@
+#include <torch/csrc/stable/library.h>
+
 #include "bindings/cuda_launch.h"
-#include "bindings/ops.h"
 #include "check/moe_check.h"
 
 namespace longcat_ops::bindings {
+namespace {
 
 void moe_route_cuda(const Tensor& logits, const Tensor& bias, const std::optional<Tensor>& num_valid, int64_t top_k,
                     int64_t num_experts, int64_t num_zero_experts, double scale, const Tensor& ids,
@@ -65,4 +67,13 @@ void moe_combine_cuda(const Tensor& y, const Tensor& row_of, const Tensor& weigh
   });
 }
 
+}  // namespace
 }  // namespace longcat_ops::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("moe_route", TORCH_BOX(&moe_route_cuda));
+  m.impl("moe_plan", TORCH_BOX(&moe_plan_cuda));
+  m.impl("moe_permute_quant", TORCH_BOX(&moe_permute_quant_cuda));
+  m.impl("moe_combine", TORCH_BOX(&moe_combine_cuda));
+}

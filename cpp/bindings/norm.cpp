@@ -1,12 +1,14 @@
-#include "cpu/norm.h"
-#include "bindings/ops.h"
+#include <torch/csrc/stable/library.h>
+
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
 #include "check/norm_check.h"
 #include "check/tensor_checks.h"
 #include "common/numeric.h"
+#include "cpu/norm.h"
 
 namespace longcat_ops::bindings {
+namespace {
 
 void rms_norm_cpu(const Tensor& x, const Tensor& weight, double eps, const Tensor& y) {
   const TensorDesc x_desc = describe_tensor(x), y_desc = describe_tensor(y);
@@ -63,4 +65,11 @@ void rms_norm_quant_fp8_cpu(const Tensor& x, const Tensor& weight, double eps, c
   });
 }
 
+}  // namespace
 }  // namespace longcat_ops::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
+  m.impl("rms_norm_quant_fp8", TORCH_BOX(&rms_norm_quant_fp8_cpu));
+}

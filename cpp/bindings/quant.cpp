@@ -1,10 +1,11 @@
-#include "cpu/quant.h"
-#include "bindings/ops.h"
+#include <torch/csrc/stable/library.h>
+
 #include "bindings/parallel.h"
 #include "bindings/tensor_args.h"
 #include "check/quant_check.h"
 #include "check/tensor_checks.h"
 #include "common/numeric.h"
+#include "cpu/quant.h"
 
 namespace longcat_ops::bindings {
 namespace {
@@ -24,8 +25,6 @@ void run_quant(const Tensor& x, const TensorDesc& x_desc, const Tensor& q, const
   parallel_over(ceil_div(params.rows, block_rows), block_rows * params.columns,
                 [&](int64_t begin, int64_t end) { cpu::quant_fp8(params, begin, end); });
 }
-
-}  // namespace
 
 void per_token_group_quant_fp8_cpu(const Tensor& x, int64_t group_size, const Tensor& q, const Tensor& s) {
   const TensorDesc x_desc = describe_tensor(x), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
@@ -70,4 +69,13 @@ void dequant_fp8_cpu(const Tensor& q, const Tensor& s, int64_t group_size, const
   parallel_over(params.rows, params.columns, [&](int64_t begin, int64_t end) { cpu::dequant_fp8(params, begin, end); });
 }
 
+}  // namespace
 }  // namespace longcat_ops::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("per_token_group_quant_fp8", TORCH_BOX(&per_token_group_quant_fp8_cpu));
+  m.impl("per_block_quant_fp8", TORCH_BOX(&per_block_quant_fp8_cpu));
+  m.impl("silu_and_mul_quant_fp8", TORCH_BOX(&silu_and_mul_quant_fp8_cpu));
+  m.impl("dequant_fp8", TORCH_BOX(&dequant_fp8_cpu));
+}

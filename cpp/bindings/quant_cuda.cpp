@@ -1,9 +1,11 @@
+#include <torch/csrc/stable/library.h>
+
 #include "bindings/cuda_launch.h"
-#include "bindings/ops.h"
 #include "check/norm_check.h"
 #include "check/quant_check.h"
 
 namespace longcat_ops::bindings {
+namespace {
 
 void per_token_group_quant_fp8_cuda(const Tensor& x, int64_t group_size, const Tensor& q, const Tensor& s) {
   const TensorDesc x_desc = describe_tensor(x), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
@@ -59,4 +61,14 @@ void rms_norm_quant_fp8_cuda(const Tensor& x, const Tensor& weight, double eps, 
   });
 }
 
+}  // namespace
 }  // namespace longcat_ops::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) {
+  using namespace longcat_ops::bindings;
+  m.impl("per_token_group_quant_fp8", TORCH_BOX(&per_token_group_quant_fp8_cuda));
+  m.impl("per_block_quant_fp8", TORCH_BOX(&per_block_quant_fp8_cuda));
+  m.impl("silu_and_mul_quant_fp8", TORCH_BOX(&silu_and_mul_quant_fp8_cuda));
+  m.impl("dequant_fp8", TORCH_BOX(&dequant_fp8_cuda));
+  m.impl("rms_norm_quant_fp8", TORCH_BOX(&rms_norm_quant_fp8_cuda));
+}

@@ -9,9 +9,11 @@
 #include "check/tensor_desc.h"
 #include "cpu/quant.h"
 
-namespace longcat_ops {
+namespace longcat_ops::bindings {
 
-inline DType dtype_of(const torch::stable::Tensor& tensor) {
+using torch::stable::Tensor;
+
+inline DType dtype_of(const Tensor& tensor) {
   using torch::headeronly::ScalarType;
   switch (tensor.scalar_type()) {
     case ScalarType::Float: return DType::kFloat32;
@@ -27,7 +29,7 @@ inline DType dtype_of(const torch::stable::Tensor& tensor) {
   }
 }
 
-inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
+inline TensorDesc describe_tensor(const Tensor& tensor) {
   TensorDesc desc;
   if (!tensor.defined()) {  // None
     desc.device = DeviceKind::kNone;
@@ -55,7 +57,7 @@ inline TensorDesc describe_tensor(const torch::stable::Tensor& tensor) {
 // The descriptor of an argument that may be None.
 class OptionalDesc {
  public:
-  explicit OptionalDesc(const std::optional<torch::stable::Tensor>& tensor) {
+  explicit OptionalDesc(const std::optional<Tensor>& tensor) {
     if (tensor) desc_ = describe_tensor(*tensor);
   }
   const TensorDesc* get() const { return desc_ ? &*desc_ : nullptr; }
@@ -65,12 +67,12 @@ class OptionalDesc {
 };
 
 template <class T>
-T* data(const torch::stable::Tensor& tensor) {
+T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
 template <class T>
-const T* const_data(const torch::stable::Tensor& tensor) {
+const T* const_data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
 }
 
@@ -78,4 +80,4 @@ inline cpu::Matrix matrix_view(const void* data, const TensorDesc& desc) {
   return {const_cast<void*>(data), desc.strides[0], desc.strides[1]};
 }
 
-}  // namespace longcat_ops
+}  // namespace longcat_ops::bindings

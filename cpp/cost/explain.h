@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "check/tensor_desc.h"
+#include "check/arguments.h"
 #include "cost/moe_gemm_explain.h"
 
 namespace longcat_ops {
@@ -43,7 +43,18 @@ struct Explanation {
   std::vector<KernelShape> launches;  // in order; empty for an op whose launcher is not described here
 };
 
-// arguments: those of the op's schema, outputs included. Throws std::invalid_argument for an op that does not exist.
-Explanation explain(const std::string& op, const std::vector<Argument>& arguments);
+// What an op costs, from its arguments; a part that it does not have is null.
+struct OpCost {
+  double (*flops)(const Arguments&) = nullptr;
+  const char* assumes = "";
+  std::vector<KernelShape> (*launches)(const Arguments&) = nullptr;
+  MoeGemmProblem (*product)(const Arguments&) = nullptr;  // of an FP8 matrix product, whose tiles are explained
+};
+
+// 2 * rows * N * K for rows times a weight whose last two sizes are [N, K].
+double product_flops(int64_t rows, const TensorDesc& weight);
+
+// arguments: outputs included.
+Explanation explain(const OpCost& cost, const Arguments& arguments);
 
 }  // namespace longcat_ops

@@ -78,9 +78,7 @@ std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, cons
 
 }  // namespace
 
-MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argument>& arguments) {
-  const auto& a = std::get<TensorDesc>(arguments.at(0));
-  const auto& b = std::get<TensorDesc>(arguments.at(2));
+MoeGemmProblem moe_gemm_problem(const TensorDesc& a, const TensorDesc& b) {
   const int last = a.dim - 1;
   const auto on_16_bytes = [](const TensorDesc& t) {
     bool aligned = t.address % 16 == 0;
@@ -94,12 +92,6 @@ MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argumen
   problem.n = b.sizes[b.dim - 2];
   problem.k = b.sizes[b.dim - 1];
   problem.mapped = on_16_bytes(a) && on_16_bytes(b);
-  problem.swiglu = op == "m_grouped_fp8_swiglu_gemm_nt_offset";
-  if (op == "fp8_gemm_nt") problem.split_k = std::get<int64_t>(arguments.at(4));
-  if (op == "m_grouped_fp8_gemm_nt_offset") problem.split_k = std::get<int64_t>(arguments.at(7));
-  if (op == "m_grouped_fp8_gemm_nt_masked") problem.mean_rows = std::get<int64_t>(arguments.at(5));
-  if (op == "m_grouped_fp8_gemm_nt_offset" || problem.swiglu)
-    if (const auto* hint = std::get_if<int64_t>(&arguments.at(5))) problem.max_rows = *hint;
   return problem;
 }
 

@@ -24,8 +24,8 @@ struct Candidate {
   std::vector<Prediction> predictions;
 };
 
-// The problem of a call of one of the five ops, from the arguments of its schema.
-MoeGemmProblem moe_gemm_problem(const std::string& op, const std::vector<Argument>& arguments);
+// The problem of rows a [M, K] or [G, M, K] and weights b [N, K] or [G, N, K]; what an op knows besides is left unset.
+MoeGemmProblem moe_gemm_problem(const TensorDesc& a, const TensorDesc& b);
 
 std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem);
 

@@ -25,10 +25,11 @@ LAYERS = {
     "cuda/launch": {"cuda/include", "cuda/common", "cuda/ptx", "cuda/device"},
     "cuda": {"cuda/include", "cuda/common", "cuda/launch"},
     "cpp/check": {"cuda/common"},
-    "cpp/cost": {"cpp/check", "cuda/common", "cuda/gemm", "cuda/moe_dispatch", "cuda/moe_route"},
+    "cpp/cost": {"cpp/check", "cuda/common", "cuda/gemm"},
+    "cpp/ops": {"cpp/check", "cpp/cost", "cuda/moe_dispatch", "cuda/moe_route"},
     "cpp/cpu": {"cpp/check", "cuda/common"},
     "cpp/emu": {"cuda/include", "cuda/common", "cuda/ptx", "cuda/launch"},
-    "cpp/bindings": {"cpp/check", "cpp/cost", "cpp/cpu", "cuda/include", "cuda/common", "cuda/launch"},
+    "cpp/bindings": {"cpp/ops", "cpp/check", "cpp/cpu", "cuda/include", "cuda/common", "cuda/launch"},
 }
 # With LC_EMULATE the emulator takes the place of the PTX layer.
 EXCEPTIONS = {("cuda/ptx/ptx.cuh", "cpp/emu/ptx.h")}
@@ -126,8 +127,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("cuda/ptx/convert.cuh", '"device/math.cuh"', "a circle: "),
         ("cuda/quant/row_tiles.cuh", '"gemm/layout.h"', "includes cuda/gemm/layout.h: cuda/quant may not"),
         ("cuda/runtime.cu", "<torch/all.h>", "cuda/runtime.cu includes torch/all.h"),
-        ("cpp/check/checks.h", "<ATen/ATen.h>", "cpp/check/checks.h includes ATen/ATen.h"),
-        ("cpp/cost/explain.h", '"bindings/ops.h"', "includes cpp/bindings/ops.h: cpp/cost may not"),
+        ("cpp/check/arguments.h", "<ATen/ATen.h>", "cpp/check/arguments.h includes ATen/ATen.h"),
+        ("cpp/cost/explain.h", '"ops/table.h"', "includes cpp/ops/table.h: cpp/cost may not"),
         (
             "cpp/cost/explain.cpp",
             '"gemm/params.cuh"',
