@@ -1,20 +1,9 @@
 # What longcat_kernels is made of, and the same files over the host emulator: liblongcat_emu.so, not part of all.
-set(LONGCAT_KERNEL_SOURCES
-    cuda/gemm/moe_gemm.cu
-    cuda/gemm/moe_swiglu_gemm.cu
-    cuda/moe_dispatch/moe_combine.cu
-    cuda/moe_dispatch/moe_permute.cu
-    cuda/moe_dispatch/moe_permute_quant.cu
-    cuda/moe_dispatch/moe_plan.cu
-    cuda/moe_route/moe_route.cu
-    cuda/quant/dequant_fp8.cu
-    cuda/quant/per_block_quant_fp8.cu
-    cuda/quant/per_token_group_quant_fp8.cu
-    cuda/quant/rms_norm_quant_fp8.cu
-    cuda/quant/silu_and_mul_quant_fp8.cu)
+# Each family of kernels has a folder of cuda/.
+file(GLOB LONGCAT_KERNEL_SOURCES RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS cuda/*/*.cu)
 set(LONGCAT_LAUNCH_SOURCES cuda/launch/launch.cpp cuda/launch/status.cpp cuda/launch/tensor_map.cpp)
 # How kernels are launched, as functions of the sizes: for the launchers, and for `explain` without a GPU.
-set(LONGCAT_CONFIG_SOURCES cuda/gemm/config.cpp cuda/moe_dispatch/config.cpp cuda/moe_route/config.cpp)
+file(GLOB LONGCAT_CONFIG_SOURCES RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS cuda/*/config.cpp)
 
 if(TARGET longcat_emu_core)
   # CMake knows one language per file and directory, so the C++ compiler gets each .cu through a file that includes it.

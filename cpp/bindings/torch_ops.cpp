@@ -7,3 +7,8 @@
 STABLE_TORCH_LIBRARY(longcat_ops, m) {
   for (const longcat_ops::OpRow& op : longcat_ops::all_ops()) m.def(op.text);
 }
+
+// The kernels themselves, on a GPU and in the emulator.
+STABLE_TORCH_LIBRARY(longcat_kernels, m) {
+  for (const longcat_ops::OpRow& op : longcat_ops::all_ops()) m.def(op.text);
+}

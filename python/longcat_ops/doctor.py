@@ -146,7 +146,8 @@ def _kernels() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """The ops with a C++ CPU kernel, with a CUDA kernel, and with one that the emulator runs."""
     from .ops import emulated, registration
 
-    return frozenset(registration.CPU_KERNELS), frozenset(registration.CUDA_KERNELS), emulated.OPS
+    emulated_kernels = frozenset(op for op in OPS if emulated.has_kernel(op))
+    return frozenset(registration.CPU_KERNELS), frozenset(registration.CUDA_KERNELS), emulated_kernels
 
 
 def _gpu_problem() -> tuple[str, str] | None:

@@ -26,7 +26,7 @@ from support.dispatch_calls import (
     combine_case,
     permute_quant,
 )
-from support.emulated_kernels import DTYPES, LAYOUTS, apart, assert_gaps_untouched, copied, run, scales
+from support.emulated_kernels import DTYPES, LAYOUTS, apart, assert_gaps_untouched, copied, lc_matrix, run, scales
 
 ALL_SHAPES = [(t, k, h) for t in (0, 1, 2, 7, 31, 33, 96) for k in (1, 4, 8, 12, 32) for h in (8, 128, 160, 576)]
 SMALL_SHAPES = [(2, 4, 160), (7, 12, 576), (5, 32, 40)]
@@ -62,8 +62,8 @@ def test_every_shape(tokens: int, k: int, width: int) -> None:
 def permute(x: Tensor, plan: Plan, gap: int = 0, offset: int = 0) -> Tensor:
     out, source = apart(len(plan.src_of), x.shape[1], x.dtype, gap, offset), copied(x, gap, offset)
     emulator, k = emulated.load(), ctypes.c_int32(plan.row_of.shape[1])
-    row_of, src_of = emulated._data(plan.row_of), emulated._data(plan.src_of)
-    arguments = (emulated._matrix(source), row_of, k, src_of, ctypes.c_int64(len(plan.src_of)), emulated._matrix(out))
+    row_of, src_of = (ctypes.c_void_p(t.data_ptr()) for t in (plan.row_of, plan.src_of))
+    arguments = (lc_matrix(source), row_of, k, src_of, ctypes.c_int64(len(plan.src_of)), lc_matrix(out))
     assert emulator.lc_moe_permute(*arguments, None) == 0, emulator.lc_last_error().decode()
     assert_gaps_untouched(out)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from longcat_ops.ops import emulated
 from support.build_oracle import codes_of, encode
 
 ROOT = Path(__file__).resolve().parents[2]
+LC_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8_e4m3fn: 3}  # lc_dtype
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ROWS, COLUMNS = (0, 1, 7, 4097), (8, 128, 160, 576, 6144)
 SMALL_SHAPES = [(0, 8), (1, 160), (7, 576), (129, 8)]
@@ -76,8 +78,21 @@ def special_inputs(rows: int, columns: int, dtype: torch.dtype, run: int = 1) ->
         yield special_rows(rows, columns, dtype, first, run)
 
 
+class _Matrix(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32)] + [
+        (name, ctypes.c_int64) for name in ("rows", "columns", "row_stride", "column_stride")
+    ]
+
+
+def lc_matrix(t: torch.Tensor) -> object:
+    """As the C functions take it, for those that no op calls. The tensor must live."""
+    return ctypes.byref(_Matrix(t.data_ptr(), LC_DTYPES[t.dtype], *t.shape, *t.stride()))
+
+
 def run(op: str, *arguments: object) -> None:
-    emulated.kernel(op, lambda *_: None)(*arguments)
+    """Also with arguments that the op refuses."""
+    with emulated.unchecked():
+        emulated.kernel(op)(*arguments)
 
 
 def apart(rows: int, columns: int, dtype: torch.dtype, gap: int = 0, offset: int = 0) -> torch.Tensor:

@@ -5,7 +5,6 @@ library that the tests call. The production source holds nothing for it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -46,12 +45,11 @@ def text_problem(mutation: Mutation) -> str:
 def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[None]:
     """Inside, calls of the emulator reach a library with this launcher's functions alone, compiled in `folder`, or
     with all the others beside them."""
-    kept = emulated._loaded
-    emulated._loaded = _compile(mutation, folder, whole)
+    emulated.use(_compile(mutation, folder, whole))
     try:
         yield
     finally:
-        emulated._loaded = kept
+        emulated.use()
 
 
 def in_tiers(mutations: Sequence[Mutation], quick: int = 5) -> list[Any]:
@@ -77,7 +75,7 @@ def assert_caught(mutation: Mutation, folder: Path, check: Callable[[], None], *
         thread.submit(run_in_every_policy, caught, **settings).result()
 
 
-def _compile(mutation: Mutation, folder: Path, whole: bool) -> ctypes.CDLL:
+def _compile(mutation: Mutation, folder: Path, whole: bool) -> Path:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -98,6 +96,4 @@ def _compile(mutation: Mutation, folder: Path, whole: bool) -> ctypes.CDLL:
     command += [BUILD / "liblongcat_emu_core.a", "-o", library]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_LOCAL)
-    loaded.lc_last_error.restype = ctypes.c_char_p
-    return loaded
+    return library

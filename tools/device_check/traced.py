@@ -24,10 +24,10 @@ POINTS, BLOCKS = ("entered", "ready"), 1024
 
 
 def sources() -> list[Path]:
-    """The kernels of the library with their launchers, in the words of cmake/Kernels.cmake."""
-    text = (ROOT / "cmake" / "Kernels.cmake").read_text()
-    lists = re.findall(r"set\(LONGCAT_(?:KERNEL|LAUNCH|CONFIG)_SOURCES\s+([^)]*)\)", text)
-    return [ROOT / name for part in lists for name in part.split()] + [ROOT / "cuda/launch/trace.cpp"]
+    """The kernels of the library with their launchers, as cmake/Kernels.cmake finds them, and what traces them."""
+    cuda = ROOT / "cuda"
+    launch = [cuda / "launch" / f"{name}.cpp" for name in ("device_check", "launch", "status", "tensor_map", "trace")]
+    return [*sorted(cuda.glob("*/*.cu")), *sorted(cuda.glob("*/config.cpp")), *launch, cuda / "runtime.cu"]
 
 
 def build(folder: Path) -> Path:
@@ -38,6 +38,9 @@ def build(folder: Path) -> Path:
         raise FileNotFoundError(f"nvcc was not found {PLACES}")
     generated = folder / "generated"
     subprocess.run([sys.executable, ROOT / "cmake/generate_wgmma.py", generated / "ptx/wgmma_shapes.inc"], check=True)
+    version = (ROOT / "cuda/common/version.h.in").read_text()
+    (generated / "common").mkdir(parents=True, exist_ok=True)
+    (generated / "common/version.h").write_text(re.sub(r"@\w+@", "traced", version))
     library = folder / TRACED
     unfinished = library.with_suffix(f".{os.getpid()}")
     command = [NVCC, "-std=c++20", *nvcc_flags(), "-DLC_TRACE", "-Xcompiler=-fPIC,-ffp-contract=off", "-shared", "-t0"]
@@ -51,21 +54,20 @@ def build(folder: Path) -> Path:
 
 
 class Traced:
-    """The library at `path`, whose ops take the tensors of their schema. real: for a GPU."""
+    """The library at `path`; while it records, all ops of CUDA tensors are its own. real: for a GPU; else it is the
+    emulator's, which the kernels of CPU tensors always are."""
 
     def __init__(self, path: Path, real: bool) -> None:
         from longcat_ops.ops import emulated
 
-        self.real = real
+        self.real, self._path = real, path
         self._c = ctypes.CDLL(str(path)) if real else emulated.load()
-        self._flatten = emulated.c_arguments
         self._c.lc_last_error.restype = self._c.lc_trace_launches.restype = ctypes.c_char_p
 
     def __call__(self, op: str, *arguments: Any) -> None:
         import torch
 
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream if self.real else None)
-        self._check(getattr(self._c, f"lc_{op}")(*self._flatten(op, *arguments), stream))
+        getattr(torch.ops.longcat_kernels, op)(*arguments)
 
     def _check(self, status: int) -> None:
         if status != 0:
@@ -74,12 +76,18 @@ class Traced:
     @contextmanager
     def recording(self, carveout: int = -1) -> Iterator[Records]:
         """Inside, blocks are recorded, and kernels launched with this preferred carve-out, in per cent."""
+        from longcat_ops.ops import emulated
+
         records = Records("cuda" if self.real else "cpu")
+        if self.real:
+            emulated.use_kernels(self._path, on_gpu=True)
         self._c.lc_trace_carveout(ctypes.c_int32(carveout))
         self._check(self._c.lc_trace(ctypes.c_void_p(records.memory.data_ptr())))
         try:
             yield records
         finally:
+            if self.real:
+                emulated.use_kernels(None, on_gpu=True)
             self._c.lc_trace_carveout(ctypes.c_int32(-1))
             self._check(self._c.lc_trace(ctypes.c_void_p(None)))
 

@@ -51,8 +51,8 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
     """What `backend` puts in the place of the C++ CPU kernel; None keeps it."""
     if backend == "cuda":
         return _refuse_cpu(op)
-    if backend == "emu" and op in emulated.OPS:
-        return emulated.kernel(op, _require)
+    if backend == "emu" and emulated.has_kernel(op):
+        return emulated.kernel(op)
     return _python(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
 
 

@@ -1,0 +1,40 @@
+// A kernel library as a table of its C functions, found at run time: liblongcat_kernels.so for CUDA tensors, the
+// emulator for CPU tensors. Both have the functions of longcat_ops.h, so the code that calls them is the same.
+#pragma once
+
+#include "check/tensor_desc.h"
+#include "longcat_ops.h"
+
+namespace longcat_ops::bindings {
+
+#define LC_KERNEL_FUNCTIONS(X)              \
+  X(lc_device_supported)                    \
+  X(lc_last_error)                          \
+  X(lc_per_token_group_quant_fp8)           \
+  X(lc_per_block_quant_fp8)                 \
+  X(lc_silu_and_mul_quant_fp8)              \
+  X(lc_dequant_fp8)                         \
+  X(lc_rms_norm_quant_fp8)                  \
+  X(lc_fp8_gemm_nt)                         \
+  X(lc_m_grouped_fp8_gemm_nt_offset)        \
+  X(lc_m_grouped_fp8_gemm_nt_masked)        \
+  X(lc_m_grouped_fp8_gemm_nt_contiguous)    \
+  X(lc_m_grouped_fp8_swiglu_gemm_nt_offset) \
+  X(lc_moe_route)                           \
+  X(lc_moe_plan)                            \
+  X(lc_moe_permute_quant)                   \
+  X(lc_moe_combine)
+
+struct KernelLibrary {
+#define LC_MEMBER(name) decltype(&::name) name = nullptr;
+  LC_KERNEL_FUNCTIONS(LC_MEMBER)
+#undef LC_MEMBER
+};
+
+// That of tensors on such a device. Throws where there is none.
+const KernelLibrary& kernel_library(DeviceKind device);
+
+// Whether this thread's calls check their arguments, as they do unless lc_check_arguments said otherwise.
+bool arguments_are_checked();
+
+}  // namespace longcat_ops::bindings
