@@ -34,13 +34,13 @@ from typing import Any
 import torch
 
 from . import cli_report, cli_terminal, doctor
+from .engine import measure
+from .engine.checks import check_prompts, check_sampling
+from .engine.generate import Generation
+from .engine.text import TextStream, encode, load_tokenizer
 from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from .model import LongcatFlashConfig, LongcatFlashForCausalLM, files
 from .model.device import usable_device
-from .runtime import measure
-from .runtime.checks import check_prompts, check_sampling
-from .runtime.generate import Generation
-from .runtime.text import TextStream, encode, load_tokenizer
 
 DEFAULT_CHECKPOINT = Path("checkpoints/longcat-tiny")
 DEFAULT_PROMPT = "Psalms 23\n1 The LORD is my shepherd;"

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 import longcat_ops
 from longcat_ops import cli_generate
 from longcat_ops.cli import main
+from longcat_ops.engine import measure
+from longcat_ops.engine.text import encode
 from longcat_ops.reference import invariance
-from longcat_ops.runtime import measure
-from longcat_ops.runtime.text import encode
 from support import models
 from support.cli_checkpoint import TOY, checkpoint, model, one_thread
 

@@ -11,10 +11,10 @@ import torch
 
 import longcat_ops
 from longcat_ops import cli_report, cli_terminal
+from longcat_ops.engine import measure
+from longcat_ops.engine.text import TextStream
 from longcat_ops.model.layers import FFN, MLA, MoE
 from longcat_ops.model.mtp import MTP
-from longcat_ops.runtime import measure
-from longcat_ops.runtime.text import TextStream
 from support.cli_checkpoint import VOCAB, checkpoint, model, one_thread, train_tokenizer
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("", "training"),
     ("model",),
     ("loading",),
-    ("runtime",),
+    ("engine",),
     ("integrations",),
     ("doctor",),
     ("cli", "cli_doctor", "cli_generate", "cli_plan", "cli_report", "cli_terminal", "__main__", "testing"),

@@ -16,8 +16,8 @@ import torch
 
 from longcat_ops import LongcatCheckpointError, LongcatFlashConfig, LongcatFlashForCausalLM, LongcatShapeError
 from longcat_ops.cli import main
+from longcat_ops.engine.text import load_tokenizer
 from longcat_ops.loading.sizing import size_rank
-from longcat_ops.runtime.text import load_tokenizer
 from support import net_oracle
 from support.net_oracle import BASE
 
