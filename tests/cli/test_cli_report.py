@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import cli_report, cli_terminal
+from longcat_ops.cli import report, terminal
 from longcat_ops.engine import measure
 from longcat_ops.engine.text import TextStream
 from longcat_ops.model.layers import FFN, MLA, MoE
@@ -77,24 +77,24 @@ def test_reports_fit_streams_without_block_characters():
     use = {"top_k": 3, "mean": 1.5, "min": 0, "max": 3, "zero_share": 0.5, "by_layer": [1.5], "target": None}
     use["histogram"] = [1, 100, 0, 50]
     ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    bars = cli_report._BLOCKS if cli_report._can_encode(ascii_stream, cli_report._BLOCKS) else cli_report._ASCII
-    chart = cli_report._expert_lines(use, bars)[1].split("|")[1]
+    bars = report._BLOCKS if report._can_encode(ascii_stream, report._BLOCKS) else report._ASCII
+    chart = report._expert_lines(use, bars)[1].split("|")[1]
     assert chart.isascii() and chart[2] == " " and chart[0] != " " and chart[1] == "@"
-    assert cli_report._can_encode(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), cli_report._BLOCKS)
+    assert report._can_encode(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), report._BLOCKS)
 
 
 def test_accepted_drafts_are_coloured_on_a_terminal(checkpoint, monkeypatch):
     pytest.importorskip("rich")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stdout", terminal)
-    write = cli_terminal.writer()
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", screen)
+    write = terminal.writer()
     write("plain [b]", False)
     write("draft", True)
-    assert terminal.getvalue() == "plain [b]\x1b[32mdraft\x1b[0m"
+    assert screen.getvalue() == "plain [b]\x1b[32mdraft\x1b[0m"
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    terminal.truncate(0), terminal.seek(0)
-    cli_terminal.writer()("draft", True)
-    assert terminal.getvalue() == "draft"
+    screen.truncate(0), screen.seek(0)
+    terminal.writer()("draft", True)
+    assert screen.getvalue() == "draft"
