@@ -62,7 +62,6 @@ def test_parts_are_attributed_and_hooks_leave(model, clock):
     assert seconds == {"attention": 4 * steps, "dense FFN": 40 * steps, "MoE": 200 * steps, "MTP": 11 * drafts,
                        "head and rest": 0}  # fmt: skip
     assert timing == measure.Timing(prompt_seconds=244 + 11, decode_seconds=244 * steps + 11 * drafts, tokens=11)
-    assert "around_prompt" not in vars(model)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
