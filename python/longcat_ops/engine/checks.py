@@ -17,8 +17,9 @@ def _require(ok: bool, name: str, got: object, expected: str, fix: str | None = 
     require(ok, "generate", name, got, expected, fix)
 
 
-def check_prompts(c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int,
-                  device: torch.device | str = "cpu") -> list[Tensor]:  # fmt: skip
+def check_prompts(
+    c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, device: torch.device | str = "cpu"
+) -> list[Tensor]:
     """The prompts as 1-D tensors. Raises LongcatShapeError for an empty one, ids out of range or on a device that is
     neither the CPU nor the model's, what is no list of ids, or no room to go on.
     """

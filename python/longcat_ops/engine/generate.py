@@ -58,10 +58,21 @@ class _Sequence:
         return torch.rand(count, generator=self.generator, dtype=torch.float64)
 
 
-def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, *,
-             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True,
-             draft: str = "argmax", seed: int | None = None, eos_token_id: int | Sequence[int] | None = None,
-             on_token: OnToken | None = None, observer: Observer | None = None) -> Generation:  # fmt: skip
+def generate(
+    model: LongcatFlashForCausalLM,
+    input_ids: Tensor | Sequence[Tensor],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    speculative: bool = True,
+    draft: str = "argmax",
+    seed: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    on_token: OnToken | None = None,
+    observer: Observer | None = None,
+) -> Generation:
     """Continue each prompt by up to `max_new_tokens` tokens.
 
     Speculation drafts one token a step with the MTP head and verifies it beside the newest token. It is lossless:

@@ -25,7 +25,7 @@ from .source import RandomSource, Recorder, Source, StateDictSource, released
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     """What one pass yields for its n rows: logits f32[n,V] (or of the last row only), hidden [n,H] after the final
     norm, num_real u8[n,layers]."""
