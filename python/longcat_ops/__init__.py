@@ -26,15 +26,15 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "LongcatFlashConfig": "model",
     "LongcatFlashForCausalLM": "model",
-    "Generation": "runtime.generate",
+    "Generation": "engine.generate",
     "Plan": "ops.moe",
     "Routing": "ops.moe",
     "explain": "ops.explain",
-    "generate": "runtime.generate",
+    "generate": "engine.generate",
     "supports": "ops",
     **{name: f"ops.{op.module}" for name, op in OPS.items()},
 }
-_SUBMODULES = ("errors", "integrations", "loading", "model", "ops", "reference", "runtime", "training")
+_SUBMODULES = ("engine", "errors", "integrations", "loading", "model", "ops", "reference", "training")
 
 __all__ = [
     "LongcatCheckpointError",

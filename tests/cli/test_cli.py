@@ -11,11 +11,11 @@ import torch
 from tokenizers import Tokenizer
 
 import longcat_ops
-from longcat_ops import cli_generate
+from longcat_ops.cli import generate as command
 from longcat_ops.cli import main
+from longcat_ops.engine import measure
+from longcat_ops.engine.text import encode
 from longcat_ops.reference import invariance
-from longcat_ops.runtime import measure
-from longcat_ops.runtime.text import encode
 from support import models
 from support.cli_checkpoint import TOY, checkpoint, model, one_thread
 
@@ -64,7 +64,7 @@ def test_every_json_key_is_documented(checkpoint, capsys):
     facts = facts_of(capsys, str(checkpoint), "--prompt", "king", "--max-new-tokens", "4")
     keys = {key for value in facts.values() if isinstance(value, dict) for key in value} | facts.keys()
     keys |= {key for part in facts["parts"].values() for key in part}
-    assert [key for key in keys if key not in cli_generate.__doc__] == []
+    assert [key for key in keys if key not in command.__doc__] == []
 
 
 def test_products_that_run_on_fewer_rows_are_named(checkpoint, capsys, monkeypatch):
@@ -235,7 +235,7 @@ def test_interrupts_show_no_traceback(checkpoint, monkeypatch, capsys):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_generate, "_Request", interrupt)
+    monkeypatch.setattr(command, "_Request", interrupt)
     assert main(["generate", str(checkpoint)]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import cli_report, cli_terminal
+from longcat_ops.cli import report, terminal
+from longcat_ops.engine import measure
+from longcat_ops.engine.text import TextStream
 from longcat_ops.model.layers import FFN, MLA, MoE
 from longcat_ops.model.mtp import MTP
-from longcat_ops.runtime import measure
-from longcat_ops.runtime.text import TextStream
 from support.cli_checkpoint import VOCAB, checkpoint, model, one_thread, train_tokenizer
 
 
@@ -62,7 +62,6 @@ def test_parts_are_attributed_and_hooks_leave(model, clock):
     assert seconds == {"attention": 4 * steps, "dense FFN": 40 * steps, "MoE": 200 * steps, "MTP": 11 * drafts,
                        "head and rest": 0}  # fmt: skip
     assert timing == measure.Timing(prompt_seconds=244 + 11, decode_seconds=244 * steps + 11 * drafts, tokens=11)
-    assert "around_prompt" not in vars(model)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -77,24 +76,24 @@ def test_reports_fit_streams_without_block_characters():
     use = {"top_k": 3, "mean": 1.5, "min": 0, "max": 3, "zero_share": 0.5, "by_layer": [1.5], "target": None}
     use["histogram"] = [1, 100, 0, 50]
     ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    bars = cli_report._BLOCKS if cli_report._can_encode(ascii_stream, cli_report._BLOCKS) else cli_report._ASCII
-    chart = cli_report._expert_lines(use, bars)[1].split("|")[1]
+    bars = report._BLOCKS if report._can_encode(ascii_stream, report._BLOCKS) else report._ASCII
+    chart = report._expert_lines(use, bars)[1].split("|")[1]
     assert chart.isascii() and chart[2] == " " and chart[0] != " " and chart[1] == "@"
-    assert cli_report._can_encode(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), cli_report._BLOCKS)
+    assert report._can_encode(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), report._BLOCKS)
 
 
 def test_accepted_drafts_are_coloured_on_a_terminal(checkpoint, monkeypatch):
     pytest.importorskip("rich")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stdout", terminal)
-    write = cli_terminal.writer()
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", screen)
+    write = terminal.writer()
     write("plain [b]", False)
     write("draft", True)
-    assert terminal.getvalue() == "plain [b]\x1b[32mdraft\x1b[0m"
+    assert screen.getvalue() == "plain [b]\x1b[32mdraft\x1b[0m"
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    terminal.truncate(0), terminal.seek(0)
-    cli_terminal.writer()("draft", True)
-    assert terminal.getvalue() == "draft"
+    screen.truncate(0), screen.seek(0)
+    terminal.writer()("draft", True)
+    assert screen.getvalue() == "draft"

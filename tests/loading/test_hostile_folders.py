@@ -16,8 +16,8 @@ import torch
 
 from longcat_ops import LongcatCheckpointError, LongcatFlashConfig, LongcatFlashForCausalLM, LongcatShapeError
 from longcat_ops.cli import main
+from longcat_ops.engine.text import load_tokenizer
 from longcat_ops.loading.sizing import size_rank
-from longcat_ops.runtime.text import load_tokenizer
 from support import net_oracle
 from support.net_oracle import BASE
 
@@ -253,7 +253,7 @@ def test_headers_that_are_none(folder, header):
 
 
 def test_a_report_is_not_kept_waiting_by_notes_beside_the_weights(folder):
-    from longcat_ops.cli_generate import _target_experts
+    from longcat_ops.cli.generate import _target_experts
 
     in_place_of(folder / "metrics.json", "FIFO")
     assert _target_experts(folder) is None

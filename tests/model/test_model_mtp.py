@@ -87,7 +87,7 @@ def test_against_the_definition(dtype, limit, own, monkeypatch):
 
 def test_drafts_of_generate_follow_the_definition(monkeypatch):
     """Through acceptances and roll-backs, each draft is the argmax that the head gives on the whole accepted text."""
-    from longcat_ops.runtime.generate import _Run
+    from longcat_ops.engine.generate import _Run
 
     model, tensors = network(torch.float64)
     own, drafts = _Run._set_draft, []

@@ -55,9 +55,9 @@ SENSITIVE_FILES = (
     "model/test_model_forward.py",
     "model/test_model_fp8.py",
     "model/test_model_mtp.py",
-    "decoding/test_generate.py",
-    "decoding/test_batches.py",
-    "decoding/test_sampling.py",
+    "engine/test_generate.py",
+    "engine/test_batches.py",
+    "engine/test_sampling.py",
     "ops/test_op_contract.py",
 )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from .source import RandomSource, Recorder, Source, StateDictSource, released
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     """What one pass yields for its n rows: logits f32[n,V] (or of the last row only), hidden [n,H] after the final
     norm, num_real u8[n,layers]."""
@@ -42,11 +41,7 @@ class LongcatFlashForCausalLM(Block):
     Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because
     each decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows
     elsewhere.
-
-    Each prompt pass, of the target and of the MTP head, runs inside `around_prompt()`: a clock may take its place.
     """
-
-    around_prompt: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
         super().__init__()
@@ -184,11 +179,10 @@ class LongcatFlashForCausalLM(Block):
         end = start + len(ids)
         cache.reserve(sequence, end)
         steps = []
-        with self.around_prompt():
-            for a, b in _chunks(start, end):
-                keep = slice(None) if not last_only else slice(b - a - (b == end), None)
-                steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
-            return _join(steps)
+        for a, b in _chunks(start, end):
+            keep = slice(None) if not last_only else slice(b - a - (b == end), None)
+            steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
+        return _join(steps)
 
     @in_own_dtypes
     def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
@@ -206,11 +200,10 @@ class LongcatFlashForCausalLM(Block):
         [n,H].
         """
         parts = []
-        with self.around_prompt():
-            for a, b in _chunks(0, len(next_ids)):
-                rows = self._prompt_rows(cache, sequence, a, b)
-                parts.append(self.mtp(next_ids[a:b], hidden[a:b], rows, self.embed_tokens))
-            return torch.cat(parts)
+        for a, b in _chunks(0, len(next_ids)):
+            rows = self._prompt_rows(cache, sequence, a, b)
+            parts.append(self.mtp(next_ids[a:b], hidden[a:b], rows, self.embed_tokens))
+        return torch.cat(parts)
 
     @in_own_dtypes
     def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,

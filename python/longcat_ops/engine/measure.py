@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..model import LongcatFlashForCausalLM
 from .generate import Generation, generate
+from .observer import Work
 
 PARTS = ("attention", "dense FFN", "MoE", "MTP", "head and rest")
 
@@ -44,17 +45,13 @@ class ExpertUse:
 
 
 class _PromptClock:
-    """Times a model's prompt passes, as what stands around them; `inside` is true during one."""
+    """An observer that times the passes over prompts; `inside` is true during one."""
 
     def __init__(self, model: LongcatFlashForCausalLM) -> None:
         self.model, self.seconds, self.inside = model, 0.0, False
 
-    def __enter__(self) -> _PromptClock:
-        self.model.around_prompt = self._timed
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self.model.around_prompt  # the class's, which does nothing, shows again
+    def around(self, work: Work, rows: int) -> AbstractContextManager[object]:
+        return self._timed() if work in (Work.PROMPT, Work.DRAFT_PROMPT) else nullcontext()
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -70,10 +67,10 @@ def timed_generate(
     model: LongcatFlashForCausalLM, ids: Tensor, max_new_tokens: int, **options: Any
 ) -> tuple[Generation, Timing]:
     """`generate` for one prompt i64[n], and its times. Options are those of `generate`."""
-    with _PromptClock(model) as clock:
-        start = _now(model)
-        result = generate(model, [ids], max_new_tokens, **options)
-        seconds = _now(model) - start
+    clock = _PromptClock(model)
+    start = _now(model)
+    result = generate(model, [ids], max_new_tokens, observer=clock, **options)
+    seconds = _now(model) - start
     tokens = max(0, len(result.num_real[0]) - 1)
     return result, Timing(clock.seconds, max(seconds - clock.seconds, 1e-9), tokens)
 
@@ -86,9 +83,10 @@ def time_by_part(
     The MTP head counts as a whole, with the attention and the FFN inside it; its logits are under "head and rest".
     """
     seconds = dict.fromkeys(PARTS, 0.0)
-    with _PromptClock(model) as clock, _part_hooks(model, seconds, lambda: not clock.inside):
+    clock = _PromptClock(model)
+    with _part_hooks(model, seconds, lambda: not clock.inside):
         start = _now(model)
-        result = generate(model, [ids], max_new_tokens, **options)
+        result = generate(model, [ids], max_new_tokens, observer=clock, **options)
         total = _now(model) - start - clock.seconds
     seconds["head and rest"] = max(0.0, total - sum(seconds.values()))
     return seconds, Timing(clock.seconds, max(total, 1e-9), max(0, len(result.num_real[0]) - 1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longcat_ops import generate
-from longcat_ops.runtime.generate import _Run, _Sequence
+from longcat_ops.engine.generate import _Run, _Sequence
 from support import models
 
 pytestmark = pytest.mark.long

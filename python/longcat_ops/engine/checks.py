@@ -17,8 +17,9 @@ def _require(ok: bool, name: str, got: object, expected: str, fix: str | None = 
     require(ok, "generate", name, got, expected, fix)
 
 
-def check_prompts(c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int,
-                  device: torch.device | str = "cpu") -> list[Tensor]:  # fmt: skip
+def check_prompts(
+    c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, device: torch.device | str = "cpu"
+) -> list[Tensor]:
     """The prompts as 1-D tensors. Raises LongcatShapeError for an empty one, ids out of range or on a device that is
     neither the CPU nor the model's, what is no list of ids, or no room to go on.
     """
@@ -100,11 +101,15 @@ def check_sampling(temperature: float, top_k: int, top_p: float, draft: str, see
         _require(legal, name, described(value), expected)
 
 
-def check_switches(speculative: bool, on_token: object) -> None:
-    """Raises LongcatShapeError for `speculative` that is no bool, `on_token` that cannot be called."""
+def check_switches(speculative: bool, on_token: object, observer: object) -> None:
+    """Raises LongcatShapeError for `speculative` that is no bool, `on_token` that cannot be called, `observer` that
+    cannot be asked.
+    """
     _require(isinstance(speculative, bool), "speculative", described(speculative), "True or False")
     expected = "None or something to call with (sequence, token, from_draft)"
     _require(on_token is None or callable(on_token), "on_token", described(on_token), expected)
+    legal = observer is None or (callable(getattr(observer, "around", None)) and not isinstance(observer, type))
+    _require(legal, "observer", described(observer), "None or an object with a method around(work, rows)")
 
 
 def _is_number(value: object) -> bool:

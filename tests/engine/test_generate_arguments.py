@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from longcat_ops import LongcatFlashForCausalLM, LongcatShapeError, generate
+from longcat_ops.engine.observer import Unobserved
 from support import models
 
 
@@ -91,6 +92,8 @@ OK = torch.tensor([[1, 2]])
         (OK, dict(speculative="yes"), r"`speculative` is 'yes', expected True or False"),
         (OK, dict(speculative=None), r"`speculative` is None, expected True or False"),
         (OK, dict(on_token="print"), r"`on_token` is 'print', expected None or something to call"),
+        (OK, dict(observer=print), r"`observer` is .*, expected None or an object with a method around\(work, rows\)"),
+        (OK, dict(observer=Unobserved), r"`observer` is .*, expected None or an object"),
         (OK, dict(eos_token_id="</s>"), r"`eos_token_id` is '</s>', expected"),
     ],
 )

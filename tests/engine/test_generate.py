@@ -24,7 +24,7 @@ def small():
 
 def draft_with(monkeypatch, model, continuation):
     """Replace the MTP head's drafts: continuation(sequence) -> the token to draft, or None for the head's own."""
-    from longcat_ops.runtime.generate import _Run
+    from longcat_ops.engine.generate import _Run
 
     own = _Run._set_draft
 

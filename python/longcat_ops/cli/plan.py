@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .loading.sizing import HEADROOM, Sizing, size_rank
+from ..loading.sizing import HEADROOM, Sizing, size_rank
 
 
 def run(args: argparse.Namespace) -> int:

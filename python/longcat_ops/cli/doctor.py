@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from . import doctor
+from .. import doctor
 
 
 def run(args: argparse.Namespace) -> int:

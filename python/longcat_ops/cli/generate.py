@@ -33,14 +33,15 @@ from typing import Any
 
 import torch
 
-from . import cli_report, cli_terminal, doctor
-from .errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
-from .model import LongcatFlashConfig, LongcatFlashForCausalLM, files
-from .model.device import usable_device
-from .runtime import measure
-from .runtime.checks import check_prompts, check_sampling
-from .runtime.generate import Generation
-from .runtime.text import TextStream, encode, load_tokenizer
+from .. import doctor
+from ..engine import measure
+from ..engine.checks import check_prompts, check_sampling
+from ..engine.generate import Generation
+from ..engine.text import TextStream, encode, load_tokenizer
+from ..errors import LongcatCheckpointError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
+from ..model import LongcatFlashConfig, LongcatFlashForCausalLM, files
+from ..model.device import usable_device
+from . import report, terminal
 
 DEFAULT_CHECKPOINT = Path("checkpoints/longcat-tiny")
 DEFAULT_PROMPT = "Psalms 23\n1 The LORD is my shepherd;"
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report or args.json:
         facts["checkpoint"] = _checkpoint(model, request.folder, load_seconds)
         facts["run"] = _run_facts(args, model, request)
-        with cli_terminal.status("measuring: repeating the decode, each way, for its times"):
+        with terminal.status("measuring: repeating the decode, each way, for its times"):
             _measure(facts, model, request, first, compare, 3 if seconds < PATIENCE else 1)
             facts["teacher_forced"] = _teacher_forced(model, request, first) if args.teacher_forced else None
         facts["experts"] = _experts(model, request.folder, first)
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts, indent=2))
     elif args.report:
-        coloured = cli_terminal.console() is not None
-        print("\n" + "\n".join(cli_report.lines(facts, sys.stdout, coloured=coloured)))
+        coloured = terminal.console() is not None
+        print("\n" + "\n".join(report.lines(facts, sys.stdout, coloured=coloured)))
     if not identical:
         print("longcat_ops: generate: speculative and plain decoding differ", file=sys.stderr)
     return 0 if identical else 1
@@ -178,7 +179,7 @@ def _wants_compare(args: argparse.Namespace, model: LongcatFlashForCausalLM) -> 
 
 def _stream(model: LongcatFlashForCausalLM, request: _Request, *, quiet: bool) -> tuple[str, Generation, float]:
     """Decode once, showing text as it comes; also the warm-up of the timed runs."""
-    write = (lambda piece, drafted: None) if quiet else cli_terminal.writer()
+    write = (lambda piece, drafted: None) if quiet else terminal.writer()
     stream = TextStream(request.decode, request.ids.tolist())
     pieces: list[str] = []
 

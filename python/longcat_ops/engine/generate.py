@@ -16,6 +16,7 @@ from ..model.checks import require
 from ..model.model import Step
 from . import sampling
 from .checks import check_prompts, check_sampling, check_stop_ids, check_switches
+from .observer import Observer, Unobserved, Work
 
 OnToken = Callable[[int, int, bool], object]
 
@@ -57,10 +58,21 @@ class _Sequence:
         return torch.rand(count, generator=self.generator, dtype=torch.float64)
 
 
-def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, *,
-             temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, speculative: bool = True,
-             draft: str = "argmax", seed: int | None = None, eos_token_id: int | Sequence[int] | None = None,
-             on_token: OnToken | None = None) -> Generation:  # fmt: skip
+def generate(
+    model: LongcatFlashForCausalLM,
+    input_ids: Tensor | Sequence[Tensor],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    speculative: bool = True,
+    draft: str = "argmax",
+    seed: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    on_token: OnToken | None = None,
+    observer: Observer | None = None,
+) -> Generation:
     """Continue each prompt by up to `max_new_tokens` tokens.
 
     Speculation drafts one token a step with the MTP head and verifies it beside the newest token. It is lossless:
@@ -78,6 +90,7 @@ def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
         eos_token_id: an id, or several: any of them ends a sequence. None: those of the checkpoint (config.json and
             generation_config.json); -1: never stop. on_token(sequence, token, from_draft): called for each new
             token.
+        observer: stands around each pass and each choice of a token (engine/observer.py); None: nothing does.
 
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
@@ -87,9 +100,11 @@ def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
     require(legal, "generate", "model", type(model).__name__, "a LongcatFlashForCausalLM with weights")
     prompts = check_prompts(model.config, input_ids, max_new_tokens, model.device)
     check_sampling(temperature, top_k, top_p, draft, seed)
-    check_switches(speculative, on_token)
+    check_switches(speculative, on_token, observer)
     max_new_tokens, seed = int(max_new_tokens), secrets.randbits(62) if seed is None else int(seed)
-    run = _Run(model, float(temperature), int(top_k), float(top_p), speculative, draft, eos_token_id, on_token)
+    observer = Unobserved() if observer is None else observer
+    cuts = (float(temperature), int(top_k), float(top_p))
+    run = _Run(model, cuts, speculative, draft, eos_token_id, on_token, observer)
     sequences = [
         _Sequence(
             b,
@@ -116,12 +131,20 @@ def generate(model: LongcatFlashForCausalLM, input_ids: Tensor | Sequence[Tensor
 class _Run:
     """The settings of one `generate` call and its two loops."""
 
-    def __init__(self, model: LongcatFlashForCausalLM, temperature: float, top_k: int, top_p: float, speculative: bool,
-                 draft: str, eos_token_id: int | Sequence[int] | None, on_token: OnToken | None) -> None:  # fmt: skip
-        self.model, self.device, self.on_token = model, model.device, on_token
-        self.temperature, self.cuts = temperature, (temperature, top_k, top_p)
+    def __init__(
+        self,
+        model: LongcatFlashForCausalLM,
+        cuts: tuple[float, int, float],  # temperature, top_k, top_p
+        speculative: bool,
+        draft: str,
+        eos_token_id: int | Sequence[int] | None,
+        on_token: OnToken | None,
+        observer: Observer,
+    ) -> None:
+        self.model, self.device, self.on_token, self.around = model, model.device, on_token, observer.around
+        self.temperature, self.cuts = cuts[0], cuts
         self.speculative = speculative and model.mtp is not None
-        self.sampled_draft = draft == "sampled" and temperature > 0
+        self.sampled_draft = draft == "sampled" and self.temperature > 0
         self.stop_ids = check_stop_ids(model.config, eos_token_id)
 
     @torch.inference_mode()
@@ -135,14 +158,17 @@ class _Run:
 
     def _prefill(self, s: _Sequence, cache: LatentCache) -> None:
         ids = torch.tensor(s.ids, dtype=torch.int64)
-        step = self.model.prefill(cache, s.index, ids, last_only=True)
+        with self.around(Work.PROMPT, len(ids)):
+            step = self.model.prefill(cache, s.index, ids, last_only=True)
         token = self._choose(s, step.logits[-1:])
         cache.truncate(s.index, len(ids))
         self._emit(s, token, step.num_real[-1], from_draft=False)
         if self.speculative and not s.done:
             next_ids = torch.cat([ids[1:], torch.tensor([token])])
-            hidden = self.model.draft_prefill(cache, s.index, next_ids, step.hidden)
-            self._set_draft(s, self.model.head(hidden[-1:]))
+            with self.around(Work.DRAFT_PROMPT, len(next_ids)):
+                hidden = self.model.draft_prefill(cache, s.index, next_ids, step.hidden)
+                logits = self.model.head(hidden[-1:])
+            self._set_draft(s, logits)
 
     def _step(self, live: list[_Sequence], cache: LatentCache) -> None:
         """One target pass over the newest token of each live sequence and its draft, then one MTP pass over what was
@@ -155,7 +181,8 @@ class _Run:
             owner += [s.index] * len(new)
             positions += range(cache.lengths[s.index], cache.lengths[s.index] + len(new))
             ids += new
-        step = self.model.decode(cache, owner, positions, torch.tensor(ids))
+        with self.around(Work.TARGET, len(ids)):
+            step = self.model.decode(cache, owner, positions, torch.tensor(ids))
         kept: list[int] = []  # rows whose token the target stands by: the MTP head must see these, and only these
         for s, at in zip(live, first, strict=True):
             s.steps += 1
@@ -181,44 +208,55 @@ class _Run:
             self._emit(s, self._choose(s, step.logits[at + 1 : at + 2]), step.num_real[at + 1], from_draft=False)
         return 2
 
-    def _draft(self, live: list[_Sequence], cache: LatentCache, step: Step, kept: list[int], owner: list[int],
-               positions: list[int]) -> None:  # fmt: skip
+    def _draft(
+        self,
+        live: list[_Sequence],
+        cache: LatentCache,
+        step: Step,
+        kept: list[int],
+        owner: list[int],
+        positions: list[int],
+    ) -> None:
         following = {s.index: s.ids for s in live}
-        next_ids = torch.tensor([following[owner[i]][positions[i] + 1] for i in kept])
-        hidden = self.model.draft_decode(
-            cache, [owner[i] for i in kept], [positions[i] for i in kept], next_ids, step.hidden[kept]
-        )
-        last = {owner[i]: row for row, i in enumerate(kept)}
-        rows = hidden[[last[s.index] for s in live]]
-        logits = self.model.head(rows, self.model.row_group(cache.batch_size))
+        owners, places = [owner[i] for i in kept], [positions[i] for i in kept]
+        next_ids = torch.tensor([following[b][at + 1] for b, at in zip(owners, places, strict=True)])
+        last = {b: row for row, b in enumerate(owners)}
+        with self.around(Work.DRAFT, len(kept)):
+            hidden = self.model.draft_decode(cache, owners, places, next_ids, step.hidden[kept])
+            newest = hidden[[last[s.index] for s in live]]
+            logits = self.model.head(newest, self.model.row_group(cache.batch_size))
         for i, s in enumerate(live):
             self._set_draft(s, logits[i : i + 1])
 
     def _set_draft(self, s: _Sequence, logits: Tensor) -> None:
         if len(s.num_real) + 1 >= s.limit:  # one token is left: the target's next pass yields it without a draft
             s.draft = None
-        elif self.sampled_draft:
-            s.draft_q = sampling.probabilities(logits, *self.cuts)
-            s.draft = int(sampling.draw(s.draft_q, s.uniform(1)))
-        else:
-            s.draft = int(logits.argmax(-1))
+            return
+        with self.around(Work.SAMPLING, 1):
+            if self.sampled_draft:
+                s.draft_q = sampling.probabilities(logits, *self.cuts)
+                s.draft = int(sampling.draw(s.draft_q, s.uniform(1)))
+            else:
+                s.draft = int(logits.argmax(-1))
 
     def _choose(self, s: _Sequence, logits: Tensor) -> int:
         """The target's next token from logits [1,V]."""
-        self._check_finite(s, logits)
-        if self.temperature == 0:
-            return int(logits.argmax(-1))  # the first of equal maxima
-        return int(sampling.draw(sampling.probabilities(logits, *self.cuts), s.uniform(1)))
+        with self.around(Work.SAMPLING, 1):
+            self._check_finite(s, logits)
+            if self.temperature == 0:
+                return int(logits.argmax(-1))  # the first of equal maxima
+            return int(sampling.draw(sampling.probabilities(logits, *self.cuts), s.uniform(1)))
 
     def _verify(self, s: _Sequence, logits: Tensor) -> tuple[bool, int]:
         """(draft taken, token) from the target's logits [1,V] at the draft's place."""
-        self._check_finite(s, logits)
-        if self.temperature == 0:
-            token = int(logits.argmax(-1))
-            return token == s.draft, token
-        p = sampling.probabilities(logits, *self.cuts)
-        taken, token = sampling.verify(p, torch.tensor([s.draft]), s.draft_q, s.uniform(2)[None])
-        return bool(taken), int(token)
+        with self.around(Work.SAMPLING, 1):
+            self._check_finite(s, logits)
+            if self.temperature == 0:
+                token = int(logits.argmax(-1))
+                return token == s.draft, token
+            p = sampling.probabilities(logits, *self.cuts)
+            taken, token = sampling.verify(p, torch.tensor([s.draft]), s.draft_q, s.uniform(2)[None])
+            return bool(taken), int(token)
 
     def _emit(self, s: _Sequence, token: int, num_real: Tensor, *, from_draft: bool) -> None:
         s.ids.append(token)

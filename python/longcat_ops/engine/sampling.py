@@ -34,9 +34,8 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     """i64[B]: inverse-CDF draw from unnormalised weights [B,V] with uniform [B] in [0,1); never a token of weight 0."""
     cdf = weights.cumsum(-1)
     token = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True)[:, 0]
-    last = (
-        weights.shape[-1] - 1 - (weights > 0).flip(-1).long().argmax(-1)
-    )  # rounding may push past the last possible token
+    # Rounding may push past the last possible token.
+    last = weights.shape[-1] - 1 - (weights > 0).flip(-1).long().argmax(-1)
     return torch.minimum(token, last)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat_ops import generate
-from longcat_ops.runtime import sampling
+from longcat_ops.engine import sampling
 from support import models
 
 pytestmark = pytest.mark.long

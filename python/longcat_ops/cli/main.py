@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from . import __version__, _library
-from .errors import LongcatError
+from .. import __version__, _library
+from ..errors import LongcatError
 
 BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
 MOST_THREADS = 1024  # a typing mistake must not start a million
@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
-    if args.module != "cli_doctor":
+    if args.command != "doctor":
         _library.require_torch()
-    return importlib.import_module(f"{__package__}.{args.module}").run(args)
+    return importlib.import_module(f"{__package__}.{args.command}").run(args)
 
 
 def _open_streams() -> bool:
@@ -97,21 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_plan(commands)
-    doctor = _command(
-        commands, "doctor", "cli_doctor", "say, per op, which backend would run here and why; needs no torch"
-    )
+    doctor = _command(commands, "doctor", "say, per op, which backend would run here and why; needs no torch")
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
 
 
-def _command(commands: argparse._SubParsersAction, name: str, module: str, text: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    command.set_defaults(module=module)
-    return command
+def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "generate", "cli_generate", "continue a prompt and report how the decoding went")
+    p = _command(commands, "generate", "continue a prompt and report how the decoding went")
     p.add_argument("folder", nargs="?", metavar="DIR", help="checkpoint folder (default: checkpoints/longcat-tiny)")
     p.add_argument("--checkpoint", metavar="DIR", help="the same; wins over DIR")
     prompt = p.add_mutually_exclusive_group()
@@ -147,12 +143,7 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:
-    p = _command(
-        commands,
-        "plan",
-        "cli_plan",
-        "size one rank from the config and index alone: bytes, KV per token, fit on a card",
-    )
+    p = _command(commands, "plan", "size one rank from the config and index alone: bytes, KV per token, fit on a card")
     p.add_argument("path", metavar="DIR|config.json", help="a checkpoint folder (weights are not read) or its config")
     p.add_argument("--ep", type=int, default=1, metavar="N", help="split the FFN experts of a layer over N ranks")
     p.add_argument("--tp", type=int, default=1, metavar="N", help="split heads, dense FFN and vocabulary over N ranks")

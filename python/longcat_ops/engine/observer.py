@@ -1,0 +1,34 @@
+"""What a decode tells whoever watches it: each pass of the target and of the MTP head, and each choice of a token."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from typing import Protocol
+
+
+class Work(Enum):
+    """The parts of a decode that an `Observer` sees. None lies inside another; a pass ends with its logits."""
+
+    PROMPT = "prompt"  # the target over a prompt
+    DRAFT_PROMPT = "draft prompt"  # the MTP head over a prompt
+    TARGET = "target"  # the target over the newest tokens and their drafts
+    DRAFT = "draft"  # the MTP head over the rows that the target has accepted
+    SAMPLING = "sampling"  # the choice of a token, or of a draft, from one row of logits
+
+
+class Observer(Protocol):
+    """Stands around the parts of a decode, for instance to time them."""
+
+    def around(self, work: Work, rows: int) -> AbstractContextManager[object]:
+        """Entered before that work on `rows` rows, padding not counted, and left after it, also by an exception."""
+        ...
+
+
+class Unobserved:
+    """The observer of a decode that nobody watches."""
+
+    _nothing = nullcontext()
+
+    def around(self, work: Work, rows: int) -> AbstractContextManager[object]:
+        return self._nothing
