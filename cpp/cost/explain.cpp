@@ -105,12 +105,6 @@ int64_t bytes(const Argument& argument) {
 
 }  // namespace
 
-const std::vector<Device>& known_devices() {
-  static const std::vector<Device> devices = {
-      {"H100", 3.35e12, 1.979e15}, {"H800", 3.35e12, 1.979e15}, {"H200", 4.8e12, 1.979e15}};
-  return devices;
-}
-
 Explanation explain(const std::string& op, const std::vector<Argument>& arguments) {
   const auto found = costs().find(op);
   if (found == costs().end()) throw std::invalid_argument("explain: there is no op " + op);
@@ -121,12 +115,6 @@ Explanation explain(const std::string& op, const std::vector<Argument>& argument
   out.flops = cost.flops ? cost.flops(arguments) : 0;
   out.assumes = cost.assumes;
   if (cost.launches) out.launches = cost.launches(arguments);
-  for (const Device& device : known_devices()) {
-    const double memory = static_cast<double>(out.bytes_read + out.bytes_written) / device.bytes_per_second;
-    const double tensor_cores = out.flops / device.fp8_flops_per_second;
-    out.floors.push_back(
-        {device.name, 1e6 * std::max(memory, tensor_cores), tensor_cores > memory ? "tensor cores" : "memory"});
-  }
   if (op.find("gemm_nt") != std::string::npos) out.candidates = moe_gemm_candidates(moe_gemm_problem(op, arguments));
   return out;
 }

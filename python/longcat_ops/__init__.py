@@ -34,7 +34,7 @@ _MODULE_OF = {
     "supports": "ops",
     **{name: f"ops.{op.module}" for name, op in OPS.items()},
 }
-_SUBMODULES = ("errors", "integrations", "loading", "model", "ops", "reference", "runtime", "training")
+_SUBMODULES = ("errors", "integrations", "loading", "model", "ops", "perf", "reference", "runtime", "training")
 
 __all__ = [
     "LongcatCheckpointError",
