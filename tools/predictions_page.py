@@ -1,5 +1,5 @@
-"""Renews every prediction of the documents, by longcat_ops.perf: tables and plots of docs/moe_gemm.md and
-docs/fused_moe.md, a table of docs/kernels.md, and docs/results/h200-predictions.json.
+"""Renews every prediction of the documents, by longcat_ops.perf: tables of docs/moe_gemm.md with its plots, of
+docs/fused_moe.md, docs/kernels.md and docs/performance_model.md, and docs/results/h200-predictions.json.
 
 python tools/predictions_page.py            # write them
 python tools/predictions_page.py --check    # exit 1 if a file is not what this would write
@@ -21,17 +21,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / name) for name in ("bench", "python") if str(ROOT / name) not in sys.path]
 
 from device_check import predictions  # noqa: E402
-from prediction_tables import chains, products  # noqa: E402
+from prediction_tables import chains, model, products  # noqa: E402
 from tables import cells_of, devices  # noqa: E402
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/moe_gemm.md": {
-        "constants": products.constants,
         "pairs": products.pairs,
         "few experts": products.few_experts,
         "SwiGLU": products.swiglu,
         "products": products.all_products,
-        "published": products.published_times,
+    },
+    "docs/performance_model.md": {
+        "devices": model.devices,
+        "sources": model.sources,
+        "constants": model.constants,
+        "published": model.published_times,
     },
     "docs/fused_moe.md": {"chain": chains.chain, "layer": chains.layer},
     "docs/kernels.md": {"route and plan": chains.dispatch_ops},

@@ -67,7 +67,9 @@ def test_names_as_cuda_tells_them(told: str, name: str) -> None:
     assert perf.by_name(told) is DEVICES[name]
 
 
-@pytest.mark.parametrize("told", ["NVIDIA A100-SXM4-80GB", "NVIDIA H20-3e", "NVIDIA B200", "", "AMD EPYC 9654"])
+@pytest.mark.parametrize(
+    "told", ["NVIDIA A100-SXM4-80GB", "NVIDIA H20-3e", "NVIDIA H800 PCIe", "NVIDIA B200", "", "AMD EPYC 9654"]
+)
 def test_an_unknown_device_is_refused(told: str) -> None:
     with pytest.raises(LongcatUnsupportedError) as caught:
         perf.by_name(told)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import predictions_page
-from prediction_tables import chains, markdown, products
+from prediction_tables import chains, markdown, model, products
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,4 +60,5 @@ def test_tables_hold_bands() -> None:
     for make in (products.pairs, products.swiglu, products.few_experts, chains.layer, chains.dispatch_ops):
         rows = make().splitlines()[2:]
         assert rows and all(re.search(r"\d \.\. \d", cell) for row in rows for cell in row.split(" | ")[3:-1]), make
+    assert all(" .. " in row for row in model.published_times().splitlines()[2:])
     assert markdown.table(("a", "b"), [(1, "x")]) == "| a | b |\n| --- | --- |\n| 1 | x |\n"

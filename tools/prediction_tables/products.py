@@ -6,9 +6,8 @@ from functools import cache
 
 import bench_moe_gemm
 import tables
-from longcat_ops.perf import DEVICES, KIND, UNKIND, floor, predict
+from longcat_ops.perf import DEVICES, predict
 from longcat_ops.perf.products import product, tiles
-from longcat_ops.perf.published import published
 
 from .markdown import table, with_bound
 
@@ -27,31 +26,6 @@ def results() -> dict:
 
 def all_products() -> str:
     return tables.all_tables(tables.cells_of(results()))
-
-
-def constants() -> str:
-    """Both sets, and the figures of the devices that they are shares of."""
-    rows = [
-        ("memory", f"{UNKIND.memory_share:.2f} .. {KIND.memory_share:.2f} of the data sheet's bytes/s"),
-        ("tensor cores", f"{UNKIND.fp8_share:.2f} .. {KIND.fp8_share:.2f} of the data sheet's FP8 flops/s"),
-        ("L2", f"{_tera(PREDICTED[0].l2_low.value)} .. {_tera(PREDICTED[0].l2_high.value)} TB/s; a multicast leaves it "
-               "once for each block .. once"),
-        ("loads of an SM", f"{UNKIND.sm_bytes_per_s / 1e9:.0f} .. {KIND.sm_bytes_per_s / 1e9:.0f} GB/s"),
-        ("shared memory", f"128 bytes a clock of an SM, at {UNKIND.clock_share:.2f} .. {KIND.clock_share:.2f} of "
-                          f"{PREDICTED[0].clock.value / 1e9:.2f} GHz"),
-        ("a launch that waits for the one ahead", f"{KIND.alone_us} .. {UNKIND.alone_us} us"),
-        ("a launch that overlaps with it", f"{KIND.follows_us} .. {UNKIND.follows_us} us"),
-        ("a cluster that shares K", f"{KIND.cluster_us} .. {UNKIND.cluster_us} us more"),
-    ]  # fmt: skip
-    devices = table(
-        ("", "memory, TB/s", "FP8, TFLOPS", "SMs"),
-        [(d.name, _tera(d.memory.value), f"{d.fp8.value / 1e12:.0f}", f"{d.sms.value:.0f}") for d in PREDICTED],
-    )
-    return table(("part", "unkind .. kind, or the costs of kind .. unkind"), rows) + "\n" + devices
-
-
-def _tera(value: float) -> str:
-    return f"{value / 1e12:g}"
 
 
 def pairs() -> str:
@@ -100,13 +74,3 @@ def swiglu() -> str:
         for groups in (1, 4, 16, 64)
     ]  # fmt: skip
     return table(("gate_up with SwiGLU", "G", *(f"m = {m}" for m in TOKENS)), rows)
-
-
-def published_times() -> str:
-    rows = []
-    for one in published():
-        least, _ = floor(one.launches, DEVICES[one.device])
-        where = "inside" if one.us in one.band else f"**outside**: {one.why}"
-        band = f"{one.band.low:.3g} .. {one.band.high:.3g}"
-        rows.append((one.case, one.device, f"{one.us:.3g}", f"{least:.3g}", band, where, one.source))
-    return table(("case", "device", "published, us", "floor", "band", "", "source"), rows)

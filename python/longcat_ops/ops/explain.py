@@ -59,7 +59,7 @@ class Candidate:
 
     paired: two blocks share the tokens of neighbouring weight tiles. stages, smem_bytes, blocks: of the launch. tiles,
     waves: of the call and of its busiest block, with the rows spread evenly over the groups. counts: what the launch
-    moves and forms. predictions: see docs/moe_gemm.md.
+    moves and forms. predictions: see docs/performance_model.md.
     """
 
     rows: int

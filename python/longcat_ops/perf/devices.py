@@ -19,8 +19,9 @@ class Figure:
 class Device:
     """Peaks of one device; `copied` is what a copy from memory to memory moves, reads and writes together.
 
-    memory, copied, nvlink: bytes/s. fp8, bf16: dense flops/s of the tensor cores. l2_bytes: its size. l2_low, l2_high:
-    bytes/s that leave it. clock: Hz at which the tensor cores have those flops/s. nvlink: both directions together.
+    memory, copied, nvlink: bytes/s; nvlink both directions together. fp8, bf16: dense flops/s of the tensor cores, half
+    of the sparse ones in data sheets. l2_bytes: its size. l2_low, l2_high: bytes/s that leave it. clock: Hz at which
+    the tensor cores have those flops/s.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Device:
 _WHITE_PAPER = "NVIDIA, H100 Tensor Core GPU Architecture (white paper)"
 _SM_FLOPS = 8192  # dense FP8 flops of one SM in a clock: 4 tensor cores x 1024 multiply-adds
 _H20 = "no data sheet of NVIDIA is public; as dealers and the press state it"
-# Nobody has published what TMA gets from the L2 of a Hopper device: two assumptions, far apart, are the band.
+# What TMA gets from the L2 of a Hopper device is not published as far as we know: the band is two assumptions.
 _L2_LOW = Figure(5.5e12, "assumed in this project's first tables and in a review of its kernels; not measured")
 _L2_HIGH = Figure(8.0e12, "assumed by DeepGEMM (csrc/jit_kernels/heuristics/sm90.hpp, commit 54e2261); not measured")
 
@@ -51,8 +52,8 @@ def _device(name: str, sheet: str, memory: float, fp8: float, bf16: float, nvlin
             l2: Figure, copied: Figure | None = None) -> Device:  # fmt: skip
     """A device of which NVIDIA has published a data sheet."""
     clock = Figure(fp8 / sms / _SM_FLOPS, f"{fp8 / 1e12:.0f}e12 / ({sms} SMs x {_SM_FLOPS} flops in a clock)")
-    return Device(name, Figure(memory, sheet), Figure(fp8, f"{sheet}; half of the sparse figure"),
-                  Figure(bf16, f"{sheet}; half of the sparse figure"), Figure(sms, sms_source), l2, _L2_LOW, _L2_HIGH,
+    return Device(name, Figure(memory, sheet), Figure(fp8, sheet),
+                  Figure(bf16, sheet), Figure(sms, sms_source), l2, _L2_LOW, _L2_HIGH,
                   clock, Figure(nvlink, sheet), copied)  # fmt: skip
 
 
@@ -76,7 +77,7 @@ DEVICES: dict[str, Device] = {
         _device("H200", _sheet("H200, SXM"), 4.8e12, 1979e12, 989e12, 900e9, 132, _AS_SXM, _L2_60, _COPY_H200),
         Device("H20", Figure(4.0e12, _H20), Figure(296e12, _H20), Figure(148e12, _H20), Figure(78, _H20), _L2_60,
                _L2_LOW, Figure(6.5e12, "64 bytes a clock and SM at 1.3 GHz, DeepGEMM's rule; not measured"),
-               Figure(1.83e9, "as the H100 SXM; the flops/s are capped by other means"), Figure(900e9, _H20)),
+               Figure(1.83e9, "assumed to be that of the H100 SXM"), Figure(900e9, _H20)),
         _device("GH200", _sheet("GH200, 96 GB HBM3"), 4.0e12, 1979e12, 989e12, 900e9, 132, _AS_SXM, _L2_60),
         _device("GH200 144G", _sheet("GH200, 144 GB HBM3e"), 4.9e12, 1979e12, 989e12, 900e9, 132, _AS_SXM, _L2_60),
         _device("H100 PCIe", _sheet("H100, PCIe"), 2.0e12, 1513e12, 756e12, 600e9, 114, f"{_WHITE_PAPER}, H100 PCIe",
@@ -85,6 +86,9 @@ DEVICES: dict[str, Device] = {
         _device("H200 NVL", _sheet("H200 NVL"), 4.8e12, 1671e12, 836e12, 900e9, 132, _AS_SXM, _L2_60),
     )
 }  # fmt: skip
+
+
+_FORMS = {"PCIe", "NVL"}  # a card of its own, with other memory and clocks than the SXM module
 
 
 def by_name(device_name: str) -> Device:
@@ -96,7 +100,7 @@ def by_name(device_name: str) -> Device:
     words = set(device_name.split())  # whole ones: an "H20-3e" has another memory than an "H20"
     # The longest name counts, so that an "H100 PCIe" is not an "H100".
     for name in sorted(DEVICES, key=lambda name: -len(name.split())):
-        if set(name.split()) <= words:
+        if set(name.split()) <= words and not (_FORMS & words) - set(name.split()):
             return DEVICES[name]
     known = ", ".join(DEVICES)
     raise LongcatUnsupportedError(message("perf", "device_name", repr(device_name), f"one with a name of {known}"))
