@@ -1,10 +1,10 @@
-"""The FP8 expert chain at the model's sizes: one rank's share of a layer, fused and unfused (bench/chain_model.py).
+"""The FP8 expert chain at the model's sizes: one rank's share of a layer, fused and unfused (longcat_ops.perf.chain).
 
     python -m pytest bench/bench_fused_moe.py [-k EP128]
 
 With a Hopper GPU: `fused_moe` by a plan, the same unfused, and the unfused chain of each peer of bench_moe_gemm.py, as
-CUDA graphs that take turns; a share's weights are more than L2 holds. Without one: predictions, as in
-docs/fused_moe.md. Both beside the floor, the fused chain's bytes at an H100's 3.35 TB/s. What travels between ranks,
+CUDA graphs that take turns; a share's weights are more than L2 holds. Without one: bands, as in
+docs/fused_moe.md. Both beside the floor, the fused chain's bytes at the memory's peak. What travels between ranks,
 routing and plan are in neither.
 
 A peer's chain is a lower bound of what a framework has around its products: quantisation, SwiGLU and combine are this
@@ -22,25 +22,16 @@ import pytest
 import torch
 from torch import Tensor
 
+import devices
 import graph_time
 import longcat_ops
 import moe_gemm_problem
-from chain_model import (
-    ALONE_US,
-    EXPERTS,
-    HIDDEN,
-    OVERLAPPED_US,
-    PEAK,
-    REAL,
-    WIDTH,
-    K,
-    Share,
-    shares,
-)
-from longcat_ops import Plan, Routing, _library
+from longcat_ops import Plan, Routing, _library, perf
+from longcat_ops.perf.chain import Share, experts_us, shares
+from longcat_ops.perf.dispatch import CHOICES, REAL
 from moe_gemm_problem import Operands
 from peers import PEERS, Peer
-from report import Report
+from report import Report, band_us
 
 Run = Callable[[], object]
 PEER_SECONDS = 180.0  # of the run; after that no peer is compiled
@@ -51,22 +42,22 @@ class Problem:
     """The tokens that arrive at one rank, its plan and its weights, of random codes."""
 
     def __init__(self, share: Share, device: str, hidden: int | None = None, width: int | None = None) -> None:
-        hidden, width = hidden or HIDDEN, width or WIDTH
+        hidden, width = hidden or share.hidden, width or share.width
         self.share, self.groups, self.device = share, share.groups, device
         self.generator = torch.Generator(device).manual_seed(share.tokens)
         generator = torch.Generator().manual_seed(share.tokens)
         total = share.tokens * share.ranks
-        chosen = torch.rand(total, EXPERTS, generator=generator).argsort(1)[:, :REAL].int()
+        chosen = torch.rand(total, share.experts, generator=generator).argsort(1)[:, :REAL].int()
         chosen = chosen.masked_fill(chosen >= self.groups, -1)
         chosen = chosen[(chosen >= 0).any(1)]
-        self.ids = torch.full((max(1, len(chosen)), K), -1, dtype=torch.int32)
+        self.ids = torch.full((max(1, len(chosen)), CHOICES), -1, dtype=torch.int32)
         self.ids[: len(chosen), :REAL] = chosen
         self.counts = torch.bincount(self.ids.flatten().long() + 1, minlength=self.groups + 1)[1:].int().to(device)
         self.ids = self.ids.to(device)
         tokens = len(self.ids)
         self.x = torch.randn(tokens, hidden, device=device, generator=self.generator).bfloat16()
         rest = torch.zeros(1, dtype=torch.int32, device=device)
-        weights = torch.rand(tokens, K, device=device)
+        weights = torch.rand(tokens, CHOICES, device=device)
         self.routing = Routing(self.ids, weights, torch.rand(tokens, device=device), rest, rest, rest)
         self.plan: Plan = longcat_ops.moe_plan(self.ids, self.groups)
         self.halves, self.down = self.weight(2 * width, hidden), self.weight(hidden, width)  # halves: gate, then up
@@ -174,11 +165,8 @@ def measured(share: Share) -> tuple[dict[str, float], dict[str, str]]:
 
 def predicted(share: Share) -> tuple[dict[str, float], dict[str, str]]:
     """Of the same launches: routing and plan left out."""
-
-    def us(fused_: bool, overhead: float) -> float:
-        return sum(kernel.us(overhead) for kernel in share.kernels(fused_))
-
-    return {"predicted_us": us(True, OVERLAPPED_US), "unfused_predicted_us": us(False, ALONE_US)}, {}
+    fused_, unfused_ = (experts_us(share, devices.here(), form) for form in ("fused", "apart"))
+    return band_us(fused_) | band_us(unfused_, "unfused_predicted"), {}
 
 
 @pytest.mark.parametrize("share", shares(), ids=str)
@@ -187,6 +175,7 @@ def test_against_the_floor(share: Share, report: Report) -> None:
     cell = report.measured if gpu else report.predicted
     times, reasons = cell("fused_moe", measured if gpu else predicted, share)
     assert not gpu or not (failed := [reasons[name] for name in OURS if name in reasons]), failed
-    moved = round(share.bytes(True))
-    times = {name: round(us, 2) for name, us in (times | {"floor_us": 1e6 * moved / PEAK}).items()}
+    moved = round(share.bytes())
+    floor_us, _ = perf.floor(perf.Counts("chain", moved), devices.here())
+    times = {name: round(us, 2) for name, us in (times | {"floor_us": floor_us}).items()}
     report.info.update(op=f"experts {share}", tokens=share.tokens, bytes=moved, absent=reasons, **times)

@@ -9,8 +9,8 @@ and again after a replay that found it erased; what is wrong, or faster than the
 reason instead of a time. Bandwidth is a share of what reductions read in the same run, FP8 flops of the data sheet's.
 Ratios are peer / ours.
 
-Without a GPU a cell is the model's prediction for an H100 and an H200 (docs/moe_gemm.md has its constants), and peers
-are rows with the reason why they have no time. Nothing here has been compared with a GPU yet.
+Without a GPU a cell is a band for an H100 and an H200, by longcat_ops.perf, `us` its middle, and peers are rows
+with the reason why they have no time. Nothing here has been compared with a GPU yet.
 
 --benchmark-json=FILE keeps the rows, --predictions-json=FILE those of predictions, which are no benchmark:
 bench/tables.py, bench/plots.py and bench/compare.py read both. The table that pytest-benchmark itself prints on a GPU
@@ -28,7 +28,8 @@ import torch
 
 import graph_time
 import longcat_ops
-from devices import DATA_SHEETS, data_sheet
+from devices import known
+from longcat_ops import perf
 from longcat_ops.ops.explain import Explanation
 from moe_gemm_problem import SHAPES, Cell, Problem
 from peers import OURS, PEERS, SPLITS, Peer
@@ -38,6 +39,7 @@ FULL = [1, 2, 4, 8, 16, 32, 64, 512], [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256
 SHORT = [4, 16, 64, 1], [1, 8, 32, 64, 128, 256]
 SKEWED = [16, 64], [8, 64]
 FEW = 2  # experts, up to which split_k may pay
+PREDICTED = ("H100", "H200")  # where there is no GPU
 SHORT_SECONDS = 200.0  # after that peers get no time in the short grid: most of it goes into their compilers
 GRAPH_US = 1500.0  # of a replay at least, so that its start and end do not count
 BELIEVED = 0.98  # of the data sheet's time for the bytes: less is a graph without its kernels
@@ -97,7 +99,8 @@ def measured(cell: Cell, peers: list[Peer], deadline: float) -> dict:
         found[peer.name] = "the time of this run was spent: see --seconds" if late else prepared(peer, problem)
     times = graph_time.take_turns({name: graph for name, graph in found.items() if not isinstance(graph, str)})
     ours, reads = times.get(OURS.name), read_rate()
-    memory, flops = data_sheet(properties.name) or (None, None)
+    device = known(properties.name)
+    memory, flops = (device.memory.value, device.fp8.value) if device else (None, None)
     rows = []
     for name, graph in found.items():
         row = {"implementation": name}
@@ -135,20 +138,35 @@ def explained(cell: Cell) -> Explanation:
 
 
 def predicted(cell: Cell, peers: list[Peer]) -> dict:
-    ceilings = {d: dict(zip(("bytes_per_s", "flops_per_s"), DATA_SHEETS[d], strict=True)) for d in ("H100", "H200")}
+    devices = {name: perf.DEVICES[name] for name in PREDICTED}
+    ceilings = {name: {"bytes_per_s": d.memory.value, "flops_per_s": d.fp8.value} for name, d in devices.items()}
     rows = [{"implementation": OURS.name, "reason": "the model knows only experts of equally many rows"}]
     if not cell.skewed:
         tiles = explained(cell).candidates
         (chosen,) = [tile.predictions for tile in tiles if tile.chosen]
-        best = {p.device: min(tile.predictions[i].microseconds for tile in tiles) for i, p in enumerate(chosen)}
+        best = {p.device: min((tile.predictions[i] for tile in tiles), key=lambda b: b.middle)
+                for i, p in enumerate(chosen)}  # fmt: skip
         rows = [
-            {"implementation": OURS.name, "device": p.device, "us": round(p.microseconds, 3), "bound": p.bound}
-            | {"best_us": round(best[p.device], 3)}  # of all its tiles
+            {"implementation": OURS.name, "device": p.device, "us": round(p.middle, 3), "bound": p.bound}
+            | {"low_us": round(p.low, 3), "high_us": round(p.high, 3)}
+            | {"best_us": round(best[p.device].middle, 3)}  # of all its tiles
             for p in chosen
-            if p.device in ceilings
+            if p.device in PREDICTED
         ]
     rows += [{"implementation": p.name, "reason": p.available() or "nothing is timed without a Hopper"} for p in peers]
     return {"kind": "predicted", "rows": rows, "ceilings": ceilings}
+
+
+def info_of(cell: Cell, found: dict) -> dict:
+    """What is kept of a cell: what it is, its floors and its rows."""
+    floors = {
+        device: 1e6 * max(cell.bytes / peak["bytes_per_s"], cell.flops / (peak["flops_per_s"] or torch.inf))
+        for device, peak in found["ceilings"].items()
+    }
+    return {
+        "cell": str(cell), "shape": cell.shape, "groups": cell.groups, "tokens": cell.tokens, "skewed": cell.skewed,
+        "bytes": cell.bytes, "flops": cell.flops, "floors_us": {d: round(us, 3) for d, us in floors.items()}, **found,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -171,14 +189,7 @@ def test_against_the_floor(cell: Cell, chosen_peers: list[Peer], deadline: float
         found = report.measured("moe_gemm", measured, cell, chosen_peers, deadline)
     else:
         found = report.predicted("moe_gemm", predicted, cell, chosen_peers)
-    floors = {
-        device: 1e6 * max(cell.bytes / peak["bytes_per_s"], cell.flops / (peak["flops_per_s"] or torch.inf))
-        for device, peak in found["ceilings"].items()
-    }
-    report.info.update(
-        cell=str(cell), shape=cell.shape, groups=cell.groups, tokens=cell.tokens, skewed=cell.skewed,
-        bytes=cell.bytes, flops=cell.flops, floors_us={d: round(us, 3) for d, us in floors.items()}, **found,
-    )  # fmt: skip
+    report.info.update(info_of(cell, found))
     own = {peer.name for peer in (OURS, *SPLITS)}
     assert not on_gpu or not (failed := [r for r in found["rows"] if r["implementation"] in own and "us" not in r]), (
         failed

@@ -10,6 +10,7 @@ import torch
 import devices
 import report as reports
 import tables
+from longcat_ops.perf import Band
 
 
 @pytest.fixture
@@ -79,11 +80,18 @@ def _print_overheads(terminalreporter: pytest.TerminalReporter, infos: list[dict
 def _print_floors(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:
     """Times in us beside the floor; a prediction says that it is one."""
     for info in infos:
-        times = {
-            name.removesuffix("_us"): us for name, us in info.items() if name.endswith("_us") and name != "floor_us"
-        }
-        cells = [f"{name.replace('_', ' ')} {us:.2f} us ({us / info['floor_us']:.2f}x)" for name, us in times.items()]
-        where = "a prediction for an H100, nothing ran" if "predicted" in times else torch.cuda.get_device_name()
+        floor = info["floor_us"]
+        times = {name.removesuffix("_us"): us for name, us in info.items() if name.endswith("_us")}
+        cells = [
+            f"{name.replace('_', ' ')} {us:.2f} us ({us / floor:.2f}x)"
+            for name, us in times.items()
+            if name != "floor" and not name.endswith(("_low", "_high"))
+        ]
+        for name in (name.removesuffix("_low") for name in times if name.endswith("_low")):
+            band = Band(times[f"{name}_low"], times[f"{name}_high"])
+            cells.append(f"{name.replace('_', ' ')} {band} us ({band.low / floor:.2f}x .. {band.high / floor:.2f}x)")
+        nothing_ran = f"a prediction for an {devices.here().name}, nothing ran"
+        where = nothing_ran if "predicted_low" in times else torch.cuda.get_device_name()
         terminalreporter.write_line(
             f"{info['op']:20s}T {info['tokens']:5d} {info['bytes']:>13,} bytes, floor {info['floor_us']:8.2f} us: "
             f"{', '.join(cells)}  [{where}]"

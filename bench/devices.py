@@ -8,20 +8,21 @@ import subprocess
 
 import torch
 
-# Bytes/s of HBM and dense FP8 flops/s in NVIDIA's data sheets; the first name that a device's name contains counts.
-DATA_SHEETS = {
-    "GH200": (4.0e12, 1979e12),
-    "H100 PCIe": (2.0e12, 1513e12),
-    "H100 NVL": (3.9e12, 1671e12),
-    "H200 NVL": (4.8e12, 1671e12),
-    "H100": (3.35e12, 1979e12),
-    "H800": (3.35e12, 1979e12),
-    "H200": (4.8e12, 1979e12),
-}
+from longcat_ops import LongcatUnsupportedError, perf
 
 
-def data_sheet(name: str) -> tuple[float, float] | None:
-    return next((peaks for known, peaks in DATA_SHEETS.items() if known in name), None)
+def known(name: str) -> perf.Device | None:
+    """The device of that name in the table of longcat_ops.perf, if it is there."""
+    try:
+        return perf.by_name(name)
+    except LongcatUnsupportedError:
+        return None
+
+
+def here() -> perf.Device:
+    """That of floors and predictions: the GPU; an H100 where there is none or an unknown one."""
+    found = known(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return found or perf.DEVICES["H100"]
 
 
 def cpu_name() -> str:

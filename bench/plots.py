@@ -4,6 +4,7 @@ python bench/plots.py results.json --out docs [--device H100]
 
 Roofline: flops/s of every cell against its flops per byte, under the device's memory and tensor cores. Crossover: time
 against tokens an expert, one panel for each shape and number of experts, the floor dashed, as far as 4 times the floor.
+A prediction is the middle of its band, and the band.
 Needs matplotlib.
 """
 
@@ -50,6 +51,10 @@ def roofline(cells: list[dict], device: str) -> Figure:
     axes = figure.add_subplot()
     points = even(cells, device)
     for i, (name, colour) in enumerate(colours(cells).items()):
+        for cell, row in points:
+            if row["implementation"] == name and "low_us" in row:
+                rates = [cell["flops"] / row[end] / 1e6 for end in ("high_us", "low_us")]
+                axes.plot([APART**i * cell["flops"] / cell["bytes"]] * 2, rates, color=colour, linewidth=0.6, alpha=0.4)
         for shape, marker in MARKERS.items():
             own = [(c, r) for c, r in points if (r["implementation"], c["shape"]) == (name, shape)]
             x = [APART**i * cell["flops"] / cell["bytes"] for cell, _ in own]
@@ -70,11 +75,15 @@ def roofline(cells: list[dict], device: str) -> Figure:
 
 
 def panel(axes: Axes, points: list[tuple[dict, dict]], device: str, colour_of: dict[str, str]) -> None:
-    lines = defaultdict(list)
+    lines, bands = defaultdict(list), defaultdict(list)
     floor = {}
     for cell, row in points:
         lines[row["implementation"]].append((cell["tokens"], row["us"]))
+        if "low_us" in row:
+            bands[row["implementation"]].append((cell["tokens"], row["low_us"], row["high_us"]))
         floor[cell["tokens"]] = cell["floors_us"][device]
+    for name, band in bands.items():
+        axes.fill_between(*zip(*sorted(band), strict=True), color=colour_of[name], alpha=0.2, linewidth=0)
     for name, line in lines.items():
         axes.plot(*zip(*sorted(line), strict=True), ".-", color=colour_of[name], markersize=3, linewidth=1, label=name)
     axes.plot(*zip(*sorted(floor.items()), strict=True), "k--", linewidth=0.8, label="floor")
@@ -105,6 +114,16 @@ def crossover(cells: list[dict], device: str) -> Figure:
     return figure
 
 
+def written(cells: list[dict], device: str, folder: Path) -> list[Path]:
+    """Both plots, roofline first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, draw in (("roofline", roofline), ("crossover", crossover)):
+        paths.append(folder / f"moe_gemm_{name}.svg")
+        draw(cells, device).savefig(paths[-1], metadata={"Date": None})
+    return paths
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
@@ -116,11 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = options.device or next(iter(known), None)
     if device not in known:
         parser.error(f"{options.results} has no times for {device}, but for {', '.join(known) or 'no device'}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("roofline", roofline), ("crossover", crossover)):
-        path = options.out / f"moe_gemm_{name}.svg"
-        draw(cells, device).savefig(path, metadata={"Date": None})
-        print(path)
+    print("\n".join(str(path) for path in written(cells, device, options.out)))
     return 0
 
 

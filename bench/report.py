@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import devices
+from longcat_ops.perf import Band
 
 PREDICTIONS = pytest.StashKey[list[tuple[str, dict]]]()
 
@@ -33,6 +34,11 @@ class Report:
         """The result of `predict`, whose own time is nobody's concern."""
         self._request.config.stash.setdefault(PREDICTIONS, []).append((group, self.info))
         return predict(*arguments)
+
+
+def band_us(band: Band, name: str = "predicted") -> dict[str, float]:
+    """As the `info` of a cell has it."""
+    return {f"{name}_low_us": band.low, f"{name}_high_us": band.high}
 
 
 def predictions(config: pytest.Config) -> list[tuple[str, dict]]:

@@ -1,9 +1,8 @@
-"""The results of bench_moe_gemm.py as text: at the end of its run, and as the tables of a page.
+"""The results of bench_moe_gemm.py as text: at the end of its run, and as tables.
 
 python -m pytest bench/bench_moe_gemm.py --benchmark-json=results.json      # on a GPU
 python -m pytest bench/bench_moe_gemm.py --predictions-json=results.json    # without one
 python bench/tables.py results.json                              # one table of each device and implementation
-python bench/tables.py results.json --renew docs/moe_gemm.md     # into the page, between its two marks
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-BEGIN, END = "<!-- predictions: bench/tables.py -->\n", "<!-- end of predictions -->\n"
+from longcat_ops.perf import Band
+
 COLUMNS = [1, 8, 32, 64, 128, 256]
-BETTER = 0.97  # of the chosen tile's time: another one that is worth a word
-SHORT = {"memory": "", "tensor cores": " (TC)"}  # what binds, in a table
+BETTER = 0.97  # of the middle of the chosen tile's band: another one that is worth a word
+SHORT = {"tensor cores": "TC", "loads of an SM": "SM", "shared memory": "smem"}  # what binds, in a table
 
 
 def cells_of(results: dict) -> list[dict]:
@@ -46,7 +46,7 @@ def terminal_lines(cells: list[dict]) -> list[str]:
         for cell in cells:
             floors = cell["floors_us"]
             texts = [
-                f"{row['device']} {row['us']:8.1f} us ({row['bound']}), floor {floors[row['device']]:8.1f}"
+                f"{row['device']} {time_text(row)} us ({row['bound']}), floor {floors[row['device']]:.1f}"
                 + f", another tile {row['best_us']:.1f}" * (row["best_us"] < BETTER * row["us"])
                 for row in timed(cell)
             ]
@@ -70,14 +70,24 @@ def terminal_lines(cells: list[dict]) -> list[str]:
     return lines + [f"  no time in {n} cells: {name}: {reason}" for (name, reason), n in reasons.items()]
 
 
+def time_text(row: dict) -> str:
+    """us; of a prediction its band."""
+    return str(Band(row["low_us"], row["high_us"])) if "low_us" in row else f"{row['us']:.1f}"
+
+
+def short_bound(bound: str) -> str:
+    """In brackets what binds; nothing where memory does at both ends."""
+    names = [SHORT.get(name, name) for name in bound.split(" or ")]
+    return "" if names == ["memory"] else f" ({' or '.join(names)})"
+
+
 def markdown(cells: list[dict], device: str, implementation: str) -> str:
     """us of the even cells, a row for each shape and number of experts. What a prediction says binds is in brackets."""
     found: dict[tuple[str, int], dict[int, str]] = {}
     for cell in cells:
         for row in timed(cell):
             if not cell["skewed"] and (row["device"], row["implementation"]) == (device, implementation):
-                bound = row.get("bound", "memory")
-                text = f"{row['us']:.1f}{SHORT.get(bound, f' ({bound})')}"
+                text = time_text(row) + short_bound(row.get("bound", "memory"))
                 found.setdefault((cell["shape"], cell["groups"]), {})[cell["tokens"]] = text
     heading = device if implementation == "longcat_ops" else f"{device}, {implementation}"
     lines = [
@@ -100,23 +110,12 @@ def all_tables(cells: list[dict]) -> str:
     return "\n".join(markdown(cells, *key) for key in keys)
 
 
-def renewed(page: str, cells: list[dict]) -> str:
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{all_tables(cells)}\n{END}{after}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--renew", type=Path, metavar="PAGE", help="write the tables into this page")
     options = parser.parse_args(arguments)
     cells = cells_of(read_results(options.results))
-    if options.renew:
-        page = options.renew.read_text(encoding="utf-8")
-        options.renew.write_text(renewed(page, cells), encoding="utf-8")
-    else:
-        print(all_tables(cells))
+    print(all_tables(cells))
     return 0
 
 

@@ -27,7 +27,7 @@ _CARRIED = pytest.StashKey()  # the registration that --backend cuda keeps
 TESTS = Path(__file__).parent
 LONG_FILES = ("test_readme.py", "test_emu_backend.py", "test_model_checkpoint.py", "test_conformance.py")
 # No compiler and no pytest of their own.
-QUICK_FOLDERS = ("cli", "compat", "engine", "integrations", "loading", "model", "ops")
+QUICK_FOLDERS = ("cli", "compat", "engine", "integrations", "loading", "model", "ops", "perf")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

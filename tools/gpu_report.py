@@ -2,7 +2,6 @@
 primitives.
 
     ./tools/gpu_report results                       # a folder that gpu_check wrote
-    python tools/gpu_report.py --predict             # writes docs/results/h200-predictions.json again
 
 A measurement stands beside the band that was predicted for it before any machine ran, and says whether it fell inside.
 """
@@ -23,7 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / name) for name in ("bench", "python") if str(ROOT / name) not in sys.path]
 
 from conformance import golden  # noqa: E402
-from device_check import predictions  # noqa: E402
 from device_check.answers import Answers  # noqa: E402
 from device_check.findings import QUESTIONS, answered  # noqa: E402
 from device_check.predictions import Band, look_up  # noqa: E402
@@ -160,15 +158,8 @@ def renew_primitives() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="what gpu_check wrote")
-    parser.add_argument("--predict", action="store_true", help=f"write {PREDICTIONS.relative_to(ROOT)} again")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what gpu_check wrote")
     options = parser.parse_args(arguments)
-    if bool(options.folder) == options.predict:
-        parser.error("expected either DIR or --predict")
-    if options.predict:
-        PREDICTIONS.write_text(json.dumps(predictions.content(), indent=1) + "\n")
-        print(PREDICTIONS.relative_to(ROOT))
-        return 0
     try:
         print(write(options.folder, RESULTS, golden.FOLDER))
     except ValueError as error:

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -131,30 +132,31 @@ py::tuple check_call(const std::string& op, const py::args& objects) {
   return py::make_tuple("", "", "");
 }
 
+py::list list_of(const std::vector<Candidate>& candidates) {
+  py::list out;
+  for (const auto& candidate : candidates) {
+    const ProductCounts& c = candidate.counts;
+    out.append(py::make_tuple(
+        candidate.config.tile_rows, candidate.config.max_tokens, candidate.config.paired, candidate.config.stages,
+        candidate.config.smem_bytes, candidate.config.grid, candidate.tiles, candidate.waves, candidate.chosen,
+        candidate.reason,
+        py::make_tuple(c.memory_bytes, c.l2_bytes, c.l2_shared, c.sm_bytes, c.sm_flops, c.sm_smem_bytes)));
+  }
+  return out;
+}
+
 py::dict explain_call(const std::string& op, const py::args& objects) {
   const Explanation found = explain(op, arguments_from_objects(objects));
-  py::list floors;
-  for (const auto& floor : found.floors) floors.append(py::make_tuple(floor.device, floor.microseconds, floor.bound));
-  py::list candidates;
-  for (const auto& candidate : found.candidates) {
-    py::list predictions;
-    for (const auto& p : candidate.predictions) predictions.append(py::make_tuple(p.device, p.microseconds, p.bound));
-    candidates.append(py::make_tuple(candidate.config.tile_rows, candidate.config.max_tokens, candidate.config.paired,
-                                     candidate.config.stages, candidate.config.smem_bytes, candidate.config.grid,
-                                     candidate.tiles, candidate.waves, candidate.chosen, candidate.reason,
-                                     predictions));
-  }
   py::list launches;
   for (const auto& one : found.launches)
     launches.append(py::make_tuple(one.kernel, one.blocks, one.threads, one.smem_bytes));
   py::dict out;
-  out["candidates"] = candidates;
+  out["candidates"] = list_of(found.candidates);
   out["launches"] = launches;
   out["bytes_read"] = found.bytes_read;
   out["bytes_written"] = found.bytes_written;
   out["flops"] = found.flops;
   out["assumes"] = found.assumes;
-  out["floors"] = floors;
   return out;
 }
 
@@ -162,6 +164,20 @@ std::vector<std::string> op_names() {
   std::vector<std::string> names;
   for (const OpRow& row : all_ops()) names.push_back(row.schema.op);
   return names;
+}
+
+py::list product_tiles(int64_t groups, int64_t rows, int64_t n, int64_t k, std::optional<int64_t> max_rows,
+                       int64_t split_k, bool swiglu, int sms) {
+  MoeGemmProblem problem;
+  problem.groups = groups;
+  problem.rows = problem.group_rows = rows;
+  problem.n = n;
+  problem.k = k;
+  problem.max_rows = max_rows.value_or(-1);
+  problem.split_k = split_k;
+  problem.swiglu = swiglu;
+  problem.sms = sms;
+  return list_of(moe_gemm_candidates(problem));
 }
 
 py::dict build_info() {
@@ -207,7 +223,10 @@ PYBIND11_MODULE(_C, m) {
   using namespace longcat_ops;
   m.doc() = "Native part of longcat_ops; use the functions of the longcat_ops package instead.";
   m.def("check", &check_call, "check(op, *arguments) -> (code, reason, fix), all empty when the call is legal");
-  m.def("explain", &explain_call, "explain(op, *arguments) -> bytes, flops and floors of a call, outputs included");
+  m.def("explain", &explain_call, "explain(op, *arguments) -> bytes, flops and launches of a call, outputs included");
+  m.def("product_tiles", &product_tiles, py::arg("groups"), py::arg("rows"), py::arg("n"), py::arg("k"),
+        py::arg("max_rows"), py::arg("split_k"), py::arg("swiglu"), py::arg("sms"),
+        "Tiles of an FP8 product of these sizes, with counts.");
   m.def("set_fake_types", &set_fake_types, "Tensor types that have no memory; of all others it is checked.");
   m.def("checked_ops", &op_names, "Names of the ops that `check` knows.");
   m.def("build_info", &build_info, "Version, compiler, CUDA architecture and torch of this build.");

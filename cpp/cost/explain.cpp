@@ -12,12 +12,6 @@ int64_t bytes(const Argument& argument) {
 
 }  // namespace
 
-const std::vector<Device>& known_devices() {
-  static const std::vector<Device> devices = {
-      {"H100", 3.35e12, 1.979e15}, {"H800", 3.35e12, 1.979e15}, {"H200", 4.8e12, 1.979e15}};
-  return devices;
-}
-
 double product_flops(int64_t rows, const TensorDesc& weight) {
   return 2.0 * rows * weight.sizes[weight.dim - 2] * weight.sizes[weight.dim - 1];
 }
@@ -30,12 +24,6 @@ Explanation explain(const OpCost& cost, const Arguments& arguments) {
   out.flops = cost.flops ? cost.flops(arguments) : 0;
   out.assumes = cost.assumes;
   if (cost.launches) out.launches = cost.launches(arguments);
-  for (const Device& device : known_devices()) {
-    const double memory = static_cast<double>(out.bytes_read + out.bytes_written) / device.bytes_per_second;
-    const double tensor_cores = out.flops / device.fp8_flops_per_second;
-    out.floors.push_back(
-        {device.name, 1e6 * std::max(memory, tensor_cores), tensor_cores > memory ? "tensor cores" : "memory"});
-  }
   if (cost.product) out.candidates = moe_gemm_candidates(cost.product(arguments));
   return out;
 }

@@ -1,5 +1,5 @@
-// What a call must cost at least: the bytes it moves, the products it forms, and the time that takes on each device.
-// Pure functions of the arguments, so that every answer is had without a GPU.
+// What a call moves, forms and launches. Pure functions of the arguments, so that every answer is had without a GPU.
+// Counts alone: longcat_ops.perf makes time of them.
 #pragma once
 
 #include <string>
@@ -9,21 +9,6 @@
 #include "cost/moe_gemm_explain.h"
 
 namespace longcat_ops {
-
-struct Device {
-  const char* name;
-  double bytes_per_second;      // HBM peak
-  double fp8_flops_per_second;  // dense FP8 tensor-core peak
-};
-
-// H100 SXM, H800 SXM and H200 SXM as NVIDIA's data sheets state them.
-const std::vector<Device>& known_devices();
-
-struct Floor {
-  const char* device;
-  double microseconds;
-  const char* bound;  // "memory" or "tensor cores"
-};
 
 // One kernel that the CUDA backend starts for the call.
 struct KernelShape {
@@ -38,7 +23,6 @@ struct Explanation {
   int64_t bytes_written = 0;          // every output once
   double flops = 0;                   // of matrix products, counting a multiply-add as two
   std::string assumes;                // what depends on the data; "" if nothing
-  std::vector<Floor> floors;          // one per known device
   std::vector<Candidate> candidates;  // of an FP8 matrix product: the tiles its kernel has, one of them chosen
   std::vector<KernelShape> launches;  // in order; empty for an op whose launcher is not described here
 };

@@ -12,37 +12,25 @@ namespace {
 
 using namespace moe_gemm;
 
-// The model of a prediction; none of it has been measured on this kernel.
-constexpr double kBandwidthShare = 0.9;  // of the data sheet's, which a stream of reads reaches
-constexpr double kL2BytesPerSecond = 5.5e12;
-constexpr double kClock = 1.755e9;
-constexpr double kSmBytesPerSecond = 64 * kClock;  // what one SM takes from L2
-constexpr double kFixedMicroseconds = 4.5;         // launch, first bytes, last tile
-constexpr double kClusterMicroseconds = 0.5;       // a cluster's barriers and its last tile's sums on their way
-
-// Of one stage on one SM: the products, or reading both operands from shared memory at 128 bytes a clock: weights once
-// for each pass, tokens once for each 64 weight rows.
-double stage_clocks(uint32_t tile_rows, uint32_t bucket) {
-  const double passes = bucket > kPassTokens ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
-  return std::max(2.0 * slabs * bucket, tile_rows * passes + slabs * bucket);
-}
-
-Prediction predict(const Device& device, const MoeGemmProblem& p, const Candidate& candidate, int64_t active,
-                   int64_t chunks, uint32_t bucket) {
+ProductCounts count(const MoeGemmProblem& p, const Candidate& candidate, int64_t active, int64_t chunks,
+                    uint32_t bucket) {
+  const uint32_t tile_rows = candidate.config.tile_rows;
   const double weights = static_cast<double>(active) * p.n * p.k;
   const double output = p.swiglu ? p.n / 2 + 4.0 * ceil_div(p.n / 2, kBlockK) : 2.0 * p.n;  // bytes of a row
   const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + output);
   const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
-  const double memory = (weights + tokens) / (kBandwidthShare * device.bytes_per_second);
+  const double tile_tokens = blocks * bucket * kBlockK;  // bytes of tokens of a tile
   const double fetched = static_cast<double>(candidate.tiles) / (candidate.config.paired ? 2 : 1);  // tokens of so many
-  const double l2 = (chunks * weights + fetched * blocks * bucket * kBlockK) / kL2BytesPerSecond;
   const double stages = static_cast<double>(candidate.waves * ceil_div(ceil_div(p.k, kBlockK), p.split_k));  // busiest
-  const double sm = stages * (candidate.config.tile_rows + bucket) * kBlockK / kSmBytesPerSecond;
-  const double products = stages * stage_clocks(candidate.config.tile_rows, bucket) / kClock;
-  const double most = std::max({memory, l2, sm, products});
-  const char* bound = most == memory ? "memory" : most == l2 ? "L2" : most == sm ? "loads of an SM" : "tensor cores";
-  const double fixed = kFixedMicroseconds + (p.split_k > 1 ? kClusterMicroseconds : 0);
-  return {device.name, 1e6 * most + fixed, bound};
+  const double passes = bucket > kPassTokens ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
+  ProductCounts counts;
+  counts.memory_bytes = weights + tokens;
+  counts.l2_bytes = chunks * weights + fetched * tile_tokens;
+  counts.l2_shared = (candidate.tiles - fetched) * tile_tokens;
+  counts.sm_bytes = stages * (tile_rows + bucket) * kBlockK;
+  counts.sm_flops = stages * 2.0 * tile_rows * bucket * kBlockK;
+  counts.sm_smem_bytes = stages * (tile_rows * passes + slabs * bucket) * kBlockK;
+  return counts;
 }
 
 bool is_same(const MoeGemmConfig& a, const MoeGemmConfig& b) {
@@ -110,8 +98,7 @@ std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem) {
     candidate.tiles = active * chunks * blocks * ceil_div(problem.n, blocks * config.tile_rows);
     candidate.waves = ceil_div(candidate.tiles, config.grid / problem.split_k);
     const uint32_t bucket = bucket_for(static_cast<uint32_t>(std::min<int64_t>(rows, config.max_tokens)));
-    for (const Device& device : known_devices())
-      candidate.predictions.push_back(predict(device, problem, candidate, active, chunks, bucket));
+    candidate.counts = count(problem, candidate, active, chunks, bucket);
     candidates.push_back(std::move(candidate));
   };
   for (const uint32_t tile_rows : {kSwigluTileRows, kTileRows, kFewTileRows}) {

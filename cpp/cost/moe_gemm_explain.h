@@ -9,10 +9,14 @@
 
 namespace longcat_ops {
 
-struct Prediction {
-  const char* device;
-  double microseconds;
-  const char* bound;  // "memory", "L2", "loads of an SM" or "tensor cores"
+// What bounds the time of a launch: in all, and of the SM with the most work.
+struct ProductCounts {
+  double memory_bytes = 0;   // every byte once
+  double l2_bytes = 0;       // what all tiles fetch; a pair's tokens once
+  double l2_shared = 0;      // what a pair's second block has of them without a fetch of its own
+  double sm_bytes = 0;       // what the busiest SM fetches
+  double sm_flops = 0;       // its products, tokens rounded up to a bucket
+  double sm_smem_bytes = 0;  // what these read from shared memory: weights once for each pass, tokens for each slab
 };
 
 // One size of tile, if all rows are spread evenly over the groups.
@@ -21,7 +25,7 @@ struct Candidate {
   bool chosen = false;
   std::string reason;
   int64_t tiles = 0, waves = 0;  // waves: tiles of the busiest block, or of a piece of K each
-  std::vector<Prediction> predictions;
+  ProductCounts counts;
 };
 
 // The problem of rows a [M, K] or [G, M, K] and weights b [N, K] or [G, N, K]; what an op knows besides is left unset.

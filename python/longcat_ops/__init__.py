@@ -34,7 +34,7 @@ _MODULE_OF = {
     "supports": "ops",
     **{name: f"ops.{op.module}" for name, op in OPS.items()},
 }
-_SUBMODULES = ("engine", "errors", "integrations", "loading", "model", "ops", "reference", "training")
+_SUBMODULES = ("engine", "errors", "integrations", "loading", "model", "ops", "perf", "reference", "training")
 
 __all__ = [
     "LongcatCheckpointError",

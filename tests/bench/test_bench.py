@@ -20,6 +20,7 @@ import graph_time
 import moe_gemm_problem
 import tables
 from device_check.plan import PLAN
+from longcat_ops import perf
 from moe_gemm_problem import Cell, Problem
 from peers import SPLITS, Peer, ours, torch_eager
 
@@ -128,8 +129,9 @@ def test_bytes_flops_and_floors_are_those_of_explain(cell: Cell) -> None:
     found = bench_moe_gemm.explained(cell)
     assert (cell.bytes, cell.flops) == (found.bytes_read + found.bytes_written, found.flops)
     for floor in found.floors:
-        memory, tensor_cores = devices.DATA_SHEETS[floor.device]
-        assert floor.microseconds == pytest.approx(1e6 * max(cell.bytes / memory, cell.flops / tensor_cores))
+        peaks = devices.known(floor.device)
+        seconds = max(cell.bytes / peaks.memory.value, cell.flops / peaks.fp8.value)
+        assert floor.microseconds == pytest.approx(1e6 * seconds)
 
 
 def fabricated(kind: str = "measured", device: str = H100, factor: float = 1.0, **machine: object) -> dict:
@@ -145,6 +147,8 @@ def fabricated(kind: str = "measured", device: str = H100, factor: float = 1.0, 
                     {"implementation": "Triton grouped", "device": device, "us": 1.5 * us, "ratio": 1.5, **shares},
                     {"implementation": "DeepGEMM masked", "reason": "cannot be imported"},
                 ]
+                for row in rows[:2] if kind == "predicted" else ():
+                    row |= {"low_us": 0.8 * row["us"], "high_us": 1.2 * row["us"], "bound": "memory or L2"}
                 info = {"cell": f"{shape}-G{groups}-m{tokens}", "shape": shape, "groups": groups, "tokens": tokens}
                 info |= {"skewed": False, "bytes": groups * size, "flops": groups * tokens * 2 * size, "kind": kind}
                 ceilings = {device: {"bytes_per_s": 3e12, "flops_per_s": 1.979e15}}
@@ -161,8 +165,10 @@ def written(path: Path, results: dict) -> Path:
 
 def test_a_better_tile_is_named() -> None:
     (cell, *_) = tables.cells_of(fabricated("predicted", "H100"))
-    cell["rows"] = [{"device": "H100", "us": 20.0, "bound": "L2", "best_us": best} for best in (19.9, 12.34)]
+    band = {"us": 20.0, "low_us": 15.0, "high_us": 25.0, "bound": "L2"}
+    cell["rows"] = [{"device": "H100", "best_us": best} | band for best in (19.9, 12.34)]
     _, line = tables.terminal_lines([cell])
+    assert "H100 15 .. 25 us (L2), floor" in line
     assert line.count("another tile") == 1 and line.endswith("another tile 12.3")
 
 
@@ -173,11 +179,22 @@ def test_tables() -> None:
     assert "no time in 8 cells: DeepGEMM masked: cannot be imported" in text
     (line,) = [line for line in text.splitlines() if "down-G4-m128" in line and "Triton" in line]
     assert line.split()[-6:] == ["43.20", "28.80", "28.80", "90.0", "10.0", "1.50"]
-    page = tables.renewed(f"before\n{tables.BEGIN}old\n{tables.END}after\n", cells)
-    assert page.startswith("before\n") and page.endswith("after\n") and "old" not in page
+    page = tables.all_tables(cells)
     assert f"| {H100} | G | m = 1 |" in page and f"| {H100}, Triton grouped | G | m = 1 |" in page
     assert "| gate_up | 4 |  | 34.1 |  |  | 46.1 |  |" in page and "| down | 1 |  | 7.2 |  |  | 25.2 |  |" in page
-    assert tables.renewed(page, cells) == page
+
+
+def test_tables_of_predictions_hold_bands() -> None:
+    page = tables.all_tables(tables.cells_of(fabricated("predicted", "H100")))
+    assert "| gate_up | 4 |  | 27 .. 41 (memory or L2) |" in page
+    assert [tables.short_bound(b) for b in ("memory", "tensor cores", "L2 or loads of an SM")] == [
+        "", " (TC)", " (L2 or SM)",
+    ]  # fmt: skip
+
+
+def test_a_device_that_the_table_has_not() -> None:
+    assert devices.known(H100).name == "H100" and devices.known("NVIDIA A100-SXM4-80GB") is None
+    assert devices.here().name in {device.name for device in perf.DEVICES.values()}
 
 
 def test_runs_of_one_device_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

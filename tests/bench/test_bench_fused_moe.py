@@ -1,65 +1,24 @@
-"""The bench of the FP8 expert chain without a GPU: its model against counting, the page's table, the chains timed."""
+"""The benches of the FP8 expert chain and of a layer without a GPU: the chains that are timed, a step of a layer."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 
 import bench_fused_moe
 import bench_layer
-import chain_model
-from chain_model import EXPERTS, REAL, Share
+from longcat_ops.perf.chain import Share
 from peers import deep_gemm, torch_eager
 from support.fake_deep_gemm import DeepGemm
 from support.models import config
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def test_the_page_has_the_tables_that_the_model_makes() -> None:
-    page = (ROOT / "docs" / "fused_moe.md").read_text(encoding="utf-8")
-    for module in (chain_model, bench_layer):
-        assert f"{module.BEGIN}\n{module.table()}\n{module.END}" in page
-        assert chain_model.renewed(page, module.BEGIN, module.END, module.table()) == page
-
-
-@pytest.mark.parametrize(("tokens", "ranks"), [(8, 8), (1, 128)])
-def test_expected_counts_are_those_of_random_choices(tokens: int, ranks: int) -> None:
-    """Within 5 standard errors of 200 draws."""
-    share, generator = Share(tokens, ranks), torch.Generator().manual_seed(0)
-    drawn = []
-    for _ in range(200):
-        ids = torch.rand(tokens * ranks, EXPERTS, generator=generator).argsort(1)[:, :REAL]
-        here = ids < share.groups
-        drawn.append((float(here.sum()), float(here.any(1).sum()), float(len(ids[here].unique()))))
-    found = torch.tensor(drawn, dtype=torch.float64)
-    expected = torch.tensor([share.rows, share.received, share.active], dtype=torch.float64)
-    assert bool(((found.mean(0) - expected).abs() <= 5 * found.std(0) / 200**0.5).all())
-
-
-def test_bytes_of_one_token() -> None:
-    """8 experts of one row each, by hand."""
-    quant, gate_up, down, combine = Share(1, 1).kernels(True)
-    assert gate_up.bytes == 8 * (4096 * 6144 + 32 * 48 * 4 + 6144 + 48 * 4 + 2048 + 16 * 4)
-    assert down.bytes == 8 * (6144 * 2048 + 48 * 16 * 4 + 2048 + 16 * 4 + 2 * 6144)
-    assert quant.bytes == 2 * 6144 + 12 * 4 + 8 * (4 + 6144 + 48 * 4)
-    assert combine.bytes == 2 * 2 * 6144 + 8 * 2 * 6144 + 2 * 12 * 4 + 4
-    padded = Share(1, 1).kernels(False)
-    assert len(padded) == 5
-    assert padded[3].bytes - down.bytes == 8 * 63 * (2048 + 16 * 4 + 2 * 6144)
-    assert Share(192, 128).padded_rows(128) == 4 * 384
-
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Share:
+def small() -> Share:
     """16 experts, of which a rank has 4, of 256 x 128."""
-    for module in (bench_fused_moe, chain_model):
-        for name, value in (("HIDDEN", 256), ("WIDTH", 128), ("EXPERTS", 16)):
-            monkeypatch.setattr(module, name, value)
-    return Share(5, 4)
+    return Share(5, 4, experts=16, hidden=256, width=128)
 
 
 def test_the_chains_run(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,13 +45,7 @@ def test_a_chain_that_cannot_run_is_a_reason(small: Share) -> None:
     assert bench_fused_moe.chain_of(absent, problem) == "needs a GPU"
 
 
-def test_the_layer_decodes_and_its_parts_add_up() -> None:
-    """Two sequences behind 70 rows each. Most bytes of a layer are weights: those of one token, by hand."""
+def test_the_layer_decodes() -> None:
+    """Two sequences behind 70 rows each."""
     out = bench_layer.step(2, "cpu", config(hidden_size=128, num_layers=1), context=70)()
     assert out.shape == (2, 128) and out.isfinite().all()
-    linear = 2 * (1536 * 6144 + 12288 * 1536 + 640 * 6144 + 6144 * 8192 + 3 * 12288 * 6144)
-    absorbed, experts, pages = 2 * 4 * 64 * 512 * 256, 8 * 3 * 2048 * 6144, 2 * 1024 * 576 * 2
-    router = 4 * 768 * 6144
-    found = bench_layer.predicted(1)
-    assert 1 < found["bytes"] / (linear + absorbed + experts + pages + router) < 1.01
-    assert found["us"] == sum(found[f"{part} us"] for part in ("attention", "dense FFN", "MoE"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import bench_moe_gemm
-import chain_model
 import tables
+from longcat_ops.perf.chain import shares
 from moe_gemm_problem import Cell
 from peers import PEERS
 from support.pytests import run_pytest
@@ -33,8 +33,9 @@ def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
     assert "predictions, nothing ran" in out and "DeepGEMM contiguous: needs a GPU" in out
     even, skewed = tables.cells_of(kept)
     (chosen,) = [tile for tile in bench_moe_gemm.explained(Cell("gate_up", 4, 8)).candidates if tile.chosen]
-    wanted = {p.device: round(p.microseconds, 3) for p in chosen.predictions if p.device != "H800"}
-    assert {row["device"]: row["us"] for row in tables.timed(even)} == wanted
+    wanted = {p.device: (round(p.low, 3), round(p.high, 3)) for p in chosen.predictions if p.device != "H800"}
+    assert {row["device"]: (row["low_us"], row["high_us"]) for row in tables.timed(even)} == wanted
+    assert all(row["low_us"] < row["us"] < row["high_us"] for row in tables.timed(even))
     assert all(row["best_us"] <= row["us"] for row in tables.timed(even))
     assert even["kind"] == "predicted" and len(even["rows"]) == 2 + len(PEERS)
     assert tables.timed(skewed) == []
@@ -52,7 +53,7 @@ RUN_ANYWHERE = {"bench_generate.py", "bench_ops.py"}
 def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
     """No table, no statistic, no entry of pytest-benchmark, in any bench that predicts."""
     assert {path.name for path in (ROOT / "bench").glob("bench_*.py")} == PREDICTING.keys() | RUN_ANYWHERE
-    first = str(next(iter(chain_model.shares())))
+    first = str(next(iter(shares())))
     selection = [f"bench/{name}::{cell.format(first=first)}" for name, (cell, _) in PREDICTING.items()]
     out, measured, kept = without_a_gpu(tmp_path, *selection)
     assert measured == "" or json.loads(measured)["benchmarks"] == []

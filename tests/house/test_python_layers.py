@@ -17,6 +17,7 @@ LAYERS = (
     ("errors", "types", "_environment"),
     ("_library",),
     ("_torch",),
+    ("perf",),
     ("reference",),
     ("ops",),
     ("", "training"),
@@ -31,10 +32,11 @@ LAYERS = (
 # Folders that may import less than their row allows: the only modules of the package and from outside.
 ONLY = {
     "reference": ({"reference", "errors", "types", "_torch"}, {"torch"}),
+    "perf": ({"perf", "errors", "_library"}, set()),  # `explain` of ops asks it
     "types": (set(), {"torch"}),
     "errors": (set(), set()),
 }
-STANDARD = {"__future__", "collections", "dataclasses", "itertools", "math", "types", "typing", "warnings"}
+STANDARD = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "types", "typing", "warnings"}
 # Folders that nothing may import but their own files and these: doctor asks whether an adapter fits what is installed.
 ASKED_BY = {"integrations": {"doctor"}}
 # Imports that point up, by name, with the reason.

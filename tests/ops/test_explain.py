@@ -7,9 +7,10 @@ import torch
 
 import longcat_ops
 from longcat_ops import LongcatShapeError, LongcatUnsupportedError
+from longcat_ops.perf import DEVICES
 from longcat_ops.testing.op_cases import CASES, EVERY, is_output, schema_call
 
-PEAKS = {"H100": (3.35e12, 1.979e15), "H800": (3.35e12, 1.979e15), "H200": (4.8e12, 1.979e15)}
+PEAKS = {name: (DEVICES[name].memory.value, DEVICES[name].fp8.value) for name in ("H100", "H800", "H200")}
 
 
 @pytest.mark.parametrize(("op", "name"), EVERY)
@@ -29,7 +30,11 @@ def test_bytes_are_those_of_the_arguments(op, name):
         assert floor.microseconds == pytest.approx(1e6 * max(memory, products))
         assert floor.bound == ("tensor cores" if products > memory else "memory")
     assert {floor.device for floor in found.floors} == PEAKS.keys()
+    for floor, prediction in zip(found.floors, found.predictions, strict=True):
+        assert prediction.device == floor.device and floor.microseconds < prediction.low < prediction.high
+        assert prediction.low < prediction.middle < prediction.high
     report = str(found)
+    assert f"predicted, not measured: {found.predictions[0]}" in report and " .. " in report
     assert report.startswith(op) and "floor on H200" in report and f"reads {read:,} bytes" in report
 
 
@@ -123,6 +128,12 @@ def test_launches_of_permute_and_combine():
             assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, smem)] * (
                 blocks > 0
             )
+
+
+def test_a_product_is_predicted_as_its_chosen_tile():
+    made = next(iter(CASES["fp8_gemm_nt"].values()))()
+    found = longcat_ops.explain("fp8_gemm_nt", *made.args, **made.kwargs)
+    assert [tile.predictions for tile in found.candidates if tile.chosen] == [found.predictions]
 
 
 def test_what_cannot_run_is_not_explained():

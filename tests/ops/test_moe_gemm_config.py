@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from longcat_ops.ops.explain import Candidate, explain
+from longcat_ops.ops.explain import Candidate, Prediction, explain
+from longcat_ops.perf import DEVICES, predict
 from support.tile_choices import BF16, F32, FP8, I32, chosen, meta, pair
 
 GATE_UP, DOWN = (4096, 6144), (6144, 2048)
@@ -83,8 +84,8 @@ def test_blocks_share_tokens_where_l2_binds(groups: int, hint: int, shape: tuple
     assert best.paired == paired
     alone = next(c for c in candidates if (c.rows, c.tokens, c.paired) == (best.rows, best.tokens, False))
     assert best.waves <= alone.waves or hint > 256
-    times = [[p.microseconds for p in c.predictions] for c in (best, alone)]
-    assert all(pair <= single for pair, single in zip(*times, strict=True))
+    for together, single in zip(best.predictions, alone.predictions, strict=True):
+        assert together.low <= single.low  # at the high end a multicast saves nothing
 
 
 def test_no_tile_for_no_rows() -> None:
@@ -164,50 +165,47 @@ def test_the_report_with_split_k() -> None:
     assert "takes 2 tiles" in report and "tile of 128 x 32 tokens: too few tiles for all clusters" in report
 
 
-def test_predictions_with_split_k() -> None:
-    """Counted by hand: a block loads its piece of K at 64 bytes a clock; half a microsecond for the cluster."""
+def test_counts_with_split_k() -> None:
+    """By hand: a block loads its piece of K; what a cluster costs is the model's."""
     for split_k, blocks in ((1, 48), (2, 24), (4, 12)):
-        (found,) = [p for p in chosen(offset(1, 8, 576, 6144, 8, split_k)).predictions if p.device == "H200"]
-        loads = blocks * (64 + 8) * 128 / (64 * 1755)
-        assert found.microseconds == pytest.approx(loads + 4.5 + 0.5 * (split_k > 1))
-        assert found.bound == "loads of an SM"
+        tile = chosen(offset(1, 8, 576, 6144, 8, split_k))
+        assert (tile.counts.sm_bytes, tile.counts.pieces) == (blocks * (64 + 8) * 128, split_k)
+        assert split_k == 4 or {p.bound for p in tile.predictions} == {"loads of an SM"}
     # Five blocks of K: the longest of four pieces has two.
-    (found,) = [p for p in chosen(offset(1, 8, 64, 640, 8, 4)).predictions if p.device == "H200"]
-    assert found.microseconds == pytest.approx(2 * (64 + 8) * 128 / (64 * 1755) + 5)
+    assert chosen(offset(1, 8, 64, 640, 8, 4)).counts.sm_bytes == 2 * (64 + 8) * 128
 
 
-def test_predictions() -> None:
-    """Counted by hand: bytes at 0.9 of the data sheet's bandwidth, plus 4.5 us."""
+def test_counts() -> None:
+    """By hand: weights once, rows with their scales and bf16 results."""
     weights, tokens = 16 * 4096 * 6144, 16 * 32 * (6144 + 4 * 48 + 2 * 4096)
-    for device, peak in (("H100", 3.35e12), ("H800", 3.35e12), ("H200", 4.8e12)):
-        (found,) = [p for p in chosen(offset(16, 16 * 32, *GATE_UP, 32)).predictions if p.device == device]
-        assert found.microseconds == pytest.approx(1e6 * (weights + tokens) / (0.9 * peak) + 4.5)
-        assert found.bound == "memory"
-    # 256 tokens of one group: 32 tiles in one wave of 48 stages, 4 clocks a token each, far above the memory's time.
-    # Cut in two there are twice as many.
+    tile = chosen(offset(16, 16 * 32, *GATE_UP, 32))
+    assert tile.counts.bytes == weights + tokens and tile.counts.flops == 2 * 16 * 32 * 4096 * 6144
+    assert [p.device for p in tile.predictions] == ["H100", "H800", "H200"]
+    for p in tile.predictions:
+        assert p == Prediction(p.device, *vars(predict(tile.counts, DEVICES[p.device])).values())
+        assert p.bound == "memory"
+    # 256 tokens of one group: 32 tiles in one wave of 48 stages, weights read once a pass. Cut in two there are twice
+    # as many.
     best, large = chosen(offset(1, 256, *GATE_UP)), offset(1, 256, *GATE_UP)[3]
     assert (best.rows, best.tokens, best.waves, large.rows, large.tokens, large.waves) == (128, 128, 1, 128, 256, 1)
-    for tile, tokens in ((best, 128), (large, 256)):  # at 128 the loads of an SM take as long
-        (group,) = [p for p in tile.predictions if p.device == "H100"]
-        assert group.microseconds == pytest.approx(48 * 4 * tokens / 1755 + 4.5)
-        assert tokens == 128 or group.bound == "tensor cores"
+    for tile, tokens, passes in ((best, 128, 1), (large, 256, 2)):
+        assert tile.counts.sm_flops == 48 * 2 * 128 * tokens * 128
+        assert tile.counts.sm_smem_bytes == 48 * 128 * (passes * 128 + 2 * tokens)
+        assert tile.predictions[0].bound == "tensor cores"
     # Tiles of half the height all read the tokens.
-    (group,) = [p for p in offset(1, 256, *GATE_UP)[7].predictions if p.device == "H100"]
-    moved = (4096 + 64 * 256) * 6144
-    assert group.microseconds == pytest.approx(1e6 * moved / 5.5e12 + 4.5) and group.bound == "L2"
-    # Five tiles of the latent projection: an SM takes 64 bytes a clock.
-    (latent,) = [p for p in offset(1, 8, 576, 6144)[0].predictions if p.device == "H100"]
-    assert latent.microseconds == pytest.approx(48 * (128 + 8) * 128 / (64 * 1755) + 4.5)
-    assert latent.bound == "loads of an SM"
+    low = offset(1, 256, *GATE_UP)[7]
+    assert low.counts.l2_bytes == (4096 + 64 * 256) * 6144
+    # Five tiles of the latent projection.
+    latent = offset(1, 8, 576, 6144)[0]
+    assert latent.counts.sm_bytes == 48 * (128 + 8) * 128 and latent.predictions[0].bound == "loads of an SM"
     # In pairs two tiles fetch their tokens once: weights and as many bytes of tokens as weights, or half of that.
-    single, pair = (offset(16, 16 * 128, *GATE_UP, 128)[i].predictions for i in (2, 8))
-    for predictions, fetched in ((single, 2.0), (pair, 1.5)):
-        (found,) = [p for p in predictions if p.device == "H200"]
-        assert found.microseconds == pytest.approx(1e6 * fetched * weights / 5.5e12 + 4.5) and found.bound == "L2"
+    for tile, fetched in zip((offset(16, 16 * 128, *GATE_UP, 128)[i] for i in (2, 8)), (2.0, 1.5), strict=True):
+        assert tile.counts.l2_bytes == fetched * weights
+        assert tile.counts.l2_bytes + tile.counts.l2_shared == 2 * weights
     # 32-token tiles of large groups read weights and tokens again and again.
-    (small,) = [p for p in offset(4, 4096, *DOWN)[0].predictions if p.device == "H100"]
-    moved = 4 * 32 * 6144 * 2048 + 4 * 32 * 48 * 32 * 2048
-    assert small.microseconds == pytest.approx(1e6 * moved / 5.5e12 + 4.5) and small.bound == "L2"
+    small = offset(4, 4096, *DOWN)[0]
+    assert small.counts.l2_bytes == 4 * 32 * 6144 * 2048 + 4 * 32 * 48 * 32 * 2048
+    assert small.predictions[0].bound == "L2"
 
 
 def test_the_report_names_every_tile() -> None:

@@ -1,9 +1,8 @@
-"""What an H200 should measure, as bands that a measurement can fall out of: each from two sets of constants, one that
-is kind to the kernels and one that is not. Nothing here has seen a GPU.
+"""What an H200 should measure, as bands that a measurement can fall out of: those of longcat_ops.perf where it knows
+the kernels, and a few for probes of the device. Nothing here has seen a GPU.
 
-Sources: a device-to-device copy on one H200 moved 4.3 TB/s of the 4.8 of its data sheet; DeepGEMM plans with 8 TB/s
-from L2, this project's tables with 5.5; public kernels leave about 2.5 us a launch that is not overlapped, and read 80
-to 120 GB/s by TMA on one multiprocessor; a published layer of 128 x 8 rows reads its weights at 3.71 TB/s.
+Sources of the probes' bands: a device-to-device copy on one H200 moved 4.3 TB/s of the 4.8 of its data sheet; public
+kernels read 80 to 120 GB/s by TMA on one multiprocessor.
 """
 
 from __future__ import annotations
@@ -12,25 +11,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench_moe import predicted
-from chain_model import DOWN, GATE_UP, HIDDEN, Kernel, Share, weight_bytes
-from moe_gemm_problem import SHAPES, Cell
+from longcat_ops import perf
+from longcat_ops.perf import chain, dispatch, products
+from longcat_ops.perf.chain import Share
+from longcat_ops.perf.model import constants_by_name
 
 from .plan import PLAN
 from .steps import Step
 
-
-@dataclass(frozen=True)
-class Constants:
-    memory: float  # bytes/s
-    l2: float
-    fp8: float  # flops/s
-    alone_us: float  # of a launch that does not overlap
-    follows_us: float  # of one behind another
-
-
-KIND = Constants(4.5e12, 8.0e12, 1.6e15, 1.5, 0.7)
-UNKIND = Constants(3.6e12, 5.0e12, 1.2e15, 5.0, 4.5)
+DEVICE = perf.DEVICES["H200"]
 
 
 @dataclass(frozen=True)
@@ -47,46 +36,36 @@ class Band:
         return self.low <= value <= self.high
 
 
-def product_us(cell: Cell, c: Constants, pairs: bool) -> float:
-    """Weights once for each 256 rows of an expert, tokens once for each 128 (in pairs 256) rows of weights."""
-    (n, k), m, groups = SHAPES[cell.shape], cell.tokens, cell.groups
-    through_l2 = groups * (-(-m // 256) * n * k + -(-n // (256 if pairs else 128)) * m * k)
-    return 1e6 * max(cell.bytes / c.memory, cell.flops / c.fp8, through_l2 / c.l2) + c.alone_us
-
-
-def _kernel_us(kernel: Kernel, c: Constants) -> float:
-    flops = 2 * kernel.rows * kernel.shape[0] * kernel.shape[1]
-    return 1e6 * max(kernel.bytes / c.memory, flops / c.fp8) + c.follows_us
+def in_a_graph(*launches: perf.Counts) -> tuple[float, float]:
+    """us of launches that follow each other: the low end as if they overlapped, the high one as if they did not."""
+    bands = [(perf.predict(one, DEVICE, overlaps=True), perf.predict(one, DEVICE)) for one in launches]
+    return sum(overlapped.low for overlapped, _ in bands), sum(alone.high for _, alone in bands)
 
 
 def _times(step: Step) -> Iterator[tuple[str, float, float, str]]:
     a = step.arguments
     if step.ask == "times.product":
-        name = f"{a['n']}x{a['k']}"
-        SHAPES.setdefault(name, (a["n"], a["k"]))
-        cell = Cell(name, a["groups"], a["tokens"])
-        low, high = product_us(cell, KIND, cell.tokens >= 128), product_us(cell, UNKIND, False)
-        yield "times.longcat_ops.us", low, high, "us"
+        found = products.product(a["groups"], a["groups"] * a["tokens"], a["n"], a["k"], max_rows=a["tokens"])
+        yield "times.longcat_ops.us", *in_a_graph(found), "us"
         if "cuBLASLt" in a["peers"]:  # a call for each expert
             yield "peer_over_ours.cuBLASLt scaled_mm", 1.0, 6.0, "times ours"
         if "DeepGEMM" in a["peers"]:
             yield f"peer_over_ours.{a['peers']}", 1.0, 1.4, "times ours"
     elif step.ask == "times.chain":
         share = Share(a["tokens"], a["ranks"])
-        for name, fused in (("fused", True), ("unfused", False)):
-            low, high = (sum(_kernel_us(kernel, c) for kernel in share.kernels(fused)) for c in (KIND, UNKIND))
+        for name, form in (("fused", "fused"), ("unfused", "apart")):
+            low, high = in_a_graph(*chain.FORMS[form].launches(share))
             yield f"times.{name}.us", 0.8 * low, 1.2 * high, "us"  # the routing is drawn: more or fewer experts
         yield "unfused_over_fused", 1.0, 1.6, "times"
     elif step.ask == "times.layer":
         shapes = ((2 * a["width"], a["hidden"]), (a["hidden"], a["width"]))
-        weights = a["experts"] * sum(weight_bytes(shape) for shape in shapes)
-        low, high = (1e6 * weights / c.memory + 6 * c.follows_us for c in (KIND, UNKIND))
+        weights = a["experts"] * sum(products.weight_bytes(*shape) for shape in shapes)
+        low, high = in_a_graph(perf.Counts("experts", weights), *[perf.Counts("another launch")] * 5)
         yield "times.us", low, high, "us"
         yield "gb_per_s", 1e-3 * weights / high, 1e-3 * weights / low, "GB/s"
     elif step.ask == "times.dispatch":
-        for op in ("moe_route", "moe_plan", "moe_permute_quant", "moe_combine"):
-            us = predicted(op, a["tokens"])["predicted_us"]
-            yield f"times.{op}.us", 0.5 * us, 1.6 * us, "us"
+        for op, launches in dispatch.OPS.items():
+            yield f"times.{op}.us", *in_a_graph(*launches(a["tokens"])), "us"
     elif step.ask == "times.quantisation":
         for op in ("per_token_group_quant_fp8", "silu_and_mul_quant_fp8", "rms_norm_quant_fp8", "per_block_quant_fp8"):
             yield f"gb_per_s.{op}", 2800.0, 4500.0, "GB/s"
@@ -136,9 +115,12 @@ def _short(value: float) -> float:
 
 def content() -> dict[str, Any]:
     """Of docs/results/h200-predictions.json."""
-    assert (GATE_UP, DOWN, HIDDEN) == ((4096, 6144), (6144, 2048), 6144)
-    constants = {"kind": asdict(KIND), "unkind": asdict(UNKIND)}
-    return {"device": "NVIDIA H200", "constants": constants, "bands": [asdict(band) for band in bands()]}
+    return {
+        "device": "NVIDIA H200",
+        "constants": constants_by_name(),
+        "figures": {name: asdict(figure) for name, figure in DEVICE.figures().items()},
+        "bands": [asdict(band) for band in bands()],
+    }
 
 
 def look_up(answer: dict[str, Any], metric: str) -> float | None:

@@ -1,4 +1,4 @@
-"""What a call would do, without running it: is it legal, which backend serves it, and what it must cost at least."""
+"""What a call would do, without running it: is it legal, which backend serves it, what it costs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _library, ops
 from ..errors import LongcatUnsupportedError
+from ..perf import dispatch
+from ..perf.devices import DEVICES
+from ..perf.model import Band, Counts, floor, predict
+from ..perf.products import from_native
 from . import checking, registration
 from .arguments import schema_arguments
 from .registry import OPS
 
+EXPLAINED = ("H100", "H800", "H200")  # with as many SMs as tiles are counted for here; perf knows more
+
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time on one device, and what binds it: "memory" or "tensor cores"; in a prediction also "L2" or
-    "loads of an SM".
-    """
+    """The least time on one device, by the peaks of its data sheet, and what binds it: "memory" or "tensor cores"."""
 
     device: str
     microseconds: float
@@ -29,12 +33,33 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """A band of microseconds on one device, by the model of `longcat_ops.perf`; not measured.
+
+    bound: what binds, "memory", "L2", "loads of an SM", "tensor cores", "shared memory" or "instructions", at both ends
+    or at the low and the high one; "" of several launches.
+    """
+
+    device: str
+    low: float
+    high: float
+    bound: str
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+    def __str__(self) -> str:
+        return f"{self.device} {Band(self.low, self.high)} us" + (f" ({self.bound})" if self.bound else "")
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A tile that the kernel of the FP8 matrix products has: `rows` of a weight by up to `tokens`, all K.
 
     paired: two blocks share the tokens of neighbouring weight tiles. stages, smem_bytes, blocks: of the launch. tiles,
-    waves: of the call and of its busiest block, with the rows spread evenly over the groups. predictions: a model's,
-    not measured; see docs/moe_gemm.md.
+    waves: of the call and of its busiest block, with the rows spread evenly over the groups. counts: what the launch
+    moves and forms. predictions: see docs/performance_model.md.
     """
 
     rows: int
@@ -47,10 +72,11 @@ class Candidate:
     waves: int
     chosen: bool
     reason: str
-    predictions: tuple[Floor, ...]
+    counts: Counts
+    predictions: tuple[Prediction, ...]
 
     def __str__(self) -> str:
-        times = ", ".join(f"{p.device} {p.microseconds:.1f} us ({p.bound})" for p in self.predictions)
+        times = ", ".join(str(p) for p in self.predictions)
         size = f"{self.stages} stages, {self.smem_bytes:,} bytes shared, {self.tiles} tiles in {self.waves} waves"
         tile = f"tile of {self.rows} x {self.tokens} tokens{' in pairs' * self.paired}{' (chosen)' * self.chosen}"
         return f"{tile}: {self.reason}; {size}; {times}"
@@ -72,8 +98,9 @@ class Explanation:
 
     arguments: name and descriptor or value, in the order of the schema. backends: for CPU and for CUDA tensors.
     bytes_read, bytes_written: every input and output once. flops: of matrix products, a multiply-add being two.
-    assumes: what the counts take for granted where they depend on data. floors: from the peaks of NVIDIA's data sheets.
-    candidates: of an FP8 matrix product, the tiles its kernel chooses from.
+    assumes: what the counts take for granted where they depend on data. floors: what no device goes below. predictions:
+    bands, of the chosen tile where there is one, for kernels of ours, though the reference may run. candidates: of an
+    FP8 matrix product, the tiles its kernel chooses from.
     launches: of the CUDA backend, in order; empty where the launcher does not tell.
     """
 
@@ -85,6 +112,7 @@ class Explanation:
     flops: float
     assumes: str
     floors: tuple[Floor, ...]
+    predictions: tuple[Prediction, ...]
     candidates: tuple[Candidate, ...]
     launches: tuple[Launch, ...]
 
@@ -100,6 +128,7 @@ class Explanation:
             for k in self.launches
         ]
         lines += [f"  floor on {f.device}: {f.microseconds:.2f} us, bound by {f.bound}" for f in self.floors]
+        lines += [f"  predicted, not measured: {p}" for p in self.predictions]
         lines += [f"  {candidate}" for candidate in self.candidates]
         return "\n".join(lines)
 
@@ -134,6 +163,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         getattr(ops, op)(*_to_meta(args), **{key: _to_meta(value) for key, value in kwargs.items()})
     found = native.explain(op, *capture.arguments)
     names = [spec.name for spec in capture.overload._schema.arguments]
+    moved, flops = found["bytes_read"] + found["bytes_written"], found["flops"]
+    pieces = next((a for a, name in zip(capture.arguments, names, strict=True) if name == "split_k"), 1)
+    candidates = tuple(_candidate(fields, flops, pieces) for fields in found["candidates"])
     return Explanation(
         op=op,
         arguments=tuple((name, _text(a)) for name, a in zip(names, capture.arguments, strict=True)),
@@ -145,8 +177,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         bytes_written=found["bytes_written"],
         flops=found["flops"],
         assumes=found["assumes"],
-        floors=tuple(Floor(*floor) for floor in found["floors"]),
-        candidates=tuple(_candidate(*fields) for fields in found["candidates"]),
+        floors=tuple(Floor(name, *floor(Counts(op, moved, flops), DEVICES[name])) for name in EXPLAINED),
+        predictions=_predictions(op, moved, flops, len(found["launches"]), len(capture.arguments[0]), candidates),
+        candidates=candidates,
         launches=tuple(Launch(*launch) for launch in found["launches"]),
     )
 
@@ -157,8 +190,27 @@ def _backend(op: str, kernels: Collection[str], kernel: str) -> str:
     return kernel if op in kernels else "plain-torch reference"
 
 
-def _candidate(*fields: Any) -> Candidate:
-    return Candidate(*fields[:-1], tuple(Floor(*prediction) for prediction in fields[-1]))
+def _candidate(fields: tuple, flops: float, pieces: int) -> Candidate:
+    tile = from_native(fields, flops, pieces)
+    return Candidate(**vars(tile), predictions=_bands(tile.counts))
+
+
+def _bands(launches: Counts | list[Counts]) -> tuple[Prediction, ...]:
+    bands = {name: predict(launches, DEVICES[name]) for name in EXPLAINED}
+    return tuple(Prediction(name, band.low, band.high, band.bound) for name, band in bands.items())
+
+
+def _predictions(
+    op: str, moved: float, flops: float, launches: int, tokens: int, candidates: tuple[Candidate, ...]
+) -> tuple[Prediction, ...]:
+    if candidates:
+        return next(candidate.predictions for candidate in candidates if candidate.chosen)
+    parts = launches or len(OPS[op].chain) or 1
+    if op == "moe_route":
+        return _bands(dispatch.launches_of_route(moved, parts, tokens))
+    if op == "moe_plan":
+        return _bands(dispatch.launches_of_plan(moved, parts))
+    return _bands([Counts(op, moved / parts, flops / parts)] * parts)
 
 
 def _to_meta(value: Any) -> Any:

@@ -10,10 +10,10 @@ import torch
 
 import longcat_ops
 from bench_fused_moe import Problem
-from chain_model import Share
 from device_check.machine import Machine
 from device_check.questions import smoke
 from device_check.traced import KERNELS, Traced
+from longcat_ops.perf.chain import Share
 
 STAY_MS = 400  # of a neighbour at most
 REPLAYS = 20

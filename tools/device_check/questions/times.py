@@ -12,10 +12,10 @@ from torch import Tensor
 import bench_fused_moe
 import longcat_ops
 import moe_gemm_problem
-from chain_model import Share
 from device_check.machine import Machine
 from device_check.questions.smoke import routed
 from longcat_ops import reference
+from longcat_ops.perf.chain import Share
 from moe_gemm_problem import Cell
 from peers import OURS, PEERS, Peer
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import torch
 
 from ...errors import LongcatShapeError, message
+from ...perf.devices import DEVICES
 from ._calling import flag, integer
 
-_H100_SMS = 132
 _ALIGNMENT = 128  # of DeepGEMM on SM90
 
 _settings = {"num_sms": 0, "tc_util": 0, "pdl": False, "alignment": _ALIGNMENT}
@@ -17,20 +17,20 @@ _settings = {"num_sms": 0, "tc_util": 0, "pdl": False, "alignment": _ALIGNMENT}
 
 def _device_sms() -> int:
     if not torch.cuda.is_available():
-        return _H100_SMS
+        return int(DEVICES["H100"].sms.value)
     return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
 
 
 def set_num_sms(new_num_sms: int) -> None:
     """Without effect: the kernels here use every SM. Kept for `get_num_sms`; 0 means all.
 
-    Raises LongcatShapeError beyond 0 .. the SMs of the current device (132, an H100's, without one).
+    Raises LongcatShapeError beyond 0 .. the SMs of the current device (those of an H100 without one).
     """
     _settings["num_sms"] = integer("set_num_sms", "new_num_sms", new_num_sms, 0, _device_sms())
 
 
 def get_num_sms() -> int:
-    """What was set, else the SMs of the current device; 132, an H100's, without one."""
+    """What was set, else the SMs of the current device, of an H100 without one."""
     return _settings["num_sms"] or _device_sms()
 
 

@@ -1,0 +1,91 @@
+"""Renews every prediction of the documents, by longcat_ops.perf: tables of docs/moe_gemm.md with its plots, of
+docs/fused_moe.md, docs/kernels.md and docs/performance_model.md, and docs/results/h200-predictions.json.
+
+python tools/predictions_page.py            # write them
+python tools/predictions_page.py --check    # exit 1 if a file is not what this would write
+
+A page has what is made here between two marks, which name the section: `predictions: NAME` and `end of NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / name) for name in ("bench", "python") if str(ROOT / name) not in sys.path]
+
+from device_check import predictions  # noqa: E402
+from prediction_tables import chains, model, products  # noqa: E402
+from tables import cells_of, devices  # noqa: E402
+
+SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/moe_gemm.md": {
+        "pairs": products.pairs,
+        "few experts": products.few_experts,
+        "SwiGLU": products.swiglu,
+        "products": products.all_products,
+    },
+    "docs/performance_model.md": {
+        "devices": model.devices,
+        "sources": model.sources,
+        "constants": model.constants,
+        "published": model.published_times,
+    },
+    "docs/fused_moe.md": {"chain": chains.chain, "layer": chains.layer},
+    "docs/kernels.md": {"route and plan": chains.dispatch_ops},
+}
+RESULTS = "docs/results/h200-predictions.json"
+PLOTS = ("docs/moe_gemm_roofline.svg", "docs/moe_gemm_crossover.svg")
+
+
+def renewed(page: str, sections: dict[str, Callable[[], str]]) -> str:
+    """The page with its sections made anew. Raises ValueError where it does not have each of them, once."""
+    for name, make in sections.items():
+        begin, end = f"<!-- predictions: {name} -->\n", f"<!-- end of {name} -->\n"
+        parts = re.split(f"{re.escape(begin)}.*?{re.escape(end)}", page, flags=re.DOTALL)
+        if len(parts) != 2:
+            raise ValueError(f"the page has {len(parts) - 1} sections {name!r}, expected 1")
+        page = f"{parts[0]}{begin}\n{make()}\n{end}{parts[1]}"
+    return page
+
+
+def texts() -> dict[str, str]:
+    """Each file with its new content, but for the plots."""
+    found = {file: renewed((ROOT / file).read_text(encoding="utf-8"), made) for file, made in SECTIONS.items()}
+    return found | {RESULTS: json.dumps(predictions.content(), indent=1) + "\n"}
+
+
+def plots() -> dict[str, str]:
+    """Needs matplotlib, and depends on its version: a file names it."""
+    import plots as drawn
+
+    cells = cells_of(products.results())
+    with tempfile.TemporaryDirectory() as folder:
+        figures = drawn.written(cells, devices(cells)[0], Path(folder))
+        return dict(zip(PLOTS, (path.read_text(encoding="utf-8") for path in figures), strict=True))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args(arguments).check
+    old = []
+    for file, text in (texts() | plots()).items():
+        path = ROOT / file
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        old.append(file)
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    print("\n".join(f"{file}: {'is not current' if check else 'renewed'}" for file in old) or "all current")
+    return int(check and bool(old))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
