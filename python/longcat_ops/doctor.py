@@ -144,10 +144,10 @@ def _cuda_row(name: str, no_gpu: tuple[str, str] | None) -> Device:
 
 def _kernels() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """The ops with a C++ CPU kernel, with a CUDA kernel, and with one that the emulator runs."""
-    from .ops import emulated, registration
+    from .ops import registration
 
-    emulated_kernels = frozenset(op for op in OPS if emulated.has_kernel(op))
-    return frozenset(registration.CPU_KERNELS), frozenset(registration.CUDA_KERNELS), emulated_kernels
+    found = registration.CPU_KERNELS, registration.CUDA_KERNELS, registration.EMULATED_KERNELS
+    return tuple(map(frozenset, found))
 
 
 def _gpu_problem() -> tuple[str, str] | None:

@@ -19,9 +19,11 @@ from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from . import checking, emulated, tensors
 from .registry import OPS
 
-# Ops with a C++ CPU kernel and with a CUDA kernel in this build, found when the library is loaded.
+# Ops with a C++ CPU kernel, with a CUDA kernel in this build, and with one that the emulator runs, found when the
+# library is loaded.
 CPU_KERNELS: set[str] = set()
 CUDA_KERNELS: set[str] = set()
+EMULATED_KERNELS: set[str] = set()
 
 _libraries: list[torch.library.Library] = []
 
@@ -38,6 +40,8 @@ def register(backend: str) -> None:
         for key, found in (("CPU", CPU_KERNELS), ("CUDA", CUDA_KERNELS)):
             if torch._C._dispatch_has_kernel_for_dispatch_key(f"longcat_ops::{op}", key):
                 found.add(op)
+        if emulated.has_kernel(op):
+            EMULATED_KERNELS.add(op)
         if op not in CUDA_KERNELS:
             library.impl(op, _python(op), "CUDA")
         kernel = _cpu_kernel(op, backend)
@@ -51,7 +55,7 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
     """What `backend` puts in the place of the C++ CPU kernel; None keeps it."""
     if backend == "cuda":
         return _refuse_cpu(op)
-    if backend == "emu" and emulated.has_kernel(op):
+    if backend == "emu" and op in EMULATED_KERNELS:
         return emulated.kernel(op)
     return _python(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
 
