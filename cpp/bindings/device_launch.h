@@ -68,12 +68,12 @@ inline void require_supported(int device, const KernelLibrary& kernels) {
   supported.fetch_or(bit, std::memory_order_relaxed);
 }
 
-// Runs `function(kernels, stream)`, an lc_ call, where the tensor is; throws what it reports.
-template <class Function>
-void launch_on(const TensorDesc& tensor, const Function& function) {
+// Calls a function of the kernel library where the tensor is; throws what it reports.
+template <class Args>
+void launch_on(const TensorDesc& tensor, int (*KernelLibrary::*function)(const Args*, lc_stream_t), const Args& args) {
   const KernelLibrary& kernels = kernel_library(tensor.device);
   const auto run = [&](lc_stream_t stream) {
-    const int status = function(kernels, stream);
+    const int status = (kernels.*function)(&args, stream);
     if (status == LC_OK) return;
     const char* mark = status == LC_ERR_EMULATION ? "[LC-EMULATION] " : "";
     throw std::runtime_error(std::string(mark) + kernels.lc_last_error());

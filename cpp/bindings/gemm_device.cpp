@@ -16,10 +16,8 @@ void fp8_gemm_nt_device(const Tensor& a, const Tensor& sa, const Tensor& b, cons
   const lc_matrix rows = device_matrix(a, a_desc), scales = device_matrix(sa, sa_desc),
                   weight = device_matrix(b, b_desc), weight_scales = device_matrix(sb, sb_desc),
                   sums = device_output(out, out_desc);
-  launch_on(a_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_fp8_gemm_nt(&rows, &scales, &weight, &weight_scales, static_cast<int32_t>(split_k), &sums,
-                                  stream);
-  });
+  const lc_fp8_gemm_nt_args args{sizeof args, rows, scales, weight, weight_scales, static_cast<int32_t>(split_k), sums};
+  launch_on(a_desc, &KernelLibrary::lc_fp8_gemm_nt, args);
 }
 
 void m_grouped_fp8_gemm_nt_offset_device(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
@@ -33,11 +31,17 @@ void m_grouped_fp8_gemm_nt_offset_device(const Tensor& a, const Tensor& sa, cons
   const lc_matrix rows = device_matrix(a, a_desc), scales = device_matrix(sa, sa_desc),
                   sums = device_output(out, out_desc);
   const lc_stack weights = device_stack(b, b_desc), weight_scales = device_stack(sb, sb_desc);
-  launch_on(a_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_m_grouped_fp8_gemm_nt_offset(&rows, &scales, &weights, &weight_scales, indices(offsets),
-                                                   max_m_hint.value_or(-1), counts_ready, static_cast<int32_t>(split_k),
-                                                   &sums, stream);
-  });
+  const lc_m_grouped_fp8_gemm_nt_offset_args args{sizeof args,
+                                                  rows,
+                                                  scales,
+                                                  weights,
+                                                  weight_scales,
+                                                  indices(offsets),
+                                                  max_m_hint.value_or(-1),
+                                                  counts_ready ? 1 : 0,
+                                                  static_cast<int32_t>(split_k),
+                                                  sums};
+  launch_on(a_desc, &KernelLibrary::lc_m_grouped_fp8_gemm_nt_offset, args);
 }
 
 void m_grouped_fp8_gemm_nt_masked_device(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
@@ -50,10 +54,9 @@ void m_grouped_fp8_gemm_nt_masked_device(const Tensor& a, const Tensor& sa, cons
   const lc_stack rows = device_stack(a, a_desc), scales = device_stack(sa, sa_desc),
                  sums = device_output_stack(out, out_desc), weights = device_stack(b, b_desc),
                  weight_scales = device_stack(sb, sb_desc);
-  launch_on(a_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_m_grouped_fp8_gemm_nt_masked(&rows, &scales, &weights, &weight_scales, indices(masked_m),
-                                                   expected_m, &sums, stream);
-  });
+  const lc_m_grouped_fp8_gemm_nt_masked_args args{sizeof args,       rows,       scales, weights, weight_scales,
+                                                  indices(masked_m), expected_m, sums};
+  launch_on(a_desc, &KernelLibrary::lc_m_grouped_fp8_gemm_nt_masked, args);
 }
 
 void m_grouped_fp8_gemm_nt_contiguous_device(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
@@ -65,10 +68,9 @@ void m_grouped_fp8_gemm_nt_contiguous_device(const Tensor& a, const Tensor& sa, 
   const lc_matrix rows = device_matrix(a, a_desc), scales = device_matrix(sa, sa_desc),
                   sums = device_output(out, out_desc);
   const lc_stack weights = device_stack(b, b_desc), weight_scales = device_stack(sb, sb_desc);
-  launch_on(a_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_m_grouped_fp8_gemm_nt_contiguous(&rows, &scales, &weights, &weight_scales, indices(m_indices),
-                                                       &sums, stream);
-  });
+  const lc_m_grouped_fp8_gemm_nt_contiguous_args args{sizeof args,        rows, scales, weights, weight_scales,
+                                                      indices(m_indices), sums};
+  launch_on(a_desc, &KernelLibrary::lc_m_grouped_fp8_gemm_nt_contiguous, args);
 }
 
 void m_grouped_fp8_swiglu_gemm_nt_offset_device(const Tensor& a, const Tensor& sa, const Tensor& gate_up,
@@ -83,11 +85,10 @@ void m_grouped_fp8_swiglu_gemm_nt_offset_device(const Tensor& a, const Tensor& s
   const lc_matrix rows = device_matrix(a, a_desc), scales = device_matrix(sa, sa_desc),
                   codes = device_output(h, h_desc), code_scales = device_output(sh, sh_desc);
   const lc_stack weights = device_stack(gate_up, w_desc), weight_scales = device_stack(s_gate_up, sw_desc);
-  launch_on(a_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_m_grouped_fp8_swiglu_gemm_nt_offset(&rows, &scales, &weights, &weight_scales, indices(offsets),
-                                                          max_m_hint.value_or(-1), counts_ready, &codes, &code_scales,
-                                                          stream);
-  });
+  const lc_m_grouped_fp8_swiglu_gemm_nt_offset_args args{
+      sizeof args,          rows,  scales,     weights, weight_scales, indices(offsets), max_m_hint.value_or(-1),
+      counts_ready ? 1 : 0, codes, code_scales};
+  launch_on(a_desc, &KernelLibrary::lc_m_grouped_fp8_swiglu_gemm_nt_offset, args);
 }
 
 void register_gemm(torch::stable::detail::StableLibrary& m) {

@@ -11,18 +11,16 @@ void per_token_group_quant_fp8_device(const Tensor& x, int64_t group_size, const
   const TensorDesc x_desc = describe_tensor(x), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
   if (arguments_are_checked()) check_per_token_group_quant_fp8(x_desc, group_size, &q_desc, &s_desc);
   const lc_matrix in = device_matrix(x, x_desc), values = device_output(q, q_desc), scales = device_output(s, s_desc);
-  launch_on(x_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_per_token_group_quant_fp8(&in, group_size, &values, &scales, stream);
-  });
+  const lc_per_token_group_quant_fp8_args args{sizeof args, in, group_size, values, scales};
+  launch_on(x_desc, &KernelLibrary::lc_per_token_group_quant_fp8, args);
 }
 
 void per_block_quant_fp8_device(const Tensor& w, const Tensor& q, const Tensor& s) {
   const TensorDesc w_desc = describe_tensor(w), q_desc = describe_tensor(q), s_desc = describe_tensor(s);
   if (arguments_are_checked()) check_per_block_quant_fp8(w_desc, &q_desc, &s_desc);
   const lc_matrix in = device_matrix(w, w_desc), values = device_output(q, q_desc), scales = device_output(s, s_desc);
-  launch_on(w_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_per_block_quant_fp8(&in, &values, &scales, stream);
-  });
+  const lc_per_block_quant_fp8_args args{sizeof args, in, values, scales};
+  launch_on(w_desc, &KernelLibrary::lc_per_block_quant_fp8, args);
 }
 
 void silu_and_mul_quant_fp8_device(const Tensor& gate_up, const Tensor& q, const Tensor& s) {
@@ -30,9 +28,8 @@ void silu_and_mul_quant_fp8_device(const Tensor& gate_up, const Tensor& q, const
   if (arguments_are_checked()) check_silu_and_mul_quant_fp8(in_desc, &q_desc, &s_desc);
   const lc_matrix in = device_matrix(gate_up, in_desc), values = device_output(q, q_desc),
                   scales = device_output(s, s_desc);
-  launch_on(in_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_silu_and_mul_quant_fp8(&in, &values, &scales, stream);
-  });
+  const lc_silu_and_mul_quant_fp8_args args{sizeof args, in, values, scales};
+  launch_on(in_desc, &KernelLibrary::lc_silu_and_mul_quant_fp8, args);
 }
 
 void dequant_fp8_device(const Tensor& q, const Tensor& s, int64_t group_size, const Tensor& out) {
@@ -40,9 +37,8 @@ void dequant_fp8_device(const Tensor& q, const Tensor& s, int64_t group_size, co
   if (arguments_are_checked()) check_dequant_fp8(q_desc, s_desc, group_size, &out_desc);
   const lc_matrix values = device_matrix(q, q_desc), scales = device_matrix(s, s_desc),
                   wide = device_output(out, out_desc);
-  launch_on(q_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_dequant_fp8(&values, &scales, group_size, &wide, stream);
-  });
+  const lc_dequant_fp8_args args{sizeof args, values, scales, group_size, wide};
+  launch_on(q_desc, &KernelLibrary::lc_dequant_fp8, args);
 }
 
 void rms_norm_quant_fp8_device(const Tensor& x, const Tensor& weight, double eps, const std::optional<Tensor>& residual,
@@ -61,10 +57,9 @@ void rms_norm_quant_fp8_device(const Tensor& x, const Tensor& weight, double eps
     residual_in = device_matrix(*residual, *residual_desc.get());
     sum = device_output(*residual_out, *residual_out_desc.get());
   }
-  launch_on(x_desc, [&](const KernelLibrary& kernels, lc_stream_t stream) {
-    return kernels.lc_rms_norm_quant_fp8(&in, const_data<float>(weight), eps, residual ? &residual_in : nullptr,
-                                         &values, &scales, &normed, residual ? &sum : nullptr, stream);
-  });
+  const lc_rms_norm_quant_fp8_args args{sizeof args, in, const_data<float>(weight), eps, residual_in, values, scales,
+                                        normed,      sum};
+  launch_on(x_desc, &KernelLibrary::lc_rms_norm_quant_fp8, args);
 }
 
 void register_quant(torch::stable::detail::StableLibrary& m) {

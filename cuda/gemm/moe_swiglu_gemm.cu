@@ -29,14 +29,13 @@ int launch_moe_swiglu_gemm(const char* op, const Operands& o, const lc_matrix* h
 }  // namespace
 }  // namespace longcat_ops::moe_gemm
 
-extern "C" int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* gate_up,
-                                                      const lc_stack* s_gate_up, const int32_t* offsets,
-                                                      int64_t max_m_hint, int32_t counts_ready, const lc_matrix* h,
-                                                      const lc_matrix* sh, lc_stream_t stream) {
+extern "C" int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_m_grouped_fp8_swiglu_gemm_nt_offset_args* args,
+                                                      lc_stream_t stream) {
   using namespace longcat_ops::moe_gemm;
-  Operands operands{single(a), single(sa), *gate_up, *s_gate_up};
-  operands.set_index(RowLayout::kOffset, "offsets", offsets, gate_up->count + 1);
-  operands.max_rows = max_m_hint;
-  operands.counts_ready = counts_ready != 0;
-  return launch_moe_swiglu_gemm("m_grouped_fp8_swiglu_gemm_nt_offset", operands, h, sh, stream);
+  if (const int status = longcat_ops::check_args("lc_m_grouped_fp8_swiglu_gemm_nt_offset", args)) return status;
+  Operands operands{single(&args->a), single(&args->sa), args->gate_up, args->s_gate_up};
+  operands.set_index(RowLayout::kOffset, "offsets", args->offsets, args->gate_up.count + 1);
+  operands.max_rows = args->max_m_hint;
+  operands.counts_ready = args->counts_ready != 0;
+  return launch_moe_swiglu_gemm("m_grouped_fp8_swiglu_gemm_nt_offset", operands, &args->h, &args->sh, stream);
 }

@@ -5,6 +5,7 @@
 #ifndef LONGCAT_OPS_H_
 #define LONGCAT_OPS_H_
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define LC_API __attribute__((visibility("default")))
@@ -49,57 +50,154 @@ LC_API const char* lc_last_error(void);
 /* LC_OK if the kernels run on this device; never fails to answer, with or without a driver. */
 LC_API int lc_device_supported(int device);
 
-/* The ops; docs/ops.md has their contracts. NOTE: arguments are taken as they come. Check them first (check_<op> of
- * cpp/check): column stride 1 but for scales, widths multiples of 8, shapes that fit, nothing overlapping. */
-LC_API int lc_per_token_group_quant_fp8(const lc_matrix* x, int64_t group_size, const lc_matrix* q, const lc_matrix* s,
-                                        lc_stream_t stream);
-LC_API int lc_per_block_quant_fp8(const lc_matrix* w, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream);
-LC_API int lc_silu_and_mul_quant_fp8(const lc_matrix* gate_up, const lc_matrix* q, const lc_matrix* s,
-                                     lc_stream_t stream);
-LC_API int lc_dequant_fp8(const lc_matrix* q, const lc_matrix* s, int64_t group_size, const lc_matrix* out,
-                          lc_stream_t stream);
+/* The ops; docs/ops.md has their contracts. An op takes one struct, whose struct_size is its sizeof: a call is a value
+ * that can be kept and made again. A matrix without data is absent, where one may be. NOTE: arguments are taken as they
+ * come. Check them first (check_<op> of cpp/check): column stride 1 but for scales, widths multiples of 8, shapes that
+ * fit, nothing overlapping. */
+typedef struct lc_per_token_group_quant_fp8_args {
+  size_t struct_size;
+  lc_matrix x;
+  int64_t group_size;
+  lc_matrix q, s;
+} lc_per_token_group_quant_fp8_args;
+LC_API int lc_per_token_group_quant_fp8(const lc_per_token_group_quant_fp8_args* args, lc_stream_t stream);
+typedef struct lc_per_block_quant_fp8_args {
+  size_t struct_size;
+  lc_matrix w, q, s;
+} lc_per_block_quant_fp8_args;
+LC_API int lc_per_block_quant_fp8(const lc_per_block_quant_fp8_args* args, lc_stream_t stream);
+typedef struct lc_silu_and_mul_quant_fp8_args {
+  size_t struct_size;
+  lc_matrix gate_up, q, s;
+} lc_silu_and_mul_quant_fp8_args;
+LC_API int lc_silu_and_mul_quant_fp8(const lc_silu_and_mul_quant_fp8_args* args, lc_stream_t stream);
+typedef struct lc_dequant_fp8_args {
+  size_t struct_size;
+  lc_matrix q, s;
+  int64_t group_size;
+  lc_matrix out;
+} lc_dequant_fp8_args;
+LC_API int lc_dequant_fp8(const lc_dequant_fp8_args* args, lc_stream_t stream);
 /* residual and residual_out are both null or both given. */
-LC_API int lc_rms_norm_quant_fp8(const lc_matrix* x, const float* weight, double eps, const lc_matrix* residual,
-                                 const lc_matrix* q, const lc_matrix* s, const lc_matrix* y,
-                                 const lc_matrix* residual_out, lc_stream_t stream);
+typedef struct lc_rms_norm_quant_fp8_args {
+  size_t struct_size;
+  lc_matrix x;
+  const float* weight;
+  double eps;
+  lc_matrix residual, q, s, y, residual_out;
+} lc_rms_norm_quant_fp8_args;
+LC_API int lc_rms_norm_quant_fp8(const lc_rms_norm_quant_fp8_args* args, lc_stream_t stream);
 
 /* Scales sa and sb with any strides; out bf16, f16 or f32. split_k: 1, 2 or 4. */
-LC_API int lc_fp8_gemm_nt(const lc_matrix* a, const lc_matrix* sa, const lc_matrix* b, const lc_matrix* sb,
-                          int32_t split_k, const lc_matrix* out, lc_stream_t stream);
+typedef struct lc_fp8_gemm_nt_args {
+  size_t struct_size;
+  lc_matrix a, sa, b, sb;
+  int32_t split_k;
+  lc_matrix out;
+} lc_fp8_gemm_nt_args;
+LC_API int lc_fp8_gemm_nt(const lc_fp8_gemm_nt_args* args, lc_stream_t stream);
 /* max_m_hint: -1 for none. */
-LC_API int lc_m_grouped_fp8_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b,
-                                           const lc_stack* sb, const int32_t* offsets, int64_t max_m_hint,
-                                           int32_t counts_ready, int32_t split_k, const lc_matrix* out,
-                                           lc_stream_t stream);
-LC_API int lc_m_grouped_fp8_gemm_nt_masked(const lc_stack* a, const lc_stack* sa, const lc_stack* b, const lc_stack* sb,
-                                           const int32_t* masked_m, int64_t expected_m, const lc_stack* out,
-                                           lc_stream_t stream);
-LC_API int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_matrix* a, const lc_matrix* sa, const lc_stack* b,
-                                               const lc_stack* sb, const int32_t* m_indices, const lc_matrix* out,
+typedef struct lc_m_grouped_fp8_gemm_nt_offset_args {
+  size_t struct_size;
+  lc_matrix a, sa;
+  lc_stack b, sb;
+  const int32_t* offsets;
+  int64_t max_m_hint;
+  int32_t counts_ready, split_k;
+  lc_matrix out;
+} lc_m_grouped_fp8_gemm_nt_offset_args;
+LC_API int lc_m_grouped_fp8_gemm_nt_offset(const lc_m_grouped_fp8_gemm_nt_offset_args* args, lc_stream_t stream);
+typedef struct lc_m_grouped_fp8_gemm_nt_masked_args {
+  size_t struct_size;
+  lc_stack a, sa, b, sb;
+  const int32_t* masked_m;
+  int64_t expected_m;
+  lc_stack out;
+} lc_m_grouped_fp8_gemm_nt_masked_args;
+LC_API int lc_m_grouped_fp8_gemm_nt_masked(const lc_m_grouped_fp8_gemm_nt_masked_args* args, lc_stream_t stream);
+typedef struct lc_m_grouped_fp8_gemm_nt_contiguous_args {
+  size_t struct_size;
+  lc_matrix a, sa;
+  lc_stack b, sb;
+  const int32_t* m_indices;
+  lc_matrix out;
+} lc_m_grouped_fp8_gemm_nt_contiguous_args;
+LC_API int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_m_grouped_fp8_gemm_nt_contiguous_args* args,
                                                lc_stream_t stream);
 /* gate_up and its scales as interleave_gate_up leaves them; sh with any strides. */
-LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_matrix* a, const lc_matrix* sa, const lc_stack* gate_up,
-                                                  const lc_stack* s_gate_up, const int32_t* offsets, int64_t max_m_hint,
-                                                  int32_t counts_ready, const lc_matrix* h, const lc_matrix* sh,
+typedef struct lc_m_grouped_fp8_swiglu_gemm_nt_offset_args {
+  size_t struct_size;
+  lc_matrix a, sa;
+  lc_stack gate_up, s_gate_up;
+  const int32_t* offsets;
+  int64_t max_m_hint;
+  int32_t counts_ready;
+  lc_matrix h, sh;
+} lc_m_grouped_fp8_swiglu_gemm_nt_offset_args;
+LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_m_grouped_fp8_swiglu_gemm_nt_offset_args* args,
                                                   lc_stream_t stream);
 
 /* Routing, dispatch and combine. What is not an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of
  * i32 [T * min(K, num_local)]. num_valid i32 [1], add and the weights of lc_moe_plan may be null; where that
  * has weights, a choice of weight 0 has no row. */
-LC_API int lc_moe_route(const lc_matrix* logits, const float* bias, const int32_t* num_valid, int32_t top_k,
-                        int32_t num_zero_experts, double scale, int32_t* ids, float* weights, float* zero_weight,
-                        uint8_t* num_real, int32_t* counts, int32_t* errors, lc_stream_t stream);
-LC_API int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, const float* weights,
-                       int32_t* offsets, int32_t* row_of, int32_t* src_of, lc_stream_t stream);
-LC_API int lc_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
-                                int64_t rows, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream);
+typedef struct lc_moe_route_args {
+  size_t struct_size;
+  lc_matrix logits;
+  const float* bias;
+  const int32_t* num_valid;
+  int32_t top_k, num_zero_experts;
+  double scale;
+  int32_t* ids;
+  float* weights;
+  float* zero_weight;
+  uint8_t* num_real;
+  int32_t* counts;
+  int32_t* errors;
+} lc_moe_route_args;
+LC_API int lc_moe_route(const lc_moe_route_args* args, lc_stream_t stream);
+typedef struct lc_moe_plan_args {
+  size_t struct_size;
+  const int32_t* ids;
+  int64_t tokens;
+  int32_t top_k, num_local;
+  const float* weights;
+  int32_t* offsets;
+  int32_t* row_of;
+  int32_t* src_of;
+} lc_moe_plan_args;
+LC_API int lc_moe_plan(const lc_moe_plan_args* args, lc_stream_t stream);
+typedef struct lc_moe_permute_quant_args {
+  size_t struct_size;
+  lc_matrix x;
+  const int32_t* row_of;
+  int32_t top_k;
+  const int32_t* src_of;
+  int64_t rows;
+  lc_matrix q, s;
+} lc_moe_permute_quant_args;
+LC_API int lc_moe_permute_quant(const lc_moe_permute_quant_args* args, lc_stream_t stream);
 /* The same rows unquantised, for experts that are not FP8: out [rows, H] of x's dtype. */
-LC_API int lc_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of, int64_t rows,
-                          const lc_matrix* out, lc_stream_t stream);
-LC_API int lc_moe_combine(const lc_matrix* y, const int32_t* row_of, int32_t top_k, const float* weights,
-                          const float* zero_weight, const lc_matrix* x, const lc_matrix* add, const lc_matrix* out,
-                          lc_stream_t stream);
+typedef struct lc_moe_permute_args {
+  size_t struct_size;
+  lc_matrix x;
+  const int32_t* row_of;
+  int32_t top_k;
+  const int32_t* src_of;
+  int64_t rows;
+  lc_matrix out;
+} lc_moe_permute_args;
+LC_API int lc_moe_permute(const lc_moe_permute_args* args, lc_stream_t stream);
+typedef struct lc_moe_combine_args {
+  size_t struct_size;
+  lc_matrix y;
+  const int32_t* row_of;
+  int32_t top_k;
+  const float* weights;
+  const float* zero_weight;
+  lc_matrix x, add, out;
+} lc_moe_combine_args;
+LC_API int lc_moe_combine(const lc_moe_combine_args* args, lc_stream_t stream);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "common/constants.h"
+#include "launch/arguments.h"
 #include "launch/memory.h"
 #include "launch/status.h"
 #include "longcat_ops.h"

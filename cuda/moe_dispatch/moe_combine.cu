@@ -57,8 +57,9 @@ int launch_moe_combine(const lc_matrix* y, const int32_t* row_of, int32_t top_k,
 }  // namespace
 }  // namespace longcat_ops::moe_dispatch
 
-extern "C" int lc_moe_combine(const lc_matrix* y, const int32_t* row_of, int32_t top_k, const float* weights,
-                              const float* zero_weight, const lc_matrix* x, const lc_matrix* add, const lc_matrix* out,
-                              lc_stream_t stream) {
-  return longcat_ops::moe_dispatch::launch_moe_combine(y, row_of, top_k, weights, zero_weight, x, add, out, stream);
+extern "C" int lc_moe_combine(const lc_moe_combine_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_moe_combine", args)) return status;
+  return longcat_ops::moe_dispatch::launch_moe_combine(&args->y, args->row_of, args->top_k, args->weights,
+                                                       args->zero_weight, &args->x, longcat_ops::given(args->add),
+                                                       &args->out, stream);
 }

@@ -26,7 +26,8 @@ int launch_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k,
 }  // namespace
 }  // namespace longcat_ops::moe_dispatch
 
-extern "C" int lc_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
-                              int64_t rows, const lc_matrix* out, lc_stream_t stream) {
-  return longcat_ops::moe_dispatch::launch_moe_permute(x, row_of, top_k, src_of, rows, out, stream);
+extern "C" int lc_moe_permute(const lc_moe_permute_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_moe_permute", args)) return status;
+  return longcat_ops::moe_dispatch::launch_moe_permute(&args->x, args->row_of, args->top_k, args->src_of, args->rows,
+                                                       &args->out, stream);
 }

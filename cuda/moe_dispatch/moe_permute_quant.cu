@@ -41,7 +41,8 @@ int launch_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t 
 }  // namespace
 }  // namespace longcat_ops::moe_dispatch
 
-extern "C" int lc_moe_permute_quant(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of,
-                                    int64_t rows, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream) {
-  return longcat_ops::moe_dispatch::launch_moe_permute_quant(x, row_of, top_k, src_of, rows, q, s, stream);
+extern "C" int lc_moe_permute_quant(const lc_moe_permute_quant_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_moe_permute_quant", args)) return status;
+  return longcat_ops::moe_dispatch::launch_moe_permute_quant(&args->x, args->row_of, args->top_k, args->src_of,
+                                                             args->rows, &args->q, &args->s, stream);
 }

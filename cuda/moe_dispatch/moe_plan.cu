@@ -59,8 +59,8 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
 }  // namespace
 }  // namespace longcat_ops::moe_dispatch
 
-extern "C" int lc_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t num_local, const float* weights,
-                           int32_t* offsets, int32_t* row_of, int32_t* src_of, lc_stream_t stream) {
-  return longcat_ops::moe_dispatch::launch_moe_plan(ids, tokens, top_k, num_local, weights, offsets, row_of, src_of,
-                                                    stream);
+extern "C" int lc_moe_plan(const lc_moe_plan_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_moe_plan", args)) return status;
+  return longcat_ops::moe_dispatch::launch_moe_plan(args->ids, args->tokens, args->top_k, args->num_local,
+                                                    args->weights, args->offsets, args->row_of, args->src_of, stream);
 }

@@ -70,9 +70,9 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
 }  // namespace
 }  // namespace longcat_ops::moe_route
 
-extern "C" int lc_moe_route(const lc_matrix* logits, const float* bias, const int32_t* num_valid, int32_t top_k,
-                            int32_t num_zero_experts, double scale, int32_t* ids, float* weights, float* zero_weight,
-                            uint8_t* num_real, int32_t* counts, int32_t* errors, lc_stream_t stream) {
-  return longcat_ops::moe_route::launch_moe_route(logits, bias, num_valid, top_k, num_zero_experts, scale, ids, weights,
-                                                  zero_weight, num_real, counts, errors, stream);
+extern "C" int lc_moe_route(const lc_moe_route_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_moe_route", args)) return status;
+  return longcat_ops::moe_route::launch_moe_route(
+      &args->logits, args->bias, args->num_valid, args->top_k, args->num_zero_experts, args->scale, args->ids,
+      args->weights, args->zero_weight, args->num_real, args->counts, args->errors, stream);
 }

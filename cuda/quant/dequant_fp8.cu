@@ -44,7 +44,7 @@ int launch_dequant_fp8(const lc_matrix* q, const lc_matrix* s, int64_t group_siz
 }  // namespace
 }  // namespace longcat_ops::quant
 
-extern "C" int lc_dequant_fp8(const lc_matrix* q, const lc_matrix* s, int64_t group_size, const lc_matrix* out,
-                              lc_stream_t stream) {
-  return longcat_ops::quant::launch_dequant_fp8(q, s, group_size, out, stream);
+extern "C" int lc_dequant_fp8(const lc_dequant_fp8_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_dequant_fp8", args)) return status;
+  return longcat_ops::quant::launch_dequant_fp8(&args->q, &args->s, args->group_size, &args->out, stream);
 }

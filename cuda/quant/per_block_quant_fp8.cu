@@ -32,6 +32,7 @@ int launch_per_block_quant_fp8(const lc_matrix* w, const lc_matrix* q, const lc_
 }  // namespace
 }  // namespace longcat_ops::quant
 
-extern "C" int lc_per_block_quant_fp8(const lc_matrix* w, const lc_matrix* q, const lc_matrix* s, lc_stream_t stream) {
-  return longcat_ops::quant::launch_per_block_quant_fp8(w, q, s, stream);
+extern "C" int lc_per_block_quant_fp8(const lc_per_block_quant_fp8_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_per_block_quant_fp8", args)) return status;
+  return longcat_ops::quant::launch_per_block_quant_fp8(&args->w, &args->q, &args->s, stream);
 }

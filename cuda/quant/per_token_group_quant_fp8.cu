@@ -46,7 +46,7 @@ int launch_per_token_group_quant_fp8(const lc_matrix* x, int64_t group_size, con
 }  // namespace
 }  // namespace longcat_ops::quant
 
-extern "C" int lc_per_token_group_quant_fp8(const lc_matrix* x, int64_t group_size, const lc_matrix* q,
-                                            const lc_matrix* s, lc_stream_t stream) {
-  return longcat_ops::quant::launch_per_token_group_quant_fp8(x, group_size, q, s, stream);
+extern "C" int lc_per_token_group_quant_fp8(const lc_per_token_group_quant_fp8_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_per_token_group_quant_fp8", args)) return status;
+  return longcat_ops::quant::launch_per_token_group_quant_fp8(&args->x, args->group_size, &args->q, &args->s, stream);
 }

@@ -74,8 +74,9 @@ int launch_rms_norm_quant_fp8(const lc_matrix* x, const float* weight, double ep
 }  // namespace
 }  // namespace longcat_ops::quant
 
-extern "C" int lc_rms_norm_quant_fp8(const lc_matrix* x, const float* weight, double eps, const lc_matrix* residual,
-                                     const lc_matrix* q, const lc_matrix* s, const lc_matrix* y,
-                                     const lc_matrix* residual_out, lc_stream_t stream) {
-  return longcat_ops::quant::launch_rms_norm_quant_fp8(x, weight, eps, residual, q, s, y, residual_out, stream);
+extern "C" int lc_rms_norm_quant_fp8(const lc_rms_norm_quant_fp8_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_rms_norm_quant_fp8", args)) return status;
+  return longcat_ops::quant::launch_rms_norm_quant_fp8(&args->x, args->weight, args->eps,
+                                                       longcat_ops::given(args->residual), &args->q, &args->s, &args->y,
+                                                       longcat_ops::given(args->residual_out), stream);
 }

@@ -41,7 +41,7 @@ int launch_silu_and_mul_quant_fp8(const lc_matrix* gate_up, const lc_matrix* q, 
 }  // namespace
 }  // namespace longcat_ops::quant
 
-extern "C" int lc_silu_and_mul_quant_fp8(const lc_matrix* gate_up, const lc_matrix* q, const lc_matrix* s,
-                                         lc_stream_t stream) {
-  return longcat_ops::quant::launch_silu_and_mul_quant_fp8(gate_up, q, s, stream);
+extern "C" int lc_silu_and_mul_quant_fp8(const lc_silu_and_mul_quant_fp8_args* args, lc_stream_t stream) {
+  if (const int status = longcat_ops::check_args("lc_silu_and_mul_quant_fp8", args)) return status;
+  return longcat_ops::quant::launch_silu_and_mul_quant_fp8(&args->gate_up, &args->q, &args->s, stream);
 }

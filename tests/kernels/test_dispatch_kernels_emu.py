@@ -26,7 +26,16 @@ from support.dispatch_calls import (
     combine_case,
     permute_quant,
 )
-from support.emulated_kernels import DTYPES, LAYOUTS, apart, assert_gaps_untouched, copied, lc_matrix, run, scales
+from support.emulated_kernels import (
+    DTYPES,
+    LAYOUTS,
+    PermuteArgs,
+    apart,
+    assert_gaps_untouched,
+    copied,
+    run,
+    scales,
+)
 
 ALL_SHAPES = [(t, k, h) for t in (0, 1, 2, 7, 31, 33, 96) for k in (1, 4, 8, 12, 32) for h in (8, 128, 160, 576)]
 SMALL_SHAPES = [(2, 4, 160), (7, 12, 576), (5, 32, 40)]
@@ -61,12 +70,28 @@ def test_every_shape(tokens: int, k: int, width: int) -> None:
 
 def permute(x: Tensor, plan: Plan, gap: int = 0, offset: int = 0) -> Tensor:
     out, source = apart(len(plan.src_of), x.shape[1], x.dtype, gap, offset), copied(x, gap, offset)
-    emulator, k = emulated.load(), ctypes.c_int32(plan.row_of.shape[1])
-    row_of, src_of = (ctypes.c_void_p(t.data_ptr()) for t in (plan.row_of, plan.src_of))
-    arguments = (lc_matrix(source), row_of, k, src_of, ctypes.c_int64(len(plan.src_of)), lc_matrix(out))
-    assert emulator.lc_moe_permute(*arguments, None) == 0, emulator.lc_last_error().decode()
+    args = PermuteArgs.of(source, plan.row_of, plan.src_of, out)
+    emulator = emulated.load()
+    assert emulator.lc_moe_permute(ctypes.byref(args), None) == 0, emulator.lc_last_error().decode()
     assert_gaps_untouched(out)
     return out
+
+
+def test_a_call_is_a_value() -> None:
+    """Its struct may be kept and used again, over what its memory holds then; one of another size is refused."""
+    x, plan = hostile_input(7, 64, torch.bfloat16), choices(7, 4)
+    out, emulator = apart(len(plan.src_of), 64, x.dtype), emulated.load()
+    kept = ctypes.create_string_buffer(bytes(PermuteArgs.of(x, plan.row_of, plan.src_of, out)))
+    for _ in range(2):
+        assert emulator.lc_moe_permute(kept, None) == 0, emulator.lc_last_error().decode()
+        assert_permuted(out, x, plan)
+        x.neg_()
+    for size in (0, len(kept) - 9, len(kept) + 8):
+        ctypes.memmove(kept, ctypes.byref(ctypes.c_size_t(size)), 8)
+        assert emulator.lc_moe_permute(kept, None) == 4
+        text = f"lc_moe_permute: struct_size {size}, expected {ctypes.sizeof(PermuteArgs)}"
+        assert text in emulator.lc_last_error().decode()
+    assert emulator.lc_moe_permute(None, None) == 4
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -84,9 +84,28 @@ class _Matrix(ctypes.Structure):
     ]
 
 
-def lc_matrix(t: torch.Tensor) -> object:
-    """As the C functions take it, for those that no op calls. The tensor must live."""
-    return ctypes.byref(_Matrix(t.data_ptr(), LC_DTYPES[t.dtype], *t.shape, *t.stride()))
+def lc_matrix(t: torch.Tensor) -> _Matrix:
+    return _Matrix(t.data_ptr(), LC_DTYPES[t.dtype], *t.shape, *t.stride())
+
+
+class PermuteArgs(ctypes.Structure):
+    """lc_moe_permute_args: of the function that no op calls."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("x", _Matrix),
+        ("row_of", ctypes.c_void_p),
+        ("top_k", ctypes.c_int32),
+        ("src_of", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("out", _Matrix),
+    ]
+
+    @classmethod
+    def of(cls, x: torch.Tensor, row_of: torch.Tensor, src_of: torch.Tensor, out: torch.Tensor) -> PermuteArgs:
+        """The tensors must live."""
+        tables = row_of.data_ptr(), row_of.shape[1], src_of.data_ptr(), len(src_of)
+        return cls(ctypes.sizeof(cls), lc_matrix(x), *tables, lc_matrix(out))
 
 
 def run(op: str, *arguments: object) -> None:
