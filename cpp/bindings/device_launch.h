@@ -72,6 +72,7 @@ inline void require_supported(int device, const KernelLibrary& kernels) {
 template <class Args>
 void launch_on(const TensorDesc& tensor, int (*KernelLibrary::*function)(const Args*, lc_stream_t), const Args& args) {
   const KernelLibrary& kernels = kernel_library(tensor.device);
+  if (kernels.*function == nullptr) throw std::runtime_error("the kernel library lacks the function of this op");
   const auto run = [&](lc_stream_t stream) {
     const int status = (kernels.*function)(&args, stream);
     if (status == LC_OK) return;

@@ -204,7 +204,7 @@ print(sorted(silent))
 NEED_NO_TORCH = {
     "LongcatCheckpointError", "LongcatError", "LongcatLibraryError", "LongcatShapeError", "LongcatTimeoutError",
     "LongcatUnsupportedError", "__version__", "errors", "integrations", "ops", "ops.supports", "import errors",
-    "import integrations", "import ops",
+    "import integrations", "import ops", "import perf", "perf",
 }  # fmt: skip
 
 
