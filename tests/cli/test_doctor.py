@@ -176,7 +176,7 @@ def test_the_backend_variable_decides(monkeypatch, backend, expected):
 
 
 def test_a_declared_op_that_does_not_exist_fails_the_command(monkeypatch, capsys):
-    monkeypatch.setitem(OPS, "moe_dream", Op("moe", lambda: ()))
+    monkeypatch.setitem(OPS, "moe_dream", Op("moe"))
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "moe_dream" in text and "some op has no backend here" in text

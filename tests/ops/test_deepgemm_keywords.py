@@ -11,7 +11,7 @@ import torch
 
 import longcat_ops
 from longcat_ops import LongcatUnsupportedError
-from longcat_ops.ops.registry import _DEEPGEMM
+from longcat_ops.ops.deepgemm import _DEEPGEMM
 from longcat_ops.testing.op_cases import CASES, public
 from longcat_ops.testing.op_results import bits
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import longcat_ops
 from longcat_ops import Plan, Routing, fused_moe, reference
-from longcat_ops.ops import expert_chain
+from longcat_ops.ops import expert_chain, registration
 from longcat_ops.testing.op_cases import schema_call
 from longcat_ops.testing.op_results import bits
 from support.fused_moe_cases import fp8_weights, make
@@ -49,7 +49,7 @@ def calls_on_cuda(case: str) -> list[tuple[str, tuple]]:
             for a in arguments
         ]
         with _Calls() as recorded:
-            expert_chain.fused_moe(*fake)
+            registration.python_kernel("fused_moe")(*fake)
     assert recorded.calls[-1][1][-1] is fake[-1]  # the combine writes the caller's output
     return recorded.calls
 
@@ -78,7 +78,7 @@ def test_both_products_know_that_the_counts_are_ready_and_how_many_rows_there_ca
     gate_up, down = (q.to(torch.float8_e4m3fn), s), (q[:, :8].contiguous().to(torch.float8_e4m3fn), s[:, :1])
     with _Calls() as recorded:
         plan = longcat_ops.moe_plan(ids, experts)
-        expert_chain.fused_moe(x, *routing[:3], *gate_up, *down, *plan, torch.empty_like(x))
+        expert_chain.fused_moe(x, routing, gate_up, down, plan=plan, out=torch.empty_like(x))
     arguments = {name: args for name, args in recorded.calls if "gemm" in name}
     assert len(arguments) == 2
     for args in arguments.values():

@@ -7,7 +7,7 @@ import torch
 
 import longcat_ops
 from longcat_ops import LongcatShapeError
-from longcat_ops.ops.registry import OPS
+from longcat_ops.ops.parameters import flatten
 from longcat_ops.testing.op_cases import CASES, FIRST, is_output, public, schema_call
 from longcat_ops.testing.op_results import blank
 
@@ -76,7 +76,7 @@ def refused_alike(op, args, kwargs):
 def schema_name(op, path):
     """The schema's name of the tensor at this place of a call; None for a field that the op does not read."""
     made, value = tensor_at(op, path)
-    flat = OPS[op].arguments(*made.args, **made.kwargs)
+    flat = flatten(op, made.args, made.kwargs)
     index = next((i for i, a in enumerate(flat) if a is value), None)
     return None if index is None else getattr(torch.ops.longcat_ops, op).default._schema.arguments[index].name
 

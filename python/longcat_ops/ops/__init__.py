@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import _environment, _library
-from . import registry
+from ..errors import LongcatUnsupportedError
 from .registry import OPS
 
 _MODULE_OF = {"Plan": "moe", "Routing": "moe", **{name: op.module for name, op in OPS.items()}}
@@ -25,7 +25,12 @@ def supports(op: str, *args: Any, **kwargs: Any) -> tuple[bool, str, str]:
     Raises:
         LongcatUnsupportedError: there is no such op.
     """
-    return registry.supports(op, args, kwargs)
+    if op not in OPS:
+        raise LongcatUnsupportedError(f"supports: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
+    _library.load()
+    from . import checking
+
+    return checking.supports(op, args, kwargs)
 
 
 def _register(native: ModuleType) -> None:

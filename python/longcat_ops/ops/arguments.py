@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,23 +12,24 @@ from torch import Tensor
 from ..errors import LongcatShapeError, message
 from . import tensors
 from .described import Described
+from .parameters import flatten, function_signature
 
 _NUMBERS: dict[str, tuple[type, type]] = {"int": (Integral, int), "float": (Real, float), "bool": (bool, bool)}
 
 
-def schema_arguments(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs: dict) -> tuple[Any, ...]:
-    """The arguments of a call as the C++ check of its op takes them. flatten: as in `registry.Op.arguments`.
+def schema_arguments(op: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a call as the C++ check of its op takes them.
 
     Raises LongcatShapeError or LongcatUnsupportedError for one that is not of the kind its schema names, a list for a
     tensor say, and TypeError for a call that does not fit the function's signature.
     """
     try:
-        arguments = flatten(*args, **kwargs)
+        arguments = flatten(op, args, kwargs)
     except TypeError:
-        _refuse_misplaced(op, flatten, args, kwargs)
+        _refuse_misplaced(op, args, kwargs)
         raise
     schema = getattr(torch.ops.longcat_ops, op).default._schema.arguments
-    return tuple(_typed(op, spec, value) for spec, value in zip(schema, arguments, strict=False))
+    return tuple(_typed(op, spec, value) for spec, value in zip(schema, arguments, strict=True))
 
 
 def _typed(op: str, spec: Any, value: Any) -> Any:
@@ -63,10 +62,11 @@ def _tensor(op: str, name: str, value: Any) -> Tensor | Described:
     return value
 
 
-def _refuse_misplaced(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs: dict) -> None:
+def _refuse_misplaced(op: str, args: tuple, kwargs: dict[str, Any]) -> None:
     """Raises LongcatShapeError where a call lacks arguments because a pair stands for the first of its tensors."""
+    signature = function_signature(op)
     with contextlib.suppress(TypeError):
-        for name, value in inspect.signature(flatten).bind_partial(*args, **kwargs).arguments.items():
-            if flatten.__annotations__[name] == "Tensor" and not isinstance(value, Tensor):
+        for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
+            if signature.parameters[name].annotation == "Tensor" and not isinstance(value, Tensor):
                 got, fix = f"of type {type(value).__name__}", f"pass each tensor by itself, as {op}(*pair) does"
                 raise LongcatShapeError(message(op, name, got, "a torch.Tensor", fix=fix))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from .. import _library
 from . import tensors
 from .checking import refuse
-from .registry import OPS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,10 +28,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except Exception as error:
             problem = error
-        _refuse(problem, args, kwargs)
-
-    def _refuse(error: Exception, args: tuple, kwargs: dict) -> NoReturn:
-        refuse(op, OPS[op].arguments, args, kwargs, error)
+        refuse(op, args, kwargs, problem)
 
     # torch.compile counts recompilations by code object: one of its own for each op, or they would share a limit of 8.
     call.__code__ = call.__code__.replace(co_name=op)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -31,11 +30,21 @@ def require(op: str, *arguments: Any) -> None:
         raise RuntimeError(f"[{code}] {reason}" + (f"\n  fix: {fix}" if fix else ""))
 
 
-def refuse(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs: dict, error: Exception) -> NoReturn:
+def supports(op: str, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, str, str]:
+    """See `longcat_ops.supports`."""
+    try:
+        arguments = schema_arguments(op, args, kwargs)
+    except (LongcatShapeError, LongcatUnsupportedError) as error:
+        reason, _, fix = str(error).partition("\n  fix: ")
+        return False, reason, fix
+    code, reason, fix = find_problem(op, *arguments)
+    return not code, reason, fix
+
+
+def refuse(op: str, args: tuple, kwargs: dict[str, Any], error: Exception) -> NoReturn:
     """Raises what is wrong with the arguments of a failed call, or `error` itself if nothing is.
 
-    flatten: from the call's arguments to those of the schema. An error of the check inside `torch.ops.longcat_ops`
-    becomes the exception its code names.
+    An error of the check inside `torch.ops.longcat_ops` becomes the exception its code names.
     """
     if isinstance(error, LongcatError):
         raise error
@@ -45,7 +54,7 @@ def refuse(op: str, flatten: Callable[..., tuple[Any, ...]], args: tuple, kwargs
         if marker in text:
             raise _exception_class(code)(text.split(marker, 1)[1]) from None
     try:
-        arguments = schema_arguments(op, flatten, args, kwargs)
+        arguments = schema_arguments(op, args, kwargs)
     except TypeError:  # the call itself is malformed; Python's own text says how
         raise error from None
     check(op, *arguments)

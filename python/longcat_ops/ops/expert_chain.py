@@ -6,24 +6,22 @@ import torch
 from torch import Tensor
 
 from ..reference.experts import check_ids, expert_rows
-from ..types import Fp8Pair, Plan
+from ..types import Fp8Pair, Plan, Routing
 from .gemm import m_grouped_fp8_gemm_nt_offset, m_grouped_fp8_swiglu_gemm_nt_offset
 from .moe import moe_permute_quant, moe_plan
 from .quant import dequant_fp8, per_token_group_quant_fp8
 
 
-def fused_moe(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, w_gate_up: Tensor,
-              gate_up_scales: Tensor | None, w_down: Tensor, down_scales: Tensor | None, offsets: Tensor | None,
-              row_of: Tensor | None, src_of: Tensor | None, out: Tensor) -> None:  # fmt: skip
-    """torch.ops.longcat_ops.fused_moe: the arguments of its schema, `out` [T,H] written. FP8 weights have scales."""
-    gate_up = w_gate_up if gate_up_scales is None else (w_gate_up, gate_up_scales)
-    down = w_down if down_scales is None else (w_down, down_scales)
-    if isinstance(gate_up, tuple) and isinstance(down, tuple):
-        plan = _plan(ids, weights, len(w_down)) if offsets is None else Plan(offsets, row_of, src_of)
-        y = _fp8_rows(x, gate_up, down, plan)
+def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *, plan: Plan | None,
+              out: Tensor) -> None:  # fmt: skip
+    """See `longcat_ops.fused_moe`; `out` [T,H] is written. FP8 weights are pairs."""
+    ids, weights = routing.ids, routing.weights
+    if isinstance(w_gate_up, tuple) and isinstance(w_down, tuple):
+        plan = _plan(ids, weights, len(w_down[0])) if plan is None else plan
+        y = _fp8_rows(x, w_gate_up, w_down, plan)
     else:
-        y, plan = expert_rows(x, ids, weights, gate_up, down, _round_trip_fp8)
-    torch.ops.longcat_ops.moe_combine(y, plan.row_of, weights, zero_weight, x, None, out)
+        y, plan = expert_rows(x, ids, weights, w_gate_up, w_down, _round_trip_fp8)
+    torch.ops.longcat_ops.moe_combine(y, plan.row_of, weights, routing.zero_weight, x, None, out)
 
 
 def _plan(ids: Tensor, weights: Tensor, experts: int) -> Plan:

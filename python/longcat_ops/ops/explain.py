@@ -158,7 +158,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     if op not in OPS:
         raise LongcatUnsupportedError(f"explain: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
     native = _library.load()
-    checking.check(op, *schema_arguments(op, OPS[op].arguments, args, kwargs))
+    checking.check(op, *schema_arguments(op, args, kwargs))
     with _Capture(op) as capture:
         getattr(ops, op)(*_to_meta(args), **{key: _to_meta(value) for key, value in kwargs.items()})
     found = native.explain(op, *capture.arguments)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..types import BLOCK, Fp8Pair
 from .calling import empty_scales, kernel, public
-from .registry import deepgemm_keywords, pair
+from .deepgemm import deepgemm_keywords
+from .parameters import pair
 
 _fp8_gemm_nt = kernel("fp8_gemm_nt")
 _offset = kernel("m_grouped_fp8_gemm_nt_offset")

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..types import BLOCK, Fp8Pair, Plan, Routing
 from .calling import empty_scales, kernel, public
-from .registry import check_num_valid, weight
+from .parameters import weight
+from .registry import check_num_valid
 
 __all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
 

@@ -17,6 +17,7 @@ import torch
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from . import checking, emulated, tensors
+from .parameters import schema_form
 from .registry import OPS
 
 # Ops with a C++ CPU kernel, with a CUDA kernel in this build, and with one that the emulator runs, found when the
@@ -92,12 +93,10 @@ def python_kernel(op: str) -> Callable[..., None]:
     """What serves `op` without a C++ or CUDA kernel: its chain of other ops, or the reference. Takes the arguments of
     the schema."""
     if OPS[op].chain:  # loaded here only: it imports the ops, whose schemas must be registered by then
-        from . import expert_chain
-
-        return getattr(expert_chain, op)
-    from ..reference import kernels
-
-    return getattr(kernels, op)
+        from . import expert_chain as functions
+    else:
+        from .. import reference as functions
+    return schema_form(op, getattr(functions, op))
 
 
 def _fake(op: str) -> Callable[..., None]:

@@ -16,6 +16,8 @@ from .moe import moe_combine, moe_permute_quant, moe_plan
 from .quant import dequant_fp8, per_token_group_quant_fp8
 from .rows import SMALL_T, padded, silu
 
+__all__ = ["fused_moe"]
+
 
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *,
               plan: Plan | None = None) -> Tensor:  # fmt: skip

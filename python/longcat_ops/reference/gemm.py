@@ -16,6 +16,15 @@ from .invariance import linear
 from .quant import dequant_fp8, per_token_group_quant_fp8
 from .rows import padded, silu
 
+__all__ = [
+    "fp8_gemm_nt",
+    "interleave_gate_up",
+    "m_grouped_fp8_gemm_nt_contiguous",
+    "m_grouped_fp8_gemm_nt_masked",
+    "m_grouped_fp8_gemm_nt_offset",
+    "m_grouped_fp8_swiglu_gemm_nt_offset",
+]
+
 _ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
 
 # Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode

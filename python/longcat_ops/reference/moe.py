@@ -11,6 +11,8 @@ from ..types import Fp8Pair, Plan, Routing
 from .quant import per_token_group_quant_fp8
 from .rows import acc_dtype
 
+__all__ = ["moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
+
 _COMBINE_TOKENS = 256  # at once: the products of all choices are held in fp32
 
 

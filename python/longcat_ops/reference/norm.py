@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .quant import per_token_group_quant_fp8
 
+__all__ = ["rms_norm", "rms_norm_quant_fp8"]
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight by row, in the dtype of weight (f32, f64), rounded once to the dtype of x."""

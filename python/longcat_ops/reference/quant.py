@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from ..types import BLOCK
 from .rows import silu
 
+__all__ = ["dequant_fp8", "per_block_quant_fp8", "per_token_group_quant_fp8", "silu_and_mul_quant_fp8"]
+
 E4M3_MAX = 448.0
 MIN_AMAX = 1e-4
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ...errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
-from ...ops.registry import deepgemm_keywords, pair
+from ...ops.deepgemm import deepgemm_keywords
+from ...ops.parameters import pair
 from ...types import Fp8Pair
 
 # Arguments of the ops, as DeepGEMM's caller knows them.

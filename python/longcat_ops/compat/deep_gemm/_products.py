@@ -15,7 +15,7 @@ from torch import Tensor
 from ...errors import LongcatShapeError, LongcatUnsupportedError, message
 from ...ops import checking, gemm, tensors
 from ...ops.arguments import schema_arguments
-from ...ops.registry import OPS, output
+from ...ops.parameters import output
 from ...types import Fp8Pair
 from ._calling import NAMES, call, flag, integer, keywords, operands
 from ._settings import get_mk_alignment_for_contiguous_layout
@@ -127,7 +127,7 @@ def _psum_product(op: str, lhs: Fp8Pair, rhs: Fp8Pair, d: Tensor, ends: Tensor, 
 
 def _check(*args: Any, **kwargs: Any) -> None:
     """The op's own check, before anything is launched for it."""
-    checking.check(_OFFSET, *schema_arguments(_OFFSET, OPS[_OFFSET].arguments, args, kwargs))
+    checking.check(_OFFSET, *schema_arguments(_OFFSET, args, kwargs))
 
 
 def _check_ends(op: str, ends: Any, weights: Any) -> None:

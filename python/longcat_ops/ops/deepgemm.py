@@ -1,0 +1,33 @@
+"""DeepGEMM's own keywords, which the FP8 products take at the values that they have on SM90."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import LongcatUnsupportedError, message
+
+# What DeepGEMM's own keywords must be for its SM90 kernels with 1x128 by 128x128 scales.
+_DEEPGEMM: dict[str, tuple[Any, ...]] = {
+    "c": (None,),
+    "recipe": (None, (1, 128, 128)),
+    "recipe_a": (None, (1, 128)),
+    "recipe_b": (None, (128, 128)),
+    "compiled_dims": ("nk", "mn", "mk", "mnk", "n", "m", "k", ""),  # a hint to its JIT
+    "disable_ue8m0_cast": (False, True),  # scales are float32 here: there is nothing to cast
+    "use_psum_layout": (False,),
+    "expected_m_for_psum_layout": (None,),
+}
+
+
+def deepgemm_keywords(op: str, keywords: dict[str, Any], allowed: tuple[str, ...] = ()) -> None:
+    """Accepts DeepGEMM's keywords at their SM90 values. Raises TypeError for other names, as Python does, and
+    LongcatUnsupportedError for other values."""
+    for name, value in keywords.items():
+        if name not in ("recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast", *allowed):
+            raise TypeError(f"{op}() got an unexpected keyword argument {name!r}")
+        value = tuple(value) if isinstance(value, list) else value
+        if not any(value is legal or (type(value) is type(legal) and value == legal) for legal in _DEEPGEMM[name]):
+            expected = " or ".join(repr(legal) for legal in _DEEPGEMM[name])
+            fix = "m_grouped_fp8_gemm_nt_offset takes prefix sums" if "psum" in name else None
+            got = "a Tensor" if hasattr(value, "dtype") else repr(value)
+            raise LongcatUnsupportedError(message(op, name, got, f"{expected} (on SM90)", fix=fix))
