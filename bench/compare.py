@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from devices import differences
+from report.devices import differences
 from tables import cells_of, read_results, timed
 
 Key = tuple[str, str, str]  # cell, implementation, device

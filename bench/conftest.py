@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import devices
 import report as reports
 import tables
 from longcat_ops.perf import Band
+from report import devices
 
 
 @pytest.fixture

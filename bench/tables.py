@@ -1,7 +1,7 @@
 """The results of bench_moe_gemm.py as text: at the end of its run, and as tables.
 
-python -m pytest bench/bench_moe_gemm.py --benchmark-json=results.json      # on a GPU
-python -m pytest bench/bench_moe_gemm.py --predictions-json=results.json    # without one
+python -m pytest bench/products/bench_moe_gemm.py --benchmark-json=results.json      # on a GPU
+python -m pytest bench/products/bench_moe_gemm.py --predictions-json=results.json    # without one
 python bench/tables.py results.json                              # one table of each device and implementation
 """
 
@@ -30,7 +30,7 @@ def cells_of(results: dict) -> list[dict]:
 def read_results(path: Path) -> dict:
     results = json.loads(path.read_text(encoding="utf-8") or "{}")  # pytest-benchmark leaves it empty if nothing ran
     if not cells_of(results):
-        raise SystemExit(f"{path} has no cell of bench/bench_moe_gemm.py")
+        raise SystemExit(f"{path} has no cell of bench/products/bench_moe_gemm.py")
     return results
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_gemm_problem import Operands, Problem
+from products.moe_gemm_problem import Operands, Problem
 
 from .peer import Call, Peer, not_importable
 

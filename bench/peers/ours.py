@@ -7,7 +7,7 @@ from functools import partial
 
 import longcat_ops
 from longcat_ops import _library
-from moe_gemm_problem import Operands, Problem
+from products.moe_gemm_problem import Operands, Problem
 
 from .peer import Call, Peer, no_gpu
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moe_gemm_problem import Operands, Problem
+from products.moe_gemm_problem import Operands, Problem
 
 from .peer import Call, Peer, no_gpu
 

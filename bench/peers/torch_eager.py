@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moe_gemm_problem import Operands, Problem
+from products.moe_gemm_problem import Operands, Problem
 
 from .peer import Call, Peer, no_gpu
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from moe_gemm_problem import Operands, Problem
+from products.moe_gemm_problem import Operands, Problem
 
 from .peer import Call, Peer, not_importable
 

@@ -13,16 +13,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import bench_moe_gemm
 import compare
-import devices
-import graph_time
-import moe_gemm_problem
 import tables
 from device_check.plan import PLAN
 from longcat_ops import perf
-from moe_gemm_problem import Cell, Problem
 from peers import SPLITS, Peer, ours, torch_eager
+from products import bench_moe_gemm, moe_gemm_problem
+from products.moe_gemm_problem import Cell, Problem
+from report import devices, graph_time
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = "NVIDIA H100 80GB HBM3"

@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-import bench_fused_moe
-import bench_layer
+from chains import bench_fused_moe, bench_layer
 from longcat_ops.perf.chain import Share
 from peers import deep_gemm, torch_eager
 from support.fake_deep_gemm import DeepGemm

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import bench_moe_gemm
 import longcat_ops
-import moe_gemm_problem
-from moe_gemm_problem import Cell, Problem
 from peers import OURS, PEERS, deep_gemm, ours, scaled_mm, torch_eager
+from products import bench_moe_gemm, moe_gemm_problem
+from products.moe_gemm_problem import Cell, Problem
 from support.fake_deep_gemm import DeepGemm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +106,7 @@ def test_layouts_of_scaled_mm(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> No
 INTERPRETED = """
 import sys, torch
 sys.path.insert(0, "bench")
-import moe_gemm_problem
+from products import moe_gemm_problem
 from peers import triton_grouped
 moe_gemm_problem.SHAPES["tiny"] = 256, 384
 for groups, tokens, skewed in [(6, 1, True), (1, 33, False), (2, 130, False)]:

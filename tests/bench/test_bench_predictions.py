@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import bench_moe_gemm
 import tables
 from longcat_ops.perf.chain import shares
-from moe_gemm_problem import Cell
 from peers import PEERS
+from products import bench_moe_gemm
+from products.moe_gemm_problem import Cell
 from support.pytests import run_pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def without_a_gpu(tmp_path: Path, *selection: str) -> tuple[str, str, dict]:
 
 def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
     """The bench itself. With a GPU it measures; this asks for the branch without one."""
-    bench = "bench/bench_moe_gemm.py::test_against_the_floor"
+    bench = "bench/products/bench_moe_gemm.py::test_against_the_floor"
     out, _, kept = without_a_gpu(tmp_path, f"{bench}[gate_up-G4-m8]", f"{bench}[down-G16-m8-skewed]")
     assert "predictions, nothing ran" in out and "DeepGEMM contiguous: needs a GPU" in out
     even, skewed = tables.cells_of(kept)
@@ -42,17 +42,18 @@ def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
 
 
 PREDICTING = {  # a bench that needs a GPU -> one of its cells, and how its prediction is printed
-    "bench_fused_moe.py": ("test_against_the_floor[{first}]", "a prediction for an H100, nothing ran"),
-    "bench_layer.py": ("test_a_layer[8]", "a prediction for an H100, nothing ran"),
-    "bench_moe.py": ("test_against_the_floor[moe_plan-8]", "a prediction for an H100, nothing ran"),
-    "bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "predictions, nothing ran"),
+    "chains/bench_fused_moe.py": ("test_against_the_floor[{first}]", "a prediction for an H100, nothing ran"),
+    "chains/bench_layer.py": ("test_a_layer[8]", "a prediction for an H100, nothing ran"),
+    "ops/bench_moe.py": ("test_against_the_floor[moe_plan-8]", "a prediction for an H100, nothing ran"),
+    "products/bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "predictions, nothing ran"),
 }
-RUN_ANYWHERE = {"bench_generate.py", "bench_ops.py"}
+RUN_ANYWHERE = {"engine/bench_generate.py", "ops/bench_ops.py"}
 
 
 def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
     """No table, no statistic, no entry of pytest-benchmark, in any bench that predicts."""
-    assert {path.name for path in (ROOT / "bench").glob("bench_*.py")} == PREDICTING.keys() | RUN_ANYWHERE
+    benches = {path.relative_to(ROOT / "bench").as_posix() for path in (ROOT / "bench").glob("**/bench_*.py")}
+    assert benches == PREDICTING.keys() | RUN_ANYWHERE
     first = str(next(iter(shares())))
     selection = [f"bench/{name}::{cell.format(first=first)}" for name, (cell, _) in PREDICTING.items()]
     out, measured, kept = without_a_gpu(tmp_path, *selection)

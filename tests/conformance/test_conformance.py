@@ -62,7 +62,9 @@ def test_every_primitive_is_emulated_and_has_a_case(emulated: Library, request: 
 def test_the_table_of_primitives_in_the_docs(emulated: Library) -> None:
     rows = primitives.table(emulated.cases(), golden.read())
     text = primitives_page.PAGE.read_text(encoding="utf-8")
-    assert text == primitives_page.renewed(text, rows), "docs/emulator.md is stale: python tools/primitives_page.py"
+    assert text == primitives_page.renewed(text, rows), (
+        "docs/emulator.md is stale: python tools/pages/primitives_page.py"
+    )
     assert [line.split("`")[1] for line in primitives_page.render(rows).splitlines()[2:]] == [row.name for row in rows]
 
 

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_of_ops_is_what_the_docstrings_make() -> None:
-    done = subprocess.run([sys.executable, "tools/ops_page.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "tools/pages/ops_page.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     headings = re.findall(r"^## (\w+)$", (ROOT / "docs/ops.md").read_text(encoding="utf-8"), flags=re.M)
     assert headings == list(OPS)
@@ -37,7 +39,7 @@ def test_every_block_states_the_shapes_of_its_forward() -> None:
 
 def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys; sys.path.insert(0, 'tools'); import ops_page;"
+        "import pathlib, sys; sys.path.insert(0, 'tools/pages'); import ops_page;"
         f"ops_page.PAGE = pathlib.Path({str(tmp_path / 'ops.md')!r});"
         "assert ops_page.main(['--check']) == 1; assert ops_page.main([]) == 0; assert ops_page.main(['--check']) == 0;"
         "ops_page.PAGE.write_text(ops_page.PAGE.read_text().replace('top_k', 'topk', 1));"

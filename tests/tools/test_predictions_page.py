@@ -1,4 +1,4 @@
-"""Every prediction in the documents is what longcat_ops.perf says now; tools/predictions_page.py writes them."""
+"""Every prediction in the documents is what longcat_ops.perf says now; tools/pages/predictions_page.py writes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_pages_and_results_are_current() -> None:
     for file, text in predictions_page.texts().items():
-        assert (ROOT / file).read_text(encoding="utf-8") == text, f"{file}: run python tools/predictions_page.py"
+        assert (ROOT / file).read_text(encoding="utf-8") == text, f"{file}: run python tools/pages/predictions_page.py"
 
 
 def test_plots_are_current() -> None:
@@ -25,7 +25,7 @@ def test_plots_are_current() -> None:
         (version,) = re.findall(r"Matplotlib v([\d.]+)", on_file)
         if version != matplotlib.__version__:
             pytest.skip(f"{file} was drawn by matplotlib {version}, here is {matplotlib.__version__}")
-        assert on_file == text, f"{file}: run python tools/predictions_page.py"
+        assert on_file == text, f"{file}: run python tools/pages/predictions_page.py"
 
 
 def test_no_mark_of_a_section_is_left_over() -> None:

@@ -1,4 +1,4 @@
-"""tools/train_tiny.py on a network of a few thousand weights and a toy text."""
+"""tools/tiny/train_tiny.py on a network of a few thousand weights and a toy text."""
 
 import json
 from pathlib import Path

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-import graph_time
 from conformance.library import Library, first_difference
+from report import graph_time
 
 GRAPH_US = 1500.0  # of a replay at least, so that its start and end do not count
 # What a rehearsal runs in the place of a probe: the case with the same kernels, or nothing.

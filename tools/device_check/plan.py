@@ -155,7 +155,8 @@ def op_tests(root: Path = ROOT) -> list[str]:
 
 def gpu_benches(root: Path = ROOT) -> list[str]:
     """Bench files that know of CUDA: on a machine that has it they measure there."""
-    return [f"bench/{p.name}" for p in sorted((root / "bench").glob("bench_*.py")) if "torch.cuda" in p.read_text()]
+    benches = sorted((root / "bench").glob("*/bench_*.py"))
+    return [path.relative_to(root).as_posix() for path in benches if "torch.cuda" in path.read_text()]
 
 
 def graphs() -> list[Step]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-import graph_time
 from device_check.machine import Machine
+from report import graph_time
 
 QUERY = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
 

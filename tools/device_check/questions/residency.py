@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import longcat_ops
-from bench_fused_moe import Problem
+from chains.bench_fused_moe import Problem
 from device_check.machine import Machine
 from device_check.questions import smoke
 from device_check.traced import KERNELS, Traced

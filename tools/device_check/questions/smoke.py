@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import longcat_ops
-import moe_gemm_problem
 from device_check.machine import Machine
 from longcat_ops import Plan, Routing
 from longcat_ops.testing.op_results import tensors, to_device
-from moe_gemm_problem import Cell
+from products import moe_gemm_problem
+from products.moe_gemm_problem import Cell
 
 SPLITS = (2, 4)
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bench_fused_moe
 import longcat_ops
-import moe_gemm_problem
+from chains import bench_fused_moe
 from device_check.machine import Machine
 from device_check.questions.smoke import routed
 from longcat_ops import reference
 from longcat_ops.perf.chain import Share
-from moe_gemm_problem import Cell
 from peers import OURS, PEERS, Peer
+from products import moe_gemm_problem
+from products.moe_gemm_problem import Cell
 
 Run = Callable[[], object]
 

@@ -1,7 +1,7 @@
 """What FP8 costs the tiny checkpoint: bits per byte of the held-out text and greedy agreement, by precision.
 
-    python tools/tiny_precision.py                            # about two minutes on two cores
-    python tools/tiny_precision.py --chapters 2 --json FILE
+    python tools/tiny/tiny_precision.py                            # about two minutes on two cores
+    python tools/tiny/tiny_precision.py --chapters 2 --json FILE
 
 The unquantised weights of training are not in the repository. So what the stored FP8 weights mean, in f32, stands for
 them: `bf16` rounds it, as a bf16 checkpoint would; `requantised` quantises it once more, with scales 1.41 times as
@@ -29,7 +29,7 @@ import longcat_ops
 from longcat_ops import LongcatFlashConfig, LongcatFlashForCausalLM, dequant_fp8
 from longcat_ops.model.precision import Precision
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints" / "longcat-tiny"
 TEXT = FOLDER / "heldout.txt"
 BOS, LONGEST = 1, 1024
@@ -154,7 +154,9 @@ def main(arguments: list[str] | None = None) -> int:
     facts = measure(args.chapters, args.new_tokens)
     print(table(facts))
     if args.json:
-        command = shlex.join(["python", "tools/tiny_precision.py", *(sys.argv[1:] if arguments is None else arguments)])
+        command = shlex.join(
+            ["python", "tools/tiny/tiny_precision.py", *(sys.argv[1:] if arguments is None else arguments)]
+        )
         facts |= {"date": datetime.date.today().isoformat(), "torch": torch.__version__, "command": command}
         args.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import bench_moe_gemm
 import tables
 from longcat_ops.perf import DEVICES, predict
 from longcat_ops.perf.products import product, tiles
+from products import bench_moe_gemm
 
 from .markdown import table, with_bound
 

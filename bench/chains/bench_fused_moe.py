@@ -1,6 +1,6 @@
 """The FP8 expert chain at the model's sizes: one rank's share of a layer, fused and unfused (longcat_ops.perf.chain).
 
-    python -m pytest bench/bench_fused_moe.py [-k EP128]
+    python -m pytest bench/chains/bench_fused_moe.py [-k EP128]
 
 With a Hopper GPU: `fused_moe` by a plan, the same unfused, and the unfused chain of each peer of bench_moe_gemm.py, as
 CUDA graphs that take turns; a share's weights are more than L2 holds. Without one: bands, as in
@@ -22,16 +22,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import devices
-import graph_time
 import longcat_ops
-import moe_gemm_problem
 from longcat_ops import Plan, Routing, _library, perf
 from longcat_ops.perf.chain import Share, experts_us, shares
 from longcat_ops.perf.dispatch import CHOICES, REAL
-from moe_gemm_problem import Operands
 from peers import PEERS, Peer
-from report import Report, band_us
+from products import moe_gemm_problem
+from products.moe_gemm_problem import Operands
+from report import Report, band_us, devices, graph_time
 
 Run = Callable[[], object]
 PEER_SECONDS = 180.0  # of the run; after that no peer is compiled

@@ -1,7 +1,7 @@
 """Writes docs/ops.md from the list of ops, their docstrings and schemas.
 
-python tools/ops_page.py            # write docs/ops.md
-python tools/ops_page.py --check    # exit 1 if the file is not what this would write
+python tools/pages/ops_page.py            # write docs/ops.md
+python tools/pages/ops_page.py --check    # exit 1 if the file is not what this would write
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import longcat_ops
 from longcat_ops.ops import registration
 from longcat_ops.ops.registry import OPS
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "ops.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "ops.md"
 INTRO = """# Ops
 
-Made by `tools/ops_page.py` from the docstrings; a test compares. Each op is a Python function of `longcat_ops`, an op
-of `torch.ops.longcat_ops` that writes into outputs it is given, and a plain-torch reference of the same name in
+Made by `tools/pages/ops_page.py` from the docstrings; a test compares. Each op is a Python function of `longcat_ops`,
+an op of `torch.ops.longcat_ops` that writes into outputs it is given, and a plain-torch reference of the same name in
 `longcat_ops.reference`.
 
 T tokens, H hidden width, E = N FFN experts + Z zero experts, K choices per token, G local experts, I expert width, R
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = page()
     if args.check:
         same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print(f"{PAGE.name} is up to date" if same else f"{PAGE.name} differs: run python tools/ops_page.py")
+        print(f"{PAGE.name} is up to date" if same else f"{PAGE.name} differs: run python tools/pages/ops_page.py")
         return 0 if same else 1
     PAGE.write_text(text, encoding="utf-8")
     print(f"wrote {PAGE.name}: {len(OPS)} ops")

@@ -1,7 +1,7 @@
 """Routing, plan, permute and combine at the model's sizes: 512 FFN and 256 zero experts, 6144 columns, 12 choices, 8 of
 them FFN experts; float32 logits, bf16 rows.
 
-    python -m pytest bench/bench_moe.py [-k combine]
+    python -m pytest bench/ops/bench_moe.py [-k combine]
 
 Each cell has the bytes that the kernel has to move and the floor: those bytes at the memory's peak. With a Hopper GPU
 it is timed as 20 calls in a CUDA graph, beside the plain-torch reference and, for permute and combine, beside the same
@@ -17,13 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import devices
 import longcat_ops
-from graph_time import microseconds
 from longcat_ops import Plan, Routing, _library, perf, reference
 from longcat_ops.perf import dispatch
 from longcat_ops.perf.dispatch import EXPERTS, REAL, ZERO
-from report import Report, band_us
+from report import Report, band_us, devices
+from report.graph_time import microseconds
 
 WIDTH, K = dispatch.HIDDEN, dispatch.CHOICES
 TOKENS = [1, 8, 96, 192, 1024, 8192]

@@ -1,7 +1,7 @@
 """Writes the table of primitives in docs/emulator.md: what stands behind each function of cuda/ptx.
 
-python tools/primitives_page.py            # renew the table; builds the emulator's conformance library first
-python tools/primitives_page.py --check    # exit 1 if the file is not what this would write
+python tools/pages/primitives_page.py            # renew the table; builds the emulator's conformance library first
+python tools/pages/primitives_page.py --check    # exit 1 if the file is not what this would write
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import build_emulator
-from conformance import golden, primitives
-from conformance.library import Library
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / name) for name in ("tools", "python") if str(ROOT / name) not in sys.path]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "emulator.md"
-BEGIN, END = "<!-- primitives: tools/primitives_page.py -->\n", "<!-- end of primitives -->\n"
+import build_emulator  # noqa: E402
+from conformance import golden, primitives  # noqa: E402
+from conformance.library import Library  # noqa: E402
+
+PAGE = ROOT / "docs" / "emulator.md"
+BEGIN, END = "<!-- primitives: tools/pages/primitives_page.py -->\n", "<!-- end of primitives -->\n"
 
 
 def render(rows: list[primitives.Row]) -> str:
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = PAGE.read_text(encoding="utf-8")
     wanted = renewed(text, primitives.table(cases, golden.read()))
     if check:
-        print("up to date" if text == wanted else f"{PAGE.name} is stale: python tools/primitives_page.py")
+        print("up to date" if text == wanted else f"{PAGE.name} is stale: python tools/pages/primitives_page.py")
         return int(text != wanted)
     PAGE.write_text(wanted, encoding="utf-8")
     return 0

@@ -1,6 +1,6 @@
 """What a call of each op costs above the work of its kernel, on CPU tensors, beside a bare torch op as the yardstick.
 
-    python -m pytest bench/bench_ops.py [-k moe_route]
+    python -m pytest bench/ops/bench_ops.py [-k moe_route]
 
 Two ways in: the Python function of `longcat_ops` (which allocates outputs) and `torch.ops.longcat_ops` (which does
 not). The kernel's work is, for an op that runs its reference, the reference called directly on the same arguments; for

@@ -1,6 +1,6 @@
 """Decoding speed of the whole network on a CPU against `generate` of HF transformers: same weights, machine and run.
 
-    python -m pytest bench/bench_generate.py [-k tiny]     # tiny checkpoint, random medium network; 1 and 2 threads
+    python -m pytest bench/engine/bench_generate.py [-k tiny]   # tiny checkpoint, random medium one; 1, 2 threads
 
 Every variant continues the same prompt by the same number of greedy tokens; tokens/s counts new tokens over the whole
 call, prompt included. Variants take turns, round by round, so that a drift of the machine hits all of them. The peer is
@@ -23,7 +23,7 @@ from longcat_ops import LongcatFlashForCausalLM
 from support import hf  # the oracle helpers of the tests
 from support.hf_checkpoint import from_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 CHECKPOINT = ROOT / "checkpoints" / "longcat-tiny"
 PROMPT, ROUNDS = 64, 5

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-import devices
 from longcat_ops.perf import Band
+
+from . import devices
 
 PREDICTIONS = pytest.StashKey[list[tuple[str, dict]]]()
 

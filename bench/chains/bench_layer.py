@@ -1,6 +1,6 @@
 """One decode step of one whole ScMoE layer at LongCat-Flash's sizes: FP8 projections and 512 FP8 experts, T sequences.
 
-    python -m pytest bench/bench_layer.py
+    python -m pytest bench/chains/bench_layer.py
 
 With a Hopper GPU: model/layers.py ScMoELayer, random weights (22 GB), run eagerly, so that the time holds what Python
 and torch take between kernels; the layer is not yet made for graphs. Without one: a band by parts, by
@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import devices
 from longcat_ops import LongcatFlashConfig, _library, perf
 from longcat_ops.model.cache import LatentCache
 from longcat_ops.model.layers import RotaryTable, ScMoELayer
@@ -25,7 +24,7 @@ from longcat_ops.model.precision import Precision
 from longcat_ops.model.rows import Rows
 from longcat_ops.model.source import RandomSource
 from longcat_ops.perf.layer import CONTEXT, TOKENS, predicted
-from report import Report, band_us
+from report import Report, band_us, devices
 
 CONFIG = LongcatFlashConfig()
 

@@ -1,6 +1,6 @@
 """The grouped FP8 GEMM at the model's sizes: gate_up [4096, 6144] and down [6144, 2048], G local experts of m tokens.
 
-    python -m pytest bench/bench_moe_gemm.py [-k "down and G4-"] [--grid full] [--peers "Triton,DeepGEMM masked"]
+    python -m pytest bench/products/bench_moe_gemm.py [-k "down and G4-"] [--grid full] [--peers Triton]
 
 With a Hopper GPU every cell is timed, ours and each peer of bench/peers/, in CUDA graphs of calls that take turns on
 copies of the operands, 4 times L2 in all, so that none finds its weights there: median, 10th and 90th percentile of 50
@@ -26,14 +26,13 @@ from functools import cache
 import pytest
 import torch
 
-import graph_time
 import longcat_ops
-from devices import known
 from longcat_ops import perf
 from longcat_ops.ops.explain import Explanation
-from moe_gemm_problem import SHAPES, Cell, Problem
 from peers import OURS, PEERS, SPLITS, Peer
-from report import Report
+from products.moe_gemm_problem import SHAPES, Cell, Problem
+from report import Report, graph_time
+from report.devices import known
 
 FULL = [1, 2, 4, 8, 16, 32, 64, 512], [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256]  # groups, tokens
 SHORT = [4, 16, 64, 1], [1, 8, 32, 64, 128, 256]

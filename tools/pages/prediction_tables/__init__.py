@@ -1,0 +1,1 @@
+"""Tables of predictions, as Markdown: what tools/pages/predictions_page.py puts into the documents."""
