@@ -19,10 +19,12 @@ from pathlib import Path
 from cuda_tools import NVCC, PLACES
 from kernel_gates import artefact, compilation
 from kernel_gates.baseline import BASELINE, RENEW, diff, parse, render
+from kernel_gates.loops import LIMITS, Instruction, check_loops, stage_instructions
 from kernel_gates.opcodes import TABLE, Row, check_opcodes, only_in_general
 from kernel_gates.ptx import ENTRY
 from kernel_gates.ptx_lint import lint
 
+FEWEST_REGISTERS = 168  # kFewestRegisters of cuda/gemm/layout.h
 LIBRARY = compilation.ROOT / "python" / "longcat_ops" / "liblongcat_kernels.so"
 
 
@@ -56,8 +58,12 @@ class Library:
         return {self.names[symbol]: resources.registers for symbol, resources in self.resources.items()}
 
     @cached_property
+    def code(self) -> dict[str, list[Instruction]]:
+        return {self.names[symbol]: found for symbol, found in artefact.read_code(self.path).items()}
+
+    @cached_property
     def opcodes(self) -> dict[str, Counter[str]]:
-        return {self.names[symbol]: found for symbol, found in artefact.read_opcodes(self.path).items()}
+        return {name: Counter(i.opcode for i in code) for name, code in self.code.items()}
 
     def check_memory(self) -> Verdict:
         """No stack frame, no local memory. Spilled registers lie in the stack frame."""
@@ -79,6 +85,26 @@ class Library:
             return Verdict("registers", changes + remedy, f"{len(self.resources)} kernels, nvcc {self.nvcc}")
         summary = f"not compared: this is nvcc {self.nvcc}, the baseline was made with {nvcc}"
         return Verdict("registers", [], "\n        ".join([summary, *changes]))
+
+    def check_handed_over(self) -> Verdict:
+        """Where consumers take registers over, there are enough of them, whichever nvcc it was: with fewer they would
+        wait forever."""
+        takers = {name for name, code in self.opcodes.items() if any(o.startswith("USETMAXREG") for o in code)}
+        problems = [
+            f"{name}: {self.registers[name]} registers, expected at least {FEWEST_REGISTERS} (kFewestRegisters)"
+            for name in sorted(takers)
+            if self.registers[name] < FEWEST_REGISTERS
+        ]
+        return Verdict("registers handed over", problems, f"{len(takers)} kernels")
+
+    def check_loops(self, limits: tuple[tuple[str, dict[str, int]], ...] = LIMITS) -> Verdict:
+        """Instructions of a stage. Another nvcc is only shown."""
+        loops = {name: stage_instructions(code) for name, code in self.code.items()}
+        problems = check_loops(loops, limits)
+        summary = f"{sum(map(len, loops.values()))} loops"
+        if BASELINE.exists() and parse(BASELINE.read_text())[0] != self.nvcc:
+            return Verdict("inner loops", [], "\n        ".join([f"{summary}, by another nvcc", *problems]))
+        return Verdict("inner loops", problems, summary)
 
     def check_notes(self) -> Verdict:
         """ptxas left wgmma and setmaxnreg as they were written. What it said is on record for every kernel."""
@@ -115,6 +141,8 @@ class Library:
         return [
             self.check_memory,
             self.check_registers,
+            self.check_handed_over,
+            self.check_loops,
             self.check_notes,
             self.check_ptx,
             self.check_code,

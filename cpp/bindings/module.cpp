@@ -138,8 +138,8 @@ py::list list_of(const std::vector<Candidate>& candidates) {
     const ProductCounts& c = candidate.counts;
     out.append(py::make_tuple(
         candidate.config.tile_rows, candidate.config.max_tokens, candidate.config.paired, candidate.config.stages,
-        candidate.config.smem_bytes, candidate.config.grid, candidate.tiles, candidate.waves, candidate.chosen,
-        candidate.reason,
+        round_smem(static_cast<int>(candidate.config.smem_bytes)), candidate.config.grid, candidate.tiles,
+        candidate.waves, candidate.chosen, candidate.reason,
         py::make_tuple(c.memory_bytes, c.l2_bytes, c.l2_shared, c.sm_bytes, c.sm_flops, c.sm_smem_bytes)));
   }
   return out;
@@ -234,5 +234,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("judge_device", &judge, py::arg("driver_version"), py::arg("runtime_version"), py::arg("num_devices"),
         py::arg("index"), py::arg("name"), py::arg("major"), py::arg("minor"),
         "The rule behind `device_supported`, from facts: (supported, text).");
+  m.def("judge_registers", &judge_registers, py::arg("op"), py::arg("registers"), py::arg("fewest"),
+        "Why a kernel with so many registers a thread must not be launched; empty if it may.");
   m.def("cpu_isa", [] { return std::string(cpu::isa_name(cpu::active_isa())); }, "Instruction set in use.");
 }

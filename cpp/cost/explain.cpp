@@ -24,6 +24,7 @@ Explanation explain(const OpCost& cost, const Arguments& arguments) {
   out.flops = cost.flops ? cost.flops(arguments) : 0;
   out.assumes = cost.assumes;
   if (cost.launches) out.launches = cost.launches(arguments);
+  for (KernelShape& launch : out.launches) launch.smem_bytes = round_smem(launch.smem_bytes);
   if (cost.product) out.candidates = moe_gemm_candidates(cost.product(arguments));
   return out;
 }

@@ -43,6 +43,8 @@ struct MBarrier {
   std::vector<Thread*> waiters;
 
   uint32_t copy_time() const { return first_time + phase; }
+  // Whether a thread of its CTA has seen that phase complete.
+  bool has_seen(uint32_t one) const { return one < (observed ? phase : phase - 1); }
   void complete_tx(uint32_t bytes, uint32_t issued_in_phase, const Location& where);
   void complete_if_done(const Location& where);
 };

@@ -111,17 +111,32 @@ void note_foreign(Cta& target, const Access& access) {
   target.foreign.push_back({access.component, access.time, access.site});
 }
 
-void check_foreign_done(const Cta& cta, const Location& where) {
-  if (cta.foreign.empty() || !engine().settings.detectors) return;
+void note_foreign_arrival(Cta& target, const Access& access, uint32_t address, uint32_t phase) {
+  const ForeignAccess newest{access.component, access.time, access.site};
+  for (ForeignArrival& other : target.foreign_arrivals)
+    if (other.access.component == access.component && other.address == address) {
+      other = {newest, address, phase};
+      return;
+    }
+  target.foreign_arrivals.push_back({newest, address, phase});
+}
+
+void check_foreign_done(Cta& cta, const Location& where) {
+  if ((cta.foreign.empty() && cta.foreign_arrivals.empty()) || !engine().settings.detectors) return;
   VectorClock all;
   for (const auto& thread : cta.threads) all.join(thread->clock.order);
-  for (const ForeignAccess& access : cta.foreign) {
-    if (all[access.component] >= access.time) continue;
+  const auto check = [&](const ForeignAccess& access) {
+    if (all[access.component] >= access.time) return;
     const Site& site = engine().sites[access.site];
     fail("exit",
          std::string("a CTA may end before an access to its shared memory is over: ") + site.operation + " at " +
              describe(site.where) + " by " + engine().describe_component(access.component),
          where);
+  };
+  for (const ForeignAccess& access : cta.foreign) check(access);
+  for (const ForeignArrival& arrival : cta.foreign_arrivals) {
+    const MBarrier* barrier = cta.barriers.find(arrival.address - cta.smem_base);
+    if (!barrier->has_seen(arrival.phase)) check(arrival.access);
   }
 }
 

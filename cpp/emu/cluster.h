@@ -54,14 +54,23 @@ struct ForeignAccess {
   uint16_t site;
 };
 
+// An arrival from another CTA at an mbarrier of this one. It is over for whoever sees its phase complete, whatever it
+// releases: the newest of each component and mbarrier.
+struct ForeignArrival {
+  ForeignAccess access;
+  uint32_t address;  // of the mbarrier
+  uint32_t phase;
+};
+
 // The CTA of the running thread's cluster that an address of shared::cluster belongs to; it runs and has the bytes.
 Cta& cluster_target(uint32_t address, uint32_t bytes, const char* operation, const Location& where);
 // The CTA of this rank, as the target of `operation`.
 Cta& cluster_peer(uint32_t rank, const char* operation, const Location& where);
 // Notes an access to the target's shared memory that must be over when the target ends.
 void note_foreign(Cta& target, const Access& access);
+void note_foreign_arrival(Cta& target, const Access& access, uint32_t address, uint32_t phase);
 // Throws when somebody may still access the shared memory of a CTA whose last thread ends.
-void check_foreign_done(const Cta& cta, const Location& where);
+void check_foreign_done(Cta& cta, const Location& where);
 // An access by the running thread to shared memory of its own or of another CTA.
 Access cluster_access(Cta& target, const Location& where, const char* operation);
 

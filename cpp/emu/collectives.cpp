@@ -224,7 +224,7 @@ void check_exit(const Thread& thread) {
   check_bulk_reads_done(thread);
   if (!thread.wgmma->in_flight.empty())
     fail("exit", "a thread ends without having waited for its wgmma", thread.wgmma->in_flight.front().where);
-  const Cta& cta = *thread.cta;
+  Cta& cta = *thread.cta;
   if (cta.live_threads > 1) return;
   if (cta.copies_in_flight > 0) fail("exit", "a CTA ends while copies to its shared memory are in flight", where);
   check_foreign_done(cta, where);

@@ -117,6 +117,7 @@ struct Cta {
   uint32_t start_component = 0;  // of the CTA's start, in clusters
   uint32_t start_time = 0;
   std::vector<ForeignAccess> foreign;
+  std::vector<ForeignArrival> foreign_arrivals;
   std::vector<uint64_t> flags;    // Engine::sync has these addresses within its shared memory
   uint32_t copies_in_flight = 0;  // that read or write this CTA's shared memory
   bool triggered = false;         // griddepcontrol.launch_dependents

@@ -196,7 +196,7 @@ void mbarrier_arrive_cluster(uint32_t address, uint32_t count, uint32_t expect_b
   Thread& self = this_thread();
   Cta& cta = cluster_target(address, 8, kName, where);
   MBarrier& barrier = live_barrier(cta, address, where);
-  if (&cta != self.cta) note_foreign(cta, engine().thread_access(self, where, kName));
+  if (&cta != self.cta) note_foreign_arrival(cta, engine().thread_access(self, where, kName), address, barrier.phase);
   arrive_at(barrier, count, expect_bytes, order, scope, &cta == self.cta, where);
 }
 

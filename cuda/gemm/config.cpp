@@ -23,7 +23,7 @@ constexpr uint32_t kPairTokens = 128;
 bool pays_to_pair(const MoeGemmProblem& problem, uint32_t max_tokens, int64_t chunks) {
   if (max_tokens < kPairTokens || problem.n <= kTileRows || problem.sms < 2) return false;
   const int64_t tiles = chunks * ceil_div(problem.n, kTileRows), pairs = chunks * ceil_div(problem.n, 2 * kTileRows);
-  return ceil_div(pairs, problem.sms / 2) <= ceil_div(tiles, problem.sms);
+  return ceil_div(pairs, problem.resident_clusters(2)) <= ceil_div(tiles, problem.sms);
 }
 
 }  // namespace
@@ -61,8 +61,10 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   config.smem_bytes = smem_bytes(config.stages);
   if (problem.rows == 0 || problem.groups == 0) return config;
 
-  const int64_t cluster = paired ? 2 : problem.split_k, clusters = std::max<int64_t>(problem.sms / cluster, 1);
-  config.grid = cluster * std::min(clusters, most_tiles(problem, paired ? 2 * tile_rows : tile_rows, max_tokens));
+  // NOTE: no more than are resident, or a second wave would have as much to do as the first.
+  const int64_t cluster = paired ? 2 : problem.split_k;
+  const int64_t resident = cluster > 1 ? problem.resident_clusters(cluster) : problem.sms;
+  config.grid = cluster * std::min(resident, most_tiles(problem, paired ? 2 * tile_rows : tile_rows, max_tokens));
   return config;
 }
 
@@ -76,7 +78,8 @@ MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
   const auto chunks = [&] {
     return std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);
   };
-  const bool few = problem.mapped && 2 * chunks() * ceil_div(problem.n, kTileRows) <= problem.sms / problem.split_k;
+  const int64_t workers = problem.split_k > 1 ? problem.resident_clusters(problem.split_k) : problem.sms;
+  const bool few = problem.mapped && 2 * chunks() * ceil_div(problem.n, kTileRows) <= workers;
   if (few && max_tokens < kPairTokens) return make_moe_gemm_config(problem, kFewTileRows, max_tokens);
   if (few) max_tokens = kPairTokens;
   return make_moe_gemm_config(problem, kTileRows, max_tokens, pays_to_pair(problem, max_tokens, chunks()));

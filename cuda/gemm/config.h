@@ -19,6 +19,11 @@ struct MoeGemmProblem {
   bool mapped = true;   // tensor maps describe both operands
   bool swiglu = false;  // n rows of gate and up, and what follows their products
   int sms = kTypicalSms;
+  int clusters = -1;  // resident at once: of split_k blocks, or of two without a split; -1: as on a typical device
+
+  int resident_clusters(int64_t size) const {
+    return clusters > 0 ? clusters : typical_clusters(sms, static_cast<int>(size));
+  }
 };
 
 struct MoeGemmConfig {

@@ -2,6 +2,8 @@
 // the tile's bucket has. After each 128 of K the tensor cores' sums are added to float32 ones: they keep about 14 bits.
 #pragma once
 
+#include <type_traits>
+
 #include "device/trace.cuh"
 #include "device/vector_io.cuh"
 #include "gemm/epilogue.cuh"
@@ -9,6 +11,8 @@
 #include "gemm/split.cuh"
 
 namespace longcat_ops::moe_gemm {
+
+constexpr uint32_t kEarlyScales = 64;
 
 // Multiplier::multiply<width, passes>(arguments...), with what a bucket has code for. kLargest: the most tokens of a
 // tile. NOTE: a lambda in the place of Multiplier leads to other machine code.
@@ -37,68 +41,133 @@ LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
   }
 }
 
-// One scale block of a pass: products of 64 rows with kWidth tokens, times both scales, onto the sums.
-// kPanels = 2: rows 8 .. 15 of every 16 have other scales, `panel` bytes further on.
-// NOTE: the same operations in the same order for every kWidth, so a result does not depend on the bucket.
-template <uint32_t kWidth, uint32_t kPanels = 1>
-LC_DEVICE void multiply_block(uint32_t weights, uint32_t tokens, uint32_t scales, float (&sum)[kWidth / 2],
-                              uint32_t panel = 0) {
-  float acc[kWidth / 2];
+// Of a tile of 1024-byte atoms. What lies further on in it, or in another stage, is an addition of 16-byte units away.
+// NOTE: a descriptor made anew for each product is a chain of dependent instructions between two of them.
+LC_DEVICE uint64_t descriptor_of(uint32_t tile) { return ptx::make_descriptor(tile, 16, 1024, ptx::Swizzle::k128B); }
+
+// One scale block: 64 weight rows times kWidth tokens, left to the tensor cores as the newest group of products.
+template <uint32_t kWidth>
+LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kWidth / 2]) {
   ptx::wgmma_fence();
   LC_UNROLL
-  for (uint32_t k = 0; k < kBlockK; k += 32)
-    ptx::wgmma_e4m3<kWidth>(acc, ptx::make_descriptor(weights + k, 16, 1024, ptx::Swizzle::k128B),
-                            ptx::make_descriptor(tokens + k, 16, 1024, ptx::Swizzle::k128B), k > 0);
+  for (uint32_t k = 0; k < kBlockK; k += 32) ptx::wgmma_e4m3<kWidth>(acc, weights + k / 16, tokens + k / 16, k > 0);
   ptx::wgmma_commit();
-  ptx::wgmma_wait_for<0>(acc);
+}
+
+// Waits for a group of products, behind which kPending may be running, and adds it, times both scales, to the sums.
+// kPanels = 2: rows 8 .. 15 of every 16 have other scales, `panel` bytes further on.
+// NOTE: the same operations in the same order for every kWidth, so a result does not depend on the bucket.
+template <uint32_t kWidth, uint32_t kPanels, int kPending, bool kEarly>
+LC_DEVICE void add_products(float (&acc)[kWidth / 2], uint32_t scales, float (&sum)[kWidth / 2], uint32_t panel = 0) {
+  constexpr uint32_t kColumns = kWidth / 8;
+  const uint32_t at = scales + ptx::lane_index() % 4 * 8;
+  ptx::Vec8 scale[kPanels][kColumns];
+  const auto load = [&](uint32_t c) {
+    LC_UNROLL
+    for (uint32_t j = 0; j < kPanels; ++j) scale[j][c] = ptx::load_shared<ptx::Vec8>(at + j * panel + 32 * c);
+  };
+  if constexpr (kEarly) {
+    LC_UNROLL
+    for (uint32_t c = 0; c < kColumns; ++c) load(c);
+  }
+  ptx::wgmma_wait_for<kPending>(acc);
   LC_UNROLL
-  for (uint32_t c = 0; c < kWidth / 8; ++c) {
-    const uint32_t at = scales + 32 * c + ptx::lane_index() % 4 * 8;
-    const ptx::Vec8 scale = ptx::load_shared<ptx::Vec8>(at);
-    ptx::Vec8 second = scale;
-    if constexpr (kPanels == 2) second = ptx::load_shared<ptx::Vec8>(at + panel);
-    const float even = device::bits_float(scale.x), odd = device::bits_float(scale.y);
-    sum[4 * c] = ptx::fma_rn(acc[4 * c], even, sum[4 * c]);
-    sum[4 * c + 1] = ptx::fma_rn(acc[4 * c + 1], odd, sum[4 * c + 1]);
-    sum[4 * c + 2] = ptx::fma_rn(acc[4 * c + 2], device::bits_float(second.x), sum[4 * c + 2]);
-    sum[4 * c + 3] = ptx::fma_rn(acc[4 * c + 3], device::bits_float(second.y), sum[4 * c + 3]);
+  for (uint32_t c = 0; c < kColumns; ++c) {
+    if constexpr (!kEarly) load(c);
+    LC_UNROLL
+    for (uint32_t j = 0; j < 2; ++j) {
+      const ptx::Vec8 both = scale[j * (kPanels - 1)][c];
+      float *to = sum + 4 * c + 2 * j, *from = acc + 4 * c + 2 * j;
+      to[0] = ptx::fma_rn(from[0], device::bits_float(both.x), to[0]);
+      to[1] = ptx::fma_rn(from[1], device::bits_float(both.y), to[1]);
+    }
   }
 }
 
-template <bool kSplit, bool kPairs>
+template <Cluster kCluster>
+LC_DEVICE void release(const device::Pipeline& stages) {
+  if constexpr (kCluster == Cluster::kPairs) {
+    device::arrive_warp_pair(stages.empty());
+  } else {
+    device::arrive_warp(stages.empty());
+  }
+}
+
+template <Cluster kCluster>
 struct TileMultiplier {
+  // Few tokens are short products: a block's run while the one before is added to the sums.
+  template <uint32_t kWidth>
+  LC_DEVICE static void multiply_ahead(const MoeGemmParams& p, uint32_t base, uint32_t warpgroup, uint32_t count,
+                                       device::Pipeline& stages, float (&sum)[kWidth / 2]) {
+    if (kCluster == Cluster::kSplit && count == 0) return;
+    const uint64_t weights = descriptor_of(base + warpgroup * (kWarpgroupRows * kBlockK));
+    const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+    float acc[2][kWidth / 2];
+    device::Pipeline ahead = stages;  // the next block to start
+    const auto start = [&](float (&into)[kWidth / 2]) {
+      const uint32_t at = ahead.stage * (p.smem.stage_bytes / 16);
+      ahead.wait_full();  // before wgmma_fence, which orders the operands after it
+      start_products<kWidth>(weights + at, tokens + at, into);
+      ahead.advance();
+    };
+    const auto finish = [&](float (&from)[kWidth / 2], auto pending) {
+      add_products<kWidth, 1, pending, true>(from, base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens, sum);
+      release<kCluster>(stages);
+      stages.advance();
+    };
+    constexpr std::integral_constant<int, 1> kOne;
+    constexpr std::integral_constant<int, 0> kNone;
+    start(acc[0]);
+    for (; count > 2; count -= 2) {
+      start(acc[1]);
+      finish(acc[0], kOne);
+      start(acc[0]);
+      finish(acc[1], kOne);
+    }
+    if (count == 2) {
+      start(acc[1]);
+      finish(acc[0], kOne);
+      finish(acc[1], kNone);
+    } else {
+      finish(acc[0], kNone);
+    }
+  }
+
   template <uint32_t kWidth, uint32_t kPasses>
   LC_DEVICE static void multiply(const MoeGemmParams& p, uint32_t base, const OutputTile& tile,
                                  device::Pipeline& stages, PieceExchange& pieces) {
     float sum[kPasses][kWidth / 2] = {};
-    const BlockRange blocks = block_range<kSplit>(p);
-    for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
-      const uint32_t stage = base + stages.stage * p.smem.stage_bytes;
-      const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
-      stages.wait_full();  // before wgmma_fence, which orders the operands after it
-      LC_UNROLL
-      for (uint32_t i = 0; i < kPasses; ++i)
-        multiply_block<kWidth>(stage + tile.warpgroup * (kWarpgroupRows * kBlockK),
-                               stage + p.smem.weight_bytes + i * kWidth * kBlockK, scales + 4 * i * kWidth, sum[i]);
-      if (kPairs && p.paired) {
-        device::arrive_warp_pair(stages.empty());
-      } else {
-        device::arrive_warp(stages.empty());
+    const BlockRange blocks = block_range<kCluster>(p);
+    if constexpr (kWidth <= kSmallTokens && kPasses == 1) {
+      multiply_ahead<kWidth>(p, base, tile.warpgroup, blocks.end - blocks.begin, stages, sum[0]);
+    } else {
+      const uint64_t weights = descriptor_of(base + tile.warpgroup * (kWarpgroupRows * kBlockK));
+      const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+      for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
+        const uint32_t at = stages.stage * (p.smem.stage_bytes / 16);
+        const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
+        stages.wait_full();  // before wgmma_fence, which orders the operands after it
+        LC_UNROLL
+        for (uint32_t i = 0; i < kPasses; ++i) {
+          float acc[kWidth / 2];
+          start_products<kWidth>(weights + at, tokens + at + i * kWidth * kBlockK / 16, acc);
+          add_products<kWidth, 1, 0, kWidth <= 64>(acc, scales + 4 * i * kWidth, sum[i]);
+        }
+        release<kCluster>(stages);
       }
     }
-    if constexpr (kSplit)
+    if constexpr (kCluster == Cluster::kSplit)
       if (!pieces.add_up(p, sum[0])) return;
     LC_UNROLL
     for (uint32_t i = 0; i < kPasses; ++i) store_tile(p, base, tile, i * kWidth, sum[i]);
   }
 };
 
-template <uint32_t kLargest, bool kSplit>
+template <uint32_t kLargest, Cluster kCluster>
 LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
-  constexpr bool kPairs = kLargest > kSmallTokens;
   ptx::grid_dependency_wait();  // before anything is stored
   device::trace(device::TracedKernel::kGemm, device::TracePoint::kReady);
-  if (kPairs && p.paired) ptx::cluster_wait_acquire();
+  if constexpr (kCluster == Cluster::kPairs) ptx::cluster_wait_acquire();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
   PieceExchange pieces(p.smem, base);
@@ -107,12 +176,10 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
     const uint32_t column = tile.weight_tile * p.smem.tile_rows + warpgroup * kWarpgroupRows;
     const uint32_t columns = column >= p.n ? 0 : p.n - column < kWarpgroupRows ? p.n - column : kWarpgroupRows;
     const OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
-    visit_bucket<TileMultiplier<kSplit, kPairs>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
+    visit_bucket<TileMultiplier<kCluster>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
   }
   ptx::bulk_wait_read<0>();  // shared memory outlives its readers
-  // And so it does barriers at which the cluster's first block still arrives, or the other one of a pair, which copies
-  // until then. All other threads just end.
-  if (kSplit || (kPairs && p.paired)) ptx::cluster_sync();
+  if (kCluster == Cluster::kSplit && p.split > 1) pieces.finish();
 }
 
 }  // namespace longcat_ops::moe_gemm

@@ -12,15 +12,23 @@ struct OutputTile {
   uint32_t warpgroup;
 };
 
+// Of a warpgroup. NOTE: an id in a register would make the compiler count all 16 barriers as used.
+LC_DEVICE void sync_warpgroup(uint32_t warpgroup) {
+  if (warpgroup == 0) {
+    ptx::named_barrier_sync(kStoreBarrier, 128);
+  } else {
+    ptx::named_barrier_sync(kStoreBarrier + 1, 128);
+  }
+}
+
 // sum[i] of a thread: weight row 16 (warp % 4) + lane / 4 + 8 (i / 2 % 2), token 8 (i / 4) + 2 (lane % 4) + i % 2.
 // kGroups groups of 8 tokens from sum[4 * kFirst] on, which are tokens first_token .. of the tile.
 template <uint32_t kFirst, uint32_t kGroups, uint32_t kCount>
 LC_DEVICE void store_bulk(const MoeGemmParams& p, uint32_t buffer, const OutputTile& tile, uint32_t first_token,
                           const float (&sum)[kCount]) {
   const uint32_t lane = ptx::lane_index(), thread = ptx::thread_index() % 128;
-  const uint32_t barrier = kStoreBarrier + tile.warpgroup;
   ptx::bulk_wait_read<0>();  // this thread's copy out of the buffer, then everybody's
-  ptx::named_barrier_sync(barrier, 128);
+  sync_warpgroup(tile.warpgroup);
   // A transposed 8x8 matrix has a token's 8 rows in 16 bytes; lanes 0 .. 7 and 8 .. 15 address the two of a warp.
   const uint32_t to = buffer + lane % 8 * kStorePitch + thread / 32 * 32 + lane / 8 % 2 * 16;
   LC_UNROLL
@@ -29,7 +37,7 @@ LC_DEVICE void store_bulk(const MoeGemmParams& p, uint32_t buffer, const OutputT
     ptx::store_matrix<2, true>(to + c * 8 * kStorePitch, {ptx::pack_bf16x2(v[0], v[1]), ptx::pack_bf16x2(v[2], v[3])});
   }
   ptx::fence_proxy_async_shared();
-  ptx::named_barrier_sync(barrier, 128);
+  sync_warpgroup(tile.warpgroup);
   if (thread < 8 * kGroups && first_token + thread < tile.tokens) {
     auto* out = reinterpret_cast<uint16_t*>(p.output.data) + tile.group * p.output.group_stride +
                 (tile.row + first_token + thread) * p.output.row_stride + tile.column;

@@ -20,7 +20,12 @@ constexpr uint32_t kStoreTokens = 64;      // of one step of the epilogue
 constexpr uint32_t kStorePitch = 144;      // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
 constexpr uint32_t kQueueTiles = 4;        // the scheduler is ahead by at most
 constexpr uint32_t kThreads = 384;         // two consumer warpgroups, then four producer warps
-constexpr uint32_t kStoreBarrier = 1;      // named barrier of the epilogue: of all consumers, or of the first warpgroup
+// Registers a thread of the large instances: consumers take some over from producers, as many as the compiler's number
+// for all threads allows. With fewer than kFewestRegisters they would wait for them forever.
+constexpr uint32_t kConsumerRegisters = 224, kProducerRegisters = 56;
+constexpr uint32_t kFewestRegisters = (2 * kConsumerRegisters + kProducerRegisters) / 3;
+static_assert(kFewestRegisters * 3 == 2 * kConsumerRegisters + kProducerRegisters && kFewestRegisters % 8 == 0);
+constexpr uint32_t kStoreBarrier = 1;  // named barrier of the epilogue: of all consumers, or of the first warpgroup
 constexpr uint32_t kPieceBytes = kSmallTokens * 16 * 4;  // of a warp's sums: f32, 16 weight rows
 
 // Stages of the ring of operands; in the emulator few, so that small tests go round it.
@@ -44,26 +49,39 @@ constexpr uint32_t bucket_for(uint32_t tokens) {
   return tokens <= 192 ? 192 : 256;
 }
 
+// What the blocks of a cluster share.
+enum class Cluster {
+  kNone,   // there are no clusters
+  kSplit,  // tiles: each block has a piece of K
+  kPairs,  // tokens: two blocks have neighbouring weight tiles, and each loads half of the tokens for both
+};
+
 // Tokens row .. row + tokens - 1 against as many rows of a group's weight as a tile has. No tokens: there are no more
 // tiles.
 struct Tile {
   uint32_t group, row, tokens, weight_tile;
-  bool shared = false;  // other tiles need the same weights
+  bool shared = false;   // other tiles need the same weights
+  bool refused = false;  // the groups' rows have changed since they were first read: NaN for all of them
 };
 
 // A tile in the queue: as many bytes as one access moves.
 struct alignas(16) TileSlot {
-  uint32_t group, row, tokens_and_shared, weight_tile;
+  uint32_t group, row, tokens_and_flags, weight_tile;
 
-  static constexpr uint32_t kSharedBit = 16;
-  static_assert(kMaxTokens < 1u << kSharedBit);
+  static constexpr uint32_t kShared = 1 << 16, kRefused = 1 << 17;
+  static_assert(kMaxTokens < kShared);
 
   static constexpr TileSlot pack(const Tile& tile) {
-    return {tile.group, tile.row, tile.tokens | tile.shared << kSharedBit, tile.weight_tile};
+    return {tile.group, tile.row, tile.tokens | (tile.shared ? kShared : 0) | (tile.refused ? kRefused : 0),
+            tile.weight_tile};
   }
   constexpr Tile unpack() const {
-    return {group, row, tokens_and_shared & ((1u << kSharedBit) - 1), weight_tile,
-            tokens_and_shared >> kSharedBit != 0};
+    return {group,
+            row,
+            tokens_and_flags & (kShared - 1),
+            weight_tile,
+            (tokens_and_flags & kShared) != 0,
+            (tokens_and_flags & kRefused) != 0};
   }
 };
 

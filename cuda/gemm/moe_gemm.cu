@@ -10,7 +10,12 @@ OutputType output_type(int32_t dtype) {
 }
 
 int launch_moe_gemm(const char* op, const Operands& o, const lc_stack& out, lc_stream_t stream) {
-  const MoeGemmProblem problem = problem_of(o);
+  MoeGemmProblem problem = problem_of(o);
+  problem.clusters = o.split_k > 1
+                         ? resident_clusters(problem.mapped ? moe_gemm_kernel<kSmallTokens, true, Cluster::kSplit>
+                                                            : moe_gemm_kernel<kSmallTokens, false, Cluster::kSplit>,
+                                             kThreads, static_cast<int>(o.split_k))
+                         : resident_clusters(moe_gemm_kernel<kMaxTokens, true, Cluster::kPairs>, kThreads, 2);
   const MoeGemmConfig config = choose_moe_gemm_config(problem);
   if (config.grid == 0) return set_status(LC_OK, "");
 
@@ -20,12 +25,14 @@ int launch_moe_gemm(const char* op, const Operands& o, const lc_stack& out, lc_s
   params.output_type = output_type(out.matrix.dtype);
   params.bulk_output = out.matrix.dtype == LC_BF16 && bulk_rows(out, 2);
 
-  const auto kernel = !problem.mapped ? moe_gemm_kernel<kSmallTokens, false, true>
-                      : o.split_k > 1 ? moe_gemm_kernel<kSmallTokens, true, true>
-                      : config.small  ? moe_gemm_kernel<kSmallTokens, true, false>
-                                      : moe_gemm_kernel<kMaxTokens, true, false>;
+  const auto kernel = !problem.mapped ? moe_gemm_kernel<kSmallTokens, false, Cluster::kSplit>
+                      : o.split_k > 1 ? moe_gemm_kernel<kSmallTokens, true, Cluster::kSplit>
+                      : config.small  ? moe_gemm_kernel<kSmallTokens, true, Cluster::kNone>
+                      : config.paired ? moe_gemm_kernel<kMaxTokens, true, Cluster::kPairs>
+                                      : moe_gemm_kernel<kMaxTokens, true, Cluster::kNone>;
   LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
   launch_config.cluster = config.paired ? 2 : static_cast<int>(o.split_k);
+  if (!config.small) launch_config.registers = kFewestRegisters;
   return launch(kernel, launch_config, params, stream, memory_of(o).updates("out", &out));
 }
 

@@ -12,23 +12,22 @@ namespace longcat_ops::moe_gemm {
 // Persistent. Warps 0 .. 7 multiply, then one each for the schedule, weights, tokens and scales. A tile of 64 weight
 // rows has no work for warps 4 .. 7.
 // kLargest: the most tokens of a tile. The small instance needs so few registers that its blocks fit beside those of
-// the kernel ahead of it. kTma: tensor maps describe weights and tokens. kSplit: clusters of p.split blocks, of small
-// tiles. Of the large instance blocks may share their tokens in pairs.
-template <uint32_t kLargest, bool kTma, bool kSplit>
+// the kernel ahead of it. kTma: tensor maps describe weights and tokens. kCluster: of p.split blocks with small tiles,
+// or of two with large ones.
+template <uint32_t kLargest, bool kTma, Cluster kCluster>
 LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     moe_gemm_kernel(LC_GRID_CONSTANT MoeGemmParams p) {
   const uint32_t base = ptx::dynamic_smem_base(), warp = ptx::warp_index();
   device::trace(device::TracedKernel::kGemm, device::TracePoint::kEntered);
-  constexpr bool kPairs = kLargest > kSmallTokens;
-  init_rings<kSplit, kPairs>(p, base);
+  init_rings<kCluster>(p, base);
   if (warp < kConsumerWarps) {
     if (warp >= p.smem.consumer_warps) return;
-    if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<224>();
-    consume<kLargest, kSplit>(p, base);
+    if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<kConsumerRegisters>();
+    consume<kLargest, kCluster>(p, base);
     return;
   }
-  if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_dec<56>();
-  produce<kLargest, kTma, 1, kSplit, kPairs>(p, base);
+  if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_dec<kProducerRegisters>();
+  produce<kLargest, kTma, kCluster>(p, base);
 }
 
 }  // namespace longcat_ops::moe_gemm

@@ -22,7 +22,8 @@ int launch_moe_swiglu_gemm(const char* op, const Operands& o, const lc_matrix* h
   const auto kernel = !problem.mapped ? moe_swiglu_gemm_kernel<kSmallTokens, false>
                       : config.small  ? moe_swiglu_gemm_kernel<kSmallTokens, true>
                                       : moe_swiglu_gemm_kernel<kSwigluTokens, true>;
-  const LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
+  LaunchConfig launch_config{op, config.grid, kThreads, static_cast<int>(config.smem_bytes)};
+  if (!config.small) launch_config.registers = kFewestRegisters;
   return launch(kernel, launch_config, params, stream, memory_of(o).updates("h", &codes).updates("sh", &scales));
 }
 

@@ -18,12 +18,12 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
   device::trace(device::TracedKernel::kSwigluGemm, device::TracePoint::kEntered);
   init_rings(p.gemm, base);
   if (ptx::warp_index() < kConsumerWarps) {
-    if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<224>();
+    if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_inc<kConsumerRegisters>();
     consume_swiglu<kLargest>(p, base);
     return;
   }
-  if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_dec<56>();
-  produce<kLargest, kTma, 2>(p.gemm, base);
+  if constexpr (kLargest > kSmallTokens) ptx::setmaxnreg_dec<kProducerRegisters>();
+  produce<kLargest, kTma, Cluster::kNone, 2>(p.gemm, base);
 }
 
 }  // namespace longcat_ops::moe_gemm

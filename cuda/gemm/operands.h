@@ -93,7 +93,6 @@ inline int set_params(const Operands& o, const MoeGemmProblem& problem, const Mo
   params.weight_scale = stack_of<const float>(o.sb);
   params.token_scale = stack_of<const float>(o.sa);
   params.counts_ready = o.counts_ready;
-  params.paired = config.paired;
   params.rows = {o.layout, static_cast<uint32_t>(problem.groups), static_cast<uint32_t>(problem.group_rows), o.index};
   params.n = static_cast<uint32_t>(problem.n);
   params.k = static_cast<uint32_t>(problem.k);

@@ -43,7 +43,6 @@ struct MoeGemmParams {
   OutputType output_type;
   bool bulk_output;   // bf16 with rows on 16-byte boundaries
   bool counts_ready;  // rows.index and the weights were written before the kernel ahead began
-  bool paired;        // clusters of two blocks: neighbouring weight tiles, whose tokens each loads half of for both
   GroupedRows rows;
   uint32_t n, k;
   uint32_t split;  // pieces of K, one for each block of a cluster

@@ -1,6 +1,7 @@
 // Fills the stages: one warp each for weights, activations and scales. A stage is full when all three have arrived.
 #pragma once
 
+#include "device/fp8_scale.cuh"
 #include "device/vector_io.cuh"
 #include "gemm/scheduler.cuh"
 
@@ -15,12 +16,12 @@ struct BlockRange {
   uint32_t begin, end;
 };
 
-template <bool kSplit>
+template <Cluster kCluster>
 LC_DEVICE BlockRange block_range(const MoeGemmParams& p) {
   const uint32_t blocks = count_blocks(p);
-  if constexpr (!kSplit) return {0, blocks};
+  if constexpr (kCluster != Cluster::kSplit) return {0, blocks};
   const uint32_t piece = (blocks + p.split - 1) / p.split, begin = ptx::cluster_rank() * piece;
-  return {begin, begin + piece < blocks ? begin + piece : blocks};
+  return {begin < blocks ? begin : blocks, begin + piece < blocks ? begin + piece : blocks};
 }
 
 LC_DEVICE device::Pipeline stages_of(const MoeGemmParams& p, uint32_t base) {
@@ -49,13 +50,13 @@ LC_DEVICE void copy_block(uint32_t to, const Stack<const uint8_t>& from, uint32_
 }
 
 // With kTma one thread, else a warp: both `produce` functions. Weights that one tile needs leave L2 first, tokens last.
-template <bool kTma, bool kSplit = false>
+template <bool kTma, Cluster kCluster>
 LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
   if constexpr (kTma) ptx::prefetch_tensormap(&p.weight_map);
   [[maybe_unused]] const uint64_t once = ptx::create_policy_evict_first();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
-  const BlockRange blocks = block_range<kSplit>(p);
+  const BlockRange blocks = block_range<kCluster>(p);
   for (Tile tile = queue.pop<!kTma>(); tile.tokens != 0; tile = queue.pop<!kTma>()) {
     const uint32_t row = tile.weight_tile * p.smem.tile_rows;
     for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
@@ -81,17 +82,17 @@ LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
 // All columns of the bucket are loaded; those beyond the tile's tokens are other groups' rows, or zeros. A column of
 // the product depends on nothing but its own row, and theirs are not stored. In a pair the first block loads half of
 // them, in units of 8 rows, the second one the rest, each for both; a stage is empty when both have released it.
-template <bool kTma, bool kSplit = false, bool kPairs = false>
+template <bool kTma, Cluster kCluster>
 LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
+  constexpr bool kPairs = kCluster == Cluster::kPairs;
   if constexpr (kTma)
     for (const ptx::TensorMap& map : p.token_map) ptx::prefetch_tensormap(&map);
   ptx::grid_dependency_wait();
   [[maybe_unused]] const uint64_t often = ptx::create_policy_evict_last();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
-  const BlockRange blocks = block_range<kSplit>(p);
-  const bool paired = kPairs && p.paired;
-  const uint32_t rank = paired ? ptx::cluster_rank() : 0;
+  const BlockRange blocks = block_range<kCluster>(p);
+  const uint32_t rank = kPairs ? ptx::cluster_rank() : 0;
   for (Tile tile = queue.pop<!kTma>(); tile.tokens != 0; tile = queue.pop<!kTma>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const int32_t matrix = p.rows.layout == RowLayout::kMasked ? tile.group : 0;
@@ -102,13 +103,13 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
         ptx::mbarrier_arrive_expect_tx(stages.full(), bucket * kBlockK);
         const auto load = [&](uint32_t done, const ptx::TensorMap* map) {
           const int32_t at[] = {static_cast<int32_t>(block * kBlockK), static_cast<int32_t>(tile.row + done), matrix};
-          if (paired) {
+          if constexpr (kPairs) {
             ptx::tma_load_multicast(to + done * kBlockK, map, stages.full(), at, 0b11, often);
           } else {
             ptx::tma_load(to + done * kBlockK, map, stages.full(), at, often);
           }
         };
-        const uint32_t half = (bucket + 15) / 16 * 8, end = paired && rank == 0 ? half : bucket;
+        const uint32_t half = (bucket + 15) / 16 * 8, end = kPairs && rank == 0 ? half : bucket;
         uint32_t done = rank * half;
         for (; done + 128 <= end; done += 128) load(done, &p.token_map[2]);
         for (; done + 32 <= end; done += 32) load(done, &p.token_map[1]);
@@ -120,54 +121,71 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
     }
   }
   ptx::grid_dependency_launch();  // the last loads are on their way
+  // The other block of a pair arrives here until it has released the last stages, and this block's barriers must last
+  // as long.
+  if constexpr (kPairs)
+    for (uint32_t i = 0; i < p.smem.stages; ++i, stages.advance()) stages.wait_empty();
 }
 
 // A warp: lane l has the tokens l, l + 32, ... Both scales are multiplied here, once, so that the consumers' FMA is the
-// only other operation; a block ahead, because each load waits for L2. Any strides will do. kPanels: rows of the
-// weight's scales in a tile, each with products of its own.
-template <uint32_t kLargest, uint32_t kPanels = 1, bool kSplit = false>
+// only other operation; some blocks ahead, because each load waits for L2 or, with column-major scales, for a line of
+// its own. Any strides will do. kPanels: rows of the weight's scales in a tile, each with products of its own.
+template <uint32_t kLargest, Cluster kCluster, uint32_t kPanels>
 LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   constexpr uint32_t kTokens = kLargest / 32;
+  constexpr uint32_t kAhead = kLargest > kSmallTokens ? 1 : 4;  // as many as there are registers for
   ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
-  const BlockRange blocks = block_range<kSplit>(p);
+  const BlockRange blocks = block_range<kCluster>(p);
   const uint32_t lane = ptx::lane_index();
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const uint32_t row = tile.weight_tile * p.smem.tile_rows;
     const float* weight = p.weight_scale.at(tile.group, (row < p.n ? row : 0) / kBlockK);  // without rows: any
     const float* tokens = p.token_scale.at(tile.group, tile.row + lane);
-    float weight_scale[kPanels], token_scale[kTokens] = {};
-    const auto load = [&](uint32_t block) {
+    const bool early = reads_early<kCluster>(p) && p.rows.layout == RowLayout::kOffset;
+    const bool refused = tile.refused || (early && !is_current(p.rows, tile, p.smem.max_tokens));
+    float weight_scale[kAhead][kPanels], token_scale[kAhead][kTokens] = {};
+    const auto load = [&](uint32_t block, uint32_t to) {
       LC_UNROLL
       for (uint32_t j = 0; j < kPanels; ++j)
-        weight_scale[j] =
+        weight_scale[to][j] =
             ptx::load_global(weight + j * p.weight_scale.row_stride + block * p.weight_scale.column_stride);
       LC_UNROLL
       for (uint32_t i = 0; i < kTokens; ++i)
         if (lane + 32 * i < tile.tokens)
-          token_scale[i] =
+          token_scale[to][i] =
               ptx::load_global(tokens + 32 * i * p.token_scale.row_stride + block * p.token_scale.column_stride);
     };
-    if (!kSplit || blocks.begin < blocks.end) load(blocks.begin);
-    for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
-      float product[kPanels][kTokens];
+    LC_UNROLL
+    for (uint32_t i = 0; i < kAhead; ++i)
+      if (blocks.begin + i < blocks.end) load(blocks.begin + i, i);
+    for (uint32_t first = blocks.begin; first < blocks.end; first += kAhead) {
       LC_UNROLL
-      for (uint32_t j = 0; j < kPanels; ++j) {
+      for (uint32_t at = 0; at < kAhead; ++at) {
+        const uint32_t block = first + at;
+        if (block >= blocks.end) break;
+        float product[kPanels][kTokens];
         LC_UNROLL
-        for (uint32_t i = 0; i < kTokens; ++i) product[j][i] = ptx::multiply_rn(weight_scale[j], token_scale[i]);
-      }
-      if (block + 1 < blocks.end) load(block + 1);
-      const uint32_t to = base + p.smem.scales + 4 * (kPanels * stages.stage * p.smem.max_tokens + lane);
-      stages.wait_empty();
-      LC_UNROLL
-      for (uint32_t j = 0; j < kPanels; ++j) {
+        for (uint32_t j = 0; j < kPanels; ++j) {
+          LC_UNROLL
+          for (uint32_t i = 0; i < kTokens; ++i)
+            product[j][i] = refused ? device::bits_float(device::kNanBits)
+                                    : ptx::multiply_rn(weight_scale[at][j], token_scale[at][i]);
+        }
+        if (block + kAhead < blocks.end) load(block + kAhead, at);
+        const uint32_t to = base + p.smem.scales + 4 * (kPanels * stages.stage * p.smem.max_tokens + lane);
+        stages.wait_empty();
         LC_UNROLL
-        for (uint32_t i = 0; i < kTokens; ++i)
-          if (lane + 32 * i < bucket) ptx::store_shared(to + 4 * j * p.smem.max_tokens + 128 * i, product[j][i]);
+        for (uint32_t j = 0; j < kPanels; ++j) {
+          LC_UNROLL
+          for (uint32_t i = 0; i < kTokens; ++i)
+            if (lane + 32 * i < bucket) ptx::store_shared(to + 4 * j * p.smem.max_tokens + 128 * i, product[j][i]);
+        }
+        device::arrive_warp(stages.full());
+        stages.advance();
       }
-      device::arrive_warp(stages.full());
     }
   }
 }

@@ -41,17 +41,22 @@ struct TileQueue {
 };
 
 // emit(group, first row, rows) for each group that has rows. A batch of loads is in flight at once: an empty group
-// costs a bit of a vote.
+// costs one bit of a vote.
 constexpr uint32_t kBatch = 8;
+
+// Of what a lane has read of the index vector.
+LC_DEVICE void mix(uint32_t& digest, int32_t value) { digest = (digest ^ static_cast<uint32_t>(value)) * 0x9e3779b1u; }
 
 LC_DEVICE int32_t clamp_row(int32_t row, uint32_t rows) {
   return row < 0 ? 0 : static_cast<uint32_t>(row) > rows ? static_cast<int32_t>(rows) : row;
 }
 
+// Returns a digest of the index vector; lanes have one of their own.
 // NOTE: read from L2. Under counts_ready nothing has emptied this SM's L1, which may hold what the vector was before.
 template <class Emit>
-LC_DEVICE void walk_groups(const GroupedRows& rows, Emit emit) {
+LC_DEVICE uint32_t walk_groups(const GroupedRows& rows, Emit emit) {
   const bool masked = rows.layout == RowLayout::kMasked;
+  uint32_t digest = 0;
   for (uint32_t base = 0; base < rows.groups; base += 32 * kBatch) {
     int32_t start[kBatch], count[kBatch];
     LC_UNROLL
@@ -63,6 +68,8 @@ LC_DEVICE void walk_groups(const GroupedRows& rows, Emit emit) {
     }
     LC_UNROLL
     for (uint32_t i = 0; i < kBatch; ++i) {
+      mix(digest, start[i]);
+      mix(digest, count[i]);
       start[i] = clamp_row(start[i], rows.rows);
       count[i] = clamp_row(count[i], rows.rows) - start[i];
       uint32_t left = ptx::ballot(count[i] > 0);
@@ -73,6 +80,7 @@ LC_DEVICE void walk_groups(const GroupedRows& rows, Emit emit) {
       }
     }
   }
+  return digest;
 }
 
 // The same for runs of equal, valid indices.
@@ -105,31 +113,58 @@ LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
   if (group != kNone) emit(group, first, rows.rows - first);
 }
 
+// The caller's word alone says that the group's rows were final when they were read early. Whether a tile still is what
+// they make of them, read again.
+LC_DEVICE bool is_current(const GroupedRows& rows, const Tile& tile, uint32_t most) {
+  const uint32_t start = clamp_row(ptx::load_relaxed_gpu(rows.index + tile.group), rows.rows);
+  const uint32_t end = clamp_row(ptx::load_relaxed_gpu(rows.index + tile.group + 1), rows.rows);
+  if (tile.row < start || tile.row >= end || (tile.row - start) % most != 0) return false;
+  return tile.tokens == (end - tile.row < most ? end - tile.row : most);
+}
+
+// NOTE: the blocks of a cluster wait for each other, so they must read the same.
+template <Cluster kCluster>
+LC_DEVICE bool reads_early(const MoeGemmParams& p) {
+  return p.counts_ready && (kCluster == Cluster::kNone || (kCluster == Cluster::kSplit && p.split == 1));
+}
+
 // Tiles are dealt out in turn: this block, or cluster, has the first-th and then every step-th. Those of one weight
 // tile are neighbours, so that all blocks but one find it in L2. The blocks of a pair have two weight tiles for the
 // same tokens; the last one of an odd number has a neighbour without rows.
-LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base, uint32_t first = ptx::block_index(),
-                              uint32_t step = ptx::grid_size()) {
-  // NOTE: the blocks of a cluster wait for each other, so counts that are not ready after all must be the same for
-  // them.
-  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();
+template <Cluster kCluster>
+LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base) {
+  constexpr bool kPairs = kCluster == Cluster::kPairs;
+  const bool early = reads_early<kCluster>(p);
+  if (!early) ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
-  const uint32_t blocks = p.paired ? 2 : 1, rank = first % blocks;
+  const uint32_t blocks = kPairs ? 2 : 1, rank = kPairs ? ptx::block_index() % 2 : 0;
+  const uint32_t cluster = kPairs ? 2 : kCluster == Cluster::kSplit ? p.split : 1;
+  const uint32_t step = ptx::grid_size() / cluster;
   const uint32_t rows = blocks * p.smem.tile_rows, steps = (p.n + rows - 1) / rows, most = p.smem.max_tokens;
-  uint32_t next = first / blocks;  // counted from the start of the group at hand
+  uint32_t next = ptx::block_index() / cluster;  // counted from the start of the group at hand
+  bool refused = false;
   const auto emit = [&](uint32_t group, uint32_t row, uint32_t count) {
     const uint32_t chunks = (count + most - 1) / most, tiles = chunks * steps;
-    for (; next < tiles; next += step / blocks) {
+    for (; next < tiles; next += step) {
       const uint32_t chunk = next % chunks, left = count - chunk * most, weight_tile = next / chunks * blocks + rank;
       if (ptx::lane_index() == 0)
-        queue.push({group, row + chunk * most, left < most ? left : most, weight_tile, chunks > 1});
+        queue.push({group, row + chunk * most, left < most ? left : most, weight_tile, chunks > 1, refused});
     }
     next -= tiles;
   };
   switch (p.rows.layout) {
     case RowLayout::kDense: emit(0, 0, p.rows.rows); break;
     case RowLayout::kOffset:
-    case RowLayout::kMasked: walk_groups(p.rows, emit); break;
+    case RowLayout::kMasked: {
+      const uint32_t digest = walk_groups(p.rows, emit);
+      if (!early) break;
+      // Groups whose rows came too late must not be left as they are.
+      ptx::grid_dependency_wait();
+      refused = true;
+      next = ptx::block_index() / cluster;
+      if (ptx::any(digest != walk_groups(p.rows, [](uint32_t, uint32_t, uint32_t) {}))) walk_groups(p.rows, emit);
+      break;
+    }
     case RowLayout::kContiguous: walk_runs(p.rows, emit); break;
   }
   if (ptx::lane_index() == 0) queue.push({0, 0, 0, 0});

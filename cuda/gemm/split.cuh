@@ -25,8 +25,7 @@ struct PieceExchange {
 
   // One thread, before fence_mbarrier_init and a barrier of the cluster.
   LC_DEVICE static void init(const MoeGemmParams& p, uint32_t base) {
-    if (p.split > 1)
-      device::init_pipeline(base + p.smem.barriers + ring_offset(p.smem, Ring::kPieces), p.smem.consumer_warps, 1, 1);
+    device::init_pipeline(base + p.smem.barriers + ring_offset(p.smem, Ring::kPieces), p.smem.consumer_warps, 1, 1);
   }
 
   // A whole warp. True in the first block, which then has the tile's sums.
@@ -40,6 +39,11 @@ struct PieceExchange {
     }
     phase ^= 1;
     return rank == 0;
+  }
+
+  // Before the block ends: what the first one does to this block's barriers is over. Its own are waited for in add_up.
+  LC_DEVICE void finish() const {
+    if (ptx::cluster_rank() > 0) ptx::mbarrier_wait_relaxed_cluster(free, phase ^ 1);
   }
 
  private:

@@ -7,22 +7,35 @@
 
 namespace longcat_ops::moe_gemm {
 
+template <uint32_t kLargest>
 struct SwigluTileMultiplier {
   template <uint32_t kWidth, uint32_t kPasses>
   LC_DEVICE static void multiply(const MoeSwigluGemmParams& p, uint32_t base, const Tile& tile,
                                  device::Pipeline& stages) {
     static_assert(kPasses == 1);
+    constexpr bool kEarly = kWidth <= (kLargest > kSmallTokens ? 32 : 16);
     const SmemLayout& smem = p.gemm.smem;
     float sum[kSlabs][kWidth / 2] = {};
     const uint32_t blocks = count_blocks(p.gemm), first_slab = ptx::warp_index() / 4 * kSlabs;
+    const uint64_t weights = descriptor_of(base + first_slab * (kWarpgroupRows * kBlockK));
+    const uint64_t tokens = descriptor_of(base + smem.weight_bytes);
     for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
-      const uint32_t stage = base + stages.stage * smem.stage_bytes;
+      const uint32_t at = stages.stage * (smem.stage_bytes / 16);
       const uint32_t scales = base + smem.scales + 4 * (2 * stages.stage * smem.max_tokens);
       stages.wait_full();  // before wgmma_fence, which orders the operands after it
-      LC_UNROLL
-      for (uint32_t slab = 0; slab < kSlabs; ++slab)
-        multiply_block<kWidth, 2>(stage + (first_slab + slab) * (kWarpgroupRows * kBlockK), stage + smem.weight_bytes,
-                                  scales, sum[slab], 4 * smem.max_tokens);
+      float acc[kSlabs][kWidth / 2];
+      if constexpr (kWidth <= (kLargest > kSmallTokens ? 32 : 16)) {
+        start_products<kWidth>(weights + at, tokens + at, acc[0]);
+        start_products<kWidth>(weights + at + kWarpgroupRows * kBlockK / 16, tokens + at, acc[1]);
+        add_products<kWidth, 2, 1, kEarly>(acc[0], scales, sum[0], 4 * smem.max_tokens);
+        add_products<kWidth, 2, 0, kEarly>(acc[1], scales, sum[1], 4 * smem.max_tokens);
+      } else {
+        LC_UNROLL
+        for (uint32_t slab = 0; slab < kSlabs; ++slab) {
+          start_products<kWidth>(weights + at + slab * (kWarpgroupRows * kBlockK / 16), tokens + at, acc[slab]);
+          add_products<kWidth, 2, 0, kEarly>(acc[slab], scales, sum[slab], 4 * smem.max_tokens);
+        }
+      }
       device::arrive_warp(stages.empty());
     }
     store_swiglu_tile<kWidth>(p, base, tile, sum);
@@ -36,7 +49,7 @@ LC_DEVICE void consume_swiglu(const MoeSwigluGemmParams& p, uint32_t base) {
   TileQueue queue(p.gemm.smem, base);
   device::Pipeline stages = stages_of(p.gemm, base);
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
-    visit_bucket<SwigluTileMultiplier, kLargest>(bucket_for(tile.tokens), p, base, tile, stages);
+    visit_bucket<SwigluTileMultiplier<kLargest>, kLargest>(bucket_for(tile.tokens), p, base, tile, stages);
   }
   ptx::bulk_wait_read<0>();  // shared memory outlives its readers
 }

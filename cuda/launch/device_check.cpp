@@ -33,4 +33,11 @@ DeviceVerdict judge_device(const DeviceFacts& facts) {
   return {DeviceProblem::kNone, text("device ", facts.index, " is ", facts.name, " (sm_90)")};
 }
 
+std::string judge_registers(const char* op, int registers, int fewest) {
+  if (registers >= fewest) return "";
+  return text(op, ": its kernel was compiled with ", registers, " registers a thread, expected at least ", fewest,
+              ": with fewer its warps would wait for registers that nobody gives back\n"
+              "  fix: build with another nvcc; tools/check_kernels.py shows what it gives");
+}
+
 }  // namespace longcat_ops

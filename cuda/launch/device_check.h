@@ -1,4 +1,5 @@
-// Can this library run on a device? A pure function of facts, so that every answer is testable without that device.
+// Can this library run on a device, and a kernel of it? Pure functions of facts, so that every answer is testable
+// without that device.
 #pragma once
 
 #include <string>
@@ -22,5 +23,8 @@ struct DeviceVerdict {
 };
 
 DeviceVerdict judge_device(const DeviceFacts& facts);
+
+// Why a kernel with this many registers a thread must not be launched; empty if it may.
+std::string judge_registers(const char* op, int registers, int fewest);
 
 }  // namespace longcat_ops

@@ -20,24 +20,4 @@ int check_grid(const LaunchConfig& config) {
   return LC_OK;
 }
 
-#ifndef LC_EMULATE
-
-int sm_count() {
-  int device = 0, count = 0;
-  const bool known = cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-  return known ? count : kTypicalSms;
-}
-
-int report_launch(const LaunchConfig& config, const char* call, cudaError_t error) {
-  if (error == cudaSuccess) return set_status(LC_OK, "");
-  cudaGetLastError();  // so that the caller's next check does not see it
-  return set_status(LC_ERR_CUDA, std::string(config.name) + ": " + call + " with grid " + std::to_string(config.grid) +
-                                     ", block " + std::to_string(config.block) + ", cluster " +
-                                     std::to_string(config.cluster) + ", shared memory " + std::to_string(config.smem) +
-                                     ": " + cudaGetErrorString(error));
-}
-
-#endif
-
 }  // namespace longcat_ops

@@ -22,16 +22,23 @@
 namespace longcat_ops {
 
 struct LaunchConfig {
-  const char* name;  // of the op, for errors
-  int64_t grid;      // blocks; 0 launches nothing
-  int block;         // threads
-  int smem = 0;      // bytes of dynamic shared memory
-  bool pdl = true;   // may start before the kernel ahead of it on the stream ends: it calls grid_dependency_wait
-  int cluster = 1;   // blocks of a cluster: 1, 2, 4, 8, or 16 where the device can; the grid is a multiple
+  const char* name;   // of the op, for errors
+  int64_t grid;       // blocks; 0 launches nothing
+  int block;          // threads
+  int smem = 0;       // bytes of dynamic shared memory that the kernel uses
+  bool pdl = true;    // may start before the kernel ahead of it on the stream ends: it calls grid_dependency_wait
+  int cluster = 1;    // blocks of a cluster: 1, 2, 4, 8, or 16 where the device can; the grid is a multiple
+  int registers = 0;  // per thread, that the kernel must be compiled with at least
+
+  int allotted_smem() const { return round_smem(smem); }
 };
 
 // SMs of the current device; in the emulator as many as it was told to have.
 int sm_count();
+
+// Clusters of `size` blocks of this kernel, each alone on its SM, that are resident at once on the current device.
+template <class Params>
+int resident_clusters(void (*kernel)(Params), int threads, int size);
 
 // LC_OK, or the status of an error with its text set.
 int check_grid(const LaunchConfig& config);
@@ -40,25 +47,18 @@ int check_grid(const LaunchConfig& config);
 
 int report_launch(const LaunchConfig& config, const char* call, cudaError_t error);
 
+// What a kernel needs once on each device, before its first launch there. LC_OK or an error.
+int prepare_kernel(const LaunchConfig& config, const void* kernel);
+
+int ask_resident_clusters(const void* kernel, int threads, int size);
+
 template <class Params>
 int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_t<Params>& params, lc_stream_t stream,
            const Memory&) {
   if (config.grid == 0) return set_status(LC_OK, "");
   if (const int status = check_grid(config)) return status;
-  constexpr int kDefaultSmem = 48 * 1024;  // more must be asked for
-  // NOTE: a property of the function, for all threads of the host: always the same value, or a thread would lower it
-  // between another's request and its launch.
-  if (config.smem > kDefaultSmem) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxBlockSmem);
-    if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
-  }
-  constexpr int kPortableCluster = 8;  // more must be asked for
-  if (config.cluster > kPortableCluster) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);
-  }
+  const auto* address = reinterpret_cast<const void*>(kernel);
+  if (const int status = prepare_kernel(config, address)) return status;
   cudaLaunchAttribute attributes[2]{};
   unsigned attribute_count = 0;
   if (config.pdl) {
@@ -75,28 +75,38 @@ int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_
   cudaLaunchConfig_t launch_config{};
   launch_config.gridDim = dim3(static_cast<unsigned>(config.grid));
   launch_config.blockDim = dim3(static_cast<unsigned>(config.block));
-  launch_config.dynamicSmemBytes = static_cast<size_t>(config.smem);
+  launch_config.dynamicSmemBytes = static_cast<size_t>(config.allotted_smem());
   launch_config.stream = static_cast<cudaStream_t>(stream);
   launch_config.attrs = attributes;
   launch_config.numAttrs = attribute_count;
 #ifdef LC_TRACE
-  const auto* address = reinterpret_cast<const void*>(kernel);
   if (const cudaError_t error = prepare_traced(config.name, address, launch_config, config.cluster))
     return report_launch(config, "prepare_traced", error);
 #endif
   return report_launch(config, "cudaLaunchKernelEx", cudaLaunchKernelEx(&launch_config, kernel, params));
 }
 
+template <class Params>
+int resident_clusters(void (*kernel)(Params), int threads, int size) {
+  return ask_resident_clusters(reinterpret_cast<const void*>(kernel), threads, size);
+}
+
 #else
 
-int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory);
+// smem: bytes of dynamic shared memory that the launch asks for.
+int emulate(const LaunchConfig& config, int smem, std::function<void()> body, const Memory& memory);
 
 template <class Params>
 int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_t<Params>& params, lc_stream_t,
            const Memory& memory) {
   if (config.grid == 0) return set_status(LC_OK, "");
   if (const int status = check_grid(config)) return status;
-  return emulate(config, [kernel, params] { kernel(params); }, memory);
+  return emulate(config, config.allotted_smem(), [kernel, params] { kernel(params); }, memory);
+}
+
+template <class Params>
+int resident_clusters(void (*)(Params), int, int size) {
+  return typical_clusters(sm_count(), size);
 }
 
 #endif

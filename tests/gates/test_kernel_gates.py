@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import check_kernels
 from check_kernels import LIBRARY, Library
 from cuda_tools import NVCC
 from kernel_gates import artefact, baseline
+from kernel_gates.loops import Instruction, check_loops, stage_instructions
 from kernel_gates.opcodes import Row, check_opcodes
 from kernel_gates.ptx_lint import lint
 from support.kernel_compiler import ROOT, SOURCES, Compiler, needs_cuobjdump, needs_nvcc
@@ -28,7 +30,16 @@ def test_the_library_passes(capsys: pytest.CaptureFixture[str]) -> None:
     failed = check_kernels.main([])
     printed = capsys.readouterr().out
     assert not failed, f"python tools/check_kernels.py:\n{printed}"
-    gates = ["stack and spills", "registers", "notes of ptxas", "wgmma in PTX", "only sm_90a", "opcodes"]
+    gates = [
+        "stack and spills",
+        "registers",
+        "registers handed over",
+        "inner loops",
+        "notes of ptxas",
+        "wgmma in PTX",
+        "only sm_90a",
+        "opcodes",
+    ]
     assert [line[6:].split(":")[0] for line in printed.splitlines() if line.startswith("ok ")] == gates
 
 
@@ -142,6 +153,47 @@ def test_registers(planted: Library, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert verdict.problems == [] and f"{GEMM}: 100 -> 168" in verdict.summary and "99.0.1" in verdict.summary
     path.write_text(baseline.render("99.0.1", old))
     assert "spilling_kernel: added with 32" in planted.check_registers(path).problems
+
+
+@needs_nvcc
+def test_registers_that_are_handed_over(planted: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GEMM takes registers over and has 168, whichever nvcc it was."""
+    assert planted.check_handed_over().problems == []
+    monkeypatch.setattr(check_kernels, "FEWEST_REGISTERS", 176)
+    assert f"{GEMM}: 168 registers, expected at least 176 (kFewestRegisters)" in planted.check_handed_over().problems
+
+
+def test_the_number_is_that_of_the_kernels() -> None:
+    """kFewestRegisters: what producers give up must be enough for what two consumer warpgroups take."""
+    text = (ROOT / "cuda/gemm/layout.h").read_text()
+    consumers, producers = map(
+        int, re.search(r"kConsumerRegisters = (\d+), kProducerRegisters = (\d+);", text).groups()
+    )
+    fewest = check_kernels.FEWEST_REGISTERS
+    assert (fewest - producers) * 128 >= 2 * (consumers - fewest) * 128
+    assert (fewest - 8 - producers) * 128 < 2 * (consumers - fewest + 8) * 128
+
+
+def instructions(*opcodes: str | tuple[str, int]) -> list[Instruction]:
+    """Of 16 bytes each; a branch with the number of the instruction that it goes to."""
+    parts = [(code, None) if isinstance(code, str) else (code[0], 16 * code[1]) for code in opcodes]
+    return [Instruction(16 * i, opcode, target) for i, (opcode, target) in enumerate(parts)]
+
+
+def test_inner_loops() -> None:
+    """A loop over tiles, in it one of two stages of one pass, and one of a stage with two passes."""
+    product, poll = "QGMMA.64x8x32.F32.E4M3.E4M3", "SYNCS.PHASECHK.TRANS64.TRYWAIT"
+    stage = (poll, *[product] * 4)
+    code = instructions(*[product] * 4, *stage, "FFMA", *stage, ("BRA", 4), "EXIT", poll, *[product] * 8, ("BRA", 17),
+                        ("BRA", 0))  # fmt: skip
+    found = stage_instructions(code)
+    assert found == {"8": 6, "2 x 8": 10}
+    assert check_loops({"a<1>": found}, [("a<.>", {"8": 6, "2 x 8": 10})]) == []
+    assert check_loops({"a<1>": found}, [("a<.>", {"8": 5, "2 x 16": 10}), ("b", {})]) == [
+        "a<1>: forms of the inner loop differ from those of the table: ['2 x 16', '2 x 8']",
+        "a<1>: 6 instructions a stage at 8 tokens, expected at most 5",
+        "no kernel is called b: correct or remove that row",
+    ]
 
 
 def test_the_baseline_is_sorted_and_read_as_written() -> None:

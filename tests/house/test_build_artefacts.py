@@ -99,6 +99,13 @@ def test_device_rule(change: dict, supported: bool, text: str) -> None:
     assert text in result[1]
 
 
+def test_a_kernel_with_too_few_registers_is_not_launched() -> None:
+    assert NATIVE.judge_registers("fp8_gemm_nt", 168, 168) == ""
+    text = NATIVE.judge_registers("fp8_gemm_nt", 160, 168)
+    assert text.startswith("fp8_gemm_nt: its kernel was compiled with 160 registers a thread, expected at least 168")
+    assert "\n  fix: build with another nvcc" in text
+
+
 def test_check_refuses_what_no_caller_may_send() -> None:
     with pytest.raises(ValueError, match="there is no op nothing"):
         NATIVE.check("nothing")

@@ -15,7 +15,7 @@ from torch import Tensor
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
 from support.emulated_kernels import run
-from support.gemm_bugs import CONSUMER, PIPELINE, PRODUCER, ROLES, SCHEDULER, gemm
+from support.gemm_bugs import PIPELINE, PRODUCER, ROLES, SCHEDULER, gemm
 from support.gemm_calls import SCHEDULES, assert_near, contiguous, masked, offset, one_weight
 from support.grouped import Fp8Pair, activations, weights
 from support.kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
@@ -74,27 +74,27 @@ def test_the_layouts_have_the_same_bits(sizes: tuple[int, ...]) -> None:
     assert bits(outs[0].bfloat16()) == bits(outs[1])
 
 
-CLOSE = "  if (kSplit || (kPairs && p.paired)) ptx::cluster_sync();"
+CLOSE = "    for (uint32_t i = 0; i < p.smem.stages; ++i, stages.advance()) stages.wait_empty();"
 MUTATIONS = [
     gemm("refilled_without_the_other_block", PIPELINE, "cluster_rank() ^ 1", "cluster_rank()"),
-    gemm("ends_before_the_other_block", CONSUMER, CLOSE, "//"),
-    gemm("other_block_not_counted", ROLES, "blocks * p.smem.consumer_warps)", "p.smem.consumer_warps)"),
+    gemm("ends_before_the_other_block", PRODUCER, CLOSE, "    {}"),
+    gemm("other_block_not_counted", ROLES, "(kPairs ? 2 : 1) * p.smem.consumer_warps)", "p.smem.consumer_warps)"),
     gemm("release_of_nothing", PIPELINE, "  ptx::fence_release_shared_cluster();\n", ""),
     gemm("acquire_of_nothing", PIPELINE, "    ptx::fence_acquire_shared_cluster();\n", ""),
-    gemm("other_block_may_not_have_begun", ROLES, "    if (kPairs && p.paired) ptx::cluster_wait_acquire();\n    if",
+    gemm("other_block_may_not_have_begun", ROLES, "    if constexpr (kPairs) ptx::cluster_wait_acquire();\n    if",
          "    if"),
-    gemm("no_start_of_the_cluster", ROLES, "    if (kPairs && p.paired) ptx::cluster_arrive_relaxed();\n", ""),
+    gemm("no_start_of_the_cluster", ROLES, "    if constexpr (kPairs) ptx::cluster_arrive_relaxed();\n", ""),
     gemm("barriers_fenced_for_the_block", ROLES, "ptx::fence_mbarrier_init();", "ptx::fence_acq_rel_cta();"),
     gemm("halves_overlap", PRODUCER, "uint32_t done = rank * half;", "uint32_t done = rank * (half - 8);"),
     gemm("gap_between_halves", PRODUCER, "rank == 0 ? half : bucket", "rank == 0 ? half - 8 : bucket"),
-    gemm("bytes_of_its_own_half", PRODUCER, "bucket * kBlockK);\n        const auto", "bucket / (paired ? 2 : 1) * "
+    gemm("bytes_of_its_own_half", PRODUCER, "bucket * kBlockK);\n        const auto", "bucket / (kPairs ? 2 : 1) * "
          "kBlockK);\n        const auto"),
     gemm("to_the_first_block_alone", PRODUCER, "0b11", "0b01"),
     gemm("empty_tile_skipped", SCHEDULER, "if (ptx::lane_index() == 0)\n        queue.push({group",
          "if (ptx::lane_index() == 0 && weight_tile * p.smem.tile_rows < p.n)\n        queue.push({group"),
     gemm("scales_beyond_the_weights", PRODUCER, "(row < p.n ? row : 0) / kBlockK", "row / kBlockK"),
     gemm("both_take_the_same_weights", SCHEDULER, "blocks + rank;", "blocks;"),
-    gemm("pairs_dealt_to_blocks", SCHEDULER, "next = first / blocks;", "next = first;"),
+    gemm("pairs_dealt_to_blocks", SCHEDULER, "block_index() / cluster;  // counted", "block_index();  // counted"),
 ]  # fmt: skip
 
 

@@ -20,10 +20,10 @@ SIZES = (0, 9, 1, 40, 0, 33)
 PARAMS = "gemm/params.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
-READY_WAIT = "  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();\n"
+READY_WAIT = "  if (!early) ptx::grid_dependency_wait();\n"
 EMPTY = "stages.wait_empty();\n      "
 FILL = "if constexpr (kTma) {\n        ptx::mbarrier_arrive_expect_tx(stages.full(), p.smem.weight_bytes"
-BARRIER = "  ptx::named_barrier_sync(barrier, 128);\n"
+BARRIER = "  sync_warpgroup(tile.warpgroup);\n"
 
 MUTATIONS = [
     gemm("lane_0_releases_for_others", PIPELINE, "  ptx::warp_sync();\n", ""),
@@ -31,35 +31,39 @@ MUTATIONS = [
     gemm("copy_before_the_fence", EPILOGUE, "  ptx::fence_proxy_async_shared();\n", ""),
     gemm("neighbour_rows_written", EPILOGUE, " && first_token + thread < tile.tokens", ""),
     gemm("tokens_of_a_later_tile_lost", SCHEDULER, "row + chunk * most, left", "row, left"),
-    gemm("accumulators_before_the_wait", CONSUMER, "  ptx::wgmma_wait_for<0>(acc);\n", ""),
+    gemm("accumulators_before_the_wait", CONSUMER, "  ptx::wgmma_wait_for<kPending>(acc);\n", ""),
     gemm("buffer_still_read", EPILOGUE, "  ptx::bulk_wait_read<0>();", "//"),
-    gemm("scales_of_the_first_stage", CONSUMER, "4 * stages.stage * p.smem.max_tokens", "0"),
-    gemm("read_before_it_is_full", CONSUMER, "    stages.wait_full();", "//"),
-    gemm("fence_before_the_wait", CONSUMER, "  float acc[kWidth / 2];\n  ptx::wgmma_fence();",
-         "  float acc[kWidth / 2];"),
-    gemm("released_early", CONSUMER, "    stages.wait_full();", "    stages.wait_full();\n    "
-         "device::arrive_warp(stages.empty()); //"),
+    gemm("scales_of_the_first_stage", CONSUMER, "4 * stages.stage * p.smem.max_tokens, sum", "0, sum"),
+    gemm("large_scales_of_the_first_stage", CONSUMER, "4 * stages.stage * p.smem.max_tokens;", "0;"),
+    gemm("read_before_it_is_full", CONSUMER, "      ahead.wait_full();", "//"),
+    gemm("large_read_before_it_is_full", CONSUMER, "        stages.wait_full();", "//"),
+    gemm("products_not_fenced", CONSUMER, "  ptx::wgmma_fence();\n", ""),
+    gemm("released_early", CONSUMER, "      ahead.wait_full();", "      ahead.wait_full();\n    "
+         "device::arrive_warp(ahead.empty()); //"),
+    gemm("added_while_it_is_multiplied", CONSUMER, "finish(acc[1], kNone);\n    } else", "finish(acc[1], kOne);\n    } "
+         "else"),
+    gemm("accumulators_of_the_block_before", CONSUMER, "      start(acc[1]);\n      finish(acc[0], kOne);\n      start",
+         "      start(acc[0]);\n      finish(acc[0], kOne);\n      start"),
     gemm("phase_stuck", PIPELINE, "      phase ^= 1;\n", ""),
     gemm("too_few_bytes", PRODUCER, "bucket * kBlockK);\n        const auto", "bucket * kBlockK - 128);\n        const "
          "auto"),
     gemm("too_many_bytes", PRODUCER, "(stages.full(), p.smem.weight_bytes)", "(stages.full(), p.smem.weight_bytes + "
          "128)"),
-    gemm("one_consumer_short", ROLES, "blocks * p.smem.consumer_warps)", "blocks * p.smem.consumer_warps - 1)"),
+    gemm("one_consumer_short", ROLES, "2 : 1) * p.smem.consumer_warps)", "2 : 1) * p.smem.consumer_warps - 1)"),
     gemm("one_reader_short", ROLES, "kProducers + p.smem.consumer_warps)", "kProducers + p.smem.consumer_warps - 1)"),
     gemm("barriers_not_fenced", ROLES, "    ptx::fence_mbarrier_init();\n", ""),
     gemm("barriers_not_shared", ROLES, "  ptx::sync_threads();\n", ""),
-    gemm("stride_of_two_atoms", CONSUMER, "ptx::make_descriptor(weights + k, 16, 1024", "ptx::make_descriptor(weights "
-         "+ k, 16, 2048"),
-    gemm("another_swizzle", CONSUMER, "tokens + k, 16, 1024, ptx::Swizzle::k128B", "tokens + k, 16, 512, "
-         "ptx::Swizzle::k64B"),
-    gemm("warpgroups_share_rows", CONSUMER, "tile.warpgroup * (kWarpgroupRows * kBlockK)", "0"),
-    gemm("second_pass_repeats_the_first", CONSUMER, "stage + p.smem.weight_bytes + i * kWidth * kBlockK", "stage + "
-         "p.smem.weight_bytes"),
-    gemm("scales_of_the_other_column", CONSUMER, "sum[4 * c + 1] = ptx::fma_rn(acc[4 * c + 1], odd", "sum[4 * c + 1] ="
-         " ptx::fma_rn(acc[4 * c + 1], even"),
+    gemm("stride_of_two_atoms", CONSUMER, "ptx::make_descriptor(tile, 16, 1024", "ptx::make_descriptor(tile, 16, 2048"),
+    gemm("another_swizzle", CONSUMER, "16, 1024, ptx::Swizzle::k128B", "16, 512, ptx::Swizzle::k64B"),
+    gemm("warpgroups_share_rows", CONSUMER, "base + warpgroup * (kWarpgroupRows * kBlockK)", "base"),
+    gemm("large_warpgroups_share_rows", CONSUMER, "tile.warpgroup * (kWarpgroupRows * kBlockK)", "0"),
+    gemm("steps_of_no_width", CONSUMER, "weights + k / 16", "weights"),
+    gemm("second_pass_repeats_the_first", CONSUMER, "tokens + at + i * kWidth * kBlockK / 16", "tokens + at"),
+    gemm("scales_of_the_other_column", CONSUMER, "from[1], device::bits_float(both.y)", "from[1], "
+         "device::bits_float(both.x)"),
     gemm("one_promotion_at_the_end", CONSUMER, "k > 0);", "true);"),
-    gemm("scales_read_too_soon", PRODUCER, "constexpr uint32_t kTokens = kLargest / 32;\n" + WAIT, "constexpr uint32_t "
-         "kTokens = kLargest / 32;\n"),
+    gemm("scales_read_too_soon", PRODUCER, "as many as there are registers for\n" + WAIT, "\n"),
+    gemm("scales_of_the_block_before", PRODUCER, "load(block + kAhead, at)", "load(block + kAhead - 1, at)"),
     gemm("scale_of_another_block", PRODUCER, "block * p.token_scale.column_stride", "0"),
     gemm("scale_of_another_row_of_blocks", PRODUCER, "(row < p.n ? row : 0) / kBlockK)", "0)"),
     gemm("offsets_read_too_soon", SCHEDULER, READY_WAIT, ""),
@@ -76,6 +80,7 @@ MUTATIONS = [
     gemm("copies_not_fenced", PRODUCER, "  ptx::fence_proxy_async_shared();", "//"),
     gemm("copies_not_swizzled", PRODUCER, "chunk ^ r % 8", "chunk"),
     gemm("copies_beyond_the_columns", PRODUCER, "if (at < k)", "if (at < k + 8)"),
+    gemm("shared_memory_not_rounded", "launch/launch.h", "return round_smem(smem);", "return smem;"),
     gemm("offsets_of_32_bits", PARAMS, "group * group_stride + row", "uint32_t(group * group_stride) + row"),
 ]  # fmt: skip
 

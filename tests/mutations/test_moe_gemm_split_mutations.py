@@ -12,7 +12,9 @@ from support.grouped import activations, weights
 from support.kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 
 SIZES, N, K = (9, 40), 136, 640
-SPLIT, PRODUCER, CONSUMER, ROLES = (f"gemm/{name}.cuh" for name in ("split", "producer", "consumer", "roles"))
+SPLIT, PRODUCER, CONSUMER, ROLES, SCHEDULER = (
+    f"gemm/{name}.cuh" for name in ("split", "producer", "consumer", "roles", "scheduler")
+)
 START = "    ptx::cluster_arrive_relaxed();  // the fence above is what it orders\n    ptx::cluster_wait_acquire();\n"
 
 
@@ -23,7 +25,7 @@ def split(name: str, file: str, old: str, new: str) -> Mutation:
 MUTATIONS = [
     split("buffer_reused_before_it_was_read", SPLIT, "    ptx::mbarrier_wait_cluster(free, phase ^ 1);\n", ""),
     split("pieces_added_in_another_order", SPLIT, "buffer + piece * stride", "buffer + (split - 2 - piece) * stride"),
-    split("no_end_barrier", CONSUMER, "ptx::cluster_sync();", ";"),
+    split("ends_before_it_is_freed", CONSUMER, "pieces.finish();", ";"),
     split("no_start_barrier", ROLES, START, "    ptx::sync_threads();\n"),
     split("too_few_bytes", SPLIT, "(split - 1) * kCount * 4 * 32", "(split - 1) * kCount * 4 * 32 - 16"),
     split("too_many_bytes", SPLIT, "(split - 1) * kCount * 4 * 32", "split * kCount * 4 * 32"),
@@ -36,9 +38,8 @@ MUTATIONS = [
     split("pieces_on_top_of_each_other", SPLIT, " + (rank - 1) * stride", ""),
     split("phase_stuck", SPLIT, "    phase ^= 1;\n", ""),
     split("every_block_stores", SPLIT, "return rank == 0;", "return true;"),
-    split("tiles_dealt_to_blocks", ROLES, "ptx::cluster_index(), ptx::grid_size() / ptx::cluster_size()",
-          "ptx::block_index(), ptx::grid_size()"),
-    split("pieces_barriers_not_made", ROLES, "    if constexpr (kSplit) PieceExchange::init(p, base);\n", ""),
+    split("tiles_dealt_to_blocks", SCHEDULER, "kCluster == Cluster::kSplit ? p.split : 1;", "1;"),
+    split("pieces_barriers_not_made", ROLES, "    if (split) PieceExchange::init(p, base);\n", ""),
 ]  # fmt: skip
 
 

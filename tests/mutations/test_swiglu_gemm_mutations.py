@@ -23,17 +23,17 @@ def swiglu(name: str, file: str, old: str, new: str) -> Mutation:
 
 MULTIPLY, CONSUMER, EPILOGUE, PRODUCER = "consumer", "swiglu_consumer", "swiglu_epilogue", "producer"
 WAIT = "  ptx::grid_dependency_wait();"
-READY_WAIT = "  if (!p.counts_ready || p.paired || p.split > 1) ptx::grid_dependency_wait();\n"
+READY_WAIT = "  if (!early) ptx::grid_dependency_wait();\n"
 BARRIER = "  sync_consumers();\n"
 
 MUTATIONS = [
-    swiglu("up_with_the_scale_of_gate", MULTIPLY, "ptx::Vec8>(at + panel)", "ptx::Vec8>(at)"),
+    swiglu("up_with_the_scale_of_gate", MULTIPLY, "at + j * panel + 32 * c", "at + 32 * c"),
     swiglu("a_warp_left_out_of_amax", EPILOGUE, ", high.z, high.w}", ", high.z}"),
     swiglu("copy_before_the_fence", EPILOGUE, "  ptx::fence_proxy_async_shared();\n", ""),
     swiglu("tokens_read_too_soon", PRODUCER, "(&map);\n" + WAIT, "(&map);\n"),
     swiglu("stored_too_soon", CONSUMER, WAIT, "  ptx::store_global(p.sh.data, 0.0f);\n" + WAIT),
     swiglu("offsets_read_too_soon", "scheduler", READY_WAIT, ""),
-    swiglu("scales_read_too_soon", PRODUCER, "kLargest / 32;\n" + WAIT, "kLargest / 32;\n"),
+    swiglu("scales_read_too_soon", PRODUCER, "registers for\n" + WAIT, "registers for\n"),
     swiglu("amax_read_before_all_left_it", EPILOGUE, "everybody's\n" + BARRIER, "everybody's\n"),
     swiglu("scale_read_before_it_is_made", EPILOGUE, BARRIER + "  quantise", "  quantise"),
     swiglu("next_amax_while_scales_are_read", EPILOGUE, "  sync_consumers();  // after", "  //"),
@@ -44,7 +44,8 @@ MUTATIONS = [
     swiglu("lanes_left_out_of_amax", EPILOGUE, "mask < 32", "mask < 16"),
     swiglu("amax_of_channels_that_are_not", EPILOGUE, ">= channels) continue;", ">= channels + 128) continue;"),
     swiglu("amax_of_signed_values", EPILOGUE, " & device::kAbsMask", ""),
-    swiglu("one_slab_twice", CONSUMER, "(first_slab + slab) *", "first_slab *"),
+    swiglu("one_slab_twice", CONSUMER, "weights + at + slab * (kWarpgroupRows * kBlockK / 16)", "weights + at"),
+    swiglu("one_slab_twice_of_few_tokens", CONSUMER, "weights + at + kWarpgroupRows * kBlockK / 16", "weights + at"),
     swiglu("panels_of_half_a_stage", CONSUMER, "4 * (2 * stages.stage", "4 * (stages.stage"),
     swiglu("one_scale_for_both", PRODUCER, "j * p.weight_scale.row_stride", "0"),
     swiglu("tokens_of_no_group_written", EPILOGUE, "} else if (thread < tile.tokens) {", "} else if (thread < kWidth) "

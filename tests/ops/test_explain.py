@@ -120,12 +120,10 @@ def test_launches_of_permute_and_combine():
         weights, zero_weight = meta(tokens, 12, dtype=torch.float32), meta(tokens, dtype=torch.float32)
         routing = longcat_ops.Routing(*[meta(1)] * 6)._replace(weights=weights, zero_weight=zero_weight)
         y = meta(tokens * 6, width, dtype=torch.bfloat16)
-        for op, arguments, smem in (
-            ("moe_permute_quant", (x, plan), 512),
-            ("moe_combine", (y, plan, routing, x), 1024),
-        ):
+        for op, arguments in (("moe_permute_quant", (x, plan)), ("moe_combine", (y, plan, routing, x))):
             found = longcat_ops.explain(op, *arguments).launches
-            assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, smem)] * (
+            # 512 and 1024 bytes are used; what is asked for is a multiple of 1024.
+            assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, 1024)] * (
                 blocks > 0
             )
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from cuda_tools import PLACES, find_tool
 
+from .loops import Instruction
+
 _QUALIFIERS = re.compile(r"(?:\w+::|\(anonymous namespace\)::)+")
 _SUFFIX = re.compile(r"(?<=\d)(?:ul?l?|ll?)\b")  # of 32u and 8ul
-_OPCODE = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)")
+_INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)(?: 0x([0-9a-f]+) ;)?")
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,15 @@ def read_resources(library: Path) -> dict[str, Resources]:
     return found
 
 
-def read_opcodes(library: Path) -> dict[str, Counter[str]]:
-    """How often each opcode occurs in each kernel, by symbol."""
-    found: dict[str, Counter[str]] = {}
-    opcodes: Counter[str] = Counter()
+def read_code(library: Path) -> dict[str, list[Instruction]]:
+    """The machine code of each kernel, by symbol."""
+    found: dict[str, list[Instruction]] = {}
+    code: list[Instruction] = []
     for line in _cuobjdump("--dump-sass", library):
-        if instruction := _OPCODE.match(line):
-            opcodes[instruction[1]] += 1
+        if at := _INSTRUCTION.match(line):
+            code.append(Instruction(int(at[1], 16), at[2], int(at[3], 16) if at[3] else None))
         elif function := re.match(r"\s+Function : (\S+)", line):
-            opcodes = found.setdefault(function[1], Counter())
+            code = found.setdefault(function[1], [])
     return found
 
 

@@ -48,12 +48,17 @@ TABLE = (
         must=("ACQBULK", "PREEXIT", *_products(8, 16, 24, 32), "SYNCS.PHASECHK.TRANS64.TRYWAIT", "STSM", "UBLKCP.G.S"),
     ),
     Row(r"moe_gemm_kernel<\d+, true, .*>", must=("UTMALDG.3D",)),
-    # Clusters: sums through distributed shared memory, and a barrier. Nothing of it without a split.
-    Row(r"moe_gemm_kernel<32, .*, true>", must=("STAS.128", "UCGABAR_WAIT")),
-    Row(r"moe_gemm_kernel<32, .*, false>", never=("STAS", "UCGABAR_WAIT", "MEMBAR.ALL.GPU")),
+    # Clusters of a split: sums through distributed shared memory, and a barrier. Nothing of it without one.
+    Row(r"moe_gemm_kernel<32, .*, \(Cluster\)1>", must=("STAS.128", "UCGABAR_WAIT")),
+    Row(r"moe_gemm_kernel<.*, \(Cluster\)0>", never=("STAS", "UCGABAR_WAIT", "UTMALDG.3D.MULTICAST")),
     Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
-    # Pairs: tokens for both blocks, remote arrivals. A release by each of those would be a fence of the whole GPU.
-    Row(r"moe_gemm_kernel<256, .*>", must=("UTMALDG.3D.MULTICAST", "SYNCS.ARRIVE.TRANS64.RED", "UCGABAR_WAIT")),
+    # Pairs: tokens for both blocks, remote arrivals.
+    Row(
+        r"moe_gemm_kernel<256, .*, \(Cluster\)2>",
+        must=("UTMALDG.3D.MULTICAST", "SYNCS.ARRIVE.TRANS64.RED", "UCGABAR_WAIT"),
+    ),
+    # Nobody waits for global memory of the whole GPU, not even when a cluster ends.
+    Row(r"moe_(swiglu_)?gemm_kernel<.*>", never=("MEMBAR.ALL.GPU",)),
     # The same with SwiGLU and quantisation behind it.
     Row(
         r"moe_swiglu_gemm_kernel<.*>",

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/text.h"
 #include "common/version.h"
 #include "emu/world.h"
 #include "launch/launch.h"
@@ -144,7 +145,10 @@ int run(const std::vector<Captured>& calls) try {
 
 }  // namespace
 
-int emulate(const LaunchConfig& config, std::function<void()> body, const Memory& memory) {
+int emulate(const LaunchConfig& config, int smem, std::function<void()> body, const Memory& memory) {
+  if (smem < config.smem || smem % kSmemUnit != 0)
+    return set_status(LC_ERR_EMULATION, text(config.name, ": ", smem, " bytes of dynamic shared memory, expected ",
+                                             config.smem, " or more, a multiple of ", kSmemUnit));
   Captured call{config, std::move(body), memory};
   if (!capturing) return run({std::move(call)});
   captured.push_back(std::move(call));
