@@ -1,4 +1,4 @@
-"""Two results files of bench_moe_gemm.py side by side: new / old of every time. Refuses files of different devices.
+"""Two results files of bench_moe_gemm.py side by side: new / old for every time. It refuses files of different devices.
 
 python bench/compare.py OLD.json NEW.json
 """

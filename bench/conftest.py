@@ -78,7 +78,7 @@ def _print_overheads(terminalreporter: pytest.TerminalReporter, infos: list[dict
 
 
 def _print_floors(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:
-    """Times in us beside the floor; a prediction says that it is one."""
+    """Prints times in us beside the floor; predictions are marked as such."""
     for info in infos:
         floor = info["floor_us"]
         times = {name.removesuffix("_us"): us for name, us in info.items() if name.endswith("_us")}

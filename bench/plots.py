@@ -24,10 +24,10 @@ from tables import cells_of, devices, read_results, timed
 
 # Text stays text, and the same results give the same file.
 matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "longcat_ops", "font.size": 8}
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # told apart by everyone
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # distinct for everyone
 MARKERS = {"gate_up": "o", "down": "s"}
 COLUMNS = 4  # panels in a row
-CUT = 4  # times the floor is where a panel ends: what is slower leaves it
+CUT = 4  # a panel ends at so many times the floor: slower points leave it
 APART = 1.03
 
 

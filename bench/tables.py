@@ -16,12 +16,12 @@ from pathlib import Path
 from longcat_ops.perf import Band
 
 COLUMNS = [1, 8, 32, 64, 128, 256]
-BETTER = 0.97  # of the middle of the chosen tile's band: another one that is worth a word
+BETTER = 0.97  # another tile is reported below this share of the middle of the chosen tile's band
 SHORT = {"tensor cores": "TC", "loads of an SM": "SM", "shared memory": "smem"}  # what binds, in a table
 
 
 def cells_of(results: dict) -> list[dict]:
-    """Of the JSON of pytest-benchmark, or of predictions: the cells, as bench_moe_gemm.py describes them."""
+    """The cells, as bench_moe_gemm.py describes them, from the JSON of pytest-benchmark or of predictions."""
     entries = [*results.get("benchmarks", []), *results.get("predictions", [])]
     infos = [entry.get("extra_info", {}) for entry in entries]
     return [info for info in infos if "rows" in info]
@@ -71,18 +71,18 @@ def terminal_lines(cells: list[dict]) -> list[str]:
 
 
 def time_text(row: dict) -> str:
-    """us; of a prediction its band."""
+    """us; for a prediction, its band."""
     return str(Band(row["low_us"], row["high_us"])) if "low_us" in row else f"{row['us']:.1f}"
 
 
 def short_bound(bound: str) -> str:
-    """In brackets what binds; nothing where memory does at both ends."""
+    """The limit in brackets; nothing where memory is the limit at both ends."""
     names = [SHORT.get(name, name) for name in bound.split(" or ")]
     return "" if names == ["memory"] else f" ({' or '.join(names)})"
 
 
 def markdown(cells: list[dict], device: str, implementation: str) -> str:
-    """us of the even cells, a row for each shape and number of experts. What a prediction says binds is in brackets."""
+    """us of the even cells, a row for each shape and number of experts. A prediction has its limit in brackets."""
     found: dict[tuple[str, int], dict[int, str]] = {}
     for cell in cells:
         for row in timed(cell):

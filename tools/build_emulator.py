@@ -1,5 +1,5 @@
-"""Builds liblongcat_emu.so, the CUDA kernels over the host emulator, and puts it beside the package; for the tests
-also the emulator's own (`build_tests`).
+"""Builds liblongcat_emu.so, the CUDA kernels over the host emulator, and puts it beside the package. `build_tests`
+builds the emulator's own tests.
 
 python tools/build_emulator.py [--tests]           # needs cmake, ninja and a C++20 compiler; nothing if up to date
 LONGCAT_OPS_BACKEND=emu python your_script.py      # CPU tensors now run the kernels in the emulator
@@ -32,19 +32,19 @@ def find_tool(name: str) -> str:
 
 
 def build() -> Path:
-    """The library, built and installed if it is not up to date. Raises RuntimeError with the compiler's words."""
+    """The library, built and installed if it is not up to date. Raises RuntimeError with the compiler's output."""
     with _built("longcat_emu") as tree:
         built = tree / NAME
         if not INSTALLED.exists() or INSTALLED.stat().st_mtime < built.stat().st_mtime:
             copy = INSTALLED.with_suffix(f".{os.getpid()}")
             shutil.copy2(built, copy)
-            copy.replace(INSTALLED)  # whoever has the old one loaded keeps it
+            copy.replace(INSTALLED)  # a process that has loaded the old one keeps it
     return INSTALLED
 
 
 def build_tests() -> Path:
     """The folder with emu_tests, libemu_numerics.so and libemu_conformance.so, up to date. Raises RuntimeError with the
-    compiler's words."""
+    compiler's output."""
     with _built("emu_tests", "emu_numerics", "emu_conformance") as tree:
         return tree
 

@@ -1,5 +1,5 @@
-"""Builds what a check needs into a folder, offline, where there is no bundle: the package, the conformance library and
-the traced kernels.
+"""Builds what a check needs into a folder, offline, if there is no bundle: the package, the conformance library and the
+traced kernels.
 
 python tools/build_for_device.py build/device      # needs nvcc, cmake, ninja, pybind11 and setuptools
 """

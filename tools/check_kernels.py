@@ -75,7 +75,7 @@ class Library:
         return Verdict("stack and spills", problems, f"{len(self.resources)} kernels")
 
     def check_registers(self, baseline: Path = BASELINE) -> Verdict:
-        """As in the baseline. Another nvcc allots other numbers: then a change is only shown."""
+        """Registers as in the baseline. Another nvcc allots other numbers; then a change is only shown."""
         if not baseline.exists():
             return Verdict("registers", [f"there is no {baseline}; make it: {RENEW}"], "no baseline")
         nvcc, old = parse(baseline.read_text())
@@ -107,7 +107,7 @@ class Library:
         return Verdict("inner loops", problems, summary)
 
     def check_notes(self) -> Verdict:
-        """ptxas left wgmma and setmaxnreg as they were written. What it said is on record for every kernel."""
+        """ptxas left wgmma and setmaxnreg as they were written. Its output is on record for every kernel."""
         problems = [f"{c.source}: {note}" for c in self.compilations for note in c.notes]
         known = {symbol for c in self.compilations for symbol in ENTRY.findall(c.ptx)}
         if unknown := sorted(self.resources.keys() - known):

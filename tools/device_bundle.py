@@ -45,7 +45,7 @@ def interpreter_facts(python: str) -> Interpreter:
 
 
 def build_tree() -> Path:
-    """The newest that has what _C is linked with."""
+    """The newest build tree that has what _C is linked with."""
     cores = [path for path in ROOT.glob(f"build/*/{CORE}") if (path.parent / LIBRARIES[0]).exists()]
     if not cores:
         fail(f"there is no build/*/{CORE} beside a {LIBRARIES[0]}: ./run build")
@@ -53,7 +53,7 @@ def build_tree() -> Path:
 
 
 def pack_module(folder: Path, package: Path, python: Interpreter) -> None:
-    """_C for `python`, and what compiling it for yet another interpreter takes."""
+    """Packs _C for `python`, and the parts that another interpreter needs to compile its own."""
     tree, parts = build_tree(), folder / MODULE_PARTS
     shutil.copytree(tree / "generated", parts / "generated", ignore=shutil.ignore_patterns("emu"))
     shutil.copy2(tree / CORE, parts)
@@ -68,7 +68,7 @@ def pack_module(folder: Path, package: Path, python: Interpreter) -> None:
 
 
 def pack_pytest_plugin(folder: Path) -> None:
-    """pytest-benchmark, which benches need and the device may lack: pure Python."""
+    """Packs pytest-benchmark (pure Python), which benches need and the device may lack."""
     for file in distribution("pytest-benchmark").files or []:
         if ".." not in file.parts and "__pycache__" not in file.parts:
             target = folder / "python" / file
@@ -110,7 +110,7 @@ for library in sys.argv[1:]:
 
 
 def pack_problem(folder: Path, python: str) -> str:
-    """Whether what is packed loads under `python`; where that has no torch, over the libraries of this one's torch."""
+    """Why the bundle does not load under `python`; if that has no torch, with this interpreter's torch libraries."""
     import torch
 
     packed = bundle(folder)

@@ -5,9 +5,9 @@ soon as it is known. Downloads nothing, changes no setting of the device.
     ./tools/gpu_check --budget 240 --out more --from results       # goes on where `results` stopped
     ./tools/gpu_check --budget 360 --dry-run                       # anywhere: the plan, and a rehearsal in the emulator
 
-A step that crashes or outlives its limit costs itself alone. It uses the libraries in .device (tools/device_bundle.py)
-if they fit, else it builds them here. --again repeats finished steps: names, beginnings of names, or `failed` for all
-that did not pass. docs/hardware.md has the rest; tools/gpu_report makes pages of what comes back.
+If a step crashes or outlives its limit, only that step is lost. The check uses the libraries in .device
+(tools/device_bundle.py) if they fit, else it builds them here. --again repeats finished steps: names, beginnings of
+names, or `failed` for all that did not pass. docs/hardware.md has the rest; tools/gpu_report makes pages of results.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def chosen(steps: Sequence[Step], only: Sequence[str]) -> list[Step]:
 
 
 def plan_lines(steps: Sequence[Step], budget_s: float) -> list[str]:
-    """The order with the seconds that each step should take and where the budget ends."""
+    """The steps in order, with the seconds that each should take, and where the budget ends."""
     lines, at = [], 0.0
     for step in steps:
         mark = "" if at + step.seconds <= budget_s else "   (beyond the budget)"
@@ -50,7 +50,7 @@ def plan_lines(steps: Sequence[Step], budget_s: float) -> list[str]:
 
 
 def find_environment(dry_run: bool, bundle: Path, budget_s: float) -> tuple[Environment | None, str]:
-    """The bundle, or what is built here; with what was chosen and why."""
+    """The bundle or a build made here, with a line on which was chosen and why."""
     if dry_run:
         return environments.rehearsal(), "the emulator"
     if not (problem := environments.bundle_problem(bundle)):
@@ -76,7 +76,7 @@ def forget(answers: Answers, steps: Sequence[Step], again: Sequence[str], out: P
 
 
 def write_golden(answers: Answers, out: Path) -> None:
-    """golden.json, in the form of tests/conformance/golden: what the device gave, right or wrong."""
+    """Writes golden.json, in the form of tests/conformance/golden: the device's results, right or wrong."""
     results = read_results(out / "conformance.jsonl")
     given = {name: golden.unpack(line["bytes"]) for name, line in results.items() if "bytes" in line}
     facts = answers.steps.get("facts", {}).get("answer", {})
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def stop_on_sigterm() -> None:
-    """By an exception, so that the running step is stopped too."""
+    """Raises an exception, so that the running step is stopped too."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 

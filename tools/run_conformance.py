@@ -43,7 +43,7 @@ def child(library_path: str) -> None:
         result = outcome(library, cases[line.strip()])
         print(json.dumps(result), flush=True)
         if result["status"] == "error":
-            break  # an error of CUDA may outlive its case; the parent starts another child
+            break  # a CUDA error may outlast its case; the parent starts another child
 
 
 class Child:

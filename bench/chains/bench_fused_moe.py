@@ -3,12 +3,12 @@
     python -m pytest bench/chains/bench_fused_moe.py [-k EP128]
 
 With a Hopper GPU: `fused_moe` by a plan, the same unfused, and the unfused chain of each peer of bench_moe_gemm.py, as
-CUDA graphs that take turns; a share's weights are more than L2 holds. Without one: bands, as in
-docs/fused_moe.md. Both beside the floor, the fused chain's bytes at the memory's peak. What travels between ranks,
-routing and plan are in neither.
+CUDA graphs that take turns; a share's weights are more than L2 holds. Without one: bands, as in docs/fused_moe.md.
+Both stand beside the floor, which is the fused chain's bytes at the memory's peak. Neither has routing, plan or what
+travels between ranks.
 
-A peer's chain is a lower bound of what a framework has around its products: quantisation, SwiGLU and combine are this
-project's kernels on compact rows, and nothing is moved between layouts. A chain that gives other values is not timed.
+A peer's chain is a lower bound of what a framework spends around its products: quantisation, SwiGLU and combine are
+this project's kernels on compact rows, and nothing is moved between layouts. A chain with wrong values is not timed.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Problem:
         self.gate_up = longcat_ops.interleave_gate_up(*self.halves)
 
     def weight(self, n: int, k: int) -> tuple[Tensor, Tensor]:
-        """Of both signs, and so that gate and up are numbers of a few units: of far larger ones SwiGLU would keep
-        little but what their rounding to bf16 lost."""
+        """Values of both signs, sized so that gate and up are a few units: with far larger ones, SwiGLU would keep
+        little but the error of their rounding to bf16."""
         g = self.generator
         codes = moe_gemm_problem.random_codes((self.groups, n, k), self.device, g)
         scales = torch.rand(self.groups, n // 128, k // 128, device=self.device, generator=g) + 0.5
@@ -104,7 +104,7 @@ class Product(moe_gemm_problem.Problem):
 
 
 def chain_of(peer: Peer, p: Problem) -> Run | str:
-    """What lies between the peer's products is ours, on compact rows; each step reads what the first round left."""
+    """Between the peer's products run our kernels, on compact rows; each step reads what the first round left."""
     if reason := peer.available():
         return reason
     (first,) = peer.prepare(Product(p, longcat_ops.moe_permute_quant(p.x, p.plan), p.halves))
@@ -136,14 +136,14 @@ OURS = ("fused", "unfused")
 
 
 def disagreement(out: Tensor, expected: Tensor) -> str | None:
-    """All chains quantise what lies between the products, all but the fused one after a rounding to bf16: 2^-9 of it,
-    so here and there another e4m3 code."""
+    """All chains quantise the activations between the products. All but the fused one round them to bf16 first, an
+    error of 2^-9, so single e4m3 codes differ."""
     error = float((out.float() - expected.float()).norm() / expected.float().norm())
     return None if error < 2.0**-5 else f"computes something else: {error:.3g} off in norm"
 
 
 def measured(share: Share) -> tuple[dict[str, float], dict[str, str]]:
-    """us of each chain; the reasons of those that have no time."""
+    """us of each chain, and the reasons why others have no time."""
     problem, graphs, reasons = Problem(share, "cuda"), {}, {}
     expected = fused(problem)()
     for name, prepare in CHAINS.items():
@@ -162,7 +162,7 @@ def measured(share: Share) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def predicted(share: Share) -> tuple[dict[str, float], dict[str, str]]:
-    """Of the same launches: routing and plan left out."""
+    """The prediction for the same launches, without routing and plan."""
     fused_, unfused_ = (experts_us(share, devices.here(), form) for form in ("fused", "apart"))
     return band_us(fused_) | band_us(unfused_, "unfused_predicted"), {}
 

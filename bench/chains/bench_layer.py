@@ -2,8 +2,8 @@
 
     python -m pytest bench/chains/bench_layer.py
 
-With a Hopper GPU: model/layers.py ScMoELayer, random weights (22 GB), run eagerly, so that the time holds what Python
-and torch take between kernels; the layer is not yet made for graphs. Without one: a band by parts, by
+With a Hopper GPU: model/layers.py ScMoELayer, random weights (22 GB), run eagerly, so the time includes what
+Python and torch take between kernels; the layer is not made for graphs yet. Without one: a band by parts, by
 longcat_ops.perf.layer.
 """
 
@@ -30,7 +30,7 @@ CONFIG = LongcatFlashConfig()
 
 
 class OnDevice(RandomSource):
-    """Drawn where the model is."""
+    """A random source that draws on the model's device."""
 
     def fetch(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if "norm" in name:

@@ -4,9 +4,9 @@ them FFN experts; float32 logits, bf16 rows.
     python -m pytest bench/ops/bench_moe.py [-k combine]
 
 Each cell has the bytes that the kernel has to move and the floor: those bytes at the memory's peak. With a Hopper GPU
-it is timed as 20 calls in a CUDA graph, beside the plain-torch reference and, for permute and combine, beside the same
-op on 12 rows a token (what it would do without zero experts); the calls share their tensors, so what fits into L2 comes
-from there. Without a GPU there is a band in the place of a time, for launches that overlap, by longcat_ops.perf.
+a cell is timed as 20 calls in a CUDA graph, beside the plain-torch reference. Permute and combine are also timed on 12
+rows a token (what they would do without zero experts). The calls share their tensors, so what fits into L2 comes from
+there. Without a GPU, a band by longcat_ops.perf for overlapping launches takes the place of a time.
 """
 
 from __future__ import annotations

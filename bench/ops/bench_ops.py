@@ -3,8 +3,8 @@
     python -m pytest bench/ops/bench_ops.py [-k moe_route]
 
 Two ways in: the Python function of `longcat_ops` (which allocates outputs) and `torch.ops.longcat_ops` (which does
-not). The kernel's work is, for an op that runs its reference, the reference called directly on the same arguments; for
-a C++ kernel it is nothing, as the case without tokens is timed (interleave_gate_up has none: its copy is counted in).
+not). For an op that runs its reference, the kernel's work is a direct call of that on the same arguments. A C++
+kernel has no work, since the case without tokens is timed (interleave_gate_up has no such case: its copy is counted).
 Calls take turns, round by round, so that a drift of the machine hits all of them; medians of 25 rounds of 200 calls on
 one thread.
 """

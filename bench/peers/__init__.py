@@ -1,5 +1,5 @@
-"""Everything the grouped FP8 GEMM is timed beside, one file each. `OURS` is the op itself, in the same form, `SPLITS`
-are its forms for few experts."""
+"""Everything the grouped FP8 GEMM is timed beside, one file each. `OURS` is the op itself, as a Peer;
+`SPLITS` are its forms for few experts."""
 
 from . import deep_gemm, ours, scaled_mm, torch_eager, triton_grouped
 from .peer import Call, Peer

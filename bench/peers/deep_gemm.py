@@ -4,7 +4,7 @@ It compiles each configuration with nvcc on first use: CUDA_HOME has to lead the
 
 masked: [G, M', K] with M' a multiple of 128 rows; its scales are given in the transposed order that a dispatch in this
 layout already writes. contiguous: each expert's rows padded to the library's alignment (128), the scales row by row as
-a quantisation writes them, so that the library transposes them within the time, as a framework has it. cluster 1: the
+a quantisation writes them, so the library's transposition is part of the time, as in a framework. cluster 1: the
 masked kernel without pairs of blocks. No switch is documented for that, but its choice of a configuration takes a
 cluster of 2 only where it divides the number of SMs (csrc/jit_kernels/heuristics/sm90.hpp), so `set_num_sms` to an odd
 number excludes it, at the price of one SM.

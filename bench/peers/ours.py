@@ -20,7 +20,7 @@ def available() -> str | None:
 
 
 def prepare(problem: Problem, split_k: int = 1) -> list[Call]:
-    # Who routes under a graph knows no counts, so there is no hint where they differ.
+    # A caller that routes under a graph does not know counts, so there is no hint where they differ.
     hint = None if problem.cell.skewed else problem.cell.tokens
 
     def call(o: Operands) -> Call:

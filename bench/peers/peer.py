@@ -1,4 +1,4 @@
-"""What the bench asks of an implementation."""
+"""The interface that the bench needs of an implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Call:
 @dataclass(frozen=True)
 class Peer:
     """available: why it cannot run on this machine, None if it can. prepare: one Call for each copy of the operands;
-    what a framework does once, when it loads weights, is done here. rounding: see `Problem.disagreement`.
+    work that a framework does once, when it loads weights, belongs here. rounding: see `Problem.disagreement`.
     """
 
     name: str

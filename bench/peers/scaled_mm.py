@@ -1,8 +1,8 @@
 """cuBLASLt's block-scaled FP8 product behind torch.nn.functional.scaled_mm: 1x128 scales of activations, 128x128 of
 weights, one call for each expert that has rows.
 
-It wants scales with the outer dimension first: those of weights are brought into that order once, as when loading,
-those of activations are given in it, as its quantisation would write them. Rows are padded to 4 for their strides.
+It requires scales with the outer dimension first. Those of weights are brought into that order once, as when loading.
+Those of activations are given in it, as its quantisation would write them. Rows are padded to 4 for their strides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plain torch: each expert's weight is widened to bf16 and multiplied. What one writes without a kernel."""
+"""Plain torch: each expert's weight is widened to bf16 and multiplied. This is the code one writes without a kernel."""
 
 from __future__ import annotations
 

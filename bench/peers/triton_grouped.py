@@ -1,6 +1,6 @@
 """A grouped FP8 GEMM in Triton as a framework would write it: block scales, compact rows found by offsets, one program
-for each expert, 128 weight rows and up to 128 tokens. Up to 64 tokens the weights are the rows of the product, so that
-waste is counted in 16 tokens.
+for each expert, 128 weight rows and up to 128 tokens. Up to 64 tokens the weights are the rows of the product, so
+tokens are padded only to a multiple of 16.
 
 The tiles are a table, not tuned: nothing here has run on a GPU, only in Triton's interpreter (TRITON_INTERPRET=1).
 """

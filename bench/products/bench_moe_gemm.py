@@ -4,17 +4,17 @@
 
 With a Hopper GPU every cell is timed, ours and each peer of bench/peers/, in CUDA graphs of calls that take turns on
 copies of the operands, 4 times L2 in all, so that none finds its weights there: median, 10th and 90th percentile of 50
-replays, in which the implementations take turns too. A result is compared with the float32 product before it is timed
-and again after a replay that found it erased; what is wrong, or faster than the data sheet's memory, is a row with that
-reason instead of a time. Bandwidth is a share of what reductions read in the same run, FP8 flops of the data sheet's.
-Ratios are peer / ours.
+replays, in which the implementations take turns too. A result is compared with the float32 product before timing, and
+again after a replay that started from an erased output. If it is wrong, or faster than the data sheet's memory, its
+row has that reason instead of a time. Bandwidth is a share of what reductions read in the same run, FP8 flops of the
+data sheet's. Ratios are peer / ours.
 
-Without a GPU a cell is a band for an H100 and an H200, by longcat_ops.perf, `us` its middle, and peers are rows
-with the reason why they have no time. Nothing here has been compared with a GPU yet.
+Without a GPU a cell has a band for an H100 and an H200, by longcat_ops.perf, with `us` as its middle; a peer's row has
+the reason why there is no time. Nothing here has been compared with a GPU yet.
 
---benchmark-json=FILE keeps the rows, --predictions-json=FILE those of predictions, which are no benchmark:
-bench/tables.py, bench/plots.py and bench/compare.py read both. The table that pytest-benchmark itself prints on a GPU
-is how long a cell took to measure.
+--benchmark-json=FILE keeps the rows, --predictions-json=FILE those of predictions, which are no benchmark.
+bench/tables.py, bench/plots.py and bench/compare.py read both. On a GPU, the table that pytest-benchmark itself prints
+shows how long each cell took to measure.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from report.devices import known
 FULL = [1, 2, 4, 8, 16, 32, 64, 512], [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256]  # groups, tokens
 SHORT = [4, 16, 64, 1], [1, 8, 32, 64, 128, 256]
 SKEWED = [16, 64], [8, 64]
-FEW = 2  # experts, up to which split_k may pay
+FEW = 2  # up to so many experts, split_k may pay off
 PREDICTED = ("H100", "H200")  # where there is no GPU
-SHORT_SECONDS = 200.0  # after that peers get no time in the short grid: most of it goes into their compilers
-GRAPH_US = 1500.0  # of a replay at least, so that its start and end do not count
+SHORT_SECONDS = 200.0  # after that the short grid times no peer: most of it goes into their compilers
+GRAPH_US = 1500.0  # the least time of a replay, so that its start and end do not count
 BELIEVED = 0.98  # of the data sheet's time for the bytes: less is a graph without its kernels
 
 

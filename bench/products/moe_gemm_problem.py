@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 SHAPES = {"gate_up": (4096, 6144), "down": (6144, 2048)}  # N, K of one expert
-COLD = 4  # the copies of the operands that calls take turns on are so many times L2, so that none finds its own there
+COLD = 4  # calls take turns on copies of the operands of so many times L2, so that none finds its own there
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`tokens` rows in each of `groups` experts, or so many in the mean of a Poisson distribution."""
+    """`tokens` rows in each of `groups` experts, or a Poisson distribution with that mean."""
 
     shape: str
     groups: int
@@ -96,7 +96,7 @@ class Problem:
 
     @cached_property
     def expected(self) -> tuple[Tensor, Tensor]:
-        """Of the first copy, in float32 [M, N]: the products, and the sums of absolute products."""
+        """For the first copy, in float32 [M, N]: the products, and the sums of absolute products."""
         operands, values, sums = self.copies[0], [], []
         for g, (start, count) in enumerate(zip(self.starts, self.counts, strict=False)):
             if count:
@@ -110,8 +110,8 @@ class Problem:
     def disagreement(self, rows: Tensor, rounding: float = 0.0) -> str | None:
         """What is wrong with `rows` [M, N] as the result of the first copy.
 
-        A value may be off by 2^-8 of itself for its rounding to bf16, and by 2^-10 of the sum of absolute products for
-        what a tensor core loses of such data; by `rounding` of that sum on top where operands are rounded before.
+        A value may be off by 2^-8 of itself, for its rounding to bf16, plus 2^-10 of the sum of absolute products, for
+        what a tensor core loses of such data, plus `rounding` times that sum, where operands are rounded first.
         """
         value, total = self.expected
         if rows.shape != value.shape:
@@ -125,7 +125,7 @@ class Problem:
 
 
 def random_codes(sizes: tuple[int, ...], device: str, generator: torch.Generator) -> Tensor:
-    """All of e4m3 but the two NaN, with equal chances: data with few bits set would draw less power."""
+    """All e4m3 codes except the two NaN, equally likely: data with few bits set would draw less power."""
     numbers = torch.randint(0, 254, sizes, dtype=torch.uint8, device=device, generator=generator)
     return numbers.add_(numbers >= 127).view(torch.float8_e4m3fn)
 

@@ -1,5 +1,5 @@
-"""One cell of a bench: measured, as a benchmark of pytest-benchmark, or predicted, which is no benchmark at all. Where
-nothing ran there is no time, so no row of a table, no statistic and no entry of --benchmark-json.
+"""One cell of a bench: measured, as a benchmark of pytest-benchmark, or predicted, which is no benchmark at all. If
+nothing ran there is no time, so there is no row in a table, no statistic and no entry in --benchmark-json.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PREDICTIONS = pytest.StashKey[list[tuple[str, dict]]]()
 
 
 class Report:
-    """Runs one cell; `info` is then what is told of it."""
+    """Runs one cell; `info` then holds the facts about it."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._request = request
@@ -32,13 +32,13 @@ class Report:
         return benchmark.pedantic(measure, arguments, rounds=1)
 
     def predicted(self, group: str, predict: Callable, *arguments: object) -> Any:
-        """The result of `predict`, whose own time is nobody's concern."""
+        """The result of `predict`, which is not timed."""
         self._request.config.stash.setdefault(PREDICTIONS, []).append((group, self.info))
         return predict(*arguments)
 
 
 def band_us(band: Band, name: str = "predicted") -> dict[str, float]:
-    """As the `info` of a cell has it."""
+    """A band in the form that a cell's `info` has."""
     return {f"{name}_low_us": band.low, f"{name}_high_us": band.high}
 
 
@@ -47,7 +47,7 @@ def predictions(config: pytest.Config) -> list[tuple[str, dict]]:
 
 
 def write_predictions(config: pytest.Config, path: Path) -> None:
-    """In the form of pytest-benchmark's file, under a key of their own."""
+    """Writes them in the form of pytest-benchmark's file, under a key of their own."""
     found = [{"group": group, "extra_info": info} for group, info in predictions(config)]
     content = {"machine_info": devices.machine_facts(), "predictions": found}
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")

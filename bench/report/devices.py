@@ -20,7 +20,7 @@ def known(name: str) -> perf.Device | None:
 
 
 def here() -> perf.Device:
-    """That of floors and predictions: the GPU; an H100 where there is none or an unknown one."""
+    """The device of floors and predictions: the GPU, or an H100 if there is none or an unknown one."""
     found = known(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return found or perf.DEVICES["H100"]
 

@@ -42,7 +42,7 @@ class Graph:
 
 
 def capture(runs: list[Callable[[], object]], repeats: int = 1) -> Graph:
-    """All runs in turn, `repeats` times over. They must have run before: nothing may be compiled here."""
+    """Captures all runs in turn, `repeats` times over. Each must have run before: nothing may be compiled here."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -72,7 +72,7 @@ def microseconds(runs: list[Callable[[], object]]) -> float:
 
 
 def read_bytes_per_second(l2_bytes: int) -> float:
-    """What the device reads and does not write: the best of two reductions of random words, of at least 4 times L2."""
+    """The device's read rate without writes: the best of two reductions over random words, of at least 4 times L2."""
     words = torch.randint(-(2**60), 2**60, (max(4 * l2_bytes, 2**30) // 8,), device="cuda")
     ways = [words.sum, words.view(torch.int32).amax]
     return words.nbytes / (1e-6 * min(microseconds([way]) for way in ways))

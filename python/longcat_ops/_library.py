@@ -15,8 +15,8 @@ from .errors import LongcatError, LongcatUnsupportedError
 MIN_TORCH = (2, 11)
 PACKAGE = Path(__file__).resolve().parent
 
-# Set from above, by the modules that may know them: the version the native library must have, and what is run once it
-# is loaded.
+# The version that the native library must have, and what runs once it is loaded. Higher layers set both, since this
+# module may not import them.
 package_version = ""
 when_loaded: list[Callable[[ModuleType], None]] = []
 
@@ -25,11 +25,11 @@ _failure: LongcatError | None = None
 
 
 class LongcatLibraryError(LongcatUnsupportedError, ImportError):
-    """torch or the native library is missing, too old or incomplete; the text ends with the command that helps."""
+    """torch or the native library is missing, too old or incomplete; the text ends with the command that repairs it."""
 
 
 def load_if_torch_is_imported() -> None:
-    """So that `import torch, longcat_ops` alone registers `torch.ops.longcat_ops`; a failure waits for first use."""
+    """Lets `import torch, longcat_ops` alone register `torch.ops.longcat_ops`; a failure is raised on first use."""
     if hasattr(sys.modules.get("torch"), "ops"):
         with contextlib.suppress(Exception):
             load()

@@ -1,4 +1,4 @@
-"""Imported first by every package that needs torch: a missing one is told here, with the remedy, as everywhere else."""
+"""Every package that needs torch imports this first: without torch it raises the usual error, with the remedy."""
 
 from __future__ import annotations
 

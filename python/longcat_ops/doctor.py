@@ -54,7 +54,7 @@ def op_names() -> list[str]:
 
 
 def op_rows() -> list[OpRow]:
-    """The backend of each op on this machine, asked of the dispatcher and the modules that the call itself uses."""
+    """The backend of each op on this machine, from the dispatcher and the modules that the call itself uses."""
     broken = _library_problem()
     if broken:
         none = Device("none", *broken)
@@ -64,7 +64,7 @@ def op_rows() -> list[OpRow]:
 
 
 def _row(row: Callable[[str], Device], name: str) -> Device:
-    """Of an op without a kernel of its own: what runs its chain, and that dense weights do not run it."""
+    """The row of an op that is a chain: what runs its FP8 chain, and that dense weights do not run it."""
     own = row(name)
     parts = {op: row(op) for op in _chain(name)}
     if not parts or own.backend == "none":
@@ -86,7 +86,7 @@ def _library_problem() -> tuple[str, str] | None:
     """(reason, remedy) if the library cannot be used at all."""
     try:
         _library.load()
-    except Exception as error:  # whatever is broken here is what a doctor is for
+    except Exception as error:  # doctor must report any breakage
         reason, _, remedy = str(error).partition("\n  fix: ")
         return " ".join(reason.split()).rstrip("."), remedy
     return None
@@ -99,7 +99,7 @@ def _registered() -> set[str]:
 
 
 def _function_problem(name: str) -> str:
-    """Why the public function cannot be had, or ""."""
+    """Why the public function cannot be loaded, or ""."""
     if name not in OPS:
         return "registered, but not in the list of ops"
     try:
@@ -272,7 +272,7 @@ def _package(name: str, purpose: str) -> dict[str, str | None]:
 
 
 def _transformers() -> dict[str, Any]:
-    """Whether the adapter fits the installed transformers; asks for its version alone."""
+    """Whether the adapter fits the installed transformers; reads only its version."""
     from .integrations.transformers import fit
 
     found = fit()

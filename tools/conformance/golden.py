@@ -1,4 +1,4 @@
-"""Golden files: what the conformance cases gave on a GPU, as committed in tests/conformance/golden, a file a device."""
+"""Golden files: results of the conformance cases on a GPU, one file per device, in tests/conformance/golden."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "tests" / "conformance" / "golden"
-FACTS = ("device", "driver", "cuda", "date")  # what every file says of its origin
+FACTS = ("device", "driver", "cuda", "date")  # what every file says about its origin
 
 
 def pack(actual: bytes) -> str:

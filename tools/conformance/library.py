@@ -63,7 +63,7 @@ class Library:
 
 
 def first_difference(actual: bytes, expected: bytes) -> str:
-    """Where two results part, as 32-bit words; empty if they do not."""
+    """The first difference of two results, as 32-bit words; empty if they are equal."""
     if actual == expected:
         return ""
     if len(actual) != len(expected):

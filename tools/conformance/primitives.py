@@ -30,8 +30,8 @@ class Row(NamedTuple):
     file: str  # in cuda/ptx
     emulated: bool
     cases: tuple[str, ...]
-    evidence: tuple[str, ...]  # golden files with every one of its cases
-    reason: str  # for having no case
+    evidence: tuple[str, ...]  # golden files that have every one of its cases
+    reason: str  # why it has no case
 
 
 def wrapped() -> dict[str, str]:

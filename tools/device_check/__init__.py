@@ -1,1 +1,1 @@
-"""What tools/gpu_check.py and tools/device_bundle.py are made of."""
+"""The parts of tools/gpu_check.py and tools/device_bundle.py."""

@@ -14,7 +14,7 @@ LOG_LIMIT = 12 << 20  # bytes of log.txt
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Of a file of JSON objects; a line that was cut off is none."""
+    """The JSON objects of a file, one a line; a line that was cut off is skipped."""
     found = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:

@@ -1,5 +1,5 @@
-"""Where a check takes the libraries from: the bundle of tools/device_bundle.py, else a build on the spot; a rehearsal
-those of the emulator."""
+"""Where a check takes the libraries from: the bundle of tools/device_bundle.py, else a build on the spot. A rehearsal
+uses the emulator's libraries."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Environment:
 
 
 def source_files(root: Path = ROOT, names: Iterable[str] = SOURCES) -> list[Path]:
-    """What the libraries and the package are made of."""
+    """The sources of the libraries and the package."""
     found = [path for name in names for path in (root / name, *(root / name).rglob("*"))]
     return sorted(path for path in found if path.is_file() and path.suffix in SUFFIXES)
 
@@ -57,7 +57,7 @@ def source_hash(root: Path = ROOT) -> str:
 
 LOAD_LIMIT_S = 120  # a sick driver can hang an import of torch
 
-# NOTE: an installed longcat_ops must not stand in for one that is missing here.
+# NOTE: an installed longcat_ops must not replace one that is missing here.
 LOADS = """
 import ctypes, sys
 for library in sys.argv[2:]:
@@ -69,7 +69,7 @@ longcat_ops._library.load()
 
 
 def load_problem(environment: Environment, python: str = sys.executable) -> str:
-    """Empty if the package and the other libraries load under `python`, else what it said last."""
+    """Empty if the package and the other libraries load under `python`, else its last line of output."""
     libraries = map(str, (environment.conformance, environment.traced))
     command = [python, "-c", LOADS, str(environment.python_path), *libraries]
     # From a folder without the source tree, so that nothing of it is found by accident.
@@ -96,7 +96,7 @@ def bundle_problem(folder: Path = BUNDLE, root: Path = ROOT) -> str:
 
 
 def module_problem(folder: Path) -> str:
-    """Compiles _C if the bundle has none for this interpreter; empty if there is one then."""
+    """Compiles _C if the bundle has none for this interpreter. Empty if that worked."""
     from .module import Interpreter, compile_module
 
     package, parts = folder / "python" / "longcat_ops", folder / MODULE_PARTS
@@ -132,5 +132,5 @@ def built_problem(root: Path = ROOT) -> str:
 
 
 def build_command() -> tuple[str, ...]:
-    """Builds them here, offline; needs nvcc, cmake, ninja, pybind11 and setuptools in this interpreter's reach."""
+    """Builds them here, offline. This interpreter must find nvcc, cmake, ninja, pybind11 and setuptools."""
     return (sys.executable, "tools/build_for_device.py", str(BUILT))

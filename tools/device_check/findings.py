@@ -1,5 +1,5 @@
-"""The questions that only a machine can answer, and what its answers say: docs/hardware.md lists them, a report answers
-them."""
+"""The questions that only a machine can answer, and its answers in words. docs/hardware.md lists the questions; a
+report has the answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Answered = dict[str, dict[str, Any]]  # of the steps that passed, by name
 
 @dataclass(frozen=True)
 class Question:
-    """steps: beginnings of the names of those that answer it. say: their answers in words."""
+    """steps: beginnings of the names of the steps that answer it. say: puts their answers into words."""
 
     text: str
     steps: tuple[str, ...]
@@ -92,7 +92,7 @@ QUESTIONS = [
 
 
 def answered(question: Question, answers: Answered) -> str:
-    """In words; says so where no step that answers it has passed, or where its answer lacks what the words need."""
+    """The answer in words. It says so if no step for the question has passed, or if an answer lacks a value."""
     own = {name: answer for name, answer in answers.items() if name.startswith(question.steps)}
     if not own:
         return "Not answered: none of its steps has passed."

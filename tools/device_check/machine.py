@@ -1,4 +1,4 @@
-"""Where questions are asked: a GPU, or in a rehearsal this CPU, where kernels run in the host emulator."""
+"""The machine that answers questions: a GPU, or in a rehearsal this CPU, where kernels run in the host emulator."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 from conformance.library import Library, first_difference
 from report import graph_time
 
-GRAPH_US = 1500.0  # of a replay at least, so that its start and end do not count
-# What a rehearsal runs in the place of a probe: the case with the same kernels, or nothing.
+GRAPH_US = 1500.0  # the least time of a replay, so that its start and end do not count
+# What a rehearsal runs in place of a probe: the case with the same kernels, or nothing.
 STAND_INS = {"box_rate": "box_ring/sums", "two_back": "launches/seen_two_back", "neighbour": "launches/stay"}
 
 Run = Callable[[], object]
@@ -52,8 +52,9 @@ class Machine:
         return DeviceProbes(self.conformance) if self.real else RehearsedProbes(self.conformance)
 
     def times(self, ways: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, float]]:
-        """us of one call of each way, median and 10th and 90th percentile: all calls of a way in a CUDA graph, repeated
-        until a replay is long enough, and the ways take turns. Each has run before. In a rehearsal by the clock, once.
+        """us of one call of each way: median, 10th and 90th percentile. All calls of a way are in one CUDA graph,
+        repeated until a replay is long enough, and the ways take turns. Each has run before. A rehearsal times one run
+        by the clock.
         """
         if not self.real:
             return {name: {"us": _clocked(runs)} for name, runs in ways.items()}

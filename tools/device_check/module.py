@@ -1,5 +1,5 @@
-"""_C, the package's module for one CPython: compiled for another interpreter than that of the last build, where the
-bundle is packed or where it is unpacked. Its source is small and knows no torch; the rest comes from the last build."""
+"""Compiles _C, the package's module for one CPython, for an interpreter other than that of the last build: where the
+bundle is packed, or where it is unpacked. Its source is small and has no torch; the rest comes from the last build."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .environment import ROOT
 
 @dataclass(frozen=True)
 class Interpreter:
-    """suffix: of its extension modules. include: where it says its headers are."""
+    """suffix: of its extension modules. include: the folder of its headers."""
 
     suffix: str
     include: str

@@ -1,11 +1,11 @@
-"""What the tools of a check printed, as a few facts. `ok` is the verdict; a text without a verdict is not ok."""
+"""Parses the output of a check's tools into a few facts. `ok` is the verdict; a text without a verdict is not ok."""
 
 from __future__ import annotations
 
 import json
 import re
 
-KEPT = 20  # names or lines of a kind
+KEPT = 20  # so many names or lines of each kind are kept
 
 
 def parse_pytest(text: str) -> dict:
@@ -52,7 +52,7 @@ def parse_conformance(text: str) -> dict:
 
 
 def parse_benchmark(text: str) -> dict:
-    """pytest-benchmark's JSON, which the step prints after pytest's own words: medians and what benches add."""
+    """pytest-benchmark's JSON, which the step prints after pytest's own output: medians and what benches add."""
     found = parse_pytest(text)
     start = text.find('\n{\n    "machine_info"')
     if start >= 0:

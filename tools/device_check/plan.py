@@ -1,4 +1,4 @@
-"""The plan of a check: the most valuable answers for their time come first. A new kernel joins by a row of `PLAN`."""
+"""The plan of a check: the most valuable answers for their time come first. A new kernel needs a row in `PLAN`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PEERS = "cuBLASLt,torch"  # those that compile nothing
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MATRICES = ("tests/ops/test_gemm_matrix.py", "tests/ops/test_swiglu_gemm_matrix.py")  # of the FP8 GEMMs, any backend
 RUN_CASES = "tools/run_conformance.py"
-# What a sanitizer, under which everything takes a hundred times as long, gets of the conformance cases.
+# The conformance cases for a sanitizer, under which everything takes a hundred times as long.
 SMALL_CASES = "thread/,memory/,mbarrier/,tma/load_2d,tma/store_swizzle_128,bulk/,matrix/,wgmma/e4m3_n16,sums/e4m3_near"
 
 
@@ -118,7 +118,7 @@ def times() -> list[Step]:
 
 
 def deep_gemm() -> list[Step]:
-    """It compiles each configuration with nvcc: long, and only where the package is."""
+    """Steps with DeepGEMM, which compiles each configuration with nvcc: slow, and only where the package is."""
     return [
         Step(f"times/DeepGEMM-{name}-G{groups}-m{tokens}", 15, 60, "times.product",
              {"groups": groups, "tokens": tokens, "peers": "DeepGEMM masked", **shape}, SMALL_PRODUCT | {"tokens": 3})
@@ -138,7 +138,7 @@ def tests(name: str, seconds: float, *arguments: str, rehearsed: Command | None 
 
 
 def collected(*arguments: str) -> Command:
-    """What a rehearsal does where every test needs a GPU: it finds them."""
+    """What a rehearsal does if every test needs a GPU: it only collects them."""
 
     def command(environment: Environment, out: Path) -> tuple[str, ...]:
         words = shlex.join(pytest("--collect-only", *arguments)(environment, out))
@@ -154,7 +154,7 @@ def op_tests(root: Path = ROOT) -> list[str]:
 
 
 def gpu_benches(root: Path = ROOT) -> list[str]:
-    """Bench files that know of CUDA: on a machine that has it they measure there."""
+    """Bench files that mention CUDA: on a machine with a GPU they measure there."""
     benches = sorted((root / "bench").glob("*/bench_*.py"))
     return [path.relative_to(root).as_posix() for path in benches if "torch.cuda" in path.read_text()]
 
@@ -175,7 +175,7 @@ def watched(tool: str, name: str, seconds: float, program: Command) -> Step:
         words = shlex.join(program(environment, out))
         return ("bash", "-c", f"{words} && echo '========= ERROR SUMMARY: 0 errors'")
 
-    # Every allocation is cudaMalloc's own, so that what was never written is known as such.
+    # Every allocation is a cudaMalloc of its own, so that the sanitizer can tell which bytes were never written.
     variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     return Step(f"sanitizer/{tool}-{name}", seconds, 180, command=lambda e, out: (*sanitizer, *program(e, out)),
                 rehearsal=alone, parser="sanitizer", variables=variables)  # fmt: skip
@@ -199,7 +199,7 @@ def rest() -> list[Step]:
 
 
 def bench(path: str) -> Step:
-    """The numbers follow pytest's words, so that one output has both. Without a GPU a bench predicts."""
+    """The numbers follow pytest's own output, so that one output has both. Without a GPU a bench predicts."""
     name = Path(path).stem
 
     def command(environment: Environment, out: Path) -> tuple[str, ...]:

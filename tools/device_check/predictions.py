@@ -1,5 +1,5 @@
-"""What an H200 should measure, as bands that a measurement can fall out of: those of longcat_ops.perf where it knows
-the kernels, and a few for probes of the device. Nothing here has seen a GPU.
+"""What an H200 should measure, as bands that a measurement may fall outside of. longcat_ops.perf gives those of the
+kernels it knows; a few more are for probes of the device. Nothing here has seen a GPU.
 
 Sources of the probes' bands: a device-to-device copy on one H200 moved 4.3 TB/s of the 4.8 of its data sheet; public
 kernels read 80 to 120 GB/s by TMA on one multiprocessor.
@@ -37,7 +37,7 @@ class Band:
 
 
 def in_a_graph(*launches: perf.Counts) -> tuple[float, float]:
-    """us of launches that follow each other: the low end as if they overlapped, the high one as if they did not."""
+    """us of launches that follow each other: the low end assumes that they overlap, the high one that they do not."""
     bands = [(perf.predict(one, DEVICE, overlaps=True), perf.predict(one, DEVICE)) for one in launches]
     return sum(overlapped.low for overlapped, _ in bands), sum(alone.high for _, alone in bands)
 
@@ -98,7 +98,7 @@ def _residency(step: Step) -> Iterator[tuple[str, float, float, str]]:
 
 
 def bands() -> list[Band]:
-    """In the order of the plan."""
+    """The bands, in the order of the plan."""
     sources = {"times": _times, "rates": _rates, "residency": _residency}
     found = []
     for step in PLAN:
@@ -114,7 +114,7 @@ def _short(value: float) -> float:
 
 
 def content() -> dict[str, Any]:
-    """Of docs/results/h200-predictions.json."""
+    """The content of docs/results/h200-predictions.json."""
     return {
         "device": "NVIDIA H200",
         "constants": constants_by_name(),
@@ -124,7 +124,7 @@ def content() -> dict[str, Any]:
 
 
 def look_up(answer: dict[str, Any], metric: str) -> float | None:
-    """The number at a metric's path; None where the answer has none. A name may hold dots no path has."""
+    """The number at a metric's path; None if the answer has none. A path cannot reach a name with dots in it."""
     value: Any = answer
     for key in metric.split("."):
         if not isinstance(value, dict) or key not in value:

@@ -20,7 +20,7 @@ from .environment import ROOT, Environment
 from .parse import PARSERS
 from .steps import Step
 
-START_LIMIT_S = 120.0  # of a worker: it imports torch, from a cold disk and by a sick driver
+START_LIMIT_S = 120.0  # a worker must import torch by then, from a cold disk and with a faulty driver
 TAIL = 1500  # characters of a step's output that its answer keeps if it did not pass
 Outcome = dict[str, Any]  # status, and answer or text
 
@@ -33,7 +33,7 @@ def search_path(environment: Environment) -> dict[str, str]:
 
 
 class Worker:
-    """A child that answers questions; its words go to `log`."""
+    """A child that answers questions; its output goes to `log`."""
 
     def __init__(self, environment: Environment, log: Path) -> None:
         ours, theirs = os.pipe()
@@ -74,7 +74,7 @@ class Worker:
         return {"status": "crashed", "text": f"the worker ended with status {self.process.returncode}"}
 
     def _line(self, limit_s: float) -> dict[str, Any] | None:
-        """The next line; {} at the end of all, None if it takes too long."""
+        """The next line; {} at the end of the output, None if it takes too long."""
         end = time.monotonic() + limit_s
         while b"\n" not in self._rest:
             ready, _, _ = select.select([self._answers], [], [], max(0.0, end - time.monotonic()))
@@ -146,8 +146,8 @@ class Run:
         self._worker: Worker | None = None
 
     def steps(self, steps: Sequence[Step]) -> list[str]:
-        """Runs what is not finished, in order; a step that does not fit into what is left is passed over for those that
-        do. Returns the names of those that are left."""
+        """Runs what is not finished, in order; a step that does not fit into what is left is skipped for later ones
+        that do. Returns the names of those that are left."""
         left = []
         try:
             for step in steps:

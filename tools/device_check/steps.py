@@ -14,7 +14,7 @@ Command = Callable[[Environment, Path], tuple[str, ...]]  # of the libraries and
 
 @dataclass(frozen=True)
 class Step:
-    """seconds: what it should take on an H200. limit_s: its process is stopped then.
+    """seconds: its expected time on an H200. limit_s: after this, its process is stopped.
 
     ask: a function of device_check.questions, with its arguments; small: those that differ in a rehearsal.
     command: a process of its own, which parse.PARSERS[parser] reads; rehearsal: what a rehearsal runs in its place.

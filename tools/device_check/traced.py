@@ -1,6 +1,6 @@
 """The kernels compiled with LC_TRACE: when the blocks of the expert chain start, and how they are launched.
 
-`build` makes the library for a GPU; liblongcat_emu.so is it for the emulator. cuda/device/trace.cuh has the layout of
+`build` makes the library for a GPU; for the emulator it is liblongcat_emu.so. cuda/device/trace.cuh has the layout of
 the records, cuda/launch/trace.cpp the functions.
 """
 
@@ -54,8 +54,8 @@ def build(folder: Path) -> Path:
 
 
 class Traced:
-    """The library at `path`; while it records, all ops of CUDA tensors are its own. real: for a GPU; else it is the
-    emulator's, which the kernels of CPU tensors always are."""
+    """The library at `path`; while it records, all ops of CUDA tensors use its kernels. real: it is for a GPU; else it
+    is the emulator's, whose kernels CPU tensors always use."""
 
     def __init__(self, path: Path, real: bool) -> None:
         from longcat_ops.ops import emulated

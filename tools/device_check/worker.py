@@ -1,4 +1,4 @@
-"""The process that answers questions: it starts torch once. Who asks replaces it when a question crashes or hangs.
+"""The process that answers questions: it starts torch once. Its parent replaces it when a question crashes or hangs.
 
 python -m device_check.worker FD DEVICE CONFORMANCE TRACED
 
@@ -28,7 +28,7 @@ def answer(machine: Any, question: str, arguments: dict[str, Any]) -> dict[str, 
         result = {"error": f"{type(error).__name__}: {error}"[:2000]}
     try:
         machine.synchronize()
-    except Exception as error:  # an illegal access, say: every later call would fail too
+    except Exception as error:  # for example an illegal access: every later call would fail too
         result = {"error": result.get("error") or f"{type(error).__name__}: {error}"[:2000], "broken": True}
     return result
 

@@ -41,6 +41,6 @@ def read_compilations(objects: Path) -> list[Compilation]:
     found = []
     for ptx in sorted(objects.rglob("*.o.ptx")):
         source = str(ptx.relative_to(objects)).removesuffix(".o.ptx")
-        if (ROOT / source).exists():  # else left over from a source that is gone
+        if (ROOT / source).exists():  # else the object is left over from a deleted source
             found.append(Compilation(source, ptx.read_text(), ptx.with_suffix(".notes").read_text()))
     return found

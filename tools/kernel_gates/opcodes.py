@@ -1,4 +1,4 @@
-"""Machine instructions that a kernel is fast because of, or must be free of."""
+"""Machine instructions that a kernel needs to be fast, and those that it must not have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _products(*widths: int) -> tuple[str, ...]:
     return tuple(f"QGMMA.64x{width}x32.F32.E4M3.E4M3" for width in widths)
 
 
-# A family of kernels a row; a kernel obeys every row that fits it. Opcodes are those of nvcc 13.0.
+# One row per family of kernels; a kernel must obey every row that matches it. Opcodes are those of nvcc 13.0.
 TABLE = (
     Row(".*", never=("LDL", "STL")),
     # Launched while the kernel before still runs, and lets the next one do so.
@@ -88,7 +88,7 @@ def check_opcodes(opcodes: dict[str, Iterable[str]], table: tuple[Row, ...] = TA
 
 
 def only_in_general(names: Iterable[str], table: tuple[Row, ...] = TABLE) -> list[str]:
-    """Kernels that no row but the one for all is about."""
+    """Kernels that match only the row for all kernels."""
     rows = [row.kernels for row in table if row.kernels != ".*"]
     return sorted(name for name in names if not any(re.fullmatch(pattern, name) for pattern in rows))
 

@@ -1,8 +1,8 @@
 """Finds uses of wgmma that the ISA leaves undefined, in the PTX that nvcc made: source order is not PTX order.
 
 A product (wgmma.mma_async) runs beside the instructions after it, until a wgmma.wait_group covers the group it was
-committed to. Until then nothing but another product may touch its accumulators or overwrite its fragments of A. And
-between any access to these registers and the product stands a wgmma.fence.
+committed to. Until then nothing but another product may touch its accumulators or overwrite its fragments of A. A
+wgmma.fence must stand between any access to these registers and the product.
 https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions-wgmma-fence
 
 The analysis follows every path through branches and loops; what holds on one path only is a finding. Approximations:
@@ -56,7 +56,7 @@ class Step(NamedTuple):
     kind: str  # product, fence, commit, wait, end, other
     writes: int
     reads: int
-    groups: int  # wait: that may stay pending
+    groups: int  # of a wait: groups that may stay pending
 
 
 def lint(text: str) -> list[Finding]:

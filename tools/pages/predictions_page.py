@@ -4,7 +4,7 @@ docs/fused_moe.md, docs/kernels.md and docs/performance_model.md, and docs/resul
 python tools/pages/predictions_page.py            # write them
 python tools/pages/predictions_page.py --check    # exit 1 if a file is not what this would write
 
-A page has what is made here between two marks, which name the section: `predictions: NAME` and `end of NAME`.
+A page has each section between two marks that name it: `predictions: NAME` and `end of NAME`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def texts() -> dict[str, str]:
 
 
 def plots() -> dict[str, str]:
-    """Needs matplotlib, and depends on its version: a file names it."""
+    """Needs matplotlib. The plots depend on its version, which a file names."""
     import plots as drawn
 
     cells = cells_of(products.results())

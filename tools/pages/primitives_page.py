@@ -1,4 +1,4 @@
-"""Writes the table of primitives in docs/emulator.md: what stands behind each function of cuda/ptx.
+"""Writes the table of primitives in docs/emulator.md: the evidence for each function of cuda/ptx.
 
 python tools/pages/primitives_page.py            # renew the table; builds the emulator's conformance library first
 python tools/pages/primitives_page.py --check    # exit 1 if the file is not what this would write

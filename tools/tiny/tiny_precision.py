@@ -3,9 +3,9 @@
     python tools/tiny/tiny_precision.py                            # about two minutes on two cores
     python tools/tiny/tiny_precision.py --chapters 2 --json FILE
 
-The unquantised weights of training are not in the repository. So what the stored FP8 weights mean, in f32, stands for
-them: `bf16` rounds it, as a bf16 checkpoint would; `requantised` quantises it once more, with scales 1.41 times as
-wide so that hardly a value is on its new grid already, which costs what a first quantisation costs.
+The unquantised weights of training are not in the repository, so the f32 values of the stored FP8 weights stand for
+them. `bf16` rounds these, as a bf16 checkpoint would. `requantised` quantises them once more, with scales 1.41 times as
+wide, so that hardly a value is on its new grid already; this costs as much as a first quantisation.
 """
 
 from __future__ import annotations

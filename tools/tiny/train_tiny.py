@@ -157,7 +157,7 @@ class Trainer:
 
 
 def save_state(trainer: Trainer, directory: Path) -> None:
-    """Atomic: a broken write leaves the last state in place."""
+    """Saves atomically: a broken write leaves the last state in place."""
     directory.mkdir(parents=True, exist_ok=True)
     part = directory / "state.pt.part"
     torch.save(trainer.state_dict(), part)
@@ -232,7 +232,7 @@ def measure(directory: Path, masters: dict, tokenizer, held_out: list[str], exce
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command that gives the same weights: what differs from the defaults, without what only this machine needs."""
+    """The command that gives the same weights: options unlike the defaults, without those for this machine alone."""
     defaults, words = vars(parse(["--out", ""])), ["python", "tools/tiny/train_tiny.py"]
     for name, value in vars(args).items():
         if value != defaults[name] and name not in ("state", "resume", "minutes"):

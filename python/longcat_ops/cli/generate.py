@@ -108,7 +108,7 @@ class _Request:
         self.text = self._text(args)
 
     def _text(self, args: argparse.Namespace) -> tuple[str, str] | None:
-        """What drafts are judged by, and its name: --text, else the excerpt beside the checkpoint."""
+        """The text that drafts are judged by, and its name: --text, else the excerpt beside the checkpoint."""
         if args.text is not None:
             return _read("--text", args.text), Path(args.text).name
         held_out = self.folder / HELD_OUT
@@ -138,7 +138,7 @@ def _prompt(args: argparse.Namespace) -> str:
     text = DEFAULT_PROMPT if args.prompt is None else args.prompt
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:  # bytes that are no text come as lone surrogates
+    except UnicodeEncodeError as error:  # bytes that are not UTF-8 arrive as lone surrogates
         raise LongcatError(f"--prompt: not UTF-8 text (character {error.start + 1}).") from error
     return text
 
@@ -205,7 +205,7 @@ def _measure(
     compare: bool,
     rounds: int,
 ) -> None:
-    """Adds decode and plain, timed in turn, the best of each, and parts, timed in a run of their own."""
+    """Adds `decode` and `plain`, the best of runs that take turns, and `parts`, from a run of its own."""
     own, plain = [], []
     for _ in range(rounds):
         own.append(request.timed(model)[1])

@@ -83,7 +83,7 @@ def _failed(text: str, code: int) -> int:
 
 
 def _discard(stream: object) -> None:
-    """From here on what `stream` is given goes nowhere."""
+    """Discards everything that is written to `stream` from here on."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -8,7 +8,7 @@ _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 
 
 def lines(facts: dict[str, Any], stream: TextIO, *, coloured: bool = False) -> list[str]:
-    """The report, line by line; block characters only if `stream` can encode them. coloured: accepted drafts were."""
+    """The report, line by line; block characters only if `stream` can encode them. coloured: accepted drafts are."""
     bars = _BLOCKS if _can_encode(stream, _BLOCKS) else _ASCII
     return [
         *_checkpoint_lines(facts["checkpoint"]),

@@ -76,7 +76,7 @@ def _tensor(name: str, ids: object) -> Tensor:
 
 
 def check_stop_ids(c: LongcatFlashConfig, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
-    """The ids that end a sequence. Raises LongcatShapeError for what is no id of the vocabulary, nor -1 nor None."""
+    """The ids that end a sequence. Raises LongcatShapeError for a value that is no id of the vocabulary, -1 or None."""
     if eos_token_id is None:
         return c.stop_ids
     if is_integer(eos_token_id) and eos_token_id == -1:
@@ -102,9 +102,7 @@ def check_sampling(temperature: float, top_k: int, top_p: float, draft: str, see
 
 
 def check_switches(speculative: bool, on_token: object, observer: object) -> None:
-    """Raises LongcatShapeError for `speculative` that is no bool, `on_token` that cannot be called, `observer` that
-    cannot be asked.
-    """
+    """Raises LongcatShapeError if `speculative` is no bool, `on_token` not callable, or `observer` without `around`."""
     _require(isinstance(speculative, bool), "speculative", described(speculative), "True or False")
     expected = "None or something to call with (sequence, token, from_draft)"
     _require(on_token is None or callable(on_token), "on_token", described(on_token), expected)

@@ -85,12 +85,12 @@ def generate(
             top_p.
         draft: "argmax" (accepted with the target's probability of it) or "sampled" (drawn from the head's own
             distribution).
-        seed: of one random stream per sequence, so that a prompt's draws do not depend on its batch; None: a fresh
-            seed.
+        seed: of the random streams, one per sequence, so that a prompt's draws do not depend on its batch; None: a
+            fresh seed.
         eos_token_id: an id, or several: any of them ends a sequence. None: those of the checkpoint (config.json and
             generation_config.json); -1: never stop. on_token(sequence, token, from_draft): called for each new
             token.
-        observer: stands around each pass and each choice of a token (engine/observer.py); None: nothing does.
+        observer: called around each pass and each choice of a token (engine/observer.py); None: no observer.
 
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond

@@ -1,4 +1,4 @@
-"""How a decode went: time by part, speed apart from the prompt, use of experts, agreement of the MTP head."""
+"""Measures a decode: time by part, speed without the prompt, use of experts, agreement of the MTP head."""
 
 from __future__ import annotations
 

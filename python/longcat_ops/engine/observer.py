@@ -1,4 +1,4 @@
-"""What a decode tells whoever watches it: each pass of the target and of the MTP head, and each choice of a token."""
+"""Lets a caller observe a decode: each pass of the target and of the MTP head, and each choice of a token."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Work(Enum):
 
 
 class Observer(Protocol):
-    """Stands around the parts of a decode, for instance to time them."""
+    """Is called around the parts of a decode, for instance to time them."""
 
     def around(self, work: Work, rows: int) -> AbstractContextManager[object]:
-        """Entered before that work on `rows` rows, padding not counted, and left after it, also by an exception."""
+        """A context, entered before `work` on `rows` rows (without padding) and left after it, also by an exception."""
         ...
 
 
 class Unobserved:
-    """The observer of a decode that nobody watches."""
+    """The observer of a decode without an observer: does nothing."""
 
     _nothing = nullcontext()
 

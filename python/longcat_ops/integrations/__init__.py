@@ -1,4 +1,4 @@
-"""Doors into other frameworks, one module each. None is loaded before it is asked for, and no door opens another."""
+"""Adapters for other frameworks, one module each. Each is loaded on first use, and none loads another."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Sizing:
 
 
 class _Sizes(Recorder):
-    """A source of weightless tensors in the precision in which the model would hold them."""
+    """A source of tensors without storage, in the precision in which the model would hold them."""
 
     def __init__(self, stored: Stored, precision: Precision) -> None:
         super().__init__(stored.has, precision=precision, experts=range(1))  # experts are alike: one stands for all
@@ -223,7 +223,7 @@ def _fit(card: str, capacity: int, weights: int, kv: int) -> Fit:
 
 
 def _expert_counts(config: LongcatFlashConfig) -> list[int]:
-    """0, the mean when zero experts are chosen as often as others, and top-k FFN experts of a token."""
+    """Counts of FFN experts of a token: 0, the mean when zero experts are chosen as often as others, and top-k."""
     mean = round(config.moe_topk * config.n_routed_experts / config.num_experts)
     return sorted({0, mean, config.moe_topk})
 
@@ -248,7 +248,7 @@ def _key_notes(unknown: list[str]) -> list[str]:
 
 
 def _name_notes(names: frozenset[str], whole: _Sizes, experts: int) -> list[str]:
-    """Tensors that the config asks for and the checkpoint lacks."""
+    """Notes on tensors that the config asks for and the checkpoint lacks."""
     wanted = set()
     for name in whole.expected:
         many = experts if _EXPERT.search(name) else 1

@@ -1,4 +1,4 @@
-"""What is known of stored weights before one is read: names and dtypes if there are files, else the config."""
+"""What is known of stored weights before one is read: names and dtypes from files if there are any, else the config."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Declared:
         return any(t == "Linear" or _fits(t, module) for t in self.targets) and not self._excepting(module)
 
     def notes(self, names: Iterable[str]) -> list[str]:
-        """`doubts`, and the exceptions that name nothing among these tensors (expert 0 stands for all)."""
+        """`doubts`, and the exceptions that match none of these tensors (expert 0 stands for all)."""
         if not self.targets:
             return self.doubts
         used = {entry for name in names for entry in self._excepting(name.removesuffix(".weight"))}
@@ -127,7 +127,7 @@ class Stored:
 def read_stored(path: Path, config: LongcatFlashConfig) -> Stored:
     """From a checkpoint folder's index or headers, or from the config alone. Raises LongcatCheckpointError."""
     dtype = getattr(torch, config_keys.dtype_name("torch_dtype", config.torch_dtype) or "bfloat16")
-    dtype = torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype  # said of projections; no other tensor is FP8
+    dtype = torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype  # only projections are FP8
     folder = files.is_folder(path)
     if folder and files.exists(path / INDEX):
         file_of = read_index(path / INDEX)

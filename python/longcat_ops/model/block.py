@@ -1,4 +1,4 @@
-"""What every module of the network has in common: its tensors keep their dtypes, and new weights fit or are refused."""
+"""The base of every module of the network: its tensors keep their dtypes, and new weights must fit or are refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 class Block(nn.Module):
     """A module whose tensors keep the dtypes that it was built with.
 
-    Norms, router and head are wider than the rest, and FP8 weights mean something beside their scales only, so that no
-    cast of the whole gives a network that works.
+    Norms, router and head are wider than the rest, and FP8 weights mean nothing without their scales. So casting all
+    tensors would break the network.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -37,10 +37,10 @@ class Block(nn.Module):
         device = next((t.device for t in self.buffers()), torch.device("cpu"))
         try:
             changed = {kind: fn(torch.empty(0, dtype=kind, device=device)).dtype for kind in kinds}
-        except (AssertionError, RuntimeError) as error:  # what torch says of a device that is not there
+        except (AssertionError, RuntimeError) as error:  # torch's errors for a device that is not there
             raise LongcatUnsupportedError(f"{type(self).__name__} cannot move: {error}") from error
         wanted = {new for old, new in changed.items() if new != old}
-        if wanted and wanted == {getattr(self, "dtype", None)}:  # it is of this dtype: only the device may be new
+        if wanted and wanted == {getattr(self, "dtype", None)}:  # the dtype stays: only the device may change
             target = fn(torch.empty(0, dtype=torch.float32, device=device)).device
             return super()._apply(lambda t: t.to(target), recurse)
         if wanted:
@@ -52,7 +52,7 @@ class Block(nn.Module):
         return super()._apply(lambda t: _kept(fn, t), recurse)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As of torch, with every problem found before a tensor is written.
+        """torch's load_state_dict, which finds every problem before it writes a tensor.
 
         Raises: LongcatCheckpointError naming all tensors that are missing, unexpected, of another shape, FP8 on one
             side only, or without the scales that belong to them; with assign=True also those of another dtype or
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 def _kept(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """fn(t), which moves a tensor; an FP8 one as its codes."""
+    """fn(t), where fn moves a tensor; it moves an FP8 tensor as bytes."""
     return fn(t.view(torch.uint8)).view(t.dtype) if t.dtype == torch.float8_e4m3fn else fn(t)
 
 
@@ -98,7 +98,7 @@ def _misfits(own: dict[str, Tensor], new: dict[str, Any], strict: bool, assign: 
 
 
 def in_own_dtypes(method: _Method) -> _Method:
-    """A method of something with a `device`, that autocast around it does not reach."""
+    """Wraps a method of an object with a `device`, so that autocast around the call does not affect it."""
 
     @wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -16,13 +16,13 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # a
 
 
 def require(ok: bool, op: str, name: str, got: object, expected: str, fix: str | None = None) -> None:
-    """Raises LongcatShapeError of the one shape unless `ok`."""
+    """Raises LongcatShapeError in the common form unless `ok`."""
     if not ok:
         raise LongcatShapeError(message(op, name, got, expected, fix=fix))
 
 
 def is_integer(value: object) -> bool:
-    """An int, of numpy's kind too; a bool is a mistake."""
+    """Whether `value` is an int (numpy's too); a bool is not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -68,7 +68,7 @@ def check_call(c: LongcatFlashConfig, embedding: Tensor, ids: object, cache: obj
 
 
 def _check_cache(op: str, c: LongcatFlashConfig, embedding: Tensor, cache: object, batch: int) -> list[int]:
-    """The rows that each sequence has there."""
+    """The rows that each sequence has in the cache."""
     if cache is None:
         return [0] * batch
     fix = "model.new_cache makes one that fits"

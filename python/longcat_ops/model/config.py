@@ -70,7 +70,7 @@ class LongcatFlashConfig:
         self._check_ops()
 
     def _check_ops(self) -> None:
-        """What an op of the network would refuse at the first token is refused here, by the same check."""
+        """Refuses, by the ops' own checks, what an op of the network would refuse at the first token."""
         import torch
 
         from ..ops import supports

@@ -1,4 +1,4 @@
-"""The keys of a `config.json`: types and ranges of those that are read, values at which the network is another one."""
+"""The keys of a `config.json`: types and ranges of those that are read, and values that mean another network."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ DTYPES = {
     "float64": "float64", "double": "float64", "float8_e4m3fn": "float8_e4m3fn",
 }  # fmt: skip
 
-# Keys at whose other values the network would be another one: the values at which it is this one. null always is.
+# Keys whose value must be one of these, since any other one means another network. null is always allowed.
 ONLY: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,), "router_bias": (False,), "mlp_bias": (False,), "qkv_bias": (False,),
     "use_bias": (False,), "lm_head_bias": (False,), "norm_topk_prob": (False,), "tie_word_embeddings": (False,),
@@ -105,7 +105,7 @@ MUST_BE_OFF = re.compile(
     r"|mrope|rope_local|rope_factor|cross_attention|hyper_?connection"
 )
 
-# Keys that say nothing about the mathematics of a forward pass; names beside them are worth a word.
+# Keys that say nothing about the mathematics of a forward pass. Other unknown names are worth a warning.
 _NAMES = """
     architectures model_type auto_map transformers_version torch_dtype dtype quantization_config compression_config
     eos_token_id layer_types attention_types rope_theta rope_scaling rope_parameters num_hidden_layers head_dim
@@ -124,12 +124,12 @@ HARMLESS = frozenset(_NAMES.split())
 
 
 def refuse(name: str, got: object, expected: str, context: str | None = None) -> LongcatShapeError:
-    """The error of a value that cannot be."""
+    """The error for a value that is not legal."""
     return LongcatShapeError(message(CONFIG, name, shown(got), expected, context))
 
 
 def unsupported(name: str, got: object, expected: str, context: str | None = None) -> LongcatUnsupportedError:
-    """The error of a value that belongs to another network."""
+    """The error for a value that belongs to another network."""
     return LongcatUnsupportedError(message(CONFIG, name, shown(got), expected, context))
 
 

@@ -84,7 +84,7 @@ def _add(values: dict[str, Any], raw: dict[str, Any], name: str, key: Key) -> No
 
 
 def _one(raw: dict[str, Any], *names: str) -> Any:
-    """The value that stands under one or several of `names`; null where none says anything."""
+    """The value under one or several of `names`; null if none of them has one."""
     said = [n for n in names if raw.get(n) is not None]
     for other in said[1:]:
         if raw[other] != raw[said[0]]:

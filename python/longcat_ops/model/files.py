@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder, as downloads, copies and strangers leave them.
+"""Opens the files of a checkpoint folder, which may be damaged or hostile.
 
 Only regular files are opened; whatever is wrong is one LongcatCheckpointError that names the file.
 """

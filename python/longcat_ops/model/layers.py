@@ -55,7 +55,7 @@ class RMSNorm(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T,size] -> [T,size] in x's dtype."""
-        weight = self.weight if self.gain == 1 else self.weight * self.gain  # not kept: it follows what is written
+        weight = self.weight if self.gain == 1 else self.weight * self.gain  # not kept: it follows writes
         return ops_for(weight.dtype).rms_norm(x, weight, self.eps)
 
 
@@ -125,7 +125,7 @@ class MLA(Block):
         self._sums = _sums(kv_b)
 
     def follow_weights(self) -> None:
-        """Renew what was made from kv_b, if kv_b has been written to in any way, `.data` included."""
+        """Renew the tensors derived from kv_b, if kv_b has been written to in any way, `.data` included."""
         if self._absorbed[0] is not self.kv_b_proj or not torch.equal(self._sums, _sums(self.kv_b_proj)):
             self._absorb()
 

@@ -115,8 +115,8 @@ class LongcatFlashForCausalLM(Block):
         return self.embed_tokens.device
 
     def follow_weights(self) -> None:
-        """Renew what was made from weights that have been written to since, in any way. `forward` and `generate` begin
-        with it; only who calls `decode` directly, after writes through `.data`, must call it.
+        """Renew tensors derived from weights that have since been written to in any way. `forward` and `generate` begin
+        with it; call it yourself only if you call `decode` directly after writes through `.data`.
         """
         for module in self.modules():
             if isinstance(module, MLA):
@@ -167,8 +167,8 @@ class LongcatFlashForCausalLM(Block):
 
     @property
     def small_groups(self) -> dict[Form, int]:
-        """Products met so far in this process whose rows this CPU treats differently by place, and how many rows they
-        therefore run on at once. Empty: every decode pass has run whole.
+        """Products met so far in this process whose rows this CPU treats differently by place, with the number of rows
+        that they therefore run on at once. Empty: every decode pass has run whole.
         """
         return small_groups()
 
@@ -219,8 +219,8 @@ class LongcatFlashForCausalLM(Block):
     def head(self, hidden: Tensor, group: int | None = None) -> Tensor:
         """Logits [n,V] in fp32 (fp64) of hidden rows [n,H].
 
-        group: as `row_group` says, for the bits that decode passes give these rows, however many are picked; None: one
-        product of all n rows, as in a prefill chunk of n.
+        group: the value of `row_group` gives these rows the bits of decode passes, however many rows are picked. None
+        runs one product of all n rows, as in a prefill chunk of n.
         """
         wide = hidden.to(self.lm_head.dtype)
         if group is None or len(wide) in (0, group):
@@ -255,7 +255,7 @@ class LongcatFlashForCausalLM(Block):
 
 
 def _fitting(source: Source, config: LongcatFlashConfig) -> Source:
-    """`source`, once each rule of its precision policy fits a projection of this network."""
+    """`source`, after a check that each rule of its precision policy fits a projection of this network."""
     if source.precision.rules:
         recorder = Recorder(lambda name: name == f"{MTP_PREFIX}.norm.weight")
         LongcatFlashForCausalLM(recorder, config)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..reference.rows import SMALL_T
 from .cache import LatentCache
 
-# At most this many new tokens a sequence, on a cache that holds some, are a decode (or verify) pass. The ops and blocks
-# keep a row's bits apart from its neighbours' up to the same number.
+# A pass over at most this many new tokens a sequence, on a cache that holds some, is a decode (or verify) pass. Up to
+# the same number, the ops and blocks keep a row's bits independent of its neighbours.
 DECODE_ROWS = SMALL_T
 
 

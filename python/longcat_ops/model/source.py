@@ -70,7 +70,7 @@ class Source:
         if dense or not self.precision.is_fp8(name, scale is not None):
             return dequant_fp8(stored, scale, self.dtype) if scale is not None else stored.to(self.dtype, copy=True)
         self.require_fp8(name, rows, cols)
-        # What a file lends is copied: a mapped file may change or vanish while the model lives.
+        # Copy tensors that a file maps: the file may change or vanish while the model lives.
         return (
             (stored.clone(), scale)
             if scale is not None
@@ -188,7 +188,7 @@ class Expected:
 
 
 class Recorder(Source):
-    """Collects what a model asks for, without a weight: the one list of expected tensors."""
+    """Collects the tensors that a model asks for, without loading any: the one list of expected tensors."""
 
     def __init__(self, has: Callable[[str], bool] = lambda name: False, **options: object) -> None:
         super().__init__(torch.bfloat16, "meta", **options)
@@ -208,7 +208,7 @@ class Recorder(Source):
         return weight
 
     def experts(self, name: str, count: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:
-        """Without a stack: a wrong config may ask for a million experts, and their names are to be had at once."""
+        """Records names without a stack: a wrong config may ask for a million experts, and this must stay fast."""
         into, out = Expected((width, hidden), quantisable=True), Expected((hidden, width), quantisable=True)
         mine = self.expert_range or range(count)
         for e in mine:

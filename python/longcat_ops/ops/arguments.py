@@ -1,4 +1,4 @@
-"""From the arguments of a call to those that the schema of its op names, each of the kind that stands there."""
+"""Converts the arguments of a call to those of its op's schema, and checks that each is of the schema's kind."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NUMBERS: dict[str, tuple[type, type]] = {"int": (Integral, int), "float": (Real
 def schema_arguments(op: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The arguments of a call as the C++ check of its op takes them.
 
-    Raises LongcatShapeError or LongcatUnsupportedError for one that is not of the kind its schema names, a list for a
-    tensor say, and TypeError for a call that does not fit the function's signature.
+    Raises LongcatShapeError or LongcatUnsupportedError for one that is not of the schema's kind (such as a list for a
+    tensor), and TypeError for a call that does not fit the function's signature.
     """
     try:
         arguments = flatten(op, args, kwargs)

@@ -1,4 +1,4 @@
-"""What every public op function shares: its errors."""
+"""What all public op functions share: errors, and the call of the kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """An op's function: whatever fails in it becomes a LongcatShapeError or LongcatUnsupportedError if the arguments
+    """Wraps an op's function: any failure in it becomes a LongcatShapeError or LongcatUnsupportedError if the arguments
     are to blame. A call that succeeds is checked once, in C++, by the kernel it reaches.
     """
     op = function.__name__
@@ -30,14 +30,14 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
             problem = error
         refuse(op, args, kwargs, problem)
 
-    # torch.compile counts recompilations by code object: one of its own for each op, or they would share a limit of 8.
+    # torch.compile counts recompilations per code object. Each op gets its own, or all would share a limit of 8.
     call.__code__ = call.__code__.replace(co_name=op)
     return call
 
 
 def kernel(op: str) -> Callable[..., None]:
-    """torch.ops.longcat_ops.<op>, with the library loaded. Asks here what the op's autograd kernel would ask, and then
-    goes past that kernel, which costs a second way through the dispatcher. Every step of it is counted in 0.1 us."""
+    """torch.ops.longcat_ops.<op>, with the library loaded. Makes the checks of the op's autograd kernel, then skips
+    that kernel, which would cost a second pass through the dispatcher. Its steps count in units of 0.1 us."""
     _library.load()
     overload = getattr(torch.ops.longcat_ops, op).default
     is_compiling, in_inference_mode = torch.compiler.is_compiling, torch.is_inference_mode_enabled

@@ -1,4 +1,4 @@
-"""DeepGEMM's own keywords, which the FP8 products take at the values that they have on SM90."""
+"""DeepGEMM's own keywords. The FP8 products accept them at the values that DeepGEMM allows on SM90."""
 
 from __future__ import annotations
 

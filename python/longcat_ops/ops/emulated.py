@@ -1,7 +1,7 @@
 """LONGCAT_OPS_BACKEND=emu: CPU tensors through the CUDA kernels themselves, executed by the host emulator.
 
 liblongcat_emu.so has the C ABI of cuda/include/longcat_ops.h; it is built in a source tree, not shipped in a wheel. The
-C++ that calls it is the one that calls the kernels on a GPU: torch.ops.longcat_kernels.
+same C++ calls it that calls the kernels on a GPU: torch.ops.longcat_kernels.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def load() -> ctypes.CDLL:
 
 
 def use(path: Path = LIBRARY) -> None:
-    """From now on the kernels of CPU tensors are those of the library at `path`, which has the emulator's functions; a
-    kernel that it lacks must not be called. Raises OSError when it cannot be loaded."""
+    """Takes the kernels of CPU tensors from the library at `path` from now on. It has the emulator's functions; do
+    not call a kernel that it lacks. Raises OSError when it cannot be loaded."""
     global _loaded
     library = _opened(path)
     use_kernels(path, on_gpu=False)
@@ -55,7 +55,7 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 def use_kernels(path: Path | None, *, on_gpu: bool) -> None:
-    """The kernels of CUDA tensors, or of CPU tensors, come from the library at `path`; None: the usual one."""
+    """Takes the kernels of CUDA tensors, or of CPU tensors, from the library at `path`; None: from the usual one."""
     native = _native()
     native.lc_use_kernels.restype = ctypes.c_char_p
     problem = native.lc_use_kernels(ctypes.c_int(on_gpu), None if path is None else str(path).encode())
@@ -70,7 +70,7 @@ def _native() -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def unchecked() -> Iterator[None]:
-    """Inside, the kernels of this thread take their arguments as they come, as the C functions do."""
+    """Inside, the kernels that this thread calls do not check their arguments, like the C functions."""
     _native().lc_check_arguments(0)
     try:
         yield
@@ -81,16 +81,17 @@ def unchecked() -> Iterator[None]:
 def configure(
     seed: int = 1, policy: str = "random", detectors: bool = True, *, mma: str = "exact", sms: int = 2
 ) -> None:
-    """How the next launches run. Same seed and policy, same run. mma: how tensor cores add up; sms: those of a
-    persistent kernel's grid."""
+    """Sets how the next launches run. Same seed and policy, same run. mma: how tensor cores accumulate. sms: the number
+    that a persistent kernel sizes its grid by."""
     numbers = (POLICIES[policy], int(detectors), MMA_MODES[mma], sms)
     load().lc_emu_configure(ctypes.c_uint64(seed), *map(ctypes.c_int32, numbers))
 
 
 @contextlib.contextmanager
 def capture() -> Iterator[Callable[[], None]]:
-    """Launches inside are kept, not run. What is yielded runs them, as launches of one stream that may overlap, over
-    what their tensors hold by then: a CUDA graph, of which each thread has one. The tensors must live."""
+    """Records the launches inside instead of running them. The yielded function runs them as one stream in which they
+    may overlap, on what their tensors hold then: like a CUDA graph, of which each thread has one. The tensors must
+    stay alive."""
     library = load()
 
     def replay() -> None:

@@ -31,12 +31,12 @@ def _plan(ids: Tensor, weights: Tensor, experts: int) -> Plan:
 
 
 def _fp8_rows(x: Tensor, w_gate_up: Fp8Pair, w_down: Fp8Pair, plan: Plan) -> Tensor:
-    """y [R,H], the experts' outputs in the order of the plan; with the combine four launches, whose sizes depend on
-    shapes alone.
+    """y [R,H], the experts' outputs in the order of the plan. With the combine these are four launches, whose sizes
+    depend on shapes alone.
 
-    counts_ready is true of both products, whoever made the plan: `moe_plan` lies before `moe_permute_quant` on the
-    stream, every block of which lets the next kernel start only behind its own wait for what is ahead of it. The second
-    product starts behind the start of the first (docs/fused_moe.md).
+    counts_ready holds for both products, whoever made the plan. `moe_plan` is before `moe_permute_quant` on the stream,
+    and each block of the latter waits for what is ahead of it before it lets the next kernel start. The second product
+    starts after the first has started (docs/fused_moe.md).
     """
     hint = _most_rows(x.shape[0], len(plan.src_of), len(w_down[0]))
     permuted = moe_permute_quant(x, plan)
@@ -50,7 +50,7 @@ def _round_trip_fp8(x: Tensor) -> Tensor:
 
 
 def _most_rows(tokens: int, rows: int, experts: int) -> int | None:
-    """No expert has more rows than there are tokens. None where the kernels' own estimate, four times the mean, is
-    below that: with more than four experts for each choice.
+    """The most rows that an expert can have: one per token. None where the kernels' own estimate, four times the mean,
+    is below that: with more than four experts for each choice.
     """
     return tokens if 4 * rows >= tokens * experts else None

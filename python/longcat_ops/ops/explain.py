@@ -20,12 +20,12 @@ from . import checking, registration
 from .arguments import schema_arguments
 from .registry import OPS
 
-EXPLAINED = ("H100", "H800", "H200")  # with as many SMs as tiles are counted for here; perf knows more
+EXPLAINED = ("H100", "H800", "H200")  # their number of SMs is that of the tile counts; perf has more devices
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time on one device, by the peaks of its data sheet, and what binds it: "memory" or "tensor cores"."""
+    """The least time on one device, by the peaks of its data sheet, and what limits it: "memory" or "tensor cores"."""
 
     device: str
     microseconds: float
@@ -36,8 +36,8 @@ class Floor:
 class Prediction:
     """A band of microseconds on one device, by the model of `longcat_ops.perf`; not measured.
 
-    bound: what binds, "memory", "L2", "loads of an SM", "tensor cores", "shared memory" or "instructions", at both ends
-    or at the low and the high one; "" of several launches.
+    bound: the limit, "memory", "L2", "loads of an SM", "tensor cores", "shared memory" or "instructions", of both ends,
+    or of the low and the high one; "" for several launches.
     """
 
     device: str
@@ -57,9 +57,9 @@ class Prediction:
 class Candidate:
     """A tile that the kernel of the FP8 matrix products has: `rows` of a weight by up to `tokens`, all K.
 
-    paired: two blocks share the tokens of neighbouring weight tiles. stages, smem_bytes, blocks: of the launch. tiles,
-    waves: of the call and of its busiest block, with the rows spread evenly over the groups. counts: what the launch
-    moves and forms. predictions: see docs/performance_model.md.
+    paired: two blocks share the tokens of neighbouring weight tiles. stages, smem_bytes, blocks: of the launch. tiles:
+    of the call. waves: tiles of its busiest block. Both assume that rows spread evenly over the groups. counts: what
+    the launch moves and computes. predictions: see docs/performance_model.md.
     """
 
     rows: int
@@ -98,9 +98,9 @@ class Explanation:
 
     arguments: name and descriptor or value, in the order of the schema. backends: for CPU and for CUDA tensors.
     bytes_read, bytes_written: every input and output once. flops: of matrix products, a multiply-add being two.
-    assumes: what the counts take for granted where they depend on data. floors: what no device goes below. predictions:
-    bands, of the chosen tile where there is one, for kernels of ours, though the reference may run. candidates: of an
-    FP8 matrix product, the tiles its kernel chooses from.
+    assumes: what the counts assume where they depend on data. floors: times that no device can beat. predictions: bands
+    for our kernels (with the chosen tile, if there is one), even where the reference would run. candidates: the tiles
+    that the kernel of an FP8 matrix product chooses from.
     launches: of the CUDA backend, in order; empty where the launcher does not tell.
     """
 

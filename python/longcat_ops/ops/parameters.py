@@ -1,8 +1,8 @@
-"""The two forms of an op's call: by the parameters of its function, and by the arguments of its schema. Each is made of
-the other by what the function's signature and the schema say, so that neither is written down again.
+"""The two forms of an op's call: by the parameters of its function, and by the arguments of its schema. The function's
+signature and the schema say how to convert each into the other, so no op repeats that.
 
-A pair, a Plan and a Routing stand in a schema as tensors: a pair under the names of `PAIRS`, the others under those of
-their fields, of which an op takes the ones that it reads. Everything else has one name in both.
+In a schema, a pair, a Plan and a Routing are separate tensors. Those of a pair have the names of `PAIRS`. Those of a
+Plan or a Routing have the names of its fields, and an op takes the fields that it reads. All else has one name in both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TUPLES: dict[str, type[Plan] | type[Routing]] = {"Plan": Plan, "Routing": Routi
 
 
 def pair(op: str, name: str, value: Any) -> Fp8Pair:
-    """`value` if it is a pair; that its parts are tensors is left to the check of the call."""
+    """`value` if it is a pair. The check of the call finds parts that are no tensors."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         got = "None" if value is None else f"a {type(value).__name__}"
         got += f" of {len(value)}" if isinstance(value, tuple | list) else ""
@@ -50,7 +50,7 @@ def weight(op: str, name: str, value: Any) -> tuple[Any, Any]:
 
 
 def output(op: str, out: Any) -> Tensor:
-    """`out` where the caller must bring it."""
+    """`out`, which the caller must give."""
     if out is None:
         raise LongcatShapeError(message(op, "out", "None", "a torch.Tensor"))
     return out
@@ -60,7 +60,7 @@ def flatten(op: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The call of a function as its schema takes it, outputs None where the function allocates them.
 
     Raises TypeError for a call that does not fit the signature, LongcatShapeError or LongcatUnsupportedError for a
-    pair, plan, routing, output or keyword that is none.
+    malformed pair, plan, routing, output or keyword.
     """
     signature = function_signature(op)
     try:
@@ -94,10 +94,10 @@ def _parts(op: str, parameter: inspect.Parameter, value: Any) -> Iterable[tuple[
 
 
 def schema_form(op: str, function: Callable[..., Any]) -> Callable[..., None]:
-    """`function`, which has the op's parameters, as a kernel: it takes the arguments of the schema.
+    """Turns `function`, which has the op's parameters, into a kernel that takes the arguments of the schema.
 
-    A function with a parameter `out` gets the outputs there and writes them, a tuple where there are several; what
-    another one returns is copied into them.
+    A function with a parameter `out` gets the outputs there (a tuple if there are several) and writes them. The results
+    of any other function are copied into the outputs.
     """
     schema = getattr(torch.ops.longcat_ops, op).default._schema.arguments
     first_output = next(i for i, spec in enumerate(schema) if spec.alias_info is not None)
@@ -117,7 +117,7 @@ def schema_form(op: str, function: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _maker(op: str, name: str, first_output: int) -> Callable[[tuple], Any] | None:
-    """How a parameter is made of the schema's arguments; None for one that only says how outputs are allocated."""
+    """Makes a parameter from the schema's arguments; None if the parameter only says how outputs are allocated."""
     place = {argument: i for i, argument in enumerate(_schema_names(op))}
     if name == "out":
         return lambda a: a[-1] if first_output == len(a) - 1 else a[first_output:]
@@ -136,7 +136,7 @@ def _maker(op: str, name: str, first_output: int) -> Callable[[tuple], Any] | No
 
 @functools.cache
 def function_signature(op: str) -> inspect.Signature:
-    """That of `longcat_ops.<op>`; annotations are text."""
+    """The signature of `longcat_ops.<op>`; annotations are text."""
     return inspect.signature(getattr(_library.import_module(f"ops.{OPS[op].module}"), op))
 
 

@@ -32,7 +32,7 @@ _libraries: list[torch.library.Library] = []
 def register(backend: str) -> None:
     """Registers fakes, refusals, and the reference for CUDA tensors and for CPU tensors that nothing else serves."""
     library = torch.library.Library("longcat_ops", "IMPL")
-    _libraries.append(library)  # a Library that is collected takes its registrations along
+    _libraries.append(library)  # a Library's registrations end when it is garbage-collected
     for op in OPS:
         torch.library.register_fake(f"longcat_ops::{op}", _fake(op), lib=library)
         library.impl(op, _autograd(op), "Autograd", with_keyset=True)
@@ -53,7 +53,7 @@ def register(backend: str) -> None:
 
 
 def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
-    """What `backend` puts in the place of the C++ CPU kernel; None keeps it."""
+    """The kernel that `backend` puts in place of the C++ CPU kernel; None keeps the C++ one."""
     if backend == "cuda":
         return _refuse_cpu(op)
     if backend == "emu" and op in EMULATED_KERNELS:
@@ -62,7 +62,7 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
 
 
 def _python(op: str) -> Callable[..., None]:
-    """The reference as a kernel, or the chain of other ops that `op` is; checked like any other, loaded when called."""
+    """A kernel that runs the reference of `op`, or its chain. Checks its arguments; loads what it runs when called."""
     run: Callable[..., None] | None = None
 
     def kernel(*arguments: Any) -> None:
@@ -90,8 +90,8 @@ def _tensor_arguments(op: str) -> tuple[tuple[int, str], ...]:
 
 
 def python_kernel(op: str) -> Callable[..., None]:
-    """What serves `op` without a C++ or CUDA kernel: its chain of other ops, or the reference. Takes the arguments of
-    the schema."""
+    """Runs `op` without a C++ or CUDA kernel, by its chain of other ops or by the reference. Takes the arguments of the
+    schema."""
     if OPS[op].chain:  # loaded here only: it imports the ops, whose schemas must be registered by then
         from . import expert_chain as functions
     else:
@@ -110,8 +110,8 @@ def _fake(op: str) -> Callable[..., None]:
 
 
 def _autograd(op: str) -> Callable[..., None]:
-    """Refuses what needs a gradient, also under the transforms of torch.func. Nothing comes here in inference mode, nor
-    from the functions of longcat_ops, which have asked."""
+    """Refuses tensors that need a gradient, also under the transforms of torch.func. Inference mode does not reach it,
+    nor do the functions of longcat_ops, which have made this check."""
     redispatch = getattr(torch.ops.longcat_ops, op).default.redispatch
     check, below = tensors.gradient_check(op), torch._C._after_autograd_keyset
 

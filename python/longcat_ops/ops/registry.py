@@ -14,11 +14,11 @@ from .described import Described
 
 @dataclass(frozen=True)
 class Op:
-    """One op, whose call `parameters` knows from its function and its schema.
+    """One op. `parameters` derives its call from its function and its schema.
 
-    module: that of `longcat_ops.ops` with its function. chain: the ops that it consists of where its weights are FP8;
-    it has no kernel of its own. keywords: DeepGEMM's that it takes beside the common ones. adapt: what its function
-    does to an argument before the schema sees it, on a call's values by name.
+    module: the one in `longcat_ops.ops` with its function. chain: the ops that an op without a kernel of its own runs
+    for FP8 weights. keywords: those of DeepGEMM that it takes beside the common ones. adapt: does to a call's values,
+    by name, what its function does to an argument before the schema sees it.
     """
 
     module: str
@@ -28,7 +28,7 @@ class Op:
 
 
 def _describe_output(call: dict[str, Any]) -> None:
-    """The output of `dequant_fp8`, which alone shows the dtype asked for."""
+    """Adds the output of `dequant_fp8`: in the schema, only that shows the dtype asked for."""
     q, dtype = call["q"], call.pop("dtype")
     if not has_rows(q) or q.ndim != 2:
         return
@@ -38,13 +38,13 @@ def _describe_output(call: dict[str, Any]) -> None:
 
 
 def require_dtype(op: str, dtype: Any) -> None:
-    """torch takes None for its default, which is not the op's."""
+    """Refuses None, which torch would replace by its own default dtype, not the op's."""
     if dtype is None:
         raise LongcatShapeError(message(op, "dtype", None, "torch.bfloat16, torch.float16 or torch.float32"))
 
 
 def _leave_count_out(call: dict[str, Any]) -> None:
-    """`moe_route` makes a tensor of a count of rows."""
+    """Checks a count of rows and leaves it out: `moe_route` makes a tensor of it."""
     if isinstance(call["num_valid"], int):
         if has_rows(call["logits"]):
             check_num_valid(call["num_valid"], call["logits"])

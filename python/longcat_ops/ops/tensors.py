@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 
-FAKES = (FakeTensor, FunctionalTensor)  # of tracing
+FAKES = (FakeTensor, FunctionalTensor)  # tensors of tracing
 # Types of arguments that need no second look.
 PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float, bool, type(None)})
 _WITHOUT_KERNEL = ("Sparse", "SparseCsr", "Quantized", "NestedTensor")
@@ -81,7 +81,7 @@ def _not_dense(op: str, name: str, got: str, fix: str | None) -> LongcatError:
 
 
 def gradient_problem(op: str, name: str, value: Tensor) -> LongcatError | None:
-    """Why `value` cannot be an argument of an op that has no gradient formula, as none has."""
+    """Why `value` cannot be an argument, since no op has a gradient formula; None if it can."""
     if torch.is_grad_enabled() and value.requires_grad:
         got = "a tensor that requires a gradient"
     elif in_forward_mode() and value.is_floating_point() and forward_ad.unpack_dual(value).tangent is not None:

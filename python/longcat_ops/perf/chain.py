@@ -4,10 +4,10 @@ A rank holds G = 512 / EP experts. Each of its T * EP tokens (T of its own, the 
 8 FFN experts at random, so 8 T rows arrive here. What travels between ranks is left out. Counts are expectations, the
 rows of an expert their mean.
 
-Fused: permute_quant, gate_up with SwiGLU and quantisation, down, combine. Apart: our kernels, but gate_up to bf16, then
-SwiGLU and quantisation. As by DeepGEMM's masked layout: the same as apart, each launch after the one ahead of it has
-ended; its products read and write whole blocks of 64 rows an expert (128 above 64 rows). Routing and plan are the same
-kernels in all.
+`fused`: permute_quant, gate_up with SwiGLU and quantisation, down, combine. `apart`: our kernels, but gate_up writes
+bf16, and SwiGLU and quantisation follow. `deep_gemm`, for DeepGEMM's masked layout: as `apart`, but each launch starts
+after the one ahead of it has ended, and products read and write whole blocks of 64 rows an expert (128 above 64 rows).
+Routing and plan are the same kernels in all three.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKENS, SHARES = (1, 8, 96, 192), (1, 8, 32, 128)  # of a rank; ranks
 
 @dataclass(frozen=True)
 class Share:
-    """T tokens of each of `ranks` ranks, seen by one of them."""
+    """The share of one rank out of `ranks`, each of which has `tokens` tokens."""
 
     tokens: int
     ranks: int
@@ -75,7 +75,7 @@ class Share:
 
     @property
     def block(self) -> int:
-        """Rows of a block of DeepGEMM's."""
+        """Rows of one of DeepGEMM's blocks."""
         return 64 if self.mean_rows <= 64 else 128
 
     def routing(self) -> list[Counts]:
@@ -117,27 +117,27 @@ class Share:
         return dispatch.moe_combine(self.received, self.rows, self.hidden)
 
     def _product(self, shape: tuple[int, int], swiglu: bool, sms: int, activations: float) -> Counts:
-        """Of the experts with rows, rounded to a whole number, in the tiles that the launcher would choose; bytes are
-        those of the expected number.
+        """Counts of a product over the experts with rows (rounded to a whole number), in the tiles that the launcher
+        would choose. Bytes are for the expected number of experts.
         """
         found = chosen(max(1, round(self.active)), self.rows, shape, self._hint(), swiglu, sms)
         return replace(found, bytes=self.active * weight_bytes(*shape) + activations)
 
     def _hint(self) -> int | None:
-        """As `fused_moe` gives it (docs/fused_moe.md)."""
+        """The hint that `fused_moe` gives (docs/fused_moe.md)."""
         tokens = max(1, round(self.received))
         return tokens if 4 * tokens * min(dispatch.CHOICES, self.groups) >= tokens * self.groups else None
 
 
 @cache
 def chosen(groups: int, rows: int, shape: tuple[int, int], hint: int | None, swiglu: bool, sms: int) -> Counts:
-    """`products.product`, asked once."""
+    """`products.product`, cached."""
     return products.product(groups, rows, *shape, max_rows=hint, swiglu=swiglu, sms=sms)
 
 
 @dataclass(frozen=True)
 class Form:
-    """overlaps: its launches do."""
+    """A form of the chain. overlaps: whether its launches overlap."""
 
     launches: Callable[..., list[Counts]]
     overlaps: bool
@@ -151,7 +151,7 @@ FORMS = {
 
 
 def experts_us(share: Share, device: Device, form: str = "fused", overlaps: bool | None = None) -> Band:
-    """Of the launches behind the plan. overlaps: as the form's do, if None."""
+    """Time of the launches behind the plan. overlaps: None takes the form's own value."""
     overlaps = FORMS[form].overlaps if overlaps is None else overlaps
     found = Band(0, 0)
     for one in FORMS[form].launches(share, int(device.sms.value)):
@@ -160,7 +160,7 @@ def experts_us(share: Share, device: Device, form: str = "fused", overlaps: bool
 
 
 def chain_us(share: Share, device: Device, form: str = "fused", overlaps: bool | None = None) -> Band:
-    """With routing and plan, whose launches overlap in every form."""
+    """Time with routing and plan, whose launches overlap in every form."""
     return predict(share.routing(), device, overlaps=True) + experts_us(share, device, form, overlaps)
 
 

@@ -17,7 +17,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Device:
-    """Peaks of one device; `copied` is what a copy from memory to memory moves, reads and writes together.
+    """Peaks of one device; `copied` is the rate of a copy from memory to memory, reads and writes together.
 
     memory, copied, nvlink: bytes/s; nvlink both directions together. fp8, bf16: dense flops/s of the tensor cores, half
     of the sparse ones in data sheets. l2_bytes: its size. l2_low, l2_high: bytes/s that leave it. clock: Hz at which
@@ -92,12 +92,12 @@ _FORMS = {"PCIe", "NVL"}  # a card of its own, with other memory and clocks than
 
 
 def by_name(device_name: str) -> Device:
-    """The device of a name as CUDA tells it ("NVIDIA H100 80GB HBM3") or as in the table ("H100").
+    """The device of a name as CUDA reports it ("NVIDIA H100 80GB HBM3") or as in the table ("H100").
 
     Raises:
         LongcatUnsupportedError: the table does not have it.
     """
-    words = set(device_name.split())  # whole ones: an "H20-3e" has another memory than an "H20"
+    words = set(device_name.split())  # whole words: an "H20-3e" has another memory than an "H20"
     # The longest name counts, so that an "H100 PCIe" is not an "H100".
     for name in sorted(DEVICES, key=lambda name: -len(name.split())):
         if set(name.split()) <= words and not (_FORMS & words) - set(name.split()):

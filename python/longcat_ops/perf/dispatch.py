@@ -9,32 +9,32 @@ from .products import fp8_row
 
 HIDDEN, EXPERTS, ZERO, CHOICES = 6144, 512, 256, 12  # columns; FFN experts; zero experts; choices of a token
 REAL = 8  # of its choices that are FFN experts, in the mean
-# Of a warp, counted in the machine code (nvcc 13.0.88, 768 experts): for a token; for a block that is alone.
+# Instructions of a warp, from the machine code (nvcc 13.0.88, 768 experts): for a token; for a block that is alone.
 ROUTE_INSTRUCTIONS, PLAN_INSTRUCTIONS = 2300, 920
 ROUTE_ALONE, PLAN_ALONE = 8, 8192  # tokens, and choices, up to which there is one launch
 
 
 def launches_of_route(moved: float, launches: int, tokens: int) -> list[Counts]:
-    """The last one is the kernel; one before it zeroes the counts."""
+    """The last launch is the kernel; one before it zeroes the counts."""
     issued, serial = tokens * ROUTE_INSTRUCTIONS, ROUTE_INSTRUCTIONS
     route = Counts("moe_route", moved, issued=issued, serial=serial)
     return [Counts("moe_route_clear")] * (launches - 1) + [route]
 
 
 def launches_of_plan(moved: float, launches: int) -> list[Counts]:
-    """Where there are three, each has a part of the work."""
+    """Where there are three launches, each has a part of the work."""
     return [Counts("moe_plan", moved / launches, serial=PLAN_INSTRUCTIONS / launches)] * launches
 
 
 def moe_route(tokens: int) -> list[Counts]:
-    """Of float32 logits."""
+    """Counts for float32 logits."""
     experts = EXPERTS + ZERO
     read, written = 4 * (tokens + 1) * experts, tokens * (8 * CHOICES + 5) + 4 * (experts + 1)
     return launches_of_route(read + written, 1 + (tokens > ROUTE_ALONE), tokens)
 
 
 def moe_plan(tokens: int) -> list[Counts]:
-    """Of ids and weights, for all experts."""
+    """Counts for ids and weights, with all experts."""
     moved = tokens * 4 * (4 * CHOICES) + 4 * (EXPERTS + 1)
     return launches_of_plan(moved, 1 if tokens * CHOICES <= PLAN_ALONE else 3)
 

@@ -1,8 +1,8 @@
 """One decode step of one whole ScMoE layer at LongCat-Flash's sizes, part by part: FP8 projections, 512 FP8 experts, T
 sequences.
 
-Our kernels overlap. Those of torch between them (attention, norms, RoPE, sums) count by their bytes, each as one launch
-that does not.
+Our kernels overlap. Torch's kernels between them (attention, norms, RoPE, sums) count by their bytes, each as one
+launch that does not overlap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOKENS, CONTEXT = (1, 8, 96, 192), 1024
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a layer, as its configuration names them; those of LongCat-Flash."""
+    """Sizes of a layer, as its configuration names them; the defaults are those of LongCat-Flash."""
 
     hidden_size: int = 6144
     ffn_hidden_size: int = 12288
@@ -99,7 +99,7 @@ def total(launches: list[Launch], device: Device) -> Band:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of two attentions, two dense FFNs, the experts with their router, and all of them one after another."""
+    """Times of two attentions, two dense FFNs, the experts with their router, and all of these one after another."""
 
     attention: Band
     ffn: Band
@@ -112,7 +112,7 @@ class Prediction:
 
 
 def predicted(tokens: int, device: Device) -> Prediction:
-    """A device that holds all experts."""
+    """The times on a device that holds all experts."""
     share, sms = Share(tokens, 1), int(device.sms.value)
     parts = [2 * attention(tokens, sms=sms), 2 * ffn(tokens, sms=sms), router(tokens)]
     moved = sum(one.counts.bytes for part in parts for one in part) + share.bytes()

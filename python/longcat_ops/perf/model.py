@@ -1,7 +1,7 @@
-"""Time of counts: the longest of what a launch needs of each part of a device, plus what the launch itself costs.
+"""From counts to time: that of the slowest part of a device for a launch, plus the cost of the launch itself.
 
-Each prediction is a band. Its ends come from two sets of constants, one kind to the kernels and one not; both are from
-published measurements of other kernels, or assumed, and none has been measured on ours.
+Each prediction is a band. Its ends come from two sets of constants, one kind to the kernels and one unkind. Both come
+from published measurements of other kernels, or are assumed; none has been measured on ours.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ ISSUES_PER_CLOCK = 4  # instructions of one SM: a scheduler for each quarter
 
 @dataclass(frozen=True)
 class Counts:
-    """What one launch has to do, without any device; 0 where it does none of it or nobody counts it.
+    """What one launch has to do, on any device; 0 for work that it does not do, or that is not counted.
 
-    bytes: of memory, each once. flops: of its products. l2_bytes: what all blocks fetch together; l2_shared: what
-    some have of it by multicast, without a fetch of their own. sm_bytes, sm_flops,
-    sm_smem_bytes: of the busiest SM, what it fetches, multiplies (padding included) and reads from shared memory.
-    issued: instructions of all warps. serial: of one warp, which everything waits for. pieces: blocks that share a
-    tile, as with split_k.
+    bytes: of memory, each once. flops: of its products. l2_bytes: what all blocks fetch together. l2_shared: what
+    blocks get by multicast, without a fetch of their own. sm_bytes, sm_flops, sm_smem_bytes: what the busiest SM
+    fetches, multiplies (padding included) and reads from shared memory. issued: instructions of all warps. serial:
+    instructions of one warp that everything waits for. pieces: blocks that share a tile, as with split_k.
     """
 
     name: str
@@ -41,12 +40,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Constants:
-    """Shares are of a device's peak.
+    """The constants of one end of a band. Shares are of a device's peak.
 
-    alone_us: launch, first bytes and tail of a launch that waits for the one ahead of it. follows_us: of one that
-    overlaps with it. cluster_us: barriers of blocks that share a tile, and its last sums on their way. serial_clocks:
-    of an instruction of a warp that waits for each one. l2_high: the high end of the device's band of L2 rates, and a
-    multicast leaves L2 once; else the low end, and once for each block.
+    alone_us: launch, first bytes and tail of a launch that waits for the one ahead of it. follows_us: the same for one
+    that overlaps with it. cluster_us: barriers of blocks that share a tile, and the transfer of its last sums.
+    serial_clocks: per instruction, in a warp that waits for each one. l2_high: True takes the high end of the device's
+    L2 rates, and a multicast leaves L2 once; False takes the low end, and it leaves L2 once for each block.
     """
 
     memory_share: float
@@ -73,7 +72,7 @@ UNKIND = Constants(0.75, 0.61, 0.75, False, 80e9, 2.5, 4.0, 2.5, 1.0)
 
 @dataclass(frozen=True)
 class Band:
-    """Microseconds, from `low` to `high`; bound: what binds at both ends, or at the low and the high one."""
+    """Microseconds, from `low` to `high`. bound: what limits both ends, or the low and the high one."""
 
     low: float
     high: float
@@ -81,14 +80,14 @@ class Band:
 
     @property
     def middle(self) -> float:
-        """Where a page has room for one number."""
+        """For a page that has room for one number."""
         return (self.low + self.high) / 2
 
     def __contains__(self, us: float) -> bool:
         return self.low <= us <= self.high
 
     def __add__(self, other: Band) -> Band:
-        """One after the other; what binds then is not told."""
+        """One after the other; the sum has no bound."""
         return Band(self.low + other.low, self.high + other.high)
 
     def __str__(self) -> str:
@@ -96,7 +95,7 @@ class Band:
 
 
 def digits(us: float) -> str:
-    """Two below 100, whole numbers above: more than a prediction has."""
+    """Two digits below 100, whole numbers above: more than a prediction is worth."""
     return f"{us:.1f}" if us < 9.95 else f"{us:.0f}"
 
 
@@ -118,8 +117,8 @@ def limits(counts: Counts, device: Device, c: Constants) -> dict[str, float]:
 
 
 def predict(launches: Counts | Iterable[Counts], device: Device, overlaps: bool = False) -> Band:
-    """Of launches in a row. overlaps: all of them do with what is ahead; else all but the first do, as launches of one
-    op do. For a chain of launches that wait for each other, add what each is predicted to take.
+    """The time of launches in a row. overlaps: True if all overlap with what is ahead of them; False if all but the
+    first do, as in one op. For a chain of launches that wait for each other, add their predictions.
     """
     counts = (launches,) if isinstance(launches, Counts) else tuple(launches)
     low, high = (sum(_us(one, device, c, overlaps or i > 0) for i, one in enumerate(counts)) for c in (KIND, UNKIND))
@@ -141,7 +140,7 @@ def _bound(counts: tuple[Counts, ...], device: Device) -> str:
 
 
 def floor(counts: Counts | Iterable[Counts], device: Device) -> tuple[float, str]:
-    """(microseconds, what binds): bytes and flops at the device's peaks. No prediction: nothing can be faster."""
+    """(microseconds, the limit) of bytes and flops at the device's peaks. Not a prediction: nothing can be faster."""
     parts = (counts,) if isinstance(counts, Counts) else tuple(counts)
     memory = 1e6 * sum(one.bytes for one in parts) / device.memory.value
     tensor_cores = 1e6 * sum(one.flops for one in parts) / device.fp8.value

@@ -8,12 +8,12 @@ from .. import _library
 from .devices import DEVICES
 from .model import Counts
 
-SMS = int(DEVICES["H100"].sms.value)  # of most devices
+SMS = int(DEVICES["H100"].sms.value)  # as on most devices
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile that the kernel has for a product: `rows` of a weight by up to `tokens`, and what it leads to."""
+    """A tile that the kernel has for a product: `rows` of a weight by up to `tokens`, and the launch it leads to."""
 
     rows: int
     tokens: int
@@ -29,25 +29,25 @@ class Tile:
 
 
 def weight_bytes(n: int, k: int) -> int:
-    """e4m3 and a float32 scale for 128 x 128."""
+    """Bytes of e4m3 weights with a float32 scale for 128 x 128."""
     return n * k + 4 * -(-n // 128) * -(-k // 128)
 
 
 def fp8_row(width: int) -> int:
-    """e4m3 and a float32 scale for 128."""
+    """Bytes of a row of e4m3 with a float32 scale for 128."""
     return width + 4 * -(-width // 128)
 
 
 def from_native(fields: tuple, flops: float, split_k: int) -> Tile:
-    """A tile as `_C` hands it out, of a product of so many flops."""
+    """A tile from its fields in `_C`, for a product of so many flops."""
     memory, l2, shared, sm, sm_flops, smem = fields[-1]
     return Tile(*fields[:-1], Counts("product", memory, flops, l2, shared, sm, sm_flops, smem, pieces=split_k))
 
 
 def tiles(groups: int, rows: int, n: int, k: int, *, max_rows: int | None = None, split_k: int = 1,
           swiglu: bool = False, sms: int = SMS) -> list[Tile]:  # fmt: skip
-    """Of `m_grouped_fp8_gemm_nt_offset`, or its like with SwiGLU, n rows of gate and up: rows [rows, k] spread evenly
-    over the groups [groups, n, k]. max_rows: its max_m_hint. sms: of the device.
+    """Tiles of `m_grouped_fp8_gemm_nt_offset`, or of the same with SwiGLU (n rows of gate and up), for rows [rows, k]
+    spread evenly over the groups [groups, n, k]. max_rows: its max_m_hint. sms: of the device.
     """
     found = _library.load().product_tiles(groups, rows, n, k, max_rows, split_k, swiglu, sms)
     return [from_native(fields, 2.0 * rows * n * k, split_k) for fields in found]
@@ -55,15 +55,15 @@ def tiles(groups: int, rows: int, n: int, k: int, *, max_rows: int | None = None
 
 def product(groups: int, rows: int, n: int, k: int, *, max_rows: int | None = None, split_k: int = 1,
             swiglu: bool = False, sms: int = SMS) -> Counts:  # fmt: skip
-    """Of the tile that the launcher chooses; all 0 without rows."""
+    """Counts with the tile that the launcher chooses; all 0 without rows."""
     found = tiles(groups, rows, n, k, max_rows=max_rows, split_k=split_k, swiglu=swiglu, sms=sms)
     return next((tile.counts for tile in found if tile.chosen), Counts("product"))
 
 
 def deep_gemm(groups: float, rows: float, n: int, k: int, *, block: int, sms: int = SMS) -> Counts:
-    """Of DeepGEMM's kernel, `rows` in each of `groups` experts. Whole blocks of `block` rows are read, multiplied and
-    written, by 128 rows of a weight, or 64 where that at most fills the SMs. Each tile reads its tokens from L2; two
-    blocks of rows share what they read of a weight.
+    """Counts of DeepGEMM's kernel with `rows` in each of `groups` experts. It reads, multiplies and writes whole blocks
+    of `block` rows, by 128 rows of a weight, or by 64 if those tiles at most fill the SMs. Each tile reads its tokens
+    from L2; two blocks of rows share what they read of a weight.
     """
     chunks = -(-rows // block)
     padded = groups * chunks * block

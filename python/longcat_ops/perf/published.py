@@ -1,6 +1,6 @@
-"""Times that others have published for like kernels, and what the model says of the same counts.
+"""Times that others have published for similar kernels, and what the model says for the same counts.
 
-A test of the model before any kernel of ours was timed: no constant is bent to a time that falls outside its band.
+They test the model before any kernel of ours is timed: no constant is adjusted to a time outside its band.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .model import Band, Counts, predict
 
 @dataclass(frozen=True)
 class Published:
-    """launches: none overlaps, or all do. why: what is known of a time outside its band."""
+    """launches: all overlap, or none does. why: what is known of a time outside its band."""
 
     case: str
     device: str
@@ -44,7 +44,7 @@ def _dense(us: float, rows: int, n: int, k: int, device: str, source: str, why: 
 
 
 def _rate(rows: int, n: int, k: int, gb_per_s: float) -> float:
-    """us of a product that is published by its bytes: operands and bf16 results."""
+    """us of a product whose published rate counts operands and bf16 results."""
     return 1e-3 * (rows * k + n * k + 2 * rows * n) / gb_per_s
 
 
@@ -62,7 +62,7 @@ def _layer(us: float, rows: int, experts: int, tokens: int) -> Published:
 
 
 def _first_product(blocks: int, us: float, why: str = "") -> Published:
-    """Each block reads 512 KB of weights, the most that an SM has to."""
+    """Each block reads 512 KB of weights, and so does the busiest SM."""
     counts = Counts("FC1", blocks * 2**19, l2_bytes=blocks * 2**19, sm_bytes=2**19)
     case = f"one product, {blocks} blocks of 512 KB each, cold"
     return Published(case, "H200", us, [counts], "fish-scales-ops, dispatch.cuh", why=why)

@@ -1,5 +1,5 @@
-"""The ops in plain torch, under the same names: the oracle of the tests, the path of what has no kernel yet, and what
-an fp64 model runs on: sums run in float32, or in float64 where the input is.
+"""The ops in plain torch, under the same names: the oracle of the tests, the path of ops without a kernel, and the ops
+of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 """
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)

@@ -25,7 +25,7 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
 
     x [T,H]; w_gate_up [G,2I,H] and w_down [G,H,I], dense (gate rows, then up rows) or FP8 pairs (gate_up interleaved).
     FP8: x and the SwiGLU output are quantised 1x128, SwiGLU runs on the fp32 product; by `plan`, if there is one.
-    A choice of weight 0 is as one of id -1.
+    A choice of weight 0 counts as one of id -1.
     """
     if isinstance(w_gate_up, tuple) and isinstance(w_down, tuple):
         if plan is None:
@@ -47,9 +47,9 @@ def round_trip_fp8(x: Tensor) -> Tensor:
 
 def expert_rows(x: Tensor, ids: Tensor, weights: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
                 round_trip: Callable[[Tensor], Tensor] = round_trip_fp8) -> tuple[Tensor, Plan]:  # fmt: skip
-    """The experts' outputs [R,H] where a weight is dense, and a plan whose row_of i32[T,K] says which row is whose; its
-    other fields mean nothing. weights [T,K]: of the choices; those of weight 0 have no row. round_trip: does what
-    `round_trip_fp8` does.
+    """The experts' outputs [R,H] where a weight is dense, and a plan whose row_of i32[T,K] gives the row of each
+    choice; its other fields mean nothing. weights [T,K]: of the choices; those of weight 0 have no row. round_trip: an
+    implementation of `round_trip_fp8`.
     """
     check_ids(ids, len(w_down[0] if isinstance(w_down, tuple) else w_down))
     ids = ids.masked_fill(weights == 0, -1)
@@ -83,7 +83,7 @@ class _Experts:
 
     def __call__(self, expert: int, rows: Tensor | None) -> Tensor:
         x = self.x if rows is None else self.x[rows]
-        product = linear if rows is None else F.linear  # all of them: a decode pass
+        product = linear if rows is None else F.linear  # all rows: a decode pass
         gate, up = product(x, self.gate_up[expert]).chunk(2, -1)
         h = silu(gate) * up
         h = self.round_trip(h) if self.fp8_down else h.to(self.down.dtype)

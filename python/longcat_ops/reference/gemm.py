@@ -28,7 +28,7 @@ __all__ = [
 _ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
 
 # Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode
-# step's product with it. Entries die with their weight and are renewed when it was written to.
+# step's product with it. An entry lives as long as its weight, and is renewed after a write to it.
 _widened: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
@@ -37,7 +37,7 @@ def widen_weight(q: Tensor, s: Tensor, *, interleaved: bool = False) -> Tensor:
 
     interleaved: q is gate_up [G, 2I, K] in the order of `interleave_gate_up`; the result is gate rows, then up rows.
     """
-    # A tensor made in inference mode does not count its writes, so nothing tells when a kept copy is stale.
+    # A tensor made in inference mode does not count its writes, so a stale copy could not be detected.
     counted = not (q.is_inference() or s.is_inference())
     stamp = (q._version, s._version, s.data_ptr(), interleaved) if counted else None
     kept = _widened.get(q) if counted else None
@@ -119,9 +119,9 @@ def _part(pair: Fp8Pair, index: Any) -> Fp8Pair:
 
 
 def _rescued(d: Tensor, lhs: Fp8Pair, rhs: Fp8Pair, *, interleaved: bool = False) -> Tensor:
-    """d [M,N] with the rows whose scales, times the weight's, leave what widened operands can hold, summed by blocks.
+    """d [M,N], with rows summed by blocks if their scales, times the weight's, leave the range of widened operands.
 
-    Widened, a value times its scale overflows or vanishes where the product with the other side's scale does not.
+    A widened value times its scale may overflow or vanish where the product with the other side's scale does not.
     """
     extreme = _extreme(lhs[1], rhs[1])
     if extreme.any():
@@ -144,7 +144,7 @@ def _extreme(sa: Tensor, sb: Tensor) -> Tensor:
 
 
 def _by_blocks(a: Tensor, sa: Tensor, w: Tensor, sw: Tensor, *, halves: int) -> Tensor:
-    """f32 [M,N]: of each 128 columns the sum of products of codes, exact, then a fused multiply-add with sa * sw."""
+    """f32 [M,N]: for each 128 columns, the exact sum of products of codes, then a fused multiply-add with sa * sw."""
     n = len(w)
     row_scales = sw.unflatten(0, (halves, -1)).repeat_interleave(BLOCK, 1)[:, : n // halves].reshape(n, -1)
     total = a.new_zeros((len(a), n), dtype=torch.float32)
@@ -162,7 +162,7 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def _groups(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
-    """(g, its rows) of each group that has some; offsets outside 0 .. rows are cut off."""
+    """(g, its rows) of each group that has rows; offsets outside 0 .. rows are cut off."""
     bounds = [min(max(at, 0), rows) for at in offsets.tolist()]
     for g, (start, end) in enumerate(pairwise(bounds)):
         if end > start:

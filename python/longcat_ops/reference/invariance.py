@@ -2,9 +2,9 @@
 
 No CPU library promises that. Some kernels sum the last rows of a product in another order than the first: MKL does at 8
 rows on Intel CPUs with AVX2 and no AVX-512, at 2 rows on those with SSE4.2 only, and what it does changes with the
-number of threads. So nothing is taken for granted: before a product of a new form runs, the same row stands in every
-place of a trial of that form. Where the bits differ, the rows are taken in smaller groups, down to one by one: a row
-alone always has the same place.
+number of threads. So nothing is taken for granted: before a product of a new form runs, a trial of that form computes
+the same row in every place. Where the bits differ, the product runs on smaller groups of rows, down to one by one: a
+row alone always has the same place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DRAWS = 8  # rows that a large weight is tried with
 
 
 class Form(NamedTuple):
-    """What may decide how a library sums: rows x inner times inner x outer, `heads` times over."""
+    """All that may decide how a library sums: rows x inner times inner x outer, for each of `heads`."""
 
     rows: int
     inner: int
@@ -48,12 +48,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def heads_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [h,m,K] @ weight [h,K,N], promising the same as `linear`."""
+    """x [h,m,K] @ weight [h,K,N], with the same promise as `linear`."""
     return _by_groups(torch.bmm, x, weight, weight.shape[2])
 
 
 def small_groups() -> dict[Form, int]:
-    """The forms met so far in this process that run on fewer rows at once than their pass has, with how many."""
+    """The forms met so far in this process that run on fewer rows at once than their pass has, and on how many."""
     return {form: group for form, group in _groups.items() if group < form.rows}
 
 
@@ -73,7 +73,7 @@ def _by_groups(run: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tenso
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """x as a new tensor would lie, since some kernels treat what lies otherwise in another order."""
+    """x contiguous and aligned like a new tensor, since some kernels sum other layouts in another order."""
     return x if x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
@@ -112,7 +112,7 @@ def _small(form: Form) -> bool:
 
 
 def _mostly_zero(weight: Tensor) -> bool:
-    """Sums of few terms round alike in any order."""
+    """Whether most elements are 0: sums of few terms round alike in any order, so such a weight shows nothing."""
     flat = weight.flatten()[:: max(1, weight.numel() >> 12)]
     return 2 * int(flat.count_nonzero()) < len(flat)
 
@@ -124,8 +124,8 @@ def _wide_row(width: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 
 def _trial(form: Form) -> tuple[Tensor, Tensor]:
-    """A row [1,K] and a weight [N,K] whose products cancel: exactly 0, so that all of a result is rounding, and another
-    order of the sum shows in nearly every element, in narrow dtypes too.
+    """A row [1,K] and a weight [N,K] whose exact products are 0. All of a result is then rounding, so another order of
+    the sum shows in nearly every element, in narrow dtypes too.
 
     The second half of K repeats the first with the sign turned, and rolled: without that, halves that a library sums
     apart would cancel exactly.
@@ -141,7 +141,7 @@ def _trial(form: Form) -> tuple[Tensor, Tensor]:
 
 
 def _at_offset(weight: Tensor, offset: int) -> Tensor:
-    """A contiguous copy of `weight` that begins `offset` bytes behind a multiple of 64; itself if it does."""
+    """A contiguous copy of `weight` that begins `offset` bytes behind a multiple of 64; `weight` itself if it does."""
     if weight.is_contiguous() and weight.data_ptr() % _ALIGNMENT == offset:
         return weight
     skip = offset // weight.element_size()

@@ -13,7 +13,7 @@ from .rows import acc_dtype
 
 __all__ = ["moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
 
-_COMBINE_TOKENS = 256  # at once: the products of all choices are held in fp32
+_COMBINE_TOKENS = 256  # at once, because the products of all choices are held in fp32
 
 
 def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num_zero_experts: int, scale: float,
@@ -29,7 +29,7 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
     biased = scores + bias.to(acc)
     chosen = torch.sort(biased, dim=-1, descending=True, stable=True).indices[:, :top_k]
     weights = scores.gather(1, chosen) * scale
-    dropped = bad = biased.isnan().any(-1)  # softmax makes NaN of a row with NaN or +inf, and of one all of -inf
+    dropped = bad = biased.isnan().any(-1)  # softmax gives NaN for a row with NaN or +inf, and for one all of -inf
     if num_valid is not None:
         padding = torch.arange(tokens, device=logits.device) >= num_valid
         weights = weights.masked_fill(padding[:, None], 0)

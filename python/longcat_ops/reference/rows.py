@@ -1,4 +1,4 @@
-"""What keeps the bits of a row from depending on its neighbours, so that decode and verify agree bit for bit."""
+"""Keeps the bits of a row independent of its neighbours, so that decode and verify agree bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PREFILL_MULTIPLE = 32
 
 
 def acc_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a sum over values of `dtype` runs in: float32, or float64 in an fp64 model."""
+    """The dtype of a sum over values of `dtype`: float32, or float64 in an fp64 model."""
     return torch.promote_types(dtype, torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""One set of calls per op, on shapes that force edges, for the tests that go through all ops."""
+"""One set of calls per op, on shapes that force edge cases, for the tests that go through all ops."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def stacked_weight(groups: int, n: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 def gate_up(groups: int, width: int, k: int) -> tuple[Tensor, Tensor]:
-    """Before interleaving: gate rows, then up rows, scale blocks restarting at the first up row."""
+    """The weight before interleaving: gate rows, then up rows, scale blocks restarting at the first up row."""
     halves = [stacked_weight(groups, width, k) for _ in range(2)]
     return tuple(torch.cat(parts, 1) for parts in zip(*halves, strict=True))
 
@@ -61,12 +61,12 @@ def route(tokens: int, experts: int = 6, zero: int = 3, top_k: int = 4) -> longc
 
 
 def plan_of(routing: longcat_ops.Routing) -> longcat_ops.Plan:
-    """For 6 experts, as `fused_moe` makes it."""
+    """The plan for 6 experts, as `fused_moe` makes it."""
     return longcat_ops.moe_plan(routing.ids, 6, routing.weights)
 
 
 def _offsets(groups: int, rows: int) -> Tensor:
-    """Unaligned, with an empty group and rows left over at the end."""
+    """Unaligned offsets, with an empty group and rows left over at the end."""
     inner = [rows * g // (groups + 1) for g in range(1, groups)]
     if groups > 2:
         inner[1] = inner[0]
@@ -147,7 +147,7 @@ def _plan(tokens: int, num_local: int, top_k: int = 4) -> Call:
 
 @_seeded
 def _weighted_plan(tokens: int, num_local: int) -> Call:
-    """Zero experts as id 0, weight 0; weights of -0 and NaN among the others."""
+    """A plan with zero experts as id 0, weight 0; weights of -0 and NaN among the others."""
     routing = route(tokens)
     weights = routing.weights.clone()
     weights[1:2, :2] = torch.tensor([-0.0, torch.nan])

@@ -1,4 +1,4 @@
-"""Arguments and results of ops as bytes, elsewhere, or without what an op leaves unset."""
+"""Helpers for arguments and results of ops: as bytes, on another device, or without rows that an op leaves unset."""
 
 from __future__ import annotations
 

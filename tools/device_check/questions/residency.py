@@ -1,4 +1,4 @@
-"""What kernels that share the device do to each other: blocks beside blocks, and what a launch sees of those ahead."""
+"""How kernels that share the device affect each other: blocks beside blocks, and what a launch sees of those ahead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ REPLAYS = 20
 
 def beside(machine: Machine, smem: int, n: int, k: int, groups: int, tokens: int) -> dict[str, Any]:
     """The small product on multiprocessors that each hold a block with `smem` bytes of shared memory: does it enter,
-    and are its bits those it has alone? With the carve-out the driver chooses for the neighbour, and with the largest.
+    and are its bits those it has alone? Asked with the carve-out that the driver chooses for the neighbour, and with
+    the largest.
     """
     p = smoke.problem(machine, n, k, groups, tokens)
     o = p.copies[0]
@@ -45,7 +46,7 @@ def beside(machine: Machine, smem: int, n: int, k: int, groups: int, tokens: int
 
 
 def _on_another_stream(machine: Machine, product: Any) -> tuple[list[torch.Tensor], bool]:
-    """Five results, and whether they were there while the neighbour stayed."""
+    """Five results, and whether they were complete while the neighbour stayed."""
     if not machine.real:
         return [product()], True
     stream, done = torch.cuda.Stream(), torch.cuda.Event()
@@ -59,7 +60,7 @@ def _on_another_stream(machine: Machine, product: Any) -> tuple[list[torch.Tenso
 
 
 def two_launches_back(machine: Machine, rounds: int) -> dict[str, Any]:
-    """Words that a kernel read before its wait and that were not what the one two launches back wrote."""
+    """Counts words that a kernel read before its wait and that are not what the launch two back wrote."""
     found = machine.probes.ask("two_back", rounds)
     assert found.get("wrong", 0) == 0, f"a launch does not see what was written two launches back: {found}"
     return found
@@ -90,9 +91,9 @@ class Chain:
 def entry_times(
     machine: Machine, tokens: int, ranks: int, carveout: int, hidden: int | None = None, width: int | None = None
 ) -> dict[str, Any]:
-    """When the blocks of the chain's kernels enter, and when they need no longer wait for the kernel ahead: us after
-    the first block of all, medians over replays of a graph; and the share of a kernel's blocks that were there before
-    the one ahead had ended."""
+    """When the blocks of the chain's kernels enter, and when their wait for the kernel ahead ends: us after the
+    first block of all, medians over replays of a graph. Also the share of a kernel's blocks that entered before the
+    one ahead had ended."""
     chain = Chain(machine, Share(tokens, ranks), hidden, width)
     with chain.run.recording(carveout) as records:
         replay = chain.run.replayed(chain)

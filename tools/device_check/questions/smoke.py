@@ -1,5 +1,5 @@
-"""Does every kernel compute what it should, at the model's sizes? Bits against the CPU kernels; products within their
-bound of a float32 product."""
+"""Does every kernel compute what it should, at the model's sizes? Kernels must have the bits of the CPU kernels,
+and products must be within their bound of a float32 product."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ Run = Callable[[], object]
 
 
 def product(machine: Machine, n: int, k: int, groups: int, tokens: int, peers: str = "") -> dict[str, Any]:
-    """A grouped product beside peers, by parts of their names with commas. Calls take turns on copies of the operands,
-    4 times L2 in all."""
+    """A grouped product beside peers. peers: parts of their names, separated by commas. Calls take turns on copies of
+    the operands, 4 times L2 in all."""
     name = f"{n}x{k}"
     moe_gemm_problem.SHAPES.setdefault(name, (n, k))
     cell = Cell(name, groups, tokens)
@@ -44,7 +44,7 @@ def product(machine: Machine, n: int, k: int, groups: int, tokens: int, peers: s
 
 
 def _prepared(peer: Peer, problem: moe_gemm_problem.Problem, machine: Machine) -> list[Run] | str:
-    """The calls, whose first gives the right values; or why there are none."""
+    """The calls, after a check of the first one's values; or why there are none."""
     if (machine.real or peer is not OURS) and (reason := peer.available()):
         return reason
     try:
@@ -76,8 +76,8 @@ def chain(
 
 
 def layer(machine: Machine, hidden: int, width: int, experts: int, top_k: int, tokens: int) -> dict[str, Any]:
-    """Routing and experts of a whole layer on one device: route, plan, permute, gate_up, down, combine. Every expert
-    has as many rows: token t takes the experts t, t + 1, ... in rounds."""
+    """Routing and experts of a whole layer on one device: route, plan, permute, gate_up, down, combine. All experts
+    have the same number of rows: token t takes the experts t, t + 1, ... in rounds."""
     g = torch.Generator(machine.device).manual_seed(0)
 
     def weight(n: int, k: int) -> tuple[Tensor, Tensor]:

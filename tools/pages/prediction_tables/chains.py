@@ -27,7 +27,7 @@ def chain() -> str:
 
 
 def ratio(one: Band, other: Band) -> str:
-    """With the same constants in both: of the kind set, of the unkind one; the smaller first."""
+    """The ratio with the kind constants in both, and with the unkind ones; the smaller first."""
     low, high = sorted((one.low / other.low, one.high / other.high))
     return f"{low:.2f} .. {high:.2f}"
 

@@ -14,5 +14,5 @@ def table(heading: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def with_bound(band: Band) -> str:
-    """us; in brackets what binds, if it is not memory alone."""
+    """us, with the limit in brackets unless it is memory alone."""
     return f"{band}{short_bound(band.bound)}"

@@ -7,7 +7,7 @@ from longcat_ops.perf.published import published
 
 from .markdown import table
 
-UNITS = {  # of a figure: its heading and what it is divided by
+UNITS = {  # figure -> its heading and its divisor
     "memory": ("memory, TB/s", 1e12),
     "copied": ("copy, TB/s", 1e12),
     "fp8": ("FP8, TFLOPS", 1e12),

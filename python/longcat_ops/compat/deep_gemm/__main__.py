@@ -27,7 +27,7 @@ Left out: test_sanitizer.py and test_lazy_init.py, which call no op of their own
 
 @dataclass(frozen=True)
 class Result:
-    """verdict: passes, refused or FAILS. diff: in units of the limit, where a form computes. why: where none passed."""
+    """verdict: passes, refused or FAILS. diff: in units of the limit, if the form computes. why: if it did not pass."""
 
     form: Form
     verdict: str

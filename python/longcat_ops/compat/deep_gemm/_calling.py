@@ -21,7 +21,7 @@ _DIMS = frozenset("mnk")
 
 
 def call(function: Callable[..., Any], names: dict[str, str], *args: Any, **kwargs: Any) -> Any:
-    """function(*args, **kwargs), whose errors use the caller's names. names: from the op's words to those."""
+    """Calls function(*args, **kwargs); its errors use the caller's names. names: the op's name -> the caller's."""
     try:
         return function(*args, **kwargs)
     except LongcatError as error:
@@ -31,7 +31,7 @@ def call(function: Callable[..., Any], names: dict[str, str], *args: Any, **kwar
 
 
 def operands(op: str, a: Any, b: Any) -> tuple[Fp8Pair, Fp8Pair]:
-    """The pairs a and b. Raises LongcatShapeError for what is no pair, LongcatUnsupportedError for packed FP4."""
+    """The pairs a and b. Raises LongcatShapeError if one is no pair, LongcatUnsupportedError for packed FP4."""
     pairs = pair(op, "a", a), pair(op, "b", b)
     for name, (values, _) in zip("ab", pairs, strict=True):
         dtype = getattr(values, "dtype", None)

@@ -13,7 +13,7 @@ from . import _runs
 
 @dataclass(frozen=True)
 class Form:
-    """One call form of a file of DeepGEMM's tests. theirs, here: the sizes there and in `run`, which is one of _runs.
+    """One call form in a file of DeepGEMM's tests. theirs, here: the sizes there, and in `run`, a function of _runs.
     refused: whether it must raise LongcatUnsupportedError."""
 
     file: str

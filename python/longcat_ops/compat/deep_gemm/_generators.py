@@ -1,6 +1,6 @@
 """Operands in the layouts that DeepGEMM's tests use, on a CPU, each with its product in float64.
 
-What no product may read is NaN, what none may write holds a mark, and of several groups one has no row.
+Elements that no product may read are NaN, those that none may write hold a mark. Of several groups, one has no row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from . import testing, utils
 
 MARK = 7.0
 _NAN_CODE = 0x7F
-# calc_diff of a float32 sum that is rounded once to each dtype, with room; DeepGEMM asks for 1e-3, to unquantised sums.
+# Bounds on calc_diff, with room, for a float32 sum that is rounded once to each dtype. DeepGEMM asks for 1e-3, compared
+# with unquantised sums.
 LIMIT = {torch.bfloat16: 3e-6, torch.float16: 5e-8, torch.float32: 1e-11}
 
 
@@ -91,7 +92,7 @@ def aligned_starts(rows: Sequence[int]) -> tuple[list[int], int]:
 
 
 def zero_padding(problem: Grouped) -> None:
-    """Rows of no group become zeros, with scales that are numbers, as quantising zeros makes them."""
+    """Sets rows of no group to what quantising zeros gives: zeros, with scales that are numbers."""
     for span in gaps(problem.spans, len(problem.a[0])):
         problem.a[0].view(torch.uint8)[span] = 0
         problem.a[1][span] = 1.0
@@ -128,7 +129,7 @@ def by_columns(pair: Fp8Pair) -> Fp8Pair:
 
 
 def worst(d: Tensor, problem: Grouped) -> float:
-    """The largest difference of a group of d [M, N], in units of what its dtype allows."""
+    """The largest difference of any group of d [M, N], in units of what its dtype allows."""
     pairs = zip(problem.spans, problem.expected, strict=True)
     return max(difference(d[span], expected) for span, expected in pairs)
 

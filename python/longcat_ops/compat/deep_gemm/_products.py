@@ -44,7 +44,7 @@ def fp8_gemm_nt(
         a: (e4m3 [M, K], f32 [M, ceil(K / 128)]); M may be 0. b: (e4m3 [N, K], f32 [ceil(N / 128), ceil(K / 128)]).
         d: [M, N]. c: None.
         recipe: None or (1, 128, 128). recipe_a: None or (1, 128). recipe_b: None or (128, 128).
-        compiled_dims: letters of m, n and k; without effect, for nothing is compiled at run time.
+        compiled_dims: letters of m, n and k; without effect, because nothing is compiled at run time.
         disable_ue8m0_cast: a bool; without effect, for scales stay float32.
 
     Raises:
@@ -90,7 +90,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
         d: [M, N].
         grouped_layout: i32 [M], rows of one group adjacent, at any alignment; with use_psum_layout i32 [G], rising.
         recipe, recipe_a, recipe_b, compiled_dims, disable_ue8m0_cast: as in `fp8_gemm_nt`.
-        ensure_zero_padding: a bool; without effect, as on DeepGEMM's SM90: padding is as said above either way.
+        ensure_zero_padding: a bool; without effect, as on DeepGEMM's SM90: padding is as described above either way.
         expected_m_for_psum_layout: with use_psum_layout, typical rows of a group; chooses among kernels.
 
     Raises:

@@ -1,5 +1,5 @@
 """What the call forms run: each function makes a form's calls on small operands and returns the largest difference, in
-units of what is allowed. Below 1 is right. What must hold beside the values raises AssertionError where it does not.
+units of what is allowed (below 1 is right). It raises AssertionError where anything but a value is wrong.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def masked(groups: int, mean: int, *, column_major: bool = False) -> float:
 
 
 def masked_as_psum(groups: int, mean: int) -> float:
-    """The same problem, moved together: rows between two groups are NaN in a, those behind the last keep d's mark."""
+    """The same problem, its groups moved together: rows between them are NaN in a, those behind keep d's mark."""
     found = []
     for sizes in GROUPED:
         _set_alignment(int(mean * 1.2))
@@ -141,7 +141,7 @@ def layouts() -> float:
 
 
 def casts() -> float:
-    """Against the values before the cast, by DeepGEMM's limit."""
+    """Compares with the values before the cast, by DeepGEMM's limit."""
     x = torch.randn(136, 896, generator=torch.Generator().manual_seed(0)).bfloat16()
     found = []
     for rows, cast in ((1, per_token_cast_to_fp8), (128, per_block_cast_to_fp8)):

@@ -1,5 +1,5 @@
 """DeepGEMM's settings, one value per process. The alignment places groups of the psum layout. Every other setting is
-checked, kept and without effect here.
+checked and kept, and has no effect here.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def set_block_size_multiple_of(new_value: int | tuple[int, int]) -> None:
 
 
 def set_mk_alignment_for_contiguous_layout(new_value: int) -> None:
-    """Groups of the psum layout start at multiples of it. Products here need no alignment, so 1 is legal, and rows are
-    then compact. Raises LongcatShapeError below 1."""
+    """Groups of the psum layout start at multiples of this value. Products here need no alignment, so 1 is legal
+    and makes rows compact. Raises LongcatShapeError below 1."""
     op = "set_mk_alignment_for_contiguous_layout"
     _settings["alignment"] = integer(op, "new_value", new_value, 1)
 

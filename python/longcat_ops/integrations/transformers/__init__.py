@@ -23,7 +23,7 @@ from .names import NAME
 
 __all__ = ["NAME", "VERSIONS", "Fit", "disable", "enable", "enabled", "fit"]
 
-VERSIONS = ("5.23", "5.24")  # of transformers, whose insides differ from one release to the next
+VERSIONS = ("5.23", "5.24")  # of transformers, whose internals change between releases
 _EXPECTED = " or ".join(VERSIONS)
 
 
@@ -97,7 +97,7 @@ def _require() -> None:
         try:
             import transformers
 
-            found = fit() if transformers.__version__ != found.version else found  # of the module, not of its record
+            found = fit() if transformers.__version__ != found.version else found  # of the module, not its metadata
         except Exception as error:
             found = Fit(found.version, False, f"importing it raises {type(error).__name__}: {error}", found.fix)
     if not found.fits:

@@ -1,4 +1,4 @@
-"""Published config.json files as transformers reads them, and what its model would compute otherwise than they say."""
+"""Published config.json files as transformers reads them, and checks that its model computes what they say."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def completed(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(config: Any) -> None:
-    """Raises LongcatUnsupportedError for a transformers config that means another network, or sizes no op takes."""
+    """Raises LongcatUnsupportedError for a transformers config of another network, or of sizes that no op takes."""
     values = config.to_dict()
     for name, only in _COMPUTED.items():
         got = values.get(name)

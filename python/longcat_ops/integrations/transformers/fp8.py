@@ -95,7 +95,7 @@ def _classes() -> dict[str, type]:
     from transformers.quantizers.base import HfQuantizer
 
     class Fp8Experts(HfQuantizer):
-        """transformers' protocol for a quantised checkpoint: what to make room for, and how to fill it."""
+        """transformers' protocol for a quantised checkpoint: which tensors to allocate, and how to fill them."""
 
         requires_calibration = False
 
@@ -124,9 +124,9 @@ def _classes() -> dict[str, type]:
             return False
 
     class Widen(ConversionOps):
-        """Any other tensor in the dtype of its parameter, FP8 ones times their scales."""
+        """Converts any other tensor to the dtype of its parameter; FP8 ones are multiplied by their scales."""
 
-        hf_quantizer = True  # the mark by which transformers hands over tensors as they are stored
+        hf_quantizer = True  # tells transformers to pass tensors as they are stored
 
         def convert(self, input_dict: dict[str, Any], source_patterns: list[str], full_layer_name: str,
                     model: Any = None, **_: Any) -> dict[str, Tensor]:  # fmt: skip

@@ -1,7 +1,7 @@
 """The MoE layer of transformers' LongCat-Flash, on the ops of this library: `MoE`, and its parts `Router`, `Experts`.
 
 They extend the classes of transformers, which they import when they are first asked for. Parameters have the names and
-shapes that transformers knows, but for the zero experts, which have none.
+shapes that transformers expects, except that zero experts have none.
 """
 
 from __future__ import annotations

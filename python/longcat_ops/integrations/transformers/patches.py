@@ -1,7 +1,7 @@
 """What is replaced in transformers while the adapter is enabled, and how it is put back.
 
-Every replacement asks the config of the model at hand and passes on to what it replaced, unless that model is a
-LongCat-Flash whose experts_implementation is longcat_ops: other models, and other threads, see no difference.
+Every replacement looks at the config of the model it is called for. Unless that is a LongCat-Flash whose
+experts_implementation is longcat_ops, it calls what it replaced: other models, and other threads, see no difference.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .names import NAME, is_ours
 _ABSENT = object()
 _lock = threading.RLock()
 _holds: list[Hold] = []
-_kept: list[Hold] = []  # that of `keep`, at most one; also in _holds
+_kept: list[Hold] = []  # the hold of `keep`, at most one; also in _holds
 _undo: list[Callable[[], None]] = []
 
 
@@ -78,7 +78,7 @@ def _replace(owner: Any, name: str, new: Any) -> None:
 
     def undo() -> None:
         if space.get(name) is not new:
-            return  # someone replaced it in turn, and passes on to ours, which then passes on
+            return  # someone replaced ours in turn: theirs calls ours, which then calls the original
         if isinstance(owner, MutableMapping):
             owner.pop(name) if old is _ABSENT else owner.update({name: old})
         elif old is _ABSENT:
@@ -119,7 +119,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
 
 
 def _other_model(self: Any, *_: Any, **__: Any) -> None:
-    """Stands under the name in transformers' table of experts implementations, which serves every model."""
+    """The entry in transformers' table of experts implementations, which serves every model."""
     got = f"{NAME!r} for {type(self).__name__}"
     raise LongcatUnsupportedError(message("forward", "experts_implementation", got, "a LongCat-Flash model"))
 
@@ -164,7 +164,7 @@ def _switching(stock: Callable[..., None]) -> Callable[..., None]:
 
 
 def _loading(base: type) -> Any:
-    """A model for inference, with all its experts: what transformers would draw at random is refused."""
+    """Loads a model for inference. Refuses missing experts, which transformers would draw at random."""
 
     @functools.wraps(base.from_pretrained.__func__)  # type: ignore[attr-defined]
     def from_pretrained(cls: type, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ FP8_SUFFIX = "_scale_inv"
 
 
 def at_least(number: int) -> list[str]:
-    """Regular expressions without groups that match, one of them, the decimal digits of each integer >= number."""
+    """Regular expressions without groups; one of them matches the decimal digits of each integer >= number."""
     digits = str(number)
     found = [digits, rf"\d{{{len(digits) + 1},}}"]
     for i, digit in enumerate(digits):
@@ -18,7 +18,7 @@ def at_least(number: int) -> list[str]:
 
 
 def routed_only(stock: list[Any], model: Any) -> list[Any]:
-    """The conversions of transformers with those of experts replaced: they take FFN experts alone, 0 .. N - 1.
+    """transformers' conversions, with those of experts replaced by ones that take only FFN experts, 0 .. N - 1.
 
     transformers itself writes gate and up of ids N .. N + Z - 1, without values; the model passes over them.
     """
