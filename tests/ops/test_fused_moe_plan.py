@@ -66,12 +66,12 @@ def test_the_watch_notices_a_host_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "experts", "hint"), [(5, 6, 5), (5, 16, 5), (5, 17, None), (200, 512, None), (1, 1, 1)]
+    ("tokens", "experts", "hint"), [(5, 6, 5), (5, 160, 3), (64, 512, 5), (200, 512, 10), (4096, 32, 648), (1, 1, 1)]
 )
 def test_both_products_know_that_the_counts_are_ready_and_how_many_rows_there_can_be(
-    tokens: int, experts: int, hint: int | None
+    tokens: int, experts: int, hint: int
 ) -> None:
-    """A group has at most T rows; of more than four groups per choice, the kernels' own estimate is below that."""
+    """ceil(m + 6 sqrt(m)) for m = 4 T / G rows on average, and never more than T."""
     ids = torch.full((tokens, 4), -1, dtype=torch.int32)
     x, q, s = torch.zeros(tokens, 8), torch.zeros(experts, 16, 8), torch.zeros(experts, 2, 1)
     routing = Routing(ids, torch.zeros(tokens, 4), torch.zeros(tokens), *[torch.zeros(1)] * 3)

@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "pairs": products.pairs,
         "few experts": products.few_experts,
         "SwiGLU": products.swiglu,
+        "SwiGLU forms": products.swiglu_forms,
         "products": products.all_products,
     },
     "docs/performance_model.md": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def _fp8_rows(x: Tensor, w_gate_up: Fp8Pair, w_down: Fp8Pair, plan: Plan) -> Ten
     and each block of the latter waits for what is ahead of it before it lets the next kernel start. The second product
     starts after the first has started (docs/fused_moe.md).
     """
-    hint = _most_rows(x.shape[0], len(plan.src_of), len(w_down[0]))
+    hint = _most_rows(x.shape[0], plan.row_of.shape[1], len(w_down[0]))
     permuted = moe_permute_quant(x, plan)
     hidden = m_grouped_fp8_swiglu_gemm_nt_offset(permuted, w_gate_up, plan.offsets, max_m_hint=hint, counts_ready=True)
     y = x.new_empty((len(plan.src_of), x.shape[1]))
@@ -49,8 +51,10 @@ def _round_trip_fp8(x: Tensor) -> Tensor:
     return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
 
 
-def _most_rows(tokens: int, rows: int, experts: int) -> int | None:
-    """The most rows that an expert can have: one per token. None where the kernels' own estimate, four times the mean,
-    is below that: with more than four experts for each choice.
+def _most_rows(tokens: int, choices: int, experts: int) -> int:
+    """Rows that the largest expert is expected to have, from shapes alone: the mean m of an even spread, and six times
+    its deviation in a Poisson process. Choices of zero experts are counted, too, which makes m up to 1.5 times too
+    large. No expert has more rows than there are tokens.
     """
-    return tokens if 4 * rows >= tokens * experts else None
+    mean = tokens * choices / experts
+    return max(1, min(tokens, math.ceil(mean + 6 * math.sqrt(mean))))

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _library, ops
 from ..errors import LongcatUnsupportedError
-from ..perf import dispatch
+from ..perf import dispatch, swiglu
 from ..perf.devices import DEVICES
 from ..perf.model import Band, Counts, floor, predict
 from ..perf.products import from_native
@@ -101,7 +101,8 @@ class Explanation:
     assumes: what the counts assume where they depend on data. floors: times that no device can beat. predictions: bands
     for our kernels (with the chosen tile, if there is one), even where the reference would run. candidates: the tiles
     that the kernel of an FP8 matrix product chooses from.
-    launches: of the CUDA backend, in order; empty where the launcher does not tell.
+    launches: of the CUDA backend, in order; empty where the launcher does not tell. forms: device -> both forms of
+    gate_up with SwiGLU, in one kernel and apart; of that op alone.
     """
 
     op: str
@@ -115,6 +116,7 @@ class Explanation:
     predictions: tuple[Prediction, ...]
     candidates: tuple[Candidate, ...]
     launches: tuple[Launch, ...]
+    forms: dict[str, swiglu.Forms]
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.arguments) + 2
@@ -129,6 +131,7 @@ class Explanation:
         ]
         lines += [f"  floor on {f.device}: {f.microseconds:.2f} us, bound by {f.bound}" for f in self.floors]
         lines += [f"  predicted, not measured: {p}" for p in self.predictions]
+        lines += [f"  on {device}, predicted: {both}" for device, both in self.forms.items()]
         lines += [f"  {candidate}" for candidate in self.candidates]
         return "\n".join(lines)
 
@@ -181,7 +184,16 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         predictions=_predictions(op, moved, flops, len(found["launches"]), len(capture.arguments[0]), candidates),
         candidates=candidates,
         launches=tuple(Launch(*launch) for launch in found["launches"]),
+        forms=_forms(op, dict(zip(names, capture.arguments, strict=True))),
     )
+
+
+def _forms(op: str, arguments: dict[str, Any]) -> dict[str, swiglu.Forms]:
+    if op != "m_grouped_fp8_swiglu_gemm_nt_offset" or not len(arguments["a"]) or not len(arguments["gate_up"]):
+        return {}
+    (rows, k), (groups, n, _) = arguments["a"].shape, arguments["gate_up"].shape
+    hint = arguments["max_m_hint"]
+    return {name: swiglu.forms(groups, rows, n, k, DEVICES[name], max_rows=hint) for name in EXPLAINED}
 
 
 def _backend(op: str, kernels: Collection[str], kernel: str) -> str:

@@ -1,5 +1,6 @@
 """The one performance model: what devices can do (`devices`), how counts become time (`model`), and the counts of
-products (`products`), of routing and dispatch (`dispatch`), of the expert chain (`chain`) and of a layer (`layer`).
+products (`products`), of routing and dispatch (`dispatch`), of gate_up with SwiGLU in two forms (`swiglu`), of the
+expert chain (`chain`) and of a layer (`layer`).
 
 Every prediction is a band, from a set of constants that is kind to the kernels to one that is not. Nothing here needs
 torch but the counts of our products, which come from C++.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from math import ceil, sqrt
 
 from . import dispatch, products
 from .devices import Device
@@ -123,14 +124,15 @@ class Share:
         found = chosen(max(1, round(self.active)), self.rows, shape, self._hint(), swiglu, sms)
         return replace(found, bytes=self.active * weight_bytes(*shape) + activations)
 
-    def _hint(self) -> int | None:
+    def _hint(self) -> int:
         """The hint that `fused_moe` gives (docs/fused_moe.md)."""
         tokens = max(1, round(self.received))
-        return tokens if 4 * tokens * min(dispatch.CHOICES, self.groups) >= tokens * self.groups else None
+        mean = tokens * dispatch.CHOICES / self.groups
+        return max(1, min(tokens, ceil(mean + 6 * sqrt(mean))))
 
 
 @cache
-def chosen(groups: int, rows: int, shape: tuple[int, int], hint: int | None, swiglu: bool, sms: int) -> Counts:
+def chosen(groups: int, rows: int, shape: tuple[int, int], hint: int, swiglu: bool, sms: int) -> Counts:
     """`products.product`, cached."""
     return products.product(groups, rows, *shape, max_rows=hint, swiglu=swiglu, sms=sms)
 

@@ -7,6 +7,7 @@ from functools import cache
 import tables
 from longcat_ops.perf import DEVICES, predict
 from longcat_ops.perf.products import product, tiles
+from longcat_ops.perf.swiglu import forms
 from products import bench_moe_gemm
 
 from .markdown import table, with_bound
@@ -74,3 +75,14 @@ def swiglu() -> str:
         for groups in (1, 4, 16, 64)
     ]  # fmt: skip
     return table(("gate_up with SwiGLU", "G", *(f"m = {m}" for m in TOKENS)), rows)
+
+
+def swiglu_forms() -> str:
+    """Both forms of gate_up with SwiGLU, and which is faster."""
+    tokens = (64, 128, 160, 256, 512)
+    rows = []
+    for device in PREDICTED:
+        for groups in (1, 4, 16, 64):
+            both = [forms(groups, groups * m, *GATE_UP, device, max_rows=m) for m in tokens]
+            rows.append((device.name, groups, *(f"{b.fused} / {b.apart}: {b.faster or 'either'}" for b in both)))
+    return table(("fused / apart", "G", *(f"m = {m}" for m in tokens)), rows)
