@@ -4,44 +4,31 @@
 
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <atomic>
 
+#include "bindings/call.h"
 #include "bindings/kernel_library.h"
-#include "bindings/tensor_args.h"
 #include "check/error.h"
 #include "longcat_ops.h"
 
 namespace longcat_ops::bindings {
 
-inline lc_matrix device_matrix(const Tensor& tensor, const TensorDesc& desc) {
-  return {const_cast<void*>(tensor.const_data_ptr()),
-          static_cast<int32_t>(desc.dtype),
-          desc.sizes[0],
-          desc.sizes[1],
-          desc.strides[0],
-          desc.strides[1]};
+// A tensor [rows, columns] or a stack of them; one without memory where an optional one is absent.
+inline lc_matrix device_matrix(const Call& a, std::string_view name) {
+  const TensorDesc* desc = a.optional_tensor(name);
+  if (!desc) return {};
+  return {a.address(name), static_cast<int32_t>(desc->dtype), desc->sizes[0], desc->sizes[1], desc->strides[0],
+          desc->strides[1]};
 }
 
-inline lc_stack device_stack(const Tensor& tensor, const TensorDesc& desc) {
-  return {{const_cast<void*>(tensor.const_data_ptr()), static_cast<int32_t>(desc.dtype), desc.sizes[1], desc.sizes[2],
-           desc.strides[1], desc.strides[2]},
-          desc.sizes[0],
-          desc.strides[0]};
-}
-
-// Of outputs: a tensor that shares its memory until it is written (copy on write) gets memory of its own.
-inline lc_matrix device_output(const Tensor& tensor, const TensorDesc& desc) {
-  lc_matrix matrix = device_matrix(tensor, desc);
-  matrix.data = tensor.mutable_data_ptr();
-  return matrix;
-}
-
-inline lc_stack device_output_stack(const Tensor& tensor, const TensorDesc& desc) {
-  lc_stack stack = device_stack(tensor, desc);
-  stack.matrix.data = tensor.mutable_data_ptr();
-  return stack;
+inline lc_stack device_stack(const Call& a, std::string_view name) {
+  const TensorDesc* desc = a.optional_tensor(name);
+  if (!desc) return {};
+  return {{a.address(name), static_cast<int32_t>(desc->dtype), desc->sizes[1], desc->sizes[2], desc->strides[1],
+           desc->strides[2]},
+          desc->sizes[0],
+          desc->strides[0]};
 }
 
 static_assert(static_cast<int>(DType::kFloat32) == LC_F32 && static_cast<int>(DType::kFloat16) == LC_F16 &&
@@ -83,6 +70,11 @@ void launch_on(const TensorDesc& tensor, int (*KernelLibrary::*function)(const A
   require_supported(tensor.device_index, kernels);
   const torch::stable::accelerator::DeviceGuard guard(tensor.device_index);
   run(current_stream(tensor.device_index));
+}
+
+template <OpName kOp, void (*kKernel)(const Call&)>
+void add_device_kernel(torch::stable::detail::StableLibrary& library) {
+  add_kernel<kOp, kKernel, arguments_are_checked>(library);
 }
 
 }  // namespace longcat_ops::bindings

@@ -1,30 +1,32 @@
 #include "cpu/gemm.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "bindings/call.h"
 #include "bindings/parallel.h"
-#include "bindings/tensor_args.h"
-#include "check/gemm_check.h"
-#include "check/tensor_checks.h"
+#include "common/constants.h"
 #include "common/numeric.h"
 
 namespace longcat_ops::bindings {
 namespace {
 
-// The matrix at `index` of a stack [G, rows, columns].
-cpu::Matrix slice(const void* data, const TensorDesc& desc, int64_t index) {
-  auto* start = static_cast<char*>(const_cast<void*>(data)) + index * desc.strides[0] * element_size(desc.dtype);
-  return {start, desc.strides[1], desc.strides[2]};
-}
+// Matrices [G, rows, columns].
+class Stack {
+ public:
+  Stack(const Call& a, const char* name) : desc_(a.tensor(name)), start_(static_cast<char*>(a.address(name))) {}
+  cpu::Matrix operator[](int64_t g) const {
+    return {start_ + g * desc_.strides[0] * element_size(desc_.dtype), desc_.strides[1], desc_.strides[2]};
+  }
 
-cpu::Fp8Weight slice_weight(const Tensor& b, const TensorDesc& b_desc, const Tensor& sb, const TensorDesc& sb_desc,
-                            int64_t group) {
-  const cpu::Matrix values = slice(b.const_data_ptr(), b_desc, group);
-  return {static_cast<const uint8_t*>(values.data), values.row_stride, slice(sb.const_data_ptr(), sb_desc, group)};
+ private:
+  const TensorDesc& desc_;
+  char* start_;
+};
+
+cpu::Fp8Weight fp8_weight(const cpu::Matrix& values, const cpu::Matrix& scales) {
+  return {static_cast<const uint8_t*>(values.data), values.row_stride, scales};
 }
 
 // Runs function(g, begin, end) over tiles [begin, end) of each group g that has rows, spread over the threads.
@@ -45,84 +47,81 @@ void over_group_tiles(const std::vector<int64_t>& rows, int64_t tiles, int64_t w
                 });
 }
 
-// Bounds of each group's rows, cut to 0 .. rows.
+// Each group's rows of the matrix `a`, by offsets[G + 1], cut to those there are.
 struct Bounds {
   std::vector<int64_t> start, count;
 
-  Bounds(const Tensor& offsets, int64_t groups, int64_t rows) : start(groups), count(groups) {
-    const auto* at = static_cast<const int32_t*>(offsets.const_data_ptr());
-    const auto cut = [&](int32_t value) { return std::clamp<int64_t>(value, 0, rows); };
-    for (int64_t g = 0; g < groups; ++g)
-      start[g] = cut(at[g]), count[g] = std::max<int64_t>(cut(at[g + 1]) - start[g], 0);
+  Bounds(const Call& a, const char* weight) : start(a.tensor(weight).sizes[0]), count(start.size()) {
+    const auto* offsets = a.data<int32_t>("offsets");
+    const auto cut = [rows = a.tensor("a").sizes[0]](int32_t value) { return std::clamp<int64_t>(value, 0, rows); };
+    for (size_t g = 0; g < count.size(); ++g)
+      start[g] = cut(offsets[g]), count[g] = std::max<int64_t>(cut(offsets[g + 1]) - start[g], 0);
   }
 };
 
-void fp8_gemm_nt_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb, int64_t split_k,
-                     const Tensor& out) {
-  const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
-                   sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
-  check_fp8_gemm_nt({a_desc, sa_desc}, {b_desc, sb_desc}, split_k, &out_desc);
+void fp8_gemm_nt_cpu(const Call& a) {
+  const TensorDesc &x = a.tensor("a"), &w = a.tensor("b");
   const cpu::Fp8GemmParams params{
-      .a = matrix_view(a.const_data_ptr(), a_desc),
-      .sa = matrix_view(sa.const_data_ptr(), sa_desc),
-      .b = {static_cast<const uint8_t*>(b.const_data_ptr()), b_desc.strides[0],
-            matrix_view(sb.const_data_ptr(), sb_desc)},
-      .out = matrix_view(out.mutable_data_ptr(), out_desc),
-      .out_dtype = out_desc.dtype,
+      .a = a.matrix("a"),
+      .sa = a.matrix("sa"),
+      .b = fp8_weight(a.matrix("b"), a.matrix("sb")),
+      .out = a.matrix("out"),
+      .out_dtype = a.tensor("out").dtype,
       .row_begin = 0,
-      .row_end = a_desc.sizes[0],
-      .n = b_desc.sizes[0],
-      .k = b_desc.sizes[1],
+      .row_end = x.sizes[0],
+      .n = w.sizes[0],
+      .k = w.sizes[1],
   };
   parallel_over(ceil_div(params.n, cpu::kGemmTile), cpu::kGemmTile * params.k * params.row_end,
                 [&](int64_t begin, int64_t end) { cpu::fp8_gemm_nt(params, begin, end); });
 }
 
-void m_grouped_fp8_gemm_nt_offset_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
-                                      const Tensor& offsets, std::optional<int64_t> max_m_hint, bool, int64_t split_k,
-                                      const Tensor& out) {
-  const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
-                   sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
-  check_m_grouped_fp8_gemm_nt_offset({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(offsets), max_m_hint,
-                                     split_k, &out_desc);
-  const Bounds bounds(offsets, b_desc.sizes[0], a_desc.sizes[0]);
-  const int64_t n = b_desc.sizes[1], k = b_desc.sizes[2];
-  over_group_tiles(bounds.count, ceil_div(n, cpu::kGemmTile), cpu::kGemmTile * k,
+// A product whose groups are runs of rows of one matrix: all of it but the weight and the rows of a run.
+cpu::Fp8GemmParams runs_product(const Call& a) {
+  const TensorDesc& w = a.tensor("b");
+  return {
+      .a = a.matrix("a"),
+      .sa = a.matrix("sa"),
+      .b = {},
+      .out = a.matrix("out"),
+      .out_dtype = a.tensor("out").dtype,
+      .row_begin = 0,
+      .row_end = 0,
+      .n = w.sizes[1],
+      .k = w.sizes[2],
+  };
+}
+
+void m_grouped_fp8_gemm_nt_offset_cpu(const Call& a) {
+  const Bounds bounds(a, "b");
+  const Stack b(a, "b"), sb(a, "sb");
+  const cpu::Fp8GemmParams product = runs_product(a);
+  over_group_tiles(bounds.count, ceil_div(product.n, cpu::kGemmTile), cpu::kGemmTile * product.k,
                    [&](int64_t g, int64_t begin, int64_t end) {
-                     cpu::fp8_gemm_nt(
-                         {
-                             .a = matrix_view(a.const_data_ptr(), a_desc),
-                             .sa = matrix_view(sa.const_data_ptr(), sa_desc),
-                             .b = slice_weight(b, b_desc, sb, sb_desc, g),
-                             .out = matrix_view(out.mutable_data_ptr(), out_desc),
-                             .out_dtype = out_desc.dtype,
-                             .row_begin = bounds.start[g],
-                             .row_end = bounds.start[g] + bounds.count[g],
-                             .n = n,
-                             .k = k,
-                         },
-                         begin, end);
+                     cpu::Fp8GemmParams one = product;
+                     one.b = fp8_weight(b[g], sb[g]);
+                     one.row_begin = bounds.start[g];
+                     one.row_end = bounds.start[g] + bounds.count[g];
+                     cpu::fp8_gemm_nt(one, begin, end);
                    });
 }
 
-void m_grouped_fp8_gemm_nt_masked_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
-                                      const Tensor& masked_m, int64_t expected_m, const Tensor& out) {
-  const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
-                   sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
-  check_m_grouped_fp8_gemm_nt_masked({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(masked_m), expected_m,
-                                     &out_desc);
-  const auto* valid = static_cast<const int32_t*>(masked_m.const_data_ptr());
-  std::vector<int64_t> rows(a_desc.sizes[0]);
-  for (size_t g = 0; g < rows.size(); ++g) rows[g] = std::clamp<int64_t>(valid[g], 0, a_desc.sizes[1]);
-  const int64_t n = b_desc.sizes[1], k = b_desc.sizes[2];
+void m_grouped_fp8_gemm_nt_masked_cpu(const Call& a) {
+  const TensorDesc &x = a.tensor("a"), &w = a.tensor("b");
+  const auto* valid = a.data<int32_t>("masked_m");
+  std::vector<int64_t> rows(x.sizes[0]);
+  for (size_t g = 0; g < rows.size(); ++g) rows[g] = std::clamp<int64_t>(valid[g], 0, x.sizes[1]);
+  const Stack activations(a, "a"), sa(a, "sa"), b(a, "b"), sb(a, "sb"), out(a, "out");
+  const DType out_dtype = a.tensor("out").dtype;
+  const int64_t n = w.sizes[1], k = w.sizes[2];
   over_group_tiles(rows, ceil_div(n, cpu::kGemmTile), cpu::kGemmTile * k, [&](int64_t g, int64_t begin, int64_t end) {
     cpu::fp8_gemm_nt(
         {
-            .a = slice(a.const_data_ptr(), a_desc, g),
-            .sa = slice(sa.const_data_ptr(), sa_desc, g),
-            .b = slice_weight(b, b_desc, sb, sb_desc, g),
-            .out = slice(out.mutable_data_ptr(), out_desc, g),
-            .out_dtype = out_desc.dtype,
+            .a = activations[g],
+            .sa = sa[g],
+            .b = fp8_weight(b[g], sb[g]),
+            .out = out[g],
+            .out_dtype = out_dtype,
             .row_begin = 0,
             .row_end = rows[g],
             .n = n,
@@ -132,49 +131,38 @@ void m_grouped_fp8_gemm_nt_masked_cpu(const Tensor& a, const Tensor& sa, const T
   });
 }
 
-void m_grouped_fp8_gemm_nt_contiguous_cpu(const Tensor& a, const Tensor& sa, const Tensor& b, const Tensor& sb,
-                                          const Tensor& m_indices, const Tensor& out) {
-  const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), b_desc = describe_tensor(b),
-                   sb_desc = describe_tensor(sb), out_desc = describe_tensor(out);
-  check_m_grouped_fp8_gemm_nt_contiguous({a_desc, sa_desc}, {b_desc, sb_desc}, describe_tensor(m_indices), &out_desc);
-  const auto* group = static_cast<const int32_t*>(m_indices.const_data_ptr());
+void m_grouped_fp8_gemm_nt_contiguous_cpu(const Call& a) {
+  const TensorDesc &x = a.tensor("a"), &w = a.tensor("b");
+  const auto* group = a.data<int32_t>("m_indices");
   struct Run {
     int64_t group, begin, end;
   };
   std::vector<Run> runs;  // of adjacent rows of one group
-  for (int64_t i = 0; i < a_desc.sizes[0]; ++i) {
-    if (group[i] < 0 || group[i] >= b_desc.sizes[0]) continue;
+  for (int64_t i = 0; i < x.sizes[0]; ++i) {
+    if (group[i] < 0 || group[i] >= w.sizes[0]) continue;
     if (runs.empty() || runs.back().group != group[i] || runs.back().end != i) runs.push_back({group[i], i, i});
     runs.back().end = i + 1;
   }
   std::vector<int64_t> rows;
   for (const Run& run : runs) rows.push_back(run.end - run.begin);
-  const int64_t n = b_desc.sizes[1], k = b_desc.sizes[2];
-  over_group_tiles(rows, ceil_div(n, cpu::kGemmTile), cpu::kGemmTile * k, [&](int64_t r, int64_t begin, int64_t end) {
-    cpu::fp8_gemm_nt(
-        {
-            .a = matrix_view(a.const_data_ptr(), a_desc),
-            .sa = matrix_view(sa.const_data_ptr(), sa_desc),
-            .b = slice_weight(b, b_desc, sb, sb_desc, runs[r].group),
-            .out = matrix_view(out.mutable_data_ptr(), out_desc),
-            .out_dtype = out_desc.dtype,
-            .row_begin = runs[r].begin,
-            .row_end = runs[r].end,
-            .n = n,
-            .k = k,
-        },
-        begin, end);
-  });
+  const Stack b(a, "b"), sb(a, "sb");
+  const cpu::Fp8GemmParams product = runs_product(a);
+  over_group_tiles(rows, ceil_div(product.n, cpu::kGemmTile), cpu::kGemmTile * product.k,
+                   [&](int64_t r, int64_t begin, int64_t end) {
+                     cpu::Fp8GemmParams one = product;
+                     one.b = fp8_weight(b[runs[r].group], sb[runs[r].group]);
+                     one.row_begin = runs[r].begin;
+                     one.row_end = runs[r].end;
+                     cpu::fp8_gemm_nt(one, begin, end);
+                   });
 }
 
-void interleave_gate_up_cpu(const Tensor& w, const Tensor& s, const Tensor& w_out, const Tensor& s_out) {
-  const TensorDesc w_desc = describe_tensor(w), s_desc = describe_tensor(s), w_out_desc = describe_tensor(w_out),
-                   s_out_desc = describe_tensor(s_out);
-  check_interleave_gate_up({w_desc, s_desc}, &w_out_desc, &s_out_desc);
-  const int64_t groups = w_desc.sizes[0], rows = w_desc.sizes[1] / 2, k = w_desc.sizes[2];
-  const int64_t blocks = s_desc.sizes[1] / 2, scale_columns = s_desc.sizes[2];
-  const auto* from = static_cast<const uint8_t*>(w.const_data_ptr());
-  auto* to = static_cast<uint8_t*>(w_out.mutable_data_ptr());
+void interleave_gate_up_cpu(const Call& a) {
+  const TensorDesc &w = a.tensor("w"), &s = a.tensor("s");
+  const int64_t groups = w.sizes[0], rows = w.sizes[1] / 2, k = w.sizes[2];
+  const int64_t blocks = s.sizes[1] / 2, scale_columns = s.sizes[2];
+  const auto* from = a.data<uint8_t>("w");
+  auto* to = a.output<uint8_t>("w_out");
   constexpr int64_t kRows = 8;  // of gate, then of up
   parallel_over(groups * rows / kRows, 2 * kRows * k, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -184,9 +172,10 @@ void interleave_gate_up_cpu(const Tensor& w, const Tensor& s, const Tensor& w_ou
                     kRows * k);
     }
   });
-  auto* scale_out = static_cast<float*>(s_out.mutable_data_ptr());
+  auto* scale_out = a.output<float>("s_out");
+  const Stack stacked_scales(a, "s");
   for (int64_t g = 0; g < groups; ++g) {
-    const cpu::Matrix scales = slice(s.const_data_ptr(), s_desc, g);
+    const cpu::Matrix scales = stacked_scales[g];
     for (int64_t b = 0; b < 2 * blocks; ++b) {
       const float* row = static_cast<const float*>(scales.data) + (b % 2 * blocks + b / 2) * scales.row_stride;
       for (int64_t j = 0; j < scale_columns; ++j) *scale_out++ = row[j * scales.column_stride];
@@ -194,31 +183,28 @@ void interleave_gate_up_cpu(const Tensor& w, const Tensor& s, const Tensor& w_ou
   }
 }
 
-void m_grouped_fp8_swiglu_gemm_nt_offset_cpu(const Tensor& a, const Tensor& sa, const Tensor& gate_up,
-                                             const Tensor& s_gate_up, const Tensor& offsets,
-                                             std::optional<int64_t> max_m_hint, bool, const Tensor& h,
-                                             const Tensor& sh) {
-  const TensorDesc a_desc = describe_tensor(a), sa_desc = describe_tensor(sa), w_desc = describe_tensor(gate_up),
-                   sw_desc = describe_tensor(s_gate_up), h_desc = describe_tensor(h), sh_desc = describe_tensor(sh);
-  check_m_grouped_fp8_swiglu_gemm_nt_offset({a_desc, sa_desc}, {w_desc, sw_desc}, describe_tensor(offsets), max_m_hint,
-                                            &h_desc, &sh_desc);
-  const Bounds bounds(offsets, w_desc.sizes[0], a_desc.sizes[0]);
-  const int64_t width = w_desc.sizes[1] / 2, k = w_desc.sizes[2];
-  over_group_tiles(bounds.count, ceil_div(width, kQuantBlock), 2 * kQuantBlock * k,
+void m_grouped_fp8_swiglu_gemm_nt_offset_cpu(const Call& a) {
+  const TensorDesc& w = a.tensor("gate_up");
+  const Bounds bounds(a, "gate_up");
+  const Stack gate_up(a, "gate_up"), s_gate_up(a, "s_gate_up");
+  const cpu::Fp8SwigluParams product{
+      .a = a.matrix("a"),
+      .sa = a.matrix("sa"),
+      .gate_up = {},
+      .h = a.matrix("h"),
+      .sh = a.matrix("sh"),
+      .row_begin = 0,
+      .row_end = 0,
+      .width = w.sizes[1] / 2,
+      .k = w.sizes[2],
+  };
+  over_group_tiles(bounds.count, ceil_div(product.width, kQuantBlock), 2 * kQuantBlock * product.k,
                    [&](int64_t g, int64_t begin, int64_t end) {
-                     cpu::fp8_swiglu_gemm_nt(
-                         {
-                             .a = matrix_view(a.const_data_ptr(), a_desc),
-                             .sa = matrix_view(sa.const_data_ptr(), sa_desc),
-                             .gate_up = slice_weight(gate_up, w_desc, s_gate_up, sw_desc, g),
-                             .h = matrix_view(h.mutable_data_ptr(), h_desc),
-                             .sh = matrix_view(sh.mutable_data_ptr(), sh_desc),
-                             .row_begin = bounds.start[g],
-                             .row_end = bounds.start[g] + bounds.count[g],
-                             .width = width,
-                             .k = k,
-                         },
-                         begin, end);
+                     cpu::Fp8SwigluParams one = product;
+                     one.gate_up = fp8_weight(gate_up[g], s_gate_up[g]);
+                     one.row_begin = bounds.start[g];
+                     one.row_end = bounds.start[g] + bounds.count[g];
+                     cpu::fp8_swiglu_gemm_nt(one, begin, end);
                    });
 }
 
@@ -227,10 +213,10 @@ void m_grouped_fp8_swiglu_gemm_nt_offset_cpu(const Tensor& a, const Tensor& sa, 
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
-  m.impl("fp8_gemm_nt", TORCH_BOX(&fp8_gemm_nt_cpu));
-  m.impl("m_grouped_fp8_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_gemm_nt_offset_cpu));
-  m.impl("m_grouped_fp8_gemm_nt_masked", TORCH_BOX(&m_grouped_fp8_gemm_nt_masked_cpu));
-  m.impl("m_grouped_fp8_gemm_nt_contiguous", TORCH_BOX(&m_grouped_fp8_gemm_nt_contiguous_cpu));
-  m.impl("interleave_gate_up", TORCH_BOX(&interleave_gate_up_cpu));
-  m.impl("m_grouped_fp8_swiglu_gemm_nt_offset", TORCH_BOX(&m_grouped_fp8_swiglu_gemm_nt_offset_cpu));
+  add_kernel<"fp8_gemm_nt", fp8_gemm_nt_cpu>(m);
+  add_kernel<"m_grouped_fp8_gemm_nt_offset", m_grouped_fp8_gemm_nt_offset_cpu>(m);
+  add_kernel<"m_grouped_fp8_gemm_nt_masked", m_grouped_fp8_gemm_nt_masked_cpu>(m);
+  add_kernel<"m_grouped_fp8_gemm_nt_contiguous", m_grouped_fp8_gemm_nt_contiguous_cpu>(m);
+  add_kernel<"interleave_gate_up", interleave_gate_up_cpu>(m);
+  add_kernel<"m_grouped_fp8_swiglu_gemm_nt_offset", m_grouped_fp8_swiglu_gemm_nt_offset_cpu>(m);
 }

@@ -162,7 +162,7 @@ py::dict explain_call(const std::string& op, const py::args& objects) {
 
 std::vector<std::string> op_names() {
   std::vector<std::string> names;
-  for (const OpRow& row : all_ops()) names.push_back(row.schema.op);
+  for (const OpRow& row : all_ops()) names.emplace_back(row.schema.op);
   return names;
 }
 

@@ -5,10 +5,10 @@
 #include "ops/table.h"
 
 STABLE_TORCH_LIBRARY(longcat_ops, m) {
-  for (const longcat_ops::OpRow& op : longcat_ops::all_ops()) m.def(op.text);
+  for (const longcat_ops::OpRow& op : longcat_ops::all_ops()) m.def(op.schema.text);
 }
 
 // The kernels themselves, on a GPU and in the emulator.
 STABLE_TORCH_LIBRARY(longcat_kernels, m) {
-  for (const longcat_ops::OpRow& op : longcat_ops::all_ops()) m.def(op.text);
+  for (const longcat_ops::OpRow& op : longcat_ops::all_ops()) m.def(op.schema.text);
 }

@@ -2,56 +2,64 @@
 
 #include <stdexcept>
 
-#include "check/error.h"
+#include "common/text.h"
 
 namespace longcat_ops {
+namespace {
 
-Schema::Schema(const char* schema) {
-  const std::string_view text = schema;
-  const size_t open = text.find('(');
-  op = text.substr(0, open);
-  for (size_t at = open + 1; at < text.size() && text[at - 1] != ')';) {
-    const size_t end = text.find_first_of(",)", text.find(' ', at));
-    const std::string_view one = text.substr(at, end - at);
-    const bool written = one.find('!') != std::string_view::npos;
-    if (!written) first_output = names.size() + 1;
-    names.emplace_back(one.substr(one.rfind(' ') + 1));
-    at = end + (text[end] == ',' ? 2 : 1);
-  }
-}
+template <class T>
+constexpr const char* kWanted = nullptr;
+template <>
+constexpr const char* kWanted<TensorDesc> = "a tensor";
+template <>
+constexpr const char* kWanted<int64_t> = "an integer";
+template <>
+constexpr const char* kWanted<double> = "a float";
 
-const Argument* Arguments::find(std::string_view name) const {
-  for (size_t i = 0; i < schema_.names.size(); ++i) {
-    if (schema_.names[i] != name) continue;
-    const bool given = i < values_.size() && !std::holds_alternative<std::monostate>(values_[i]);
-    return given ? &values_[i] : nullptr;
-  }
-  throw std::invalid_argument(text(schema_.op, " has no argument ", std::string(name)));
+}  // namespace
+
+size_t Arguments::index(std::string_view name) const {
+  for (size_t i = 0; i < schema_.size; ++i)
+    if (schema_.parameters[i].name == name) return i;
+  throw std::invalid_argument(text(schema_.op, " has no argument ", name));
 }
 
 template <class T>
-const T& Arguments::get(std::string_view name, const char* wanted) const {
-  const Argument* value = find(name);
-  const T* typed = value ? std::get_if<T>(value) : nullptr;
-  if (!typed) throw std::invalid_argument(text("check ", schema_.op, ": ", std::string(name), " must be ", wanted));
-  return *typed;
+const T* Arguments::find(std::string_view name) const {
+  const size_t i = index(name);
+  if (i >= values_.size() || std::holds_alternative<std::monostate>(values_[i])) return nullptr;
+  const T* value = std::get_if<T>(&values_[i]);
+  if (!value) refuse<T>(name);
+  return value;
+}
+
+template <class T>
+const T& Arguments::get(std::string_view name) const {
+  const T* value = find<T>(name);
+  if (!value) refuse<T>(name);
+  return *value;
+}
+
+template <class T>
+void Arguments::refuse(std::string_view name) const {
+  throw std::invalid_argument(text("check ", schema_.op, ": ", name, " must be ", kWanted<T>));
 }
 
 const TensorDesc& Arguments::tensor(std::string_view name) const {
   static const TensorDesc none{.device = DeviceKind::kNone};
-  return find(name) ? get<TensorDesc>(name, "a tensor") : none;
+  const TensorDesc* desc = optional_tensor(name);
+  return desc ? *desc : none;
 }
 
-const TensorDesc* Arguments::optional_tensor(std::string_view name) const {
-  return find(name) ? &get<TensorDesc>(name, "a tensor") : nullptr;
-}
+const TensorDesc* Arguments::optional_tensor(std::string_view name) const { return find<TensorDesc>(name); }
 
-int64_t Arguments::integer(std::string_view name) const { return get<int64_t>(name, "an integer"); }
+int64_t Arguments::integer(std::string_view name) const { return get<int64_t>(name); }
 
 std::optional<int64_t> Arguments::optional_integer(std::string_view name) const {
-  return find(name) ? std::optional(integer(name)) : std::nullopt;
+  const int64_t* value = find<int64_t>(name);
+  return value ? std::optional(*value) : std::nullopt;
 }
 
-double Arguments::number(std::string_view name) const { return get<double>(name, "a float"); }
+double Arguments::number(std::string_view name) const { return get<double>(name); }
 
 }  // namespace longcat_ops

@@ -55,13 +55,6 @@ void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, 
   check_inner_size(op, "b", rhs.values, lhs.values);
 }
 
-void check_grouped_output(const char* op, Fp8Pair lhs, Fp8Pair rhs, Named index, const TensorDesc* out,
-                          std::initializer_list<int64_t> sizes) {
-  const Named like{"a", &lhs.values};
-  check_gemm_output(op, out, sizes, like);
-  check_no_alias(op, {like, {"sa", &lhs.scales}, {"b", &rhs.values}, {"sb", &rhs.scales}, index}, {{"out", out}});
-}
-
 }  // namespace
 
 void check_stacked_weight(const char* op, const char* name, const char* scales_name, Fp8Pair weight,
@@ -89,61 +82,71 @@ void check_gate_up(const char* op, const char* name, const char* scales_name, Fp
                 {name, &w});
 }
 
-void check_fp8_gemm_nt(Fp8Pair lhs, Fp8Pair rhs, int64_t split_k, const TensorDesc* out) {
+void check_fp8_gemm_nt(const Arguments& a) {
   static constexpr const char* kOp = "fp8_gemm_nt";
-  const TensorDesc &a = lhs.values, &b = rhs.values;
-  const Named like{"a", &a};
+  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
+  const TensorDesc &x = lhs.values, &w = rhs.values, *out = a.optional_tensor("out");
+  const int64_t split_k = a.integer("split_k");
+  const Named like{"a", &x};
   check_activation(kOp, lhs, 2, "[M, K]");
-  check_lead(kOp, {"b", &b}, 2, "[N, K]", b.dim == 3 ? "m_grouped_fp8_gemm_nt_offset takes a stack of weights" : "");
-  check_inner_size(kOp, "b", b, a);
-  const int64_t n = b.sizes[0], k = b.sizes[1];
-  check_same_device(kOp, {"b", &b}, like);
-  check_dtype(kOp, "b", b, DType::kFloat8E4M3);
-  check_multiple(kOp, "b", b, 0, "[N, K]", "N");
-  check_unit_inner_stride(kOp, "b", b);
-  check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &b});
+  check_lead(kOp, {"b", &w}, 2, "[N, K]", w.dim == 3 ? "m_grouped_fp8_gemm_nt_offset takes a stack of weights" : "");
+  check_inner_size(kOp, "b", w, x);
+  const int64_t n = w.sizes[0], k = w.sizes[1];
+  check_same_device(kOp, {"b", &w}, like);
+  check_dtype(kOp, "b", w, DType::kFloat8E4M3);
+  check_multiple(kOp, "b", w, 0, "[N, K]", "N");
+  check_unit_inner_stride(kOp, "b", w);
+  check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &w});
   check_split_k(kOp, split_k);
-  check_gemm_output(kOp, out, {a.sizes[0], n}, like);
-  check_no_alias(kOp, {like, {"sa", &lhs.scales}, {"b", &b}, {"sb", &rhs.scales}}, {{"out", out}});
+  check_gemm_output(kOp, out, {x.sizes[0], n}, like);
+  check_no_alias(kOp, a);
 }
 
-void check_m_grouped_fp8_gemm_nt_offset(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& offsets,
-                                        std::optional<int64_t> max_m_hint, int64_t split_k, const TensorDesc* out) {
+void check_m_grouped_fp8_gemm_nt_offset(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_offset";
-  const TensorDesc &a = lhs.values, &b = rhs.values;
-  const Named like{"a", &a};
+  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
+  const TensorDesc &x = lhs.values, &w = rhs.values, &offsets = a.tensor("offsets"), *out = a.optional_tensor("out");
+  const std::optional<int64_t> max_m_hint = a.optional_integer("max_m_hint");
+  const int64_t split_k = a.integer("split_k");
+  const Named like{"a", &x};
   check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
-  check_index_vector(kOp, "offsets", offsets, b.sizes[0] + 1, like);
+  check_index_vector(kOp, "offsets", offsets, w.sizes[0] + 1, like);
   check_hint(kOp, "max_m_hint", max_m_hint);
   check_split_k(kOp, split_k);
-  check_grouped_output(kOp, lhs, rhs, {"offsets", &offsets}, out, {a.sizes[0], b.sizes[1]});
+  check_gemm_output(kOp, out, {x.sizes[0], w.sizes[1]}, like);
+  check_no_alias(kOp, a);
 }
 
-void check_m_grouped_fp8_gemm_nt_masked(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& masked_m, int64_t expected_m,
-                                        const TensorDesc* out) {
+void check_m_grouped_fp8_gemm_nt_masked(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_masked";
-  const TensorDesc &a = lhs.values, &b = rhs.values;
-  const Named like{"a", &a};
+  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
+  const TensorDesc &x = lhs.values, &w = rhs.values, &masked_m = a.tensor("masked_m"), *out = a.optional_tensor("out");
+  const int64_t expected_m = a.integer("expected_m");
+  const Named like{"a", &x};
   check_grouped_operands(kOp, lhs, rhs, 3, "[G, M, K]");
-  LC_CHECK(b.sizes[0] == a.sizes[0], kOp, "b", "of shape " + shape_text(b),
-           text("a first size of ", a.sizes[0], ", the G of `a`"), describe("a", a), "");
-  check_index_vector(kOp, "masked_m", masked_m, a.sizes[0], like);
+  LC_CHECK(w.sizes[0] == x.sizes[0], kOp, "b", "of shape " + shape_text(w),
+           text("a first size of ", x.sizes[0], ", the G of `a`"), describe("a", x), "");
+  check_index_vector(kOp, "masked_m", masked_m, x.sizes[0], like);
   check_hint(kOp, "expected_m", expected_m);
-  check_grouped_output(kOp, lhs, rhs, {"masked_m", &masked_m}, out, {a.sizes[0], a.sizes[1], b.sizes[1]});
+  check_gemm_output(kOp, out, {x.sizes[0], x.sizes[1], w.sizes[1]}, like);
+  check_no_alias(kOp, a);
 }
 
-void check_m_grouped_fp8_gemm_nt_contiguous(Fp8Pair lhs, Fp8Pair rhs, const TensorDesc& m_indices,
-                                            const TensorDesc* out) {
+void check_m_grouped_fp8_gemm_nt_contiguous(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_contiguous";
-  const TensorDesc &a = lhs.values, &b = rhs.values;
-  const Named like{"a", &a};
+  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
+  const TensorDesc &x = lhs.values, &w = rhs.values, &indices = a.tensor("m_indices"), *out = a.optional_tensor("out");
+  const Named like{"a", &x};
   check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
-  check_index_vector(kOp, "m_indices", m_indices, a.sizes[0], like);
-  check_grouped_output(kOp, lhs, rhs, {"m_indices", &m_indices}, out, {a.sizes[0], b.sizes[1]});
+  check_index_vector(kOp, "m_indices", indices, x.sizes[0], like);
+  check_gemm_output(kOp, out, {x.sizes[0], w.sizes[1]}, like);
+  check_no_alias(kOp, a);
 }
 
-void check_interleave_gate_up(Fp8Pair gate_up, const TensorDesc* w_out, const TensorDesc* s_out) {
+void check_interleave_gate_up(const Arguments& a) {
   static constexpr const char* kOp = "interleave_gate_up";
+  const Fp8Pair gate_up = a.pair("w", "s");
+  const TensorDesc *w_out = a.optional_tensor("w_out"), *s_out = a.optional_tensor("s_out");
   const auto& [w, s] = gate_up;
   const Named like{"w", &w};
   check_gate_up(kOp, "w", "s", gate_up, nullptr);
@@ -155,29 +158,28 @@ void check_interleave_gate_up(Fp8Pair gate_up, const TensorDesc* w_out, const Te
     check_operand(kOp, {"s_out", s_out}, s.dtype, {s.sizes[0], s.sizes[1], s.sizes[2]}, like);
     check_contiguous(kOp, "s_out", *s_out);
   }
-  check_no_alias(kOp, {like, {"s", &s}}, {{"w_out", w_out}, {"s_out", s_out}});
+  check_no_alias(kOp, a);
 }
 
-void check_m_grouped_fp8_swiglu_gemm_nt_offset(Fp8Pair lhs, Fp8Pair gate_up, const TensorDesc& offsets,
-                                               std::optional<int64_t> max_m_hint, const TensorDesc* h,
-                                               const TensorDesc* sh) {
+void check_m_grouped_fp8_swiglu_gemm_nt_offset(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_swiglu_gemm_nt_offset";
-  const TensorDesc &a = lhs.values, &w = gate_up.values;
-  const Named like{"a", &a};
+  const Fp8Pair lhs = a.pair("a", "sa"), gate_up = a.pair("gate_up", "s_gate_up");
+  const TensorDesc &x = lhs.values, &w = gate_up.values, &offsets = a.tensor("offsets");
+  const TensorDesc *h = a.optional_tensor("h"), *sh = a.optional_tensor("sh");
+  const std::optional<int64_t> max_m_hint = a.optional_integer("max_m_hint");
+  const Named like{"a", &x};
   check_activation(kOp, lhs, 2, "[M, K]");
-  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &a);
-  check_inner_size(kOp, "gate_up", w, a);
+  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &x);
+  check_inner_size(kOp, "gate_up", w, x);
   check_index_vector(kOp, "offsets", offsets, w.sizes[0] + 1, like);
   check_hint(kOp, "max_m_hint", max_m_hint);
-  const int64_t rows = a.sizes[0], width = w.sizes[1] / 2;
+  const int64_t rows = x.sizes[0], width = w.sizes[1] / 2;
   if (h) check_output_rows(kOp, {"h", h}, DType::kFloat8E4M3, {rows, width}, like);
   if (sh) {
     check_operand(kOp, {"sh", sh}, DType::kFloat32, {rows, blocks(width)}, like);
     check_elements_apart(kOp, "sh", *sh);
   }
-  check_no_alias(kOp,
-                 {like, {"sa", &lhs.scales}, {"gate_up", &w}, {"s_gate_up", &gate_up.scales}, {"offsets", &offsets}},
-                 {{"h", h}, {"sh", sh}});
+  check_no_alias(kOp, a);
 }
 
 }  // namespace longcat_ops

@@ -52,45 +52,47 @@ void check_expert_weight(const char* op, const char* name, const char* scales_na
 
 }  // namespace
 
-void check_moe_route(const TensorDesc& logits, const TensorDesc& bias, const TensorDesc* num_valid,
-                     const RouteOptions& options, const RouteOutputs& outputs) {
+void check_moe_route(const Arguments& a) {
   static constexpr const char* kOp = "moe_route";
+  const TensorDesc &logits = a.tensor("logits"), &bias = a.tensor("bias"), *num_valid = a.optional_tensor("num_valid");
+  const int64_t k = a.integer("top_k"), num_experts = a.integer("num_experts");
+  const int64_t num_zero_experts = a.integer("num_zero_experts");
+  const double scale = a.number("scale");
+  const TensorDesc *ids = a.optional_tensor("ids"), *weights = a.optional_tensor("weights");
+  const TensorDesc *zero_weight = a.optional_tensor("zero_weight"), *num_real = a.optional_tensor("num_real");
+  const TensorDesc *counts = a.optional_tensor("counts"), *errors = a.optional_tensor("errors");
   const Named like{"logits", &logits};
   check_lead(kOp, like, 2, "[T, E]");
   LC_CHECK(logits.dtype == DType::kFloat32 || logits.dtype == DType::kBFloat16, kOp, "logits", dtype_name(logits.dtype),
            "torch.float32 or torch.bfloat16", describe("logits", logits), "logits.float()");
   check_unit_inner_stride(kOp, "logits", logits);
-  const int64_t tokens = logits.sizes[0], experts = logits.sizes[1], k = options.top_k;
+  const int64_t tokens = logits.sizes[0], experts = logits.sizes[1];
   LC_CHECK(experts >= 1 && experts <= kMaxExperts, kOp, "logits", "of shape " + shape_text(logits),
            text("[T, E] with E in 1 .. ", kMaxExperts), "", "");
-  LC_CHECK(options.num_experts == experts, kOp, "num_experts", std::to_string(options.num_experts),
+  LC_CHECK(num_experts == experts, kOp, "num_experts", std::to_string(num_experts),
            text(experts, ", the width of `logits`"), describe("logits", logits), "");
-  LC_CHECK(options.num_zero_experts >= 0 && options.num_zero_experts <= experts, kOp, "num_zero_experts",
-           std::to_string(options.num_zero_experts), text("0 .. ", experts), describe("logits", logits), "");
+  LC_CHECK(num_zero_experts >= 0 && num_zero_experts <= experts, kOp, "num_zero_experts",
+           std::to_string(num_zero_experts), text("0 .. ", experts), describe("logits", logits), "");
   LC_CHECK(k >= 1 && k <= std::min(experts, kMaxTopK), kOp, "top_k", std::to_string(k),
            text("1 .. ", std::min(experts, kMaxTopK)), describe("logits", logits), "");
-  LC_CHECK(std::isfinite(options.scale), kOp, "scale", text(options.scale), "a finite number", "", "");
+  LC_CHECK(std::isfinite(scale), kOp, "scale", text(scale), "a finite number", "", "");
   check_vector(kOp, {"bias", &bias}, DType::kFloat32, experts, like);
   if (num_valid) check_vector(kOp, {"num_valid", num_valid}, DType::kInt32, 1, like);
-  const auto& [ids, weights, zero_weight, num_real, counts, errors] = outputs;
   if (ids) check_table(kOp, {"ids", ids}, DType::kInt32, tokens, k, like);
   if (weights) check_table(kOp, {"weights", weights}, DType::kFloat32, tokens, k, like);
   if (zero_weight) check_vector(kOp, {"zero_weight", zero_weight}, DType::kFloat32, tokens, like);
   if (num_real) check_vector(kOp, {"num_real", num_real}, DType::kUInt8, tokens, like);
   if (counts) check_vector(kOp, {"counts", counts}, DType::kInt32, experts, like);
   if (errors) check_vector(kOp, {"errors", errors}, DType::kInt32, 1, like);
-  check_no_alias(kOp, {like, {"bias", &bias}, {"num_valid", num_valid}},
-                 {{"ids", ids},
-                  {"weights", weights},
-                  {"zero_weight", zero_weight},
-                  {"num_real", num_real},
-                  {"counts", counts},
-                  {"errors", errors}});
+  check_no_alias(kOp, a);
 }
 
-void check_moe_plan(const TensorDesc& ids, int64_t num_local, const TensorDesc* weights, const TensorDesc* offsets,
-                    const TensorDesc* row_of, const TensorDesc* src_of) {
+void check_moe_plan(const Arguments& a) {
   static constexpr const char* kOp = "moe_plan";
+  const TensorDesc &ids = a.tensor("ids"), *weights = a.optional_tensor("weights");
+  const int64_t num_local = a.integer("num_local");
+  const TensorDesc *offsets = a.optional_tensor("offsets"), *row_of = a.optional_tensor("row_of");
+  const TensorDesc* src_of = a.optional_tensor("src_of");
   const Named like{"ids", &ids};
   check_lead(kOp, like, 2, "[T, K]");
   check_dtype(kOp, "ids", ids, DType::kInt32);
@@ -104,12 +106,13 @@ void check_moe_plan(const TensorDesc& ids, int64_t num_local, const TensorDesc* 
   if (offsets) check_vector(kOp, {"offsets", offsets}, DType::kInt32, num_local + 1, like);
   if (row_of) check_table(kOp, {"row_of", row_of}, DType::kInt32, tokens, k, like);
   if (src_of) check_vector(kOp, {"src_of", src_of}, DType::kInt32, tokens * std::min(k, num_local), like);
-  check_no_alias(kOp, {like, {"weights", weights}}, {{"offsets", offsets}, {"row_of", row_of}, {"src_of", src_of}});
+  check_no_alias(kOp, a);
 }
 
-void check_moe_permute_quant(const TensorDesc& x, const TensorDesc& row_of, const TensorDesc& src_of,
-                             const TensorDesc* q, const TensorDesc* s) {
+void check_moe_permute_quant(const Arguments& a) {
   static constexpr const char* kOp = "moe_permute_quant";
+  const TensorDesc &x = a.tensor("x"), &row_of = a.tensor("row_of"), &src_of = a.tensor("src_of");
+  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s");
   const Named like{"x", &x};
   check_tokens(kOp, "x", x, "[T, H]");
   check_rank(kOp, "row_of", row_of, 2, "[T, K]");
@@ -125,13 +128,14 @@ void check_moe_permute_quant(const TensorDesc& x, const TensorDesc& row_of, cons
     check_operand(kOp, {"s", s}, DType::kFloat32, {rows, ceil_div(width, kQuantBlock)}, like);
     check_elements_apart(kOp, "s", *s);
   }
-  check_no_alias(kOp, {like, {"row_of", &row_of}, {"src_of", &src_of}}, {{"q", q}, {"s", s}});
+  check_no_alias(kOp, a);
 }
 
-void check_moe_combine(const TensorDesc& y, const TensorDesc& row_of, const TensorDesc& weights,
-                       const TensorDesc& zero_weight, const TensorDesc& x, const TensorDesc* add,
-                       const TensorDesc* out) {
+void check_moe_combine(const Arguments& a) {
   static constexpr const char* kOp = "moe_combine";
+  const TensorDesc &y = a.tensor("y"), &row_of = a.tensor("row_of"), &weights = a.tensor("weights");
+  const TensorDesc &zero_weight = a.tensor("zero_weight"), &x = a.tensor("x");
+  const TensorDesc *add = a.optional_tensor("add"), *out = a.optional_tensor("out");
   const Named like{"x", &x};
   check_tokens(kOp, "x", x, "[T, H]");
   const int64_t tokens = x.sizes[0], width = x.sizes[1];
@@ -149,15 +153,19 @@ void check_moe_combine(const TensorDesc& y, const TensorDesc& row_of, const Tens
     check_unit_inner_stride(kOp, "add", *add);
   }
   if (out) check_output_rows(kOp, {"out", out}, x.dtype, {tokens, width}, like);
-  check_no_alias(
-      kOp, {{"y", &y}, {"row_of", &row_of}, {"weights", &weights}, {"zero_weight", &zero_weight}, like, {"add", add}},
-      {{"out", out}});
+  check_no_alias(kOp, a);
 }
 
-void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDesc& weights,
-                     const TensorDesc& zero_weight, const ExpertWeights& experts, const PlanTables& plan,
-                     const TensorDesc* out) {
+void check_fused_moe(const Arguments& a) {
   static constexpr const char* kOp = "fused_moe";
+  const TensorDesc &x = a.tensor("x"), &ids = a.tensor("ids"), &weights = a.tensor("weights");
+  const TensorDesc &zero_weight = a.tensor("zero_weight"), *out = a.optional_tensor("out");
+  // Each weight is a floating tensor without scales, or e4m3 with them.
+  const TensorDesc &gate_up = a.tensor("w_gate_up"), *gate_up_scales = a.optional_tensor("gate_up_scales");
+  const TensorDesc &down = a.tensor("w_down"), *down_scales = a.optional_tensor("down_scales");
+  // A plan: all three or none.
+  const TensorDesc *offsets = a.optional_tensor("offsets"), *row_of = a.optional_tensor("row_of");
+  const TensorDesc* src_of = a.optional_tensor("src_of");
   const Named like{"x", &x};
   check_tokens(kOp, "x", x, "[T, H]");
   const int64_t tokens = x.sizes[0], hidden = x.sizes[1];
@@ -166,7 +174,6 @@ void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDes
   check_table(kOp, {"ids", &ids}, DType::kInt32, tokens, ids.sizes[1], like);
   check_table(kOp, {"weights", &weights}, DType::kFloat32, tokens, ids.sizes[1], like);
   check_vector(kOp, {"zero_weight", &zero_weight}, DType::kFloat32, tokens, like);
-  const auto& [gate_up, gate_up_scales, down, down_scales] = experts;
   check_expert_weight(kOp, "w_gate_up", "w_gate_up scales", gate_up, gate_up_scales, true, x);
   check_expert_weight(kOp, "w_down", "w_down scales", down, down_scales, false, x);
   const int64_t groups = gate_up.sizes[0], width = gate_up.sizes[1] / 2;
@@ -175,15 +182,15 @@ void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDes
   LC_CHECK(down.sizes[0] == groups && down.sizes[1] == hidden && down.sizes[2] == width, kOp, "w_down",
            "of shape " + shape_text(down), text("[", groups, ", ", hidden, ", ", width, "]"),
            describe("w_gate_up", gate_up), "");
-  if (plan.offsets || plan.row_of || plan.src_of) {
-    LC_CHECK(plan.offsets && plan.row_of && plan.src_of, kOp, "plan", "in part None", "offsets, row_of and src_of", "",
+  if (offsets || row_of || src_of) {
+    LC_CHECK(offsets && row_of && src_of, kOp, "plan", "in part None", "offsets, row_of and src_of", "",
              "pass all that moe_plan returns, or None");
     LC_CHECK(gate_up_scales && down_scales, kOp, "plan", "a Plan", "None where a weight is dense", "",
              "plan=None: only the chain of FP8 weights runs by a plan");
     const int64_t k = ids.sizes[1];
-    check_vector(kOp, {"offsets", plan.offsets}, DType::kInt32, groups + 1, like);
-    check_table(kOp, {"row_of", plan.row_of}, DType::kInt32, tokens, k, like);
-    check_vector(kOp, {"src_of", plan.src_of}, DType::kInt32, tokens * std::min(k, groups), like);
+    check_vector(kOp, {"offsets", offsets}, DType::kInt32, groups + 1, like);
+    check_table(kOp, {"row_of", row_of}, DType::kInt32, tokens, k, like);
+    check_vector(kOp, {"src_of", src_of}, DType::kInt32, tokens * std::min(k, groups), like);
   }
   if (out) check_output_rows(kOp, {"out", out}, x.dtype, {tokens, hidden}, like);
   check_no_alias(kOp,
@@ -195,10 +202,10 @@ void check_fused_moe(const TensorDesc& x, const TensorDesc& ids, const TensorDes
                   {"w_gate_up scales", gate_up_scales},
                   {"w_down", &down},
                   {"w_down scales", down_scales},
-                  {"offsets", plan.offsets},
-                  {"row_of", plan.row_of},
-                  {"src_of", plan.src_of}},
-                 {{"out", out}});
+                  {"offsets", offsets},
+                  {"row_of", row_of},
+                  {"src_of", src_of}},
+                 {"out", out});
 }
 
 }  // namespace longcat_ops

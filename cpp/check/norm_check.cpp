@@ -22,18 +22,21 @@ void check_norm_inputs(const char* op, const TensorDesc& x, const TensorDesc& we
 
 }  // namespace
 
-void check_rms_norm(const TensorDesc& x, const TensorDesc& weight, double eps, const TensorDesc* y) {
+void check_rms_norm(const Arguments& a) {
   static constexpr const char* kOp = "rms_norm";
-  check_norm_inputs(kOp, x, weight, eps);
+  const TensorDesc& x = a.tensor("x");
+  const TensorDesc* y = a.optional_tensor("y");
+  check_norm_inputs(kOp, x, a.tensor("weight"), a.number("eps"));
   if (y) check_output_rows(kOp, {"y", y}, x.dtype, {x.sizes[0], x.sizes[1]}, {"x", &x});
-  check_no_alias(kOp, {{"x", &x}, {"weight", &weight}}, {{"y", y}});
+  check_no_alias(kOp, a);
 }
 
-void check_rms_norm_quant_fp8(const TensorDesc& x, const TensorDesc& weight, double eps, const TensorDesc* residual,
-                              const TensorDesc* q, const TensorDesc* s, const TensorDesc* y,
-                              const TensorDesc* residual_out) {
+void check_rms_norm_quant_fp8(const Arguments& a) {
   static constexpr const char* kOp = "rms_norm_quant_fp8";
-  check_norm_inputs(kOp, x, weight, eps);
+  const TensorDesc& x = a.tensor("x");
+  const TensorDesc *residual = a.optional_tensor("residual"), *residual_out = a.optional_tensor("residual_out");
+  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s"), *y = a.optional_tensor("y");
+  check_norm_inputs(kOp, x, a.tensor("weight"), a.number("eps"));
   const int64_t rows = x.sizes[0], width = x.sizes[1];
   const Named like{"x", &x};
   check_multiple(kOp, "x", x, 1, "[T, H]", "H");
@@ -54,8 +57,7 @@ void check_rms_norm_quant_fp8(const TensorDesc& x, const TensorDesc& weight, dou
              describe("x", x), "");
   }
   if (residual_out) check_output_rows(kOp, {"residual_out", residual_out}, x.dtype, {rows, width}, like);
-  check_no_alias(kOp, {like, {"weight", &weight}, {"residual", residual}},
-                 {{"q", q}, {"s", s}, {"y", y}, {"residual_out", residual_out}});
+  check_no_alias(kOp, a);
 }
 
 }  // namespace longcat_ops

@@ -1,13 +1,11 @@
-// Argument checks of the normalisation ops. Outputs may be null: `supports` asks before anything is allocated.
+// Argument checks of the normalisation ops.
 #pragma once
 
-#include "check/tensor_desc.h"
+#include "check/arguments.h"
 
 namespace longcat_ops {
 
-void check_rms_norm(const TensorDesc& x, const TensorDesc& weight, double eps, const TensorDesc* y);
-void check_rms_norm_quant_fp8(const TensorDesc& x, const TensorDesc& weight, double eps, const TensorDesc* residual,
-                              const TensorDesc* q, const TensorDesc* s, const TensorDesc* y,
-                              const TensorDesc* residual_out);
+void check_rms_norm(const Arguments& a);
+void check_rms_norm_quant_fp8(const Arguments& a);
 
 }  // namespace longcat_ops

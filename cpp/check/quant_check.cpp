@@ -29,7 +29,6 @@ void check_quantised(const char* op, const TensorDesc* q, const TensorDesc* s, i
     check_operand(op, {"s", s}, DType::kFloat32, {scale_rows, scale_columns}, input);
     check_elements_apart(op, "s", *s);
   }
-  check_no_alias(op, {input}, {{"q", q}, {"s", s}});
 }
 
 }  // namespace
@@ -38,31 +37,43 @@ bool scales_are_per_row(const TensorDesc& q, const TensorDesc& s, int64_t group_
   return s.sizes[0] == q.sizes[0] && s.sizes[1] == ceil_div(q.sizes[1], group_size);
 }
 
-void check_per_token_group_quant_fp8(const TensorDesc& x, int64_t group_size, const TensorDesc* q,
-                                     const TensorDesc* s) {
+void check_per_token_group_quant_fp8(const Arguments& a) {
   static constexpr const char* kOp = "per_token_group_quant_fp8";
+  const TensorDesc& x = a.tensor("x");
+  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s");
+  const int64_t group_size = a.integer("group_size");
   check_quant_input(kOp, {"x", &x}, "[T, H]", "H");
   check_group_size(kOp, group_size);
   const int64_t rows = x.sizes[0], width = x.sizes[1];
   check_quantised(kOp, q, s, rows, width, rows, ceil_div(width, group_size), {"x", &x});
+  check_no_alias(kOp, a);
 }
 
-void check_per_block_quant_fp8(const TensorDesc& w, const TensorDesc* q, const TensorDesc* s) {
+void check_per_block_quant_fp8(const Arguments& a) {
   static constexpr const char* kOp = "per_block_quant_fp8";
+  const TensorDesc& w = a.tensor("w");
+  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s");
   check_quant_input(kOp, {"w", &w}, "[N, K]", "K");
   const int64_t rows = w.sizes[0], width = w.sizes[1];
   check_quantised(kOp, q, s, rows, width, ceil_div(rows, kQuantBlock), ceil_div(width, kQuantBlock), {"w", &w});
+  check_no_alias(kOp, a);
 }
 
-void check_silu_and_mul_quant_fp8(const TensorDesc& gate_up, const TensorDesc* q, const TensorDesc* s) {
+void check_silu_and_mul_quant_fp8(const Arguments& a) {
   static constexpr const char* kOp = "silu_and_mul_quant_fp8";
+  const TensorDesc& gate_up = a.tensor("gate_up");
+  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s");
   check_quant_input(kOp, {"gate_up", &gate_up}, "[T, 2I]", "I", 2 * kWidthMultiple);
   const int64_t rows = gate_up.sizes[0], width = gate_up.sizes[1] / 2;
   check_quantised(kOp, q, s, rows, width, rows, ceil_div(width, kQuantBlock), {"gate_up", &gate_up});
+  check_no_alias(kOp, a);
 }
 
-void check_dequant_fp8(const TensorDesc& q, const TensorDesc& s, int64_t group_size, const TensorDesc* out) {
+void check_dequant_fp8(const Arguments& a) {
   static constexpr const char* kOp = "dequant_fp8";
+  const TensorDesc &q = a.tensor("q"), &s = a.tensor("s");
+  const TensorDesc* out = a.optional_tensor("out");
+  const int64_t group_size = a.integer("group_size");
   const Named like{"q", &q};
   check_lead(kOp, like, 2, "[N, K]");
   check_dtype(kOp, "q", q, DType::kFloat8E4M3);
@@ -84,7 +95,7 @@ void check_dequant_fp8(const TensorDesc& q, const TensorDesc& s, int64_t group_s
              "torch.bfloat16, torch.float16 or torch.float32", describe("q", q), "");
     check_output_rows(kOp, {"out", out}, out->dtype, {rows, columns}, like);
   }
-  check_no_alias(kOp, {like, {"s", &s}}, {{"out", out}});
+  check_no_alias(kOp, a);
 }
 
 }  // namespace longcat_ops

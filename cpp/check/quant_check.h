@@ -1,14 +1,14 @@
-// Argument checks of the quantisation ops. Outputs may be null: `supports` asks before anything is allocated.
+// Argument checks of the quantisation ops.
 #pragma once
 
-#include "check/tensor_desc.h"
+#include "check/arguments.h"
 
 namespace longcat_ops {
 
-void check_per_token_group_quant_fp8(const TensorDesc& x, int64_t group_size, const TensorDesc* q, const TensorDesc* s);
-void check_per_block_quant_fp8(const TensorDesc& w, const TensorDesc* q, const TensorDesc* s);
-void check_silu_and_mul_quant_fp8(const TensorDesc& gate_up, const TensorDesc* q, const TensorDesc* s);
-void check_dequant_fp8(const TensorDesc& q, const TensorDesc& s, int64_t group_size, const TensorDesc* out);
+void check_per_token_group_quant_fp8(const Arguments& a);
+void check_per_block_quant_fp8(const Arguments& a);
+void check_silu_and_mul_quant_fp8(const Arguments& a);
+void check_dequant_fp8(const Arguments& a);
 
 // dequant_fp8 tells its two granularities apart by the shape of s: [N, ceil(K / group_size)] is one row of scales per
 // row of q, else s is by 128 x 128 blocks. No N but 0 and 1 equals ceil(N / 128), and there both readings agree.

@@ -20,6 +20,14 @@ bool overlap(const TensorDesc& a, const TensorDesc& b) {
   return a.address < b_end && b.address < a_end && num_elements(a) > 0 && num_elements(b) > 0;
 }
 
+void check_apart(const char* op, std::string_view output_name, const TensorDesc& output, std::string_view other_name,
+                 const TensorDesc& other) {
+  if (!overlap(output, other)) return;
+  const std::string name(output_name);
+  fail_argument(op, name.c_str(), text("in memory shared with `", other_name, "`"), "memory of its own",
+                describe(name.c_str(), output), text("pass torch.empty_like(", name, ")"));
+}
+
 }  // namespace
 
 std::string describe(const char* name, const TensorDesc& tensor) {
@@ -150,17 +158,21 @@ void check_elements_apart(const char* op, const char* name, const TensorDesc& te
            "no two elements at one address", describe(name, tensor), "pass an output that is not expanded");
 }
 
-void check_no_alias(const char* op, std::initializer_list<Named> inputs, std::initializer_list<Named> outputs) {
-  for (const Named* output = outputs.begin(); output != outputs.end(); ++output) {
-    if (!output->tensor) continue;
-    const auto refuse_overlap = [&](const Named& other) {
-      LC_CHECK(!other.tensor || !overlap(*output->tensor, *other.tensor), op, output->name,
-               text("in memory shared with `", other.name, "`"), "memory of its own",
-               describe(output->name, *output->tensor), text("pass torch.empty_like(", output->name, ")"));
-    };
-    std::for_each(inputs.begin(), inputs.end(), refuse_overlap);
-    std::for_each(outputs.begin(), output, refuse_overlap);
+void check_no_alias(const char* op, const Arguments& a) {
+  const auto& parameters = a.schema().parameters;
+  const std::span<const Argument> values = a.values().first(std::min(a.values().size(), a.schema().size));
+  for (size_t i = a.schema().first_output; i < values.size(); ++i) {
+    const TensorDesc* output = std::get_if<TensorDesc>(&values[i]);
+    for (size_t j = 0; output && j < i; ++j)
+      if (const TensorDesc* other = std::get_if<TensorDesc>(&values[j]))
+        check_apart(op, parameters[i].name, *output, parameters[j].name, *other);
   }
+}
+
+void check_no_alias(const char* op, std::initializer_list<Named> inputs, Named output) {
+  if (!output.tensor) return;
+  for (const Named& input : inputs)
+    if (input.tensor) check_apart(op, output.name, *output.tensor, input.name, *input.tensor);
 }
 
 void check_output_rows(const char* op, Named output, DType dtype, std::initializer_list<int64_t> sizes, Named like) {

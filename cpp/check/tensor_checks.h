@@ -4,7 +4,7 @@
 #include <initializer_list>
 #include <string>
 
-#include "check/tensor_desc.h"
+#include "check/arguments.h"
 #include "common/constants.h"
 
 namespace longcat_ops {
@@ -48,9 +48,11 @@ void check_contiguous(const char* op, const char* name, const TensorDesc& tensor
 // Rows may be any distance apart; the elements of a row must be adjacent.
 void check_unit_inner_stride(const char* op, const char* name, const TensorDesc& tensor);
 
-// Of outputs: no element lies twice in memory, and none on another argument.
+// Of outputs: no element lies twice in memory, and none on another argument. The arguments are those of the schema, or
+// a list where users know them by other names.
 void check_elements_apart(const char* op, const char* name, const TensorDesc& tensor);
-void check_no_alias(const char* op, std::initializer_list<Named> inputs, std::initializer_list<Named> outputs);
+void check_no_alias(const char* op, const Arguments& a);
+void check_no_alias(const char* op, std::initializer_list<Named> inputs, Named output);
 
 // An output [..., width] with adjacent row elements and no element twice.
 void check_output_rows(const char* op, Named output, DType dtype, std::initializer_list<int64_t> sizes, Named like);

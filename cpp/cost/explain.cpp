@@ -17,7 +17,7 @@ double product_flops(int64_t rows, const TensorDesc& weight) {
 }
 
 Explanation explain(const OpCost& cost, const Arguments& arguments) {
-  const std::vector<Argument>& values = arguments.values();
+  const std::span<const Argument> values = arguments.values();
   Explanation out;
   for (size_t i = 0; i < values.size(); ++i)
     (i < arguments.schema().first_output ? out.bytes_read : out.bytes_written) += bytes(values[i]);

@@ -41,51 +41,33 @@ MoeGemmProblem swiglu_problem(const Arguments& a) {
 }  // namespace
 
 std::vector<OpRow> gemm_ops() {
-  using A = const Arguments&;
   return {
       // a e4m3 [M, K], sa f32 [M, ceil(K / 128)], b e4m3 [N, K], sb f32 [ceil(N / 128), ceil(K / 128)], out [M, N]
       {"fp8_gemm_nt(Tensor a, Tensor sa, Tensor b, Tensor sb, int split_k, Tensor(a!) out) -> ()",
-       [](A a) {
-         check_fp8_gemm_nt(a.pair("a", "sa"), a.pair("b", "sb"), a.integer("split_k"), a.optional_tensor("out"));
-       },
+       check_fp8_gemm_nt,
        {.flops = row_flops, .product = dense_problem}},
       // b e4m3 [G, N, K], sb f32 [G, ceil(N / 128), ceil(K / 128)]; rows offsets[g] .. offsets[g + 1] of a go to group
       // g
       {"m_grouped_fp8_gemm_nt_offset(Tensor a, Tensor sa, Tensor b, Tensor sb, Tensor offsets, int? max_m_hint, "
        "bool counts_ready, int split_k, Tensor(a!) out) -> ()",
-       [](A a) {
-         check_m_grouped_fp8_gemm_nt_offset(a.pair("a", "sa"), a.pair("b", "sb"), a.tensor("offsets"),
-                                            a.optional_integer("max_m_hint"), a.integer("split_k"),
-                                            a.optional_tensor("out"));
-       },
+       check_m_grouped_fp8_gemm_nt_offset,
        {.flops = row_flops, .assumes = kEveryExpert, .product = offset_problem}},
       // a e4m3 [G, M, K], out [G, M, N]; the first masked_m[g] rows of group g
       {"m_grouped_fp8_gemm_nt_masked(Tensor a, Tensor sa, Tensor b, Tensor sb, Tensor masked_m, int expected_m, "
        "Tensor(a!) out) -> ()",
-       [](A a) {
-         check_m_grouped_fp8_gemm_nt_masked(a.pair("a", "sa"), a.pair("b", "sb"), a.tensor("masked_m"),
-                                            a.integer("expected_m"), a.optional_tensor("out"));
-       },
+       check_m_grouped_fp8_gemm_nt_masked,
        {.flops = stacked_flops, .assumes = kEveryExpert, .product = masked_problem}},
       // m_indices i32 [M]: group of each row, or -1
       {"m_grouped_fp8_gemm_nt_contiguous(Tensor a, Tensor sa, Tensor b, Tensor sb, Tensor m_indices, "
        "Tensor(a!) out) -> ()",
-       [](A a) {
-         check_m_grouped_fp8_gemm_nt_contiguous(a.pair("a", "sa"), a.pair("b", "sb"), a.tensor("m_indices"),
-                                                a.optional_tensor("out"));
-       },
+       check_m_grouped_fp8_gemm_nt_contiguous,
        {.flops = row_flops, .assumes = kEveryExpert, .product = contiguous_problem}},
       // w e4m3 [G, 2I, K], s f32 [G, 2 * ceil(I / 128), ceil(K / 128)]
-      {"interleave_gate_up(Tensor w, Tensor s, Tensor(a!) w_out, Tensor(b!) s_out) -> ()",
-       [](A a) { check_interleave_gate_up(a.pair("w", "s"), a.optional_tensor("w_out"), a.optional_tensor("s_out")); }},
+      {"interleave_gate_up(Tensor w, Tensor s, Tensor(a!) w_out, Tensor(b!) s_out) -> ()", check_interleave_gate_up},
       // gate_up interleaved; h e4m3 [M, I], sh f32 [M, ceil(I / 128)]
       {"m_grouped_fp8_swiglu_gemm_nt_offset(Tensor a, Tensor sa, Tensor gate_up, Tensor s_gate_up, Tensor offsets, "
        "int? max_m_hint, bool counts_ready, Tensor(a!) h, Tensor(b!) sh) -> ()",
-       [](A a) {
-         check_m_grouped_fp8_swiglu_gemm_nt_offset(a.pair("a", "sa"), a.pair("gate_up", "s_gate_up"),
-                                                   a.tensor("offsets"), a.optional_integer("max_m_hint"),
-                                                   a.optional_tensor("h"), a.optional_tensor("sh"));
-       },
+       check_m_grouped_fp8_swiglu_gemm_nt_offset,
        {.flops = gate_up_flops, .assumes = kEveryExpert, .product = swiglu_problem}},
   };
 }

@@ -48,57 +48,35 @@ double expert_flops(const Arguments& a) {
 }  // namespace
 
 std::vector<OpRow> moe_ops() {
-  using A = const Arguments&;
   return {
       // logits [T, E], bias f32 [E], num_valid i32 [1], ids i32 and weights f32 [T, K], zero_weight f32 and num_real u8
       // [T], counts i32 [E], errors i32 [1]
       {"moe_route(Tensor logits, Tensor bias, Tensor? num_valid, int top_k, int num_experts, int num_zero_experts, "
        "float scale, Tensor(a!) ids, Tensor(b!) weights, Tensor(c!) zero_weight, Tensor(d!) num_real, "
        "Tensor(e!) counts, Tensor(f!) errors) -> ()",
-       [](A a) {
-         check_moe_route(
-             a.tensor("logits"), a.tensor("bias"), a.optional_tensor("num_valid"),
-             {a.integer("top_k"), a.integer("num_experts"), a.integer("num_zero_experts"), a.number("scale")},
-             {a.optional_tensor("ids"), a.optional_tensor("weights"), a.optional_tensor("zero_weight"),
-              a.optional_tensor("num_real"), a.optional_tensor("counts"), a.optional_tensor("errors")});
-       },
+       check_moe_route,
        {.launches = route_launches}},
       // ids i32 [T, K], weights f32 [T, K] or none, offsets i32 [G + 1], row_of i32 [T, K], src_of i32 [R],
       // R = T * min(K, num_local)
       {"moe_plan(Tensor ids, int num_local, Tensor? weights, Tensor(a!) offsets, Tensor(b!) row_of, "
        "Tensor(c!) src_of) -> ()",
-       [](A a) {
-         check_moe_plan(a.tensor("ids"), a.integer("num_local"), a.optional_tensor("weights"),
-                        a.optional_tensor("offsets"), a.optional_tensor("row_of"), a.optional_tensor("src_of"));
-       },
+       check_moe_plan,
        {.launches = plan_launches}},
       // x [T, H], q e4m3 [R, H], s f32 [R, ceil(H / 128)]
       {"moe_permute_quant(Tensor x, Tensor row_of, Tensor src_of, Tensor(a!) q, Tensor(b!) s) -> ()",
-       [](A a) {
-         check_moe_permute_quant(a.tensor("x"), a.tensor("row_of"), a.tensor("src_of"), a.optional_tensor("q"),
-                                 a.optional_tensor("s"));
-       },
+       check_moe_permute_quant,
        {.assumes = "every choice has a row", .launches = permute_quant_launches}},
       // y [R, H], x, add and out [T, H]
       {"moe_combine(Tensor y, Tensor row_of, Tensor weights, Tensor zero_weight, Tensor x, Tensor? add, "
        "Tensor(a!) out) -> ()",
-       [](A a) {
-         check_moe_combine(a.tensor("y"), a.tensor("row_of"), a.tensor("weights"), a.tensor("zero_weight"),
-                           a.tensor("x"), a.optional_tensor("add"), a.optional_tensor("out"));
-       },
+       check_moe_combine,
        {.assumes = "every row of y is used", .launches = combine_launches}},
       // w_gate_up [G, 2I, H], w_down [G, H, I]; scales only with e4m3 weights, gate_up then interleaved; the last three
       // inputs are a plan
       {"fused_moe(Tensor x, Tensor ids, Tensor weights, Tensor zero_weight, Tensor w_gate_up, "
        "Tensor? gate_up_scales, Tensor w_down, Tensor? down_scales, Tensor? offsets, Tensor? row_of, Tensor? src_of, "
        "Tensor(a!) out) -> ()",
-       [](A a) {
-         check_fused_moe(a.tensor("x"), a.tensor("ids"), a.tensor("weights"), a.tensor("zero_weight"),
-                         {a.tensor("w_gate_up"), a.optional_tensor("gate_up_scales"), a.tensor("w_down"),
-                          a.optional_tensor("down_scales")},
-                         {a.optional_tensor("offsets"), a.optional_tensor("row_of"), a.optional_tensor("src_of")},
-                         a.optional_tensor("out"));
-       },
+       check_fused_moe,
        {.flops = expert_flops, .assumes = "every choice is an FFN expert and every expert is chosen"}},
   };
 }

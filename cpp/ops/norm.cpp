@@ -5,19 +5,13 @@
 namespace longcat_ops {
 
 std::vector<OpRow> norm_ops() {
-  using A = const Arguments&;
   return {
       // x [T, H], weight f32 [H], y [T, H] of x's dtype
-      {"rms_norm(Tensor x, Tensor weight, float eps, Tensor(a!) y) -> ()",
-       [](A a) { check_rms_norm(a.tensor("x"), a.tensor("weight"), a.number("eps"), a.optional_tensor("y")); }},
+      {"rms_norm(Tensor x, Tensor weight, float eps, Tensor(a!) y) -> ()", check_rms_norm},
       // as rms_norm, on x + residual if there is one, which residual_out keeps; q e4m3 [T, H], s f32 [T, ceil(H / 128)]
       {"rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, Tensor? residual, Tensor(a!) q, Tensor(b!) s, "
        "Tensor(c!) y, Tensor(d!)? residual_out) -> ()",
-       [](A a) {
-         check_rms_norm_quant_fp8(a.tensor("x"), a.tensor("weight"), a.number("eps"), a.optional_tensor("residual"),
-                                  a.optional_tensor("q"), a.optional_tensor("s"), a.optional_tensor("y"),
-                                  a.optional_tensor("residual_out"));
-       }},
+       check_rms_norm_quant_fp8},
   };
 }
 

@@ -16,18 +16,18 @@ const std::vector<OpRow>& all_ops() {
   return rows;
 }
 
-const OpRow& find_op(const std::string& op) {
+const OpRow& find_op(std::string_view op) {
   for (const OpRow& row : all_ops())
     if (row.schema.op == op) return row;
   throw std::invalid_argument(text("there is no op ", op));
 }
 
-void check(const std::string& op, const std::vector<Argument>& arguments) {
+void check(std::string_view op, const std::vector<Argument>& arguments) {
   const OpRow& row = find_op(op);
   row.check(Arguments(row.schema, arguments));
 }
 
-Explanation explain(const std::string& op, const std::vector<Argument>& arguments) {
+Explanation explain(std::string_view op, const std::vector<Argument>& arguments) {
   const OpRow& row = find_op(op);
   return explain(row.cost, Arguments(row.schema, arguments));
 }

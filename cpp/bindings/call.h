@@ -1,0 +1,73 @@
+// One call of an op, as a kernel's glue sees it: arguments by the schema's names, and the memory behind them.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "check/arguments.h"
+#include "cpu/quant.h"
+#include "ops/table.h"
+
+namespace longcat_ops::bindings {
+
+struct ReleaseTensor {
+  void operator()(AtenTensorHandle tensor) const { aoti_torch_delete_tensor_object(tensor); }
+};
+
+// What torch hands over, by the kinds of a schema. The tensors are owned, as TORCH_BOX owns them; nothing is allocated.
+struct Unboxed {
+  Unboxed(const Schema& schema, const StableIValue* stack);
+
+  std::array<std::unique_ptr<AtenTensorOpaque, ReleaseTensor>, kMaxArguments> tensors;
+  std::array<Argument, kMaxArguments> arguments;
+};
+
+class Call : private Unboxed, public Arguments {
+ public:
+  Call(const Schema& schema, const StableIValue* stack)
+      : Unboxed(schema, stack), Arguments(schema, {arguments.data(), schema.size}) {}
+  Call(const Call&) = delete;
+
+  // The first element of a tensor, null where an optional one is absent. An output that shares its memory until it is
+  // written (copy on write) gets memory of its own. written: throw for an input.
+  void* address(std::string_view name, bool written = false) const;
+  template <class T>
+  const T* data(std::string_view name) const {
+    return static_cast<const T*>(address(name));
+  }
+  template <class T>
+  T* output(std::string_view name) const {
+    return static_cast<T*>(address(name, true));
+  }
+
+  // A tensor [rows, columns]; one without memory where an optional one is absent.
+  cpu::Matrix matrix(std::string_view name) const;
+};
+
+// The name of an op, as an argument of a template.
+template <size_t N>
+struct OpName {
+  consteval OpName(const char (&name)[N]) { std::copy_n(name, N, text); }
+  char text[N];
+};
+
+// What torch calls: the op's check, unless the caller turned checks off, then its kernel.
+template <OpName kOp, void (*kKernel)(const Call&), bool (*kIsChecked)()>
+void call_kernel(StableIValue* stack, uint64_t, uint64_t) {
+  static const OpRow& row = find_op(kOp.text);
+  const Call call(row.schema, stack);
+  if (kIsChecked()) row.check(call);
+  kKernel(call);
+}
+
+inline bool always() { return true; }
+
+template <OpName kOp, void (*kKernel)(const Call&), bool (*kIsChecked)() = always>
+void add_kernel(torch::stable::detail::StableLibrary& library) {
+  library.impl(kOp.text, call_kernel<kOp, kKernel, kIsChecked>);
+}
+
+}  // namespace longcat_ops::bindings
