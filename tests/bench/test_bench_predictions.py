@@ -42,6 +42,7 @@ def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
 
 
 PREDICTING = {  # a bench that needs a GPU -> one of its cells, and how its prediction is printed
+    "chains/bench_expert_layer.py": ("test_beside_a_peer[128]", "a prediction for an H100, nothing ran"),
     "chains/bench_fused_moe.py": ("test_against_the_floor[{first}]", "a prediction for an H100, nothing ran"),
     "chains/bench_layer.py": ("test_a_layer[8]", "a prediction for an H100, nothing ran"),
     "ops/bench_moe.py": ("test_against_the_floor[moe_plan-8]", "a prediction for an H100, nothing ran"),
@@ -62,7 +63,13 @@ def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
         assert word not in out, out
     for _, printed in PREDICTING.values():
         assert printed in out
-    assert [entry["group"] for entry in kept["predictions"]] == ["fused_moe", "layer", "moe", "moe_gemm"]
+    assert [entry["group"] for entry in kept["predictions"]] == [
+        "expert_layer",
+        "fused_moe",
+        "layer",
+        "moe",
+        "moe_gemm",
+    ]
     assert all("stats" not in entry for entry in kept["predictions"])
 
 
