@@ -19,7 +19,7 @@ std::vector<KernelShape> route_launches(const Arguments& a) {
 
 std::vector<KernelShape> plan_launches(const Arguments& a) {
   const MoePlanConfig config = choose_moe_plan_config(num_elements(a.tensor("ids")), a.integer("num_local"));
-  if (config.blocks == 1) return {{"moe_plan_count", 1, config.threads, config.count_smem}};
+  if (config.form != PlanForm::kLaunches) return {{"moe_plan_count", config.blocks, config.threads, config.count_smem}};
   return {{"moe_plan_count", config.blocks, config.threads, config.count_smem},
           {"moe_plan_rows", config.blocks, config.threads, config.rows_smem},
           {"moe_plan_sources", config.blocks, config.threads, 0}};

@@ -5,8 +5,14 @@
 
 namespace longcat_ops {
 
-// One block sorts all choices in one launch; more take three: count, rows, sources.
+enum class PlanForm {
+  kAlone,     // one block
+  kCluster,   // one cluster
+  kLaunches,  // many blocks, in three launches: count, rows, sources
+};
+
 struct MoePlanConfig {
+  PlanForm form;
   int64_t blocks;
   int threads;                // at least one per expert
   int warps;                  // of a block that take choices
@@ -15,6 +21,12 @@ struct MoePlanConfig {
 };
 
 constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8;
+// Blocks of a cluster; in the emulator fewer, so that smaller sorts take several launches.
+#ifdef LC_EMULATE
+constexpr int kPlanMaxCluster = 2;
+#else
+constexpr int kPlanMaxCluster = 8;
+#endif
 constexpr int kPlanScanBytes = 128;  // of shared memory, for a sum over the block
 
 MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local);

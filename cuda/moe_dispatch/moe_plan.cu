@@ -24,15 +24,18 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
   params.warps = static_cast<uint32_t>(config.warps);
   params.steps = static_cast<uint32_t>(config.steps);
 
-  const LaunchConfig count{"moe_plan", config.blocks, config.threads, config.count_smem};
-  if (config.blocks == 1) {
+  LaunchConfig count{"moe_plan", config.blocks, config.threads, config.count_smem};
+  if (config.form != PlanForm::kLaunches) {
     const Memory memory = Memory()
                               .reads("ids", ids, choices)
                               .reads("weights", weights, choices)
                               .writes("offsets", offsets, num_local + 1)
                               .writes("row_of", row_of, choices, Filler::kNoIndex)
                               .writes("src_of", src_of, rows, Filler::kNoIndex);
-    return launch(moe_plan_count_kernel<true>, count, params, stream, memory);
+    if (config.form == PlanForm::kAlone)
+      return launch(moe_plan_count_kernel<PlanForm::kAlone>, count, params, stream, memory);
+    count.cluster = static_cast<int>(config.blocks);
+    return launch(moe_plan_count_kernel<PlanForm::kCluster>, count, params, stream, memory);
   }
   const int64_t counts = config.blocks * num_local;  // in src_of, until it gets its values
   const Memory counted = Memory()
@@ -40,7 +43,8 @@ int launch_moe_plan(const int32_t* ids, int64_t tokens, int32_t top_k, int32_t n
                              .reads("weights", weights, choices)
                              .writes("row_of", row_of, choices, Filler::kNoIndex)
                              .writes("src_of", src_of, counts, Filler::kNoIndex);
-  if (const int status = launch(moe_plan_count_kernel<false>, count, params, stream, counted)) return status;
+  if (const int status = launch(moe_plan_count_kernel<PlanForm::kLaunches>, count, params, stream, counted))
+    return status;
   const LaunchConfig ranked{"moe_plan", config.blocks, config.threads, config.rows_smem};
   const Memory ranks = Memory()
                            .reads("ids", ids, choices)

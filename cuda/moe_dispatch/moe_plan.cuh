@@ -7,9 +7,10 @@
 // other by match.any, rank behind the count so far and the lanes before them, and the last of them stores the new
 // count. Prefix sums over the warps and over the experts make the ranks rows.
 //
-// One block does it in one launch. More blocks take three: moe_plan_count leaves each choice's rank in its block in
-// row_of, and each block's counts in src_of, which has room for them and no other use yet; moe_plan_rows adds the
-// prefix sums over blocks and experts, which every block works out for itself; moe_plan_sources inverts row_of.
+// One block, or a cluster whose blocks read each other's counts, does it in one launch. More blocks take three:
+// moe_plan_count leaves each choice's rank in its block in row_of, and each block's counts in src_of, which has room
+// for them and no other use yet; moe_plan_rows adds the prefix sums over blocks and experts, which every block works
+// out for itself; moe_plan_sources inverts row_of.
 #pragma once
 
 #include "device/block_scan.cuh"
@@ -72,8 +73,29 @@ LC_DEVICE void load_counts(const MoePlanParams& p, uint32_t counts, uint32_t fir
   }
 }
 
-// kAlone: the only block, which does everything. Else its counts and ranks are left to the next two kernels.
-template <bool kAlone>
+// Choices of an expert in the cluster's blocks before this one, and in all.
+struct ClusterCounts {
+  uint32_t before, total;
+};
+
+// Thread g brings those of expert g in its block. `counts`: shared memory, 4 bytes an expert. Other blocks read it
+// until they arrive at the cluster's barrier, for which this block waits before it ends.
+LC_DEVICE ClusterCounts add_cluster_counts(const MoePlanParams& p, uint32_t counts, uint32_t total) {
+  const uint32_t thread = ptx::thread_index(), own = ptx::cluster_rank();
+  if (thread < p.groups) ptx::store_shared(counts + 4 * thread, total);
+  ptx::cluster_sync();
+  ClusterCounts sums{0, 0};
+  for (uint32_t rank = 0; rank < p.blocks && thread < p.groups; ++rank) {
+    const auto count = ptx::load_relaxed_cluster<uint32_t>(ptx::cluster_address(counts + 4 * thread, rank));
+    sums.before += rank < own ? count : 0;
+    sums.total += count;
+  }
+  ptx::cluster_arrive_release();
+  return sums;
+}
+
+// Not kLaunches: the block or cluster does everything. kLaunches: counts and ranks are left to the next two kernels.
+template <PlanForm kForm>
 LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CONSTANT MoePlanParams p) {
   const uint32_t scratch = ptx::dynamic_smem_base();
   const uint32_t counts = scratch + device::kScanScratchBytes;  // [warps, groups]
@@ -124,13 +146,17 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
     for (uint32_t i = 0; i < kPlanBatch; ++i) total += of_warp[i];
   }
   device::Scan begin{0, 0};
-  if constexpr (kAlone) {
-    begin = device::scan_block(total, p.threads / 32, scratch);
-    store_offsets(p, begin);
-  } else if (thread < p.groups) {
-    ptx::store_global(p.src_of + (ptx::block_index() * p.groups + thread), static_cast<int32_t>(total));
+  uint32_t next = 0;
+  if constexpr (kForm == PlanForm::kLaunches) {
+    if (thread < p.groups)
+      ptx::store_global(p.src_of + (ptx::block_index() * p.groups + thread), static_cast<int32_t>(total));
+  } else {
+    ClusterCounts sums{0, total};
+    if constexpr (kForm == PlanForm::kCluster) sums = add_cluster_counts(p, counts + 4 * p.warps * p.groups, total);
+    begin = device::scan_block(sums.total, p.threads / 32, scratch);
+    if (ptx::block_index() == 0) store_offsets(p, begin);
+    next = begin.before + sums.before;
   }
-  uint32_t next = begin.before;
   for (uint32_t first = 0; first < p.warps; first += kPlanBatch) {
     uint32_t of_warp[kPlanBatch];
     load_counts(p, counts, first, of_warp);
@@ -150,9 +176,10 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
     int32_t row = -1;
     if (expert[j] < p.groups) row = row_or_none(p, ptx::load_shared<uint32_t>(own_counts + 4 * expert[j]) + rank[j]);
     ptx::store_global(p.row_of + place, row);
-    if (kAlone && row >= 0) ptx::store_global(p.src_of + row, static_cast<int32_t>(place));
+    if (kForm != PlanForm::kLaunches && row >= 0) ptx::store_global(p.src_of + row, static_cast<int32_t>(place));
   }
-  if constexpr (kAlone) clear_unused_sources(p, begin.total);
+  if constexpr (kForm != PlanForm::kLaunches) clear_unused_sources(p, begin.total);
+  if constexpr (kForm == PlanForm::kCluster) ptx::cluster_wait_acquire();
 }
 
 // The ranks in row_of become rows.

@@ -39,6 +39,7 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
   params.ffn_experts = static_cast<uint32_t>(experts - num_zero_experts);
   params.top_k = static_cast<uint32_t>(top_k);
   params.block_tokens = static_cast<uint32_t>(config.threads / 32);
+  params.clustered = config.cluster > 1;
   params.scale = static_cast<float>(scale);
 
   if (config.clear) {
@@ -62,7 +63,8 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
   const bool wide =
       experts % device::kChunk == 0 &&
       (reinterpret_cast<uintptr_t>(logits->data) | row_bytes | reinterpret_cast<uintptr_t>(bias)) % 16 == 0;
-  const LaunchConfig route{"moe_route", config.blocks, config.threads};
+  LaunchConfig route{"moe_route", config.blocks, config.threads};
+  route.cluster = config.cluster;
   return f32 ? launch_format<device::Float32>(params, config.slots, wide, route, memory, stream)
              : launch_format<device::BFloat16>(params, config.slots, wide, route, memory, stream);
 }

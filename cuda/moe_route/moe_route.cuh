@@ -34,6 +34,7 @@ struct MoeRouteParams {
   uint32_t ffn_experts;  // experts before the first zero expert
   uint32_t top_k;
   uint32_t block_tokens;  // warps of a block
+  bool clustered;         // all blocks are one cluster
   float scale;
 };
 
@@ -58,7 +59,7 @@ LC_DEVICE void clear_counts(const MoeRouteParams& p, uint32_t threads) {
     ptx::store_global(p.counts + expert, 0u);
 }
 
-// Before a route of several blocks.
+// Before a route of blocks that are no cluster.
 LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 1) moe_route_clear_kernel(LC_GRID_CONSTANT MoeRouteParams p) {
   ptx::grid_dependency_launch();
   ptx::grid_dependency_wait();
@@ -97,6 +98,9 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
   if (ptx::grid_size() == 1) {
     clear_counts(p, 32 * p.block_tokens);
     ptx::sync_threads();
+  } else if (p.clustered) {
+    if (ptx::block_index() == 0) clear_counts(p, 32 * p.block_tokens);
+    ptx::cluster_arrive_release();
   }
   if (token >= p.tokens) return;
   if (p.num_valid != nullptr && token >= ptx::load_global(p.num_valid)) {
@@ -202,6 +206,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
   // Weigh the choices; those of zero experts are summed in their order.
   Choice choice{-1, 0.0f};
   float zero = 0.0f, zero_weight = 0.0f;
+  if (p.clustered) ptx::cluster_wait_acquire();  // counts are zero
   if (lane < p.top_k) {
     float logit[kChunk];
     unpack(load_elements<Format>(logits + expert, 1), logit);

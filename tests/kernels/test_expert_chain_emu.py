@@ -110,7 +110,8 @@ LAUNCHES = (launch_route, launch_plan, launch_permute, launch_gate_up, launch_do
         (7, "eager", "exact"),
         (7, "lazy", "hopper"),
         (19, "eager", "exact"),
-        pytest.param(8192 // K + 1, "eager", "exact", marks=pytest.mark.slow),  # moe_plan takes three launches
+        pytest.param(8192 // K + 1, "eager", "exact", marks=pytest.mark.slow),  # moe_plan takes a cluster
+        pytest.param(16384 // K + 1, "eager", "exact", marks=pytest.mark.slow),  # and three launches
     ],
 )
 def test_replayed_with_other_inputs_it_gives_what_single_launches_give(tokens: int, policy: str, mma: str) -> None:

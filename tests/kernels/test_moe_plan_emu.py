@@ -21,9 +21,10 @@ from support.plan_calls import (
 from support.plan_oracle import GROUPS, TOKENS, TOP_K, experts, sorted_plan
 
 # (tokens, groups, top_k): a block of one warp, of few and of many with one step each; experts above and below a block's
-# choices. Above 8192 choices several blocks: the last one full, cut in a warp, without a choice in most of its warps.
+# choices. Above 8192 choices a cluster of two blocks, above 16384 (in the emulator) several launches: the last block
+# full, cut in a warp, without a choice in most of its warps.
 CASES = [(0, 8, 4), (1, 24, 12), (2, 1000, 32), (7, 8, 12), (33, 3, 1), (96, 24, 8), (192, 48, 12)]
-SEVERAL = [(257, 40, 32), (320, 9, 32)]
+SEVERAL = [(257, 40, 32), (320, 9, 32), (512, 24, 32), (513, 24, 32), (545, 9, 32)]
 
 
 @pytest.mark.parametrize("policy", emulated.POLICIES)
@@ -51,7 +52,7 @@ def test_choices_of_weight_0_have_no_row(case: tuple[int, ...], policy: str) -> 
 
 
 def test_weights_that_are_not_0_change_nothing() -> None:
-    for tokens in (96, 300):
+    for tokens in (96, 300, 520):
         ids = experts(tokens, 24, 32)
         made = plan(ids, 24, torch.full(ids.shape, torch.nan))
         assert bits(made) == bits(plan(ids, 24)) == bits(sorted_plan(ids, 24))
@@ -75,7 +76,7 @@ def test_prefill_equals_a_stable_sort(tokens: int, groups: int) -> None:
 def test_ids_that_no_expert_has() -> None:
     """Negative, at and past the number of experts, to both ends of 32 bits; alone and in several blocks."""
     values = torch.tensor([-(2**31), -2, -1, 0, 4, 5, 6, 1024, 65536, 2**31 - 1], dtype=torch.int32)
-    for tokens in (5, 1700):
+    for tokens in (5, 1700, 3300):
         ids = values[torch.arange(tokens * 5).view(tokens, 5) * 3 % 10].contiguous()
         made = plan(ids, 5)
         assert bits(made) == bits(sorted_plan(ids, 5))

@@ -39,6 +39,9 @@ MUTATIONS = [
     route("read_before_the_kernel_ahead_ends", WAIT + "  if (ptx::grid_size", "  if (ptx::grid_size"),
     route("counts_cleared_too_soon", WAIT + "  clear_counts", "  clear_counts"),
     route("counts_not_cleared", "  clear_counts(p, kRouteMaxThreads);\n", ""),
+    route("counts_of_a_cluster_not_cleared", "    if (ptx::block_index() == 0) clear_counts(p, 32 * p.block_tokens);\n",
+          ""),
+    route("counted_before_they_are_zero", "  if (p.clustered) ptx::cluster_wait_acquire();  // counts are zero\n", ""),
     route("counts_of_ffn_experts_alone", COUNT, "if (choice.id >= 0) " + COUNT),
     route("bad_rows_missed", "      bad |= biased != biased;\n", ""),
     route("bad_rows_stored_not_counted", "ptx::red_add_relaxed_gpu(p.errors, 1)", "ptx::store_global(p.errors, 1u)"),
@@ -69,10 +72,17 @@ MUTATIONS = [
     plan("offsets_beyond_the_last", "row < p.rows ? row : p.rows", "row"),
     plan("choices_without_a_row_left", "    ptx::store_global(p.row_of + place, row);",
          "    if (row >= 0) ptx::store_global(p.row_of + place, row);"),
-    plan("unused_sources_left", "  if constexpr (kAlone) clear_unused_sources(p, begin.total);\n", ""),
+    plan("unused_sources_left", "  if constexpr (kForm != PlanForm::kLaunches) "
+         "clear_unused_sources(p, begin.total);\n", ""),
     plan("unused_sources_left_by_several_blocks", "  clear_unused_sources(p, static_cast", "  (void)(static_cast"),
     plan("own_block_added", "block + i < ptx::block_index()", "block + i <= ptx::block_index()"),
-    plan("offsets_by_every_block", "if (ptx::block_index() == 0) store_offsets", "store_offsets"),
+    plan("offsets_by_every_block", "\n  if (ptx::block_index() == 0) store_offsets", "\n  store_offsets"),
+    plan("offsets_by_every_block_of_a_cluster", "    if (ptx::block_index() == 0) store_offsets", "    store_offsets"),
+    plan("cluster_blocks_before_not_added", "begin.before + sums.before", "begin.before"),
+    plan("own_block_of_a_cluster_added", "rank < own ? count : 0", "rank <= own ? count : 0"),
+    plan("cluster_counts_read_too_soon", "  ptx::cluster_sync();\n", "  ptx::sync_threads();\n"),
+    plan("ends_while_others_read_its_counts", "  if constexpr (kForm == PlanForm::kCluster) "
+         "ptx::cluster_wait_acquire();\n", ""),
     plan("ids_read_before_the_kernel_ahead_ends", WAIT + "  uint32_t expert", "  uint32_t expert"),
     plan("counts_read_before_the_kernel_ahead_ends", WAIT + "  uint32_t before", "  uint32_t before"),
     plan("rows_read_before_the_kernel_ahead_ends", WAIT + "  int32_t row", "  int32_t row"),
@@ -89,7 +99,7 @@ MUTATIONS = [
 
 
 def check_route() -> None:
-    """Every kind of row, alone and in several blocks, whole and cut rows, padding, ties."""
+    """Every kind of row, alone, in a cluster and in several blocks, whole and cut rows, padding, ties."""
     for tokens, experts, zero, top_k, bias_kind, valid in (
         (8, 320, 100, 8, "small", None),
         (29, 40, 16, 20, "two_levels", 20),
@@ -105,11 +115,10 @@ def check_route() -> None:
 
 
 def check_plan() -> None:
-    """One block and several, ids that no expert has, weights of 0, repeated ids."""
-    plans.check(20, 40, 12, seed=1)
-    plans.check(320, 12, 32, seed=1)
-    plans.check_weighted(20, 40, 12, seed=1)
-    plans.check_weighted(320, 12, 32, seed=1)
+    """One block, a cluster and several launches, ids that no expert has, weights of 0, repeated ids."""
+    for tokens, groups, top_k in ((20, 40, 12), (320, 12, 32), (520, 12, 32)):
+        plans.check(tokens, groups, top_k, seed=1)
+        plans.check_weighted(tokens, groups, top_k, seed=1)
     plans.check_repeated_ids_write_nothing_outside(40)
     plans.check_no_choice_at_all()
 

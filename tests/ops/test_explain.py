@@ -68,26 +68,28 @@ def route_launches(tokens, experts):
 
 
 def test_launches_of_moe_route():
-    """A block that is alone zeroes counts itself; a warp per token always."""
+    """A block that is alone, or a cluster of 8, zeroes counts itself; a warp per token always."""
     for tokens, blocks, warps in (
         (0, 1, 1),
         (1, 1, 1),
         (8, 1, 8),
-        (9, 9, 1),
+        (9, 8, 2),
+        (64, 8, 8),
+        (65, 65, 1),
         (96, 96, 1),
         (192, 96, 2),
         (8192, 1024, 8),
     ):
         launches, report = route_launches(tokens, 768)
-        clear = [("moe_route_clear", 1, 256, 0)] * (blocks > 1)
+        clear = [("moe_route_clear", 1, 256, 0)] * (tokens > 64)
         assert launches == [*clear, ("moe_route", blocks, 32 * warps, 0)]
         assert f"on a GPU: moe_route, {blocks} x {32 * warps} threads\n" in report
         assert blocks * warps >= tokens
 
 
 def test_launches_of_moe_plan():
-    """One block up to 8192 choices, else three launches whose blocks' counts fit into src_of."""
-    for tokens in (0, 1, 8, 96, 192, 257, 682, 683, 1000, 1025, 8192, 8193, 65536, 2**26):
+    """One block up to 8192 choices, a cluster up to 65536, else three launches whose blocks' counts fit into src_of."""
+    for tokens in (0, 1, 8, 96, 192, 257, 682, 683, 1000, 1025, 2048, 2049, 8192, 8193, 65536, 2**26):
         for top_k in (1, 2, 12, 32):
             for groups in (1, 5, 6, 32, 512, 1023, 1024):
                 if tokens * top_k >= 2**31:
@@ -96,8 +98,9 @@ def test_launches_of_moe_plan():
                 count = found[0]
                 assert groups <= count.threads <= 1024 and count.threads % 32 == 0
                 assert count.smem_bytes <= 227 * 1024
-                if tokens * top_k <= 8192:
-                    assert [k.kernel for k in found] == ["moe_plan_count"] and count.blocks == 1
+                if tokens * top_k <= 65536:
+                    blocks = next(b for b in (1, 2, 4, 8) if tokens * top_k <= 8192 * b)
+                    assert [k.kernel for k in found] == ["moe_plan_count"] and count.blocks == blocks
                 else:
                     assert [k.kernel for k in found] == ["moe_plan_count", "moe_plan_rows", "moe_plan_sources"]
                     assert {k.blocks for k in found} == {count.blocks} and count.blocks > 1

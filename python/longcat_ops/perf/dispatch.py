@@ -11,7 +11,7 @@ HIDDEN, EXPERTS, ZERO, CHOICES = 6144, 512, 256, 12  # columns; FFN experts; zer
 REAL = 8  # of its choices that are FFN experts, in the mean
 # Instructions of a warp, from the machine code (nvcc 13.0.88, 768 experts): for a token; for a block that is alone.
 ROUTE_INSTRUCTIONS, PLAN_INSTRUCTIONS = 2300, 920
-ROUTE_ALONE, PLAN_ALONE = 8, 8192  # tokens, and choices, up to which there is one launch
+ROUTE_ALONE, PLAN_ALONE = 64, 65536  # tokens, and choices, up to which there is one launch
 
 
 def launches_of_route(moved: float, launches: int, tokens: int) -> list[Counts]:
