@@ -1,5 +1,5 @@
 // Multiplies: weights are the A operand of wgmma, 64 rows for each warpgroup, tokens the B operand, as many columns as
-// the tile's bucket has. After each 128 of K the tensor cores' sums are added to float32 ones: they keep about 14 bits.
+// the tile's bucket has. Tensor cores accumulate with about 14 bits, so every 128 of K is promoted into float32.
 #pragma once
 
 #include <type_traits>

@@ -18,7 +18,7 @@ constexpr uint32_t kPassTokens = 128;      // of a tile whose products take one 
 constexpr uint32_t kSmallTokens = 32;      // of a tile of the small instance
 constexpr uint32_t kStoreTokens = 64;      // of one step of the epilogue
 constexpr uint32_t kStorePitch = 144;      // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
-constexpr uint32_t kQueueTiles = 4;        // the scheduler is ahead by at most
+constexpr uint32_t kQueueTiles = 4;        // how far the scheduler may be ahead
 constexpr uint32_t kThreads = 384;         // two consumer warpgroups, then four producer warps
 // Registers a thread of the large instances: consumers take some over from producers, as many as the compiler's number
 // for all threads allows. With fewer than kFewestRegisters they would wait for them forever.

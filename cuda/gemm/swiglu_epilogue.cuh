@@ -66,7 +66,7 @@ LC_DEVICE float reduce_scale(uint32_t amax) {
   return scale.value;
 }
 
-// Columns beyond the tile's tokens get codes without a meaning, which nobody stores.
+// Columns beyond the tile's tokens hold garbage that is never stored.
 template <uint32_t kWidth>
 LC_DEVICE void quantise(uint32_t amax, uint32_t codes, uint32_t warp_channel, const float (&sum)[kSlabs][kWidth / 2]) {
   const uint32_t lane = ptx::lane_index();

@@ -78,7 +78,7 @@ typedef struct lc_dequant_fp8_args {
   lc_matrix out;
 } lc_dequant_fp8_args;
 LC_API int lc_dequant_fp8(const lc_dequant_fp8_args* args, lc_stream_t stream);
-/* residual and residual_out are both null or both given. */
+/* residual and residual_out are both absent or both given. */
 typedef struct lc_rms_norm_quant_fp8_args {
   size_t struct_size;
   lc_matrix x;
@@ -139,8 +139,8 @@ LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_m_grouped_fp8_swiglu_
 
 /* Routing, dispatch and combine. What is not an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of
- * i32 [T * min(K, num_local)]. num_valid i32 [1], add and the weights of lc_moe_plan may be null; where that
- * has weights, a choice of weight 0 has no row. */
+ * i32 [T * min(K, num_local)]. num_valid i32 [1] and the weights of lc_moe_plan may be null, add may be absent; where
+ * lc_moe_plan has weights, a choice of weight 0 has no row. */
 typedef struct lc_moe_route_args {
   size_t struct_size;
   lc_matrix logits;

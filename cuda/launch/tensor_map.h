@@ -14,7 +14,7 @@ struct ByteTensor {
 
 constexpr uint32_t kBoxColumns = 128;
 
-// The same bytes. Of a dimension of size 1 no stride matters, but the driver wants one that it likes.
+// The same bytes. The stride of a dimension of size 1 is unused, but the driver still validates it.
 ByteTensor normalised(ByteTensor tensor);
 
 // Whether TMA takes it: 16-byte boundaries, and no row or group inside of another.

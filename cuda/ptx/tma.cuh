@@ -25,70 +25,60 @@ LC_DEVICE uint64_t create_policy_evict_last() {
   return policy;
 }
 
-// The body of a copy from a tiled tensor: modifiers and operands behind those that all have. %3 is the mask and %4 the
-// policy; a statement need not use both.
-#define LC_PTX_TMA_LOAD(DIM, COORDS)                                                                           \
-  "cp.async.bulk.tensor." DIM ".shared::cluster.global.tile.mbarrier::complete_tx::bytes" LC_PTX_TMA_MODIFIERS \
-  " [%0], [%1, {" COORDS "}], [%2]" LC_PTX_TMA_OPERANDS ";"
-#define LC_PTX_TMA_LOAD_BODY(MASK, POLICY)                                                                             \
-  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");                                                   \
-  if constexpr (R == 1) {                                                                                              \
-    asm volatile(LC_PTX_TMA_LOAD("1d", "%5")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY), "r"(coord[0])      \
-                 : "memory");                                                                                          \
-  } else if constexpr (R == 2) {                                                                                       \
-    asm volatile(LC_PTX_TMA_LOAD("2d", "%5, %6")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY), "r"(coord[0]), \
-                 "r"(coord[1])                                                                                         \
-                 : "memory");                                                                                          \
-  } else if constexpr (R == 3) {                                                                                       \
-    asm volatile(LC_PTX_TMA_LOAD("3d", "%5, %6, %7")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY),            \
-                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2])                                                           \
-                 : "memory");                                                                                          \
-  } else if constexpr (R == 4) {                                                                                       \
-    asm volatile(LC_PTX_TMA_LOAD("4d", "%5, %6, %7, %8")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY),        \
-                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3])                                            \
-                 : "memory");                                                                                          \
-  } else {                                                                                                             \
-    asm volatile(LC_PTX_TMA_LOAD("5d", "%5, %6, %7, %8, %9")::"r"(dst), "l"(map), "r"(bar), "h"(MASK), "l"(POLICY),    \
-                 "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3]), "r"(coord[4])                             \
-                 : "memory");                                                                                          \
+// The body of a copy from a tiled tensor. MODIFIERS and OPERANDS stand behind those that all have: %3 is the mask and
+// %4 the policy, and a statement need not use both.
+#define LC_PTX_TMA_LOAD(DIM, COORDS, MODIFIERS, OPERANDS)                                           \
+  "cp.async.bulk.tensor." DIM ".shared::cluster.global.tile.mbarrier::complete_tx::bytes" MODIFIERS \
+  " [%0], [%1, {" COORDS "}], [%2]" OPERANDS ";"
+#define LC_PTX_TMA_LOAD_BODY(MODIFIERS, OPERANDS, MASK, POLICY)                                                     \
+  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");                                                \
+  if constexpr (R == 1) {                                                                                           \
+    asm volatile(LC_PTX_TMA_LOAD("1d", "%5", MODIFIERS, OPERANDS)::"r"(dst), "l"(map), "r"(bar), "h"(MASK),         \
+                 "l"(POLICY), "r"(coord[0])                                                                         \
+                 : "memory");                                                                                       \
+  } else if constexpr (R == 2) {                                                                                    \
+    asm volatile(LC_PTX_TMA_LOAD("2d", "%5, %6", MODIFIERS, OPERANDS)::"r"(dst), "l"(map), "r"(bar), "h"(MASK),     \
+                 "l"(POLICY), "r"(coord[0]), "r"(coord[1])                                                          \
+                 : "memory");                                                                                       \
+  } else if constexpr (R == 3) {                                                                                    \
+    asm volatile(LC_PTX_TMA_LOAD("3d", "%5, %6, %7", MODIFIERS, OPERANDS)::"r"(dst), "l"(map), "r"(bar), "h"(MASK), \
+                 "l"(POLICY), "r"(coord[0]), "r"(coord[1]), "r"(coord[2])                                           \
+                 : "memory");                                                                                       \
+  } else if constexpr (R == 4) {                                                                                    \
+    asm volatile(LC_PTX_TMA_LOAD("4d", "%5, %6, %7, %8", MODIFIERS, OPERANDS)::"r"(dst), "l"(map), "r"(bar),        \
+                 "h"(MASK), "l"(POLICY), "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3])                 \
+                 : "memory");                                                                                       \
+  } else {                                                                                                          \
+    asm volatile(LC_PTX_TMA_LOAD("5d", "%5, %6, %7, %8, %9", MODIFIERS, OPERANDS)::"r"(dst), "l"(map), "r"(bar),    \
+                 "h"(MASK), "l"(POLICY), "r"(coord[0]), "r"(coord[1]), "r"(coord[2]), "r"(coord[3]), "r"(coord[4])  \
+                 : "memory");                                                                                       \
   }
 
 // A box of a tiled tensor of rank R to shared memory, coord[0] being that of the innermost dimension. All bytes of the
 // box count on the mbarrier; elements out of bounds arrive as zeros. The destination is written as shared::cluster, of
 // which a block's own shared::cta addresses are a part. policy: of create_policy_*.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
-#define LC_PTX_TMA_MODIFIERS ""
-#define LC_PTX_TMA_OPERANDS ""
 template <int R>
-LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar,
-                        const int32_t (&coord)[R]){LC_PTX_TMA_LOAD_BODY(uint16_t{0}, uint64_t{0})}
-#undef LC_PTX_TMA_MODIFIERS
-#undef LC_PTX_TMA_OPERANDS
-#define LC_PTX_TMA_MODIFIERS ".L2::cache_hint"
-#define LC_PTX_TMA_OPERANDS ", %4"
+LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R]) {
+  LC_PTX_TMA_LOAD_BODY("", "", uint16_t{0}, uint64_t{0})
+}
 template <int R>
-LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
-                        uint64_t policy){LC_PTX_TMA_LOAD_BODY(uint16_t{0}, policy)}
-#undef LC_PTX_TMA_MODIFIERS
-#undef LC_PTX_TMA_OPERANDS
+LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R], uint64_t policy) {
+  LC_PTX_TMA_LOAD_BODY(".L2::cache_hint", ", %4", uint16_t{0}, policy)
+}
 
 // The same to every block of the cluster whose rank is a bit of cta_mask: each gets the box, and its bytes counted, at
 // the offsets that dst and bar have in this block.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
-#define LC_PTX_TMA_MODIFIERS ".multicast::cluster"
-#define LC_PTX_TMA_OPERANDS ", %3"
 template <int R>
 LC_DEVICE void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
-                                  uint16_t cta_mask){LC_PTX_TMA_LOAD_BODY(cta_mask, uint64_t{0})}
-#undef LC_PTX_TMA_MODIFIERS
-#undef LC_PTX_TMA_OPERANDS
-#define LC_PTX_TMA_MODIFIERS ".multicast::cluster.L2::cache_hint"
-#define LC_PTX_TMA_OPERANDS ", %3, %4"
+                                  uint16_t cta_mask) {
+  LC_PTX_TMA_LOAD_BODY(".multicast::cluster", ", %3", cta_mask, uint64_t{0})
+}
 template <int R>
 LC_DEVICE void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R],
-                                  uint16_t cta_mask, uint64_t policy){LC_PTX_TMA_LOAD_BODY(cta_mask, policy)}
-#undef LC_PTX_TMA_MODIFIERS
-#undef LC_PTX_TMA_OPERANDS
+                                  uint16_t cta_mask, uint64_t policy){
+    LC_PTX_TMA_LOAD_BODY(".multicast::cluster.L2::cache_hint", ", %3, %4", cta_mask, policy)}
 #undef LC_PTX_TMA_LOAD
 #undef LC_PTX_TMA_LOAD_BODY
 
