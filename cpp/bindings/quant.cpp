@@ -2,7 +2,7 @@
 
 #include "bindings/call.h"
 #include "bindings/parallel.h"
-#include "check/quant_check.h"
+#include "check/scales.h"
 #include "common/constants.h"
 #include "common/numeric.h"
 

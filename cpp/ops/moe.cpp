@@ -1,12 +1,211 @@
 #include <algorithm>
+#include <cmath>
 
-#include "check/moe_check.h"
+#include "check/error.h"
+#include "check/expert_weights.h"
+#include "check/tensor_checks.h"
+#include "common/constants.h"
+#include "common/numeric.h"
 #include "moe_dispatch/config.h"
 #include "moe_route/config.h"
 #include "ops/table.h"
 
 namespace longcat_ops {
 namespace {
+
+void check_vector(const char* op, Named vector, DType dtype, int64_t size, Named like) {
+  check_operand(op, vector, dtype, {size}, like);
+  check_contiguous(op, vector.name, *vector.tensor);
+}
+
+void check_table(const char* op, Named table, DType dtype, int64_t rows, int64_t columns, Named like) {
+  check_operand(op, table, dtype, {rows, columns}, like);
+  check_contiguous(op, table.name, *table.tensor);
+}
+
+void check_top_k(const char* op, const char* name, const TensorDesc& ids) {
+  LC_CHECK(ids.sizes[1] >= 1 && ids.sizes[1] <= kMaxTopK, op, name, "of shape " + shape_text(ids),
+           text("[T, K] with K in 1 .. ", kMaxTopK), describe(name, ids), "");
+}
+
+// x [T, H] of any floating dtype, rows any distance apart.
+void check_tokens(const char* op, const char* name, const TensorDesc& x, const char* layout) {
+  check_lead(op, {name, &x}, 2, layout);
+  check_floating(op, name, x);
+  check_multiple(op, name, x, 1, layout, "H");
+  check_unit_inner_stride(op, name, x);
+}
+
+void check_expert_weight(const char* op, const char* name, const char* scales_name, const TensorDesc& w,
+                         const TensorDesc* scales, bool is_gate_up, const TensorDesc& x) {
+  check_device(op, name, w);
+  LC_CHECK(is_floating(w.dtype) || w.dtype == DType::kFloat8E4M3, op, name, dtype_name(w.dtype),
+           "torch.float8_e4m3fn, torch.bfloat16, torch.float16 or torch.float32", describe(name, w), "");
+  LC_CHECK((w.dtype == DType::kFloat8E4M3) == (scales != nullptr), op, scales_name, scales ? "a tensor" : "None",
+           scales ? "None for a weight that is not e4m3" : "the scales of an e4m3 weight", describe(name, w),
+           "pass the pair (weight, scales) of an FP8 weight, the tensor of any other");
+  if (scales && is_gate_up) return check_gate_up(op, name, scales_name, {w, *scales}, &x);
+  if (scales) return check_stacked_weight(op, name, scales_name, {w, *scales}, &x);
+  check_lead(op, {name, &w}, 3, is_gate_up ? "[G, 2I, H]" : "[G, H, I]");
+  check_same_device(op, {name, &w}, {"x", &x});
+  check_contiguous(op, name, w);
+}
+
+void check_moe_route(const Arguments& a) {
+  static constexpr const char* kOp = "moe_route";
+  const TensorDesc &logits = a.tensor("logits"), &bias = a.tensor("bias"), *num_valid = a.optional_tensor("num_valid");
+  const int64_t k = a.integer("top_k"), num_experts = a.integer("num_experts");
+  const int64_t num_zero_experts = a.integer("num_zero_experts");
+  const double scale = a.number("scale");
+  const TensorDesc *ids = a.optional_tensor("ids"), *weights = a.optional_tensor("weights");
+  const TensorDesc *zero_weight = a.optional_tensor("zero_weight"), *num_real = a.optional_tensor("num_real");
+  const TensorDesc *counts = a.optional_tensor("counts"), *errors = a.optional_tensor("errors");
+  const Named like{"logits", &logits};
+  check_lead(kOp, like, 2, "[T, E]");
+  LC_CHECK(logits.dtype == DType::kFloat32 || logits.dtype == DType::kBFloat16, kOp, "logits", dtype_name(logits.dtype),
+           "torch.float32 or torch.bfloat16", describe("logits", logits), "logits.float()");
+  check_unit_inner_stride(kOp, "logits", logits);
+  const int64_t tokens = logits.sizes[0], experts = logits.sizes[1];
+  LC_CHECK(experts >= 1 && experts <= kMaxExperts, kOp, "logits", "of shape " + shape_text(logits),
+           text("[T, E] with E in 1 .. ", kMaxExperts), "", "");
+  LC_CHECK(num_experts == experts, kOp, "num_experts", std::to_string(num_experts),
+           text(experts, ", the width of `logits`"), describe("logits", logits), "");
+  LC_CHECK(num_zero_experts >= 0 && num_zero_experts <= experts, kOp, "num_zero_experts",
+           std::to_string(num_zero_experts), text("0 .. ", experts), describe("logits", logits), "");
+  LC_CHECK(k >= 1 && k <= std::min(experts, kMaxTopK), kOp, "top_k", std::to_string(k),
+           text("1 .. ", std::min(experts, kMaxTopK)), describe("logits", logits), "");
+  LC_CHECK(std::isfinite(scale), kOp, "scale", text(scale), "a finite number", "", "");
+  check_vector(kOp, {"bias", &bias}, DType::kFloat32, experts, like);
+  if (num_valid) check_vector(kOp, {"num_valid", num_valid}, DType::kInt32, 1, like);
+  if (ids) check_table(kOp, {"ids", ids}, DType::kInt32, tokens, k, like);
+  if (weights) check_table(kOp, {"weights", weights}, DType::kFloat32, tokens, k, like);
+  if (zero_weight) check_vector(kOp, {"zero_weight", zero_weight}, DType::kFloat32, tokens, like);
+  if (num_real) check_vector(kOp, {"num_real", num_real}, DType::kUInt8, tokens, like);
+  if (counts) check_vector(kOp, {"counts", counts}, DType::kInt32, experts, like);
+  if (errors) check_vector(kOp, {"errors", errors}, DType::kInt32, 1, like);
+  check_no_alias(kOp, a);
+}
+
+void check_moe_plan(const Arguments& a) {
+  static constexpr const char* kOp = "moe_plan";
+  const TensorDesc &ids = a.tensor("ids"), *weights = a.optional_tensor("weights");
+  const int64_t num_local = a.integer("num_local");
+  const TensorDesc *offsets = a.optional_tensor("offsets"), *row_of = a.optional_tensor("row_of");
+  const TensorDesc* src_of = a.optional_tensor("src_of");
+  const Named like{"ids", &ids};
+  check_lead(kOp, like, 2, "[T, K]");
+  check_dtype(kOp, "ids", ids, DType::kInt32);
+  check_contiguous(kOp, "ids", ids);
+  check_top_k(kOp, "ids", ids);
+  const int64_t tokens = ids.sizes[0], k = ids.sizes[1];
+  LC_CHECK(tokens * k <= INT32_MAX, kOp, "ids", "of shape " + shape_text(ids), "at most 2^31 - 1 elements", "", "");
+  LC_CHECK(num_local >= 1 && num_local <= kMaxExperts, kOp, "num_local", std::to_string(num_local),
+           text("1 .. ", kMaxExperts, " experts"), describe("ids", ids), "");
+  if (weights) check_table(kOp, {"weights", weights}, DType::kFloat32, tokens, k, like);
+  if (offsets) check_vector(kOp, {"offsets", offsets}, DType::kInt32, num_local + 1, like);
+  if (row_of) check_table(kOp, {"row_of", row_of}, DType::kInt32, tokens, k, like);
+  if (src_of) check_vector(kOp, {"src_of", src_of}, DType::kInt32, tokens * std::min(k, num_local), like);
+  check_no_alias(kOp, a);
+}
+
+void check_moe_permute_quant(const Arguments& a) {
+  static constexpr const char* kOp = "moe_permute_quant";
+  const TensorDesc &x = a.tensor("x"), &row_of = a.tensor("row_of"), &src_of = a.tensor("src_of");
+  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s");
+  const Named like{"x", &x};
+  check_tokens(kOp, "x", x, "[T, H]");
+  check_rank(kOp, "row_of", row_of, 2, "[T, K]");
+  check_top_k(kOp, "row_of", row_of);
+  check_table(kOp, {"row_of", &row_of}, DType::kInt32, x.sizes[0], row_of.sizes[1], like);
+  check_rank(kOp, "src_of", src_of, 1, "[R]");
+  const int64_t rows = src_of.sizes[0], width = x.sizes[1];
+  LC_CHECK(rows <= x.sizes[0] * row_of.sizes[1], kOp, "src_of", "of shape " + shape_text(src_of),
+           text("at most T * K = ", x.sizes[0] * row_of.sizes[1], " rows"), describe("row_of", row_of), "");
+  check_vector(kOp, {"src_of", &src_of}, DType::kInt32, rows, like);
+  if (q) check_output_rows(kOp, {"q", q}, DType::kFloat8E4M3, {rows, width}, like);
+  if (s) {
+    check_operand(kOp, {"s", s}, DType::kFloat32, {rows, ceil_div(width, kQuantBlock)}, like);
+    check_elements_apart(kOp, "s", *s);
+  }
+  check_no_alias(kOp, a);
+}
+
+void check_moe_combine(const Arguments& a) {
+  static constexpr const char* kOp = "moe_combine";
+  const TensorDesc &y = a.tensor("y"), &row_of = a.tensor("row_of"), &weights = a.tensor("weights");
+  const TensorDesc &zero_weight = a.tensor("zero_weight"), &x = a.tensor("x");
+  const TensorDesc *add = a.optional_tensor("add"), *out = a.optional_tensor("out");
+  const Named like{"x", &x};
+  check_tokens(kOp, "x", x, "[T, H]");
+  const int64_t tokens = x.sizes[0], width = x.sizes[1];
+  check_lead(kOp, {"y", &y}, 2, "[R, H]");
+  check_floating(kOp, "y", y);
+  check_operand(kOp, {"y", &y}, y.dtype, {y.sizes[0], width}, like);
+  check_unit_inner_stride(kOp, "y", y);
+  check_rank(kOp, "row_of", row_of, 2, "[T, K]");
+  check_top_k(kOp, "row_of", row_of);
+  check_table(kOp, {"row_of", &row_of}, DType::kInt32, tokens, row_of.sizes[1], like);
+  check_table(kOp, {"weights", &weights}, DType::kFloat32, tokens, row_of.sizes[1], like);
+  check_vector(kOp, {"zero_weight", &zero_weight}, DType::kFloat32, tokens, like);
+  if (add) {
+    check_operand(kOp, {"add", add}, x.dtype, {tokens, width}, like);
+    check_unit_inner_stride(kOp, "add", *add);
+  }
+  if (out) check_output_rows(kOp, {"out", out}, x.dtype, {tokens, width}, like);
+  check_no_alias(kOp, a);
+}
+
+void check_fused_moe(const Arguments& a) {
+  static constexpr const char* kOp = "fused_moe";
+  const TensorDesc &x = a.tensor("x"), &ids = a.tensor("ids"), &weights = a.tensor("weights");
+  const TensorDesc &zero_weight = a.tensor("zero_weight"), *out = a.optional_tensor("out");
+  // Each weight is a floating tensor without scales, or e4m3 with them.
+  const TensorDesc &gate_up = a.tensor("w_gate_up"), *gate_up_scales = a.optional_tensor("gate_up_scales");
+  const TensorDesc &down = a.tensor("w_down"), *down_scales = a.optional_tensor("down_scales");
+  // A plan: all three or none.
+  const TensorDesc *offsets = a.optional_tensor("offsets"), *row_of = a.optional_tensor("row_of");
+  const TensorDesc* src_of = a.optional_tensor("src_of");
+  const Named like{"x", &x};
+  check_tokens(kOp, "x", x, "[T, H]");
+  const int64_t tokens = x.sizes[0], hidden = x.sizes[1];
+  check_rank(kOp, "ids", ids, 2, "[T, K]");
+  check_top_k(kOp, "ids", ids);
+  check_table(kOp, {"ids", &ids}, DType::kInt32, tokens, ids.sizes[1], like);
+  check_table(kOp, {"weights", &weights}, DType::kFloat32, tokens, ids.sizes[1], like);
+  check_vector(kOp, {"zero_weight", &zero_weight}, DType::kFloat32, tokens, like);
+  check_expert_weight(kOp, "w_gate_up", "w_gate_up scales", gate_up, gate_up_scales, true, x);
+  check_expert_weight(kOp, "w_down", "w_down scales", down, down_scales, false, x);
+  const int64_t groups = gate_up.sizes[0], width = gate_up.sizes[1] / 2;
+  LC_CHECK(gate_up.sizes[1] == 2 * width && gate_up.sizes[2] == hidden, kOp, "w_gate_up",
+           "of shape " + shape_text(gate_up), text("[G, 2I, H] with H = ", hidden), describe("x", x), "");
+  LC_CHECK(down.sizes[0] == groups && down.sizes[1] == hidden && down.sizes[2] == width, kOp, "w_down",
+           "of shape " + shape_text(down), text("[", groups, ", ", hidden, ", ", width, "]"),
+           describe("w_gate_up", gate_up), "");
+  if (offsets || row_of || src_of) {
+    LC_CHECK(offsets && row_of && src_of, kOp, "plan", "in part None", "offsets, row_of and src_of", "",
+             "pass all that moe_plan returns, or None");
+    LC_CHECK(gate_up_scales && down_scales, kOp, "plan", "a Plan", "None where a weight is dense", "",
+             "plan=None: only the chain of FP8 weights runs by a plan");
+    const int64_t k = ids.sizes[1];
+    check_vector(kOp, {"offsets", offsets}, DType::kInt32, groups + 1, like);
+    check_table(kOp, {"row_of", row_of}, DType::kInt32, tokens, k, like);
+    check_vector(kOp, {"src_of", src_of}, DType::kInt32, tokens * std::min(k, groups), like);
+  }
+  if (out) check_output_rows(kOp, {"out", out}, x.dtype, {tokens, hidden}, like);
+  check_no_alias(kOp,
+                 {like,
+                  {"ids", &ids},
+                  {"weights", &weights},
+                  {"zero_weight", &zero_weight},
+                  {"w_gate_up", &gate_up},
+                  {"w_gate_up scales", gate_up_scales},
+                  {"w_down", &down},
+                  {"w_down scales", down_scales},
+                  {"offsets", offsets},
+                  {"row_of", row_of},
+                  {"src_of", src_of}},
+                 {"out", out});
+}
 
 std::vector<KernelShape> route_launches(const Arguments& a) {
   const TensorDesc& logits = a.tensor("logits");

@@ -1,8 +1,63 @@
-#include "check/norm_check.h"
+#include <cmath>
 
+#include "check/error.h"
+#include "check/tensor_checks.h"
+#include "common/constants.h"
+#include "common/numeric.h"
 #include "ops/table.h"
 
 namespace longcat_ops {
+namespace {
+
+void check_norm_inputs(const char* op, const TensorDesc& x, const TensorDesc& weight, double eps) {
+  check_lead(op, {"x", &x}, 2, "[T, H]");
+  check_floating(op, "x", x);
+  LC_CHECK(x.sizes[1] > 0, op, "x", "of shape " + shape_text(x), "[T, H] with H at least 1", describe("x", x), "");
+  check_unit_inner_stride(op, "x", x);
+  check_operand(op, {"weight", &weight}, DType::kFloat32, {x.sizes[1]}, {"x", &x});
+  check_contiguous(op, "weight", weight);
+  LC_CHECK(eps >= 0 && std::isfinite(eps), op, "eps", text(eps), "0 or a small positive number", "", "");
+}
+
+void check_rms_norm(const Arguments& a) {
+  static constexpr const char* kOp = "rms_norm";
+  const TensorDesc& x = a.tensor("x");
+  const TensorDesc* y = a.optional_tensor("y");
+  check_norm_inputs(kOp, x, a.tensor("weight"), a.number("eps"));
+  if (y) check_output_rows(kOp, {"y", y}, x.dtype, {x.sizes[0], x.sizes[1]}, {"x", &x});
+  check_no_alias(kOp, a);
+}
+
+void check_rms_norm_quant_fp8(const Arguments& a) {
+  static constexpr const char* kOp = "rms_norm_quant_fp8";
+  const TensorDesc& x = a.tensor("x");
+  const TensorDesc *residual = a.optional_tensor("residual"), *residual_out = a.optional_tensor("residual_out");
+  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s"), *y = a.optional_tensor("y");
+  check_norm_inputs(kOp, x, a.tensor("weight"), a.number("eps"));
+  const int64_t rows = x.sizes[0], width = x.sizes[1];
+  const Named like{"x", &x};
+  check_multiple(kOp, "x", x, 1, "[T, H]", "H");
+  if (residual) {
+    check_operand(kOp, {"residual", residual}, x.dtype, {rows, width}, like);
+    check_unit_inner_stride(kOp, "residual", *residual);
+  }
+  LC_CHECK(residual || !residual_out, kOp, "residual_out", "a tensor", "None, as there is no residual",
+           describe("x", x), "pass residual too");
+  if (q) check_output_rows(kOp, {"q", q}, DType::kFloat8E4M3, {rows, width}, like);
+  if (s) {
+    check_operand(kOp, {"s", s}, DType::kFloat32, {rows, ceil_div(width, kQuantBlock)}, like);
+    check_elements_apart(kOp, "s", *s);
+  }
+  if (y) {
+    check_output_rows(kOp, {"y", y}, x.dtype, {rows, width}, like);
+    LC_CHECK(!residual || residual_out, kOp, "residual_out", "None", "a tensor, as there is a residual",
+             describe("x", x), "");
+  }
+  if (residual_out) check_output_rows(kOp, {"residual_out", residual_out}, x.dtype, {rows, width}, like);
+  check_no_alias(kOp, a);
+}
+
+}  // namespace
 
 std::vector<OpRow> norm_ops() {
   return {

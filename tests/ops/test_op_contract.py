@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import longcat_ops
 from longcat_ops import _library, doctor, reference
-from longcat_ops.ops import checking
+from longcat_ops.ops import checking, registration
 from longcat_ops.ops.parameters import flatten, schema_form
 from longcat_ops.ops.registry import OPS
 from longcat_ops.testing.op_cases import CASES, EVERY, FIRST, is_output, public, schema_call
@@ -38,6 +38,7 @@ def test_every_list_of_ops_is_the_same():
     assert names <= set(longcat_ops.__all__)
     assert set(reference.__all__) - {"Plan", "Routing"} == names
     assert set(CASES) == names
+    assert {name for name, op in OPS.items() if not op.chain} == registration.CPU_KERNELS
     assert {row.name for row in doctor.op_rows()} == names
     assert all((ROOT / "tests" / "ops" / f"test_{name}.py").is_file() for name in names)
 

@@ -1,0 +1,39 @@
+#include "check/expert_weights.h"
+
+#include "check/tensor_checks.h"
+#include "common/constants.h"
+#include "common/numeric.h"
+
+namespace longcat_ops {
+namespace {
+
+int64_t blocks(int64_t size) { return ceil_div(size, kQuantBlock); }
+
+}  // namespace
+
+void check_stacked_weight(const char* op, const char* name, const char* scales_name, Fp8Pair weight,
+                          const TensorDesc* like) {
+  const auto& [w, s] = weight;
+  check_lead(op, {name, &w}, 3, "[G, N, K]");
+  if (like) check_same_device(op, {name, &w}, {"a", like});
+  check_dtype(op, name, w, DType::kFloat8E4M3);
+  check_multiple(op, name, w, 1, "[G, N, K]", "N");
+  check_multiple(op, name, w, 2, "[G, N, K]", "K");
+  check_contiguous(op, name, w);
+  check_operand(op, {scales_name, &s}, DType::kFloat32, {w.sizes[0], blocks(w.sizes[1]), blocks(w.sizes[2])},
+                {name, &w});
+}
+
+void check_gate_up(const char* op, const char* name, const char* scales_name, Fp8Pair gate_up, const TensorDesc* like) {
+  const auto& [w, s] = gate_up;
+  check_lead(op, {name, &w}, 3, "[G, 2I, K]");
+  if (like) check_same_device(op, {name, &w}, {"a", like});
+  check_dtype(op, name, w, DType::kFloat8E4M3);
+  check_multiple(op, name, w, 1, "[G, 2I, K]", "I", 2 * kWidthMultiple);
+  check_multiple(op, name, w, 2, "[G, 2I, K]", "K");
+  check_contiguous(op, name, w);
+  check_operand(op, {scales_name, &s}, DType::kFloat32, {w.sizes[0], 2 * blocks(w.sizes[1] / 2), blocks(w.sizes[2])},
+                {name, &w});
+}
+
+}  // namespace longcat_ops
