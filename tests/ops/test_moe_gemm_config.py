@@ -130,7 +130,7 @@ def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None
         (1, GATE_UP, 2, 64, 128),
         (1, GATE_UP, 4, 128, 128),
         (2, GATE_UP, 2, 128, 128),
-        (2, GATE_UP, 4, 128, 132),
+        (2, GATE_UP, 4, 128, 128),
         (1, DOWN, 2, 128, 96),
         (1, (576, 6144), 2, 64, 18),
         (1, (576, 6144), 4, 64, 36),
@@ -138,15 +138,17 @@ def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None
     ],
 )
 def test_split_k(groups: int, shape: tuple[int, int], split_k: int, rows: int, blocks: int) -> None:
-    """Clusters of split_k blocks, 66 or 33 on 132 SMs: low tiles where they put more of them to work."""
+    """Clusters of split_k blocks, of which 66 or 32 are resident on 132 SMs: a GPC has 18 SMs at most, so room for 4
+    clusters of 4. Low tiles where they put more of them to work."""
+    resident = {2: 66, 4: 32}[split_k]
     candidates = offset(groups, groups, *shape, 1, split_k)
     assert [(c.rows, c.tokens) for c in candidates] == [(128, 32), (64, 32)]
     best = chosen(candidates)
     assert (best.rows, best.blocks) == (rows, blocks)
     for c in candidates:
         tiles = groups * -(-shape[0] // c.rows)
-        assert c.blocks == split_k * min(132 // split_k, tiles)
-        assert c.tiles == tiles and c.waves == -(-tiles // (132 // split_k))
+        assert c.blocks == split_k * min(resident, tiles)
+        assert c.tiles == tiles and c.waves == -(-tiles // resident)
         # Besides the stages there are float32 sums of a tile from each block of the cluster but the first.
         sums = (split_k - 1) * c.rows * 32 * 4
         assert c.stages * (128 * (c.rows + 32) + 4 * 32) + sums < c.smem_bytes <= 200 * 1024 and c.stages >= 7
