@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 import longcat_ops
+from chains.bench_fused_moe import disagreement
 from longcat_ops import Routing, _library, perf
 from longcat_ops.perf.chain import Share, experts_us
 from longcat_ops.perf.dispatch import launches_of_plan
 from longcat_ops.perf.model import predict
 from peers import fish_scales
-from products.moe_gemm_problem import random_codes
+from products.moe_gemm_problem import random_weights
 from report import Report, band_us, devices, graph_time
 
 EXPERTS, TOP_K, HIDDEN, WIDTH = 128, 8, 2048, 768
@@ -50,17 +51,12 @@ class Problem:
     def __init__(self, tokens: int, device: str, experts: int = EXPERTS, hidden: int = HIDDEN,
                  width: int = WIDTH) -> None:  # fmt: skip
         generator = torch.Generator(device).manual_seed(tokens)
-
-        def weight(n: int, k: int) -> tuple[Tensor, Tensor]:
-            codes = random_codes((experts, n, k), device, generator)
-            scales = torch.rand(experts, -(-n // 128), -(-k // 128), device=device, generator=generator) + 0.5
-            return codes, scales * (2.0**-6 * k**-0.5)
-
         self.x = torch.randn(tokens, hidden, device=device, generator=generator).bfloat16()
         first = torch.arange(tokens, device=device, dtype=torch.int32)[:, None] * TOP_K
         self.ids = (first + torch.arange(TOP_K, device=device, dtype=torch.int32)) % experts
         self.weights = torch.rand(tokens, TOP_K, device=device, generator=generator)
-        self.halves, self.down = weight(2 * width, hidden), weight(hidden, width)
+        self.halves = random_weights(experts, 2 * width, hidden, device, generator)  # gate, then up
+        self.down = random_weights(experts, hidden, width, device, generator)
         self.gate_up = longcat_ops.interleave_gate_up(*self.halves)
 
     def ours(self) -> Callable[[], Tensor]:
@@ -69,14 +65,8 @@ class Problem:
         routing = Routing(self.ids, self.weights, none, rest, rest, rest)
         return lambda: longcat_ops.fused_moe(self.x, routing, self.gate_up, self.down)
 
-    def peers(self) -> Callable[[], Tensor]:
+    def peer(self) -> Callable[[], Tensor]:
         return fish_scales.layer(self.x, self.halves, self.down, self.ids, self.weights)
-
-
-def disagreement(out: Tensor, expected: Tensor) -> str | None:
-    """The peer rounds gate and up to bf16, so single e4m3 codes of h differ."""
-    error = float((out.float() - expected.float()).norm() / expected.float().norm())
-    return None if error < 2.0**-5 else f"computes something else: {error:.3g} off in norm"
 
 
 def measured(tokens: int) -> tuple[dict[str, float], dict[str, str]]:
@@ -87,7 +77,7 @@ def measured(tokens: int) -> tuple[dict[str, float], dict[str, str]]:
         reasons[fish_scales.NAME] = reason
     else:
         try:
-            run = problem.peers()
+            run = problem.peer()
             if wrong := disagreement(run(), expected):
                 reasons[fish_scales.NAME] = wrong
             else:
@@ -104,6 +94,12 @@ def predicted(tokens: int) -> tuple[dict[str, float], dict[str, str]]:
     return band_us(band), {fish_scales.NAME: "not run"}
 
 
+def ratio(times: dict[str, float]) -> dict[str, float]:
+    """None of a peer that was not timed in this run."""
+    peer = times.get(f"{fish_scales.NAME}_us")
+    return {"peer_over_ours": round(peer / times[f"{OURS}_us"], 3)} if peer else {}
+
+
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_beside_a_peer(tokens: int, report: Report) -> None:
     gpu = torch.cuda.is_available() and _library.load().device_supported(0)[0]
@@ -112,8 +108,6 @@ def test_beside_a_peer(tokens: int, report: Report) -> None:
     moved = round(share(tokens).bytes())
     floor_us, _ = perf.floor(perf.Counts("layer", moved), devices.here())
     times = {name: round(us, 2) for name, us in (times | {"floor_us": floor_us}).items()}
-    peer = times.get(f"{fish_scales.NAME}_us")
-    ratio = {"peer_over_ours": round(peer / times[f"{OURS}_us"], 3)} if peer else {}
     launches = {OURS: LAUNCHES, fish_scales.NAME: fish_scales.LAUNCHES}
     report.info.update(op=f"experts of {tokens} tokens", tokens=tokens, bytes=moved, launches=launches,
-                       absent=reasons, **times, **ratio)  # fmt: skip
+                       absent=reasons, **times, **ratio(times))  # fmt: skip

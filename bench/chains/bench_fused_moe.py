@@ -62,12 +62,7 @@ class Problem:
         self.gate_up = longcat_ops.interleave_gate_up(*self.halves)
 
     def weight(self, n: int, k: int) -> tuple[Tensor, Tensor]:
-        """Values of both signs, sized so that gate and up are a few units: with far larger ones, SwiGLU would keep
-        little but the error of their rounding to bf16."""
-        g = self.generator
-        codes = moe_gemm_problem.random_codes((self.groups, n, k), self.device, g)
-        scales = torch.rand(self.groups, n // 128, k // 128, device=self.device, generator=g) + 0.5
-        return codes, scales * (2.0**-6 * k**-0.5)
+        return moe_gemm_problem.random_weights(self.groups, n, k, self.device, self.generator)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=dtype)

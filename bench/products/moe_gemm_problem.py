@@ -130,6 +130,14 @@ def random_codes(sizes: tuple[int, ...], device: str, generator: torch.Generator
     return numbers.add_(numbers >= 127).view(torch.float8_e4m3fn)
 
 
+def random_weights(groups: int, n: int, k: int, device: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """e4m3 [G,N,K] of both signs with f32 scales [G, ceil(N/128), ceil(K/128)], sized so that sums over K are a few
+    units: with far larger ones, SwiGLU would keep little but the error of their rounding to bf16."""
+    codes = random_codes((groups, n, k), device, generator)
+    scales = torch.rand(groups, -(-n // 128), -(-k // 128), device=device, generator=generator) + 0.5
+    return codes, scales * (2.0**-6 * k**-0.5)
+
+
 def widen(q: Tensor, s: Tensor) -> Tensor:
     """float32 of q e4m3 [R, K] with s f32 [R, K/128]"""
     return q.float() * s.repeat_interleave(128, 1)[:, : q.shape[1]]

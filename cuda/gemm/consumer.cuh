@@ -12,8 +12,6 @@
 
 namespace longcat_ops::moe_gemm {
 
-constexpr uint32_t kEarlyScales = 64;
-
 // Multiplier::multiply<width, passes>(arguments...), with what a bucket has code for. kLargest: the most tokens of a
 // tile. NOTE: a lambda in the place of Multiplier leads to other machine code.
 template <class Multiplier, uint32_t kLargest, class... Arguments>
@@ -55,8 +53,9 @@ LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kW
 }
 
 // Waits for a group of products, behind which kPending may be running, and adds it, times both scales, to the sums.
-// kPanels = 2: rows 8 .. 15 of every 16 have other scales, `panel` bytes further on.
-// NOTE: the same operations in the same order for every kWidth, so a result does not depend on the bucket.
+// kPanels = 2: rows 8 .. 15 of every 16 have other scales, `panel` bytes further on. kEarly: scales are loaded while
+// the products run, where there are registers for all of them. NOTE: the same operations in the same order for every
+// kWidth, so a result does not depend on the bucket.
 template <uint32_t kWidth, uint32_t kPanels, int kPending, bool kEarly>
 LC_DEVICE void add_products(float (&acc)[kWidth / 2], uint32_t scales, float (&sum)[kWidth / 2], uint32_t panel = 0) {
   constexpr uint32_t kColumns = kWidth / 8;

@@ -13,7 +13,8 @@ struct SwigluTileMultiplier {
   LC_DEVICE static void multiply(const MoeSwigluGemmParams& p, uint32_t base, const Tile& tile,
                                  device::Pipeline& stages) {
     static_assert(kPasses == 1);
-    constexpr bool kEarly = kWidth <= (kLargest > kSmallTokens ? 32 : 16);
+    // Few tokens leave registers for both slabs' products in flight, and for the scales meanwhile.
+    constexpr bool kFew = kWidth <= (kLargest > kSmallTokens ? 32 : 16);
     const SmemLayout& smem = p.gemm.smem;
     float sum[kSlabs][kWidth / 2] = {};
     const uint32_t blocks = count_blocks(p.gemm), first_slab = ptx::warp_index() / 4 * kSlabs;
@@ -24,16 +25,16 @@ struct SwigluTileMultiplier {
       const uint32_t scales = base + smem.scales + 4 * (2 * stages.stage * smem.max_tokens);
       stages.wait_full();  // before wgmma_fence, which orders the operands after it
       float acc[kSlabs][kWidth / 2];
-      if constexpr (kWidth <= (kLargest > kSmallTokens ? 32 : 16)) {
+      if constexpr (kFew) {
         start_products<kWidth>(weights + at, tokens + at, acc[0]);
         start_products<kWidth>(weights + at + kWarpgroupRows * kBlockK / 16, tokens + at, acc[1]);
-        add_products<kWidth, 2, 1, kEarly>(acc[0], scales, sum[0], 4 * smem.max_tokens);
-        add_products<kWidth, 2, 0, kEarly>(acc[1], scales, sum[1], 4 * smem.max_tokens);
+        add_products<kWidth, 2, 1, kFew>(acc[0], scales, sum[0], 4 * smem.max_tokens);
+        add_products<kWidth, 2, 0, kFew>(acc[1], scales, sum[1], 4 * smem.max_tokens);
       } else {
         LC_UNROLL
         for (uint32_t slab = 0; slab < kSlabs; ++slab) {
           start_products<kWidth>(weights + at + slab * (kWarpgroupRows * kBlockK / 16), tokens + at, acc[slab]);
-          add_products<kWidth, 2, 0, kEarly>(acc[slab], scales, sum[slab], 4 * smem.max_tokens);
+          add_products<kWidth, 2, 0, kFew>(acc[slab], scales, sum[slab], 4 * smem.max_tokens);
         }
       }
       device::arrive_warp(stages.empty());

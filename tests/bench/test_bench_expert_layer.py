@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -49,7 +50,7 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_the_peer_gets_the_same_layer(peer: SimpleNamespace) -> None:
     problem = bench_expert_layer.Problem(5, "cpu", E, H, W)
-    ours, theirs = problem.ours()(), problem.peers()()
+    ours, theirs = problem.ours()(), problem.peer()()
     assert bench_expert_layer.disagreement(theirs, ours.bfloat16()) is None
     swapped = problem.halves[0].roll(W, 1), problem.halves[1].roll(1, 1)  # up first
     wrong = fish_scales.layer(problem.x, swapped, problem.down, problem.ids, problem.weights)()
@@ -64,16 +65,16 @@ def test_128_tokens_give_every_expert_8_rows() -> None:
 
 def test_a_ratio_only_beside_a_time_of_the_same_run(monkeypatch: pytest.MonkeyPatch, peer: SimpleNamespace) -> None:
     """The peer is checked before it is timed; one that is wrong is a reason and has no time."""
-    monkeypatch.setattr(bench_expert_layer, "Problem", lambda tokens, _: SmallProblem(tokens, "cpu", E, H, W))
+    small = partial(bench_expert_layer.Problem, device="cpu", experts=E, hidden=H, width=W)
+    monkeypatch.setattr(bench_expert_layer, "Problem", lambda tokens, _: small(tokens))
     monkeypatch.setattr(graph_time, "capture", lambda runs, repeats: runs)
     monkeypatch.setattr(graph_time, "take_turns", lambda graphs: dict.fromkeys(graphs, graph_time.Times(1, 1, 1)))
     times, reasons = bench_expert_layer.measured(3)
     assert times.keys() == {"longcat_ops_us", "fish-scales-ops_us"} and not reasons
+    assert bench_expert_layer.ratio(times) == {"peer_over_ours": 1.0}
     peer.gemm.moe_layer_fp8_sm90 = lambda hidden, *_: hidden
     times, reasons = bench_expert_layer.measured(3)
     assert times.keys() == {"longcat_ops_us"} and "computes something else" in reasons["fish-scales-ops"]
+    assert bench_expert_layer.ratio(times) == {}
     monkeypatch.setattr(fish_scales, "available", lambda: "it cannot be imported")
     assert bench_expert_layer.measured(3)[1] == {"fish-scales-ops": "it cannot be imported"}
-
-
-SmallProblem = bench_expert_layer.Problem

@@ -30,7 +30,7 @@ class Op:
 def _describe_output(call: dict[str, Any]) -> None:
     """Adds the output of `dequant_fp8`: in the schema, only that shows the dtype asked for."""
     q, dtype = call["q"], call.pop("dtype")
-    if not has_rows(q) or q.ndim != 2:
+    if not _has_rows(q) or q.ndim != 2:
         return
     require_dtype("dequant_fp8", dtype)
     rows, columns = q.shape
@@ -46,7 +46,7 @@ def require_dtype(op: str, dtype: Any) -> None:
 def _leave_count_out(call: dict[str, Any]) -> None:
     """Checks a count of rows and leaves it out: `moe_route` makes a tensor of it."""
     if isinstance(call["num_valid"], int):
-        if has_rows(call["logits"]):
+        if _has_rows(call["logits"]):
             check_num_valid(call["num_valid"], call["logits"])
         call["num_valid"] = None
 
@@ -58,7 +58,7 @@ def check_num_valid(num_valid: int, logits: Any) -> None:
         raise LongcatShapeError(message("moe_route", "num_valid", num_valid, f"0 .. {rows}, the rows of `logits`"))
 
 
-def has_rows(value: Any) -> bool:
+def _has_rows(value: Any) -> bool:
     """Whether a tensor stands there whose sizes can be read."""
     return hasattr(type(value), "untyped_storage") and not value.is_nested and value.ndim > 0
 

@@ -11,7 +11,7 @@ HIDDEN, EXPERTS, ZERO, CHOICES = 6144, 512, 256, 12  # columns; FFN experts; zer
 REAL = 8  # of its choices that are FFN experts, in the mean
 # Instructions of a warp, from the machine code (nvcc 13.0.88, 768 experts): for a token; for a block that is alone.
 ROUTE_INSTRUCTIONS, PLAN_INSTRUCTIONS = 2300, 920
-ROUTE_ALONE, PLAN_ALONE = 64, 65536  # tokens, and choices, up to which there is one launch
+ROUTE_ONE_LAUNCH, PLAN_ONE_LAUNCH = 64, 65536  # up to so many tokens, and choices
 
 
 def launches_of_route(moved: float, launches: int, tokens: int) -> list[Counts]:
@@ -30,13 +30,13 @@ def moe_route(tokens: int) -> list[Counts]:
     """Counts for float32 logits."""
     experts = EXPERTS + ZERO
     read, written = 4 * (tokens + 1) * experts, tokens * (8 * CHOICES + 5) + 4 * (experts + 1)
-    return launches_of_route(read + written, 1 + (tokens > ROUTE_ALONE), tokens)
+    return launches_of_route(read + written, 1 + (tokens > ROUTE_ONE_LAUNCH), tokens)
 
 
 def moe_plan(tokens: int) -> list[Counts]:
     """Counts for ids and weights, with all experts."""
     moved = tokens * 4 * (4 * CHOICES) + 4 * (EXPERTS + 1)
-    return launches_of_plan(moved, 1 if tokens * CHOICES <= PLAN_ALONE else 3)
+    return launches_of_plan(moved, 1 if tokens * CHOICES <= PLAN_ONE_LAUNCH else 3)
 
 
 def moe_permute_quant(tokens: float, rows: float | None = None, hidden: int = HIDDEN) -> list[Counts]:

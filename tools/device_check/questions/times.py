@@ -79,13 +79,9 @@ def layer(machine: Machine, hidden: int, width: int, experts: int, top_k: int, t
     """Routing and experts of a whole layer on one device: route, plan, permute, gate_up, down, combine. All experts
     have the same number of rows: token t takes the experts t, t + 1, ... in rounds."""
     g = torch.Generator(machine.device).manual_seed(0)
-
-    def weight(n: int, k: int) -> tuple[Tensor, Tensor]:
-        scales = torch.rand(experts, -(-n // 128), -(-k // 128), device=machine.device, generator=g) + 0.5
-        codes = moe_gemm_problem.random_codes((experts, n, k), machine.device, g)
-        return codes, scales * (2.0**-6 * k**-0.5)
-
-    gate_up, down = longcat_ops.interleave_gate_up(*weight(2 * width, hidden)), weight(hidden, width)
+    halves = moe_gemm_problem.random_weights(experts, 2 * width, hidden, machine.device, g)
+    gate_up = longcat_ops.interleave_gate_up(*halves)
+    down = moe_gemm_problem.random_weights(experts, hidden, width, machine.device, g)
     x = torch.randn(tokens, hidden, device=machine.device, generator=g).bfloat16()
     first = torch.arange(tokens, device=machine.device)[:, None] * top_k
     chosen = (first + torch.arange(top_k, device=machine.device)) % experts
