@@ -2,23 +2,18 @@
 
 #include <algorithm>
 
-#include "common/constants.h"
 #include "common/numeric.h"
 
 namespace longcat_ops {
 
-// Up to 8 tokens one block, up to 64 a cluster of 8 blocks: both save the launch that zeroes counts. Beyond, a cluster
-// would be short of SMs: a warp per SM, then more per block. No result depends on it.
+// A warp per SM, then more per block. Blocks that are on the GPU at once may wait for the first one, which zeroes
+// counts; the launch bounds keep room for two per SM. No result depends on the form.
 MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts) {
   constexpr int64_t kMaxWarps = kRouteMaxThreads / kWarpLanes, kSlotLogits = 8 * kWarpLanes;
-  constexpr int kCluster = 8;
-  if (tokens > kMaxWarps && tokens <= kCluster * kMaxWarps)
-    return {kCluster, static_cast<int>(kWarpLanes * ceil_div(tokens, kCluster)), false, kCluster,
-            static_cast<int>(ceil_div(num_experts, kSlotLogits))};
-  const int64_t spread = std::min(ceil_div(tokens, kH100Sms), kMaxWarps);
+  const int64_t spread = std::min(ceil_div(tokens, kRouteWave), kMaxWarps);
   const int64_t warps = std::max<int64_t>(tokens <= kMaxWarps ? tokens : spread, 1);
   const int64_t blocks = std::max<int64_t>(ceil_div(tokens, warps), 1);
-  return {blocks, static_cast<int>(kWarpLanes * warps), blocks > 1, 1,
+  return {blocks, static_cast<int>(kWarpLanes * warps), blocks > kRouteWave,
           static_cast<int>(ceil_div(num_experts, kSlotLogits))};
 }
 

@@ -3,17 +3,24 @@
 
 #include <cstdint>
 
+#include "common/constants.h"
+
 namespace longcat_ops {
 
 struct MoeRouteConfig {
   int64_t blocks;
   int threads;  // a warp per token
-  bool clear;   // zero counts by a launch of its own; a block that is alone, or the first of a cluster, does it itself
-  int cluster;  // all blocks, or 1
+  bool clear;   // zero counts by a launch of its own; else the first block does it
   int slots;    // chunks of 8 logits per lane
 };
 
 constexpr int kRouteMaxThreads = 256;
+// Blocks that may wait for one of them: a GPU holds all of them at once. In the emulator fewer, for small tests.
+#ifdef LC_EMULATE
+constexpr int kRouteWave = 16;
+#else
+constexpr int kRouteWave = kH100Sms;
+#endif
 
 MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts);
 

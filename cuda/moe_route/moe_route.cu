@@ -1,5 +1,7 @@
 #include "moe_route/moe_route.cuh"
 
+#include <random>
+
 #include "launch/launch.h"
 #include "longcat_ops.h"
 
@@ -16,6 +18,12 @@ int launch_format(const MoeRouteParams& params, int slots, bool wide, const Laun
     case 3: return launch(moe_route_kernel<Format, 3, true>, config, params, stream, memory);
     default: return launch(moe_route_kernel<Format, 4, true>, config, params, stream, memory);
   }
+}
+
+Mark new_mark() {
+  thread_local std::mt19937_64 random{std::random_device{}()};
+  const uint64_t bits = random();
+  return {static_cast<int32_t>(0x80000000u | bits >> 34), static_cast<uint32_t>(bits)};
 }
 
 int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* num_valid, int32_t top_k,
@@ -39,7 +47,7 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
   params.ffn_experts = static_cast<uint32_t>(experts - num_zero_experts);
   params.top_k = static_cast<uint32_t>(top_k);
   params.block_tokens = static_cast<uint32_t>(config.threads / 32);
-  params.clustered = config.cluster > 1;
+  if (!config.clear) params.mark = new_mark();
   params.scale = static_cast<float>(scale);
 
   if (config.clear) {
@@ -52,19 +60,22 @@ int launch_moe_route(const lc_matrix* logits, const float* bias, const int32_t* 
                       .reads("bias", bias, experts)
                       .reads("num_valid", num_valid, 1)
                       .updates("errors", errors, 1)
-                      .writes("ids", ids, tokens * top_k)
-                      .writes("weights", weights, tokens * top_k)
                       .writes("zero_weight", zero_weight, tokens)
                       .writes("num_real", num_real, tokens);
-  config.clear ? memory.updates("counts", counts, experts) : memory.writes("counts", counts, experts);
+  if (config.clear) {
+    memory.updates("counts", counts, experts);
+    memory.writes("ids", ids, tokens * top_k).writes("weights", weights, tokens * top_k);
+  } else {
+    memory.writes("counts", counts, experts);
+    memory.updates("ids", ids, tokens * top_k).updates("weights", weights, tokens * top_k);  // read for a mark
+  }
 
   const bool f32 = logits->dtype == LC_F32;
   const uint64_t row_bytes = tokens > 1 ? static_cast<uint64_t>(logits->row_stride) * (f32 ? 4 : 2) : 0;
   const bool wide =
       experts % device::kChunk == 0 &&
       (reinterpret_cast<uintptr_t>(logits->data) | row_bytes | reinterpret_cast<uintptr_t>(bias)) % 16 == 0;
-  LaunchConfig route{"moe_route", config.blocks, config.threads};
-  route.cluster = config.cluster;
+  const LaunchConfig route{"moe_route", config.blocks, config.threads};
   return f32 ? launch_format<device::Float32>(params, config.slots, wide, route, memory, stream)
              : launch_format<device::BFloat16>(params, config.slots, wide, route, memory, stream);
 }

@@ -19,6 +19,15 @@
 
 namespace longcat_ops::moe_route {
 
+// Block 0 zeroes counts while the others route. It then leaves a mark where the first choice of each other block will
+// stand, and that block waits for its mark before it counts and writes. Block 0 waits for nobody, and all blocks fit on
+// the GPU at once. A mark is 62 random bits, new for every launch, so whatever the memory held before is none: after a
+// launch choices stand there, and no choice has an id below -1.
+struct Mark {
+  int32_t id;       // below -1; 0: no marks, counts are zero by other means
+  uint32_t weight;  // bits of a float
+};
+
 struct MoeRouteParams {
   const void* logits;        // [tokens, experts]
   const float* bias;         // [experts]
@@ -34,7 +43,7 @@ struct MoeRouteParams {
   uint32_t ffn_experts;  // experts before the first zero expert
   uint32_t top_k;
   uint32_t block_tokens;  // warps of a block
-  bool clustered;         // all blocks are one cluster
+  Mark mark;
   float scale;
 };
 
@@ -59,11 +68,35 @@ LC_DEVICE void clear_counts(const MoeRouteParams& p, uint32_t threads) {
     ptx::store_global(p.counts + expert, 0u);
 }
 
-// Before a route of blocks that are no cluster.
+// Before a route of more blocks than the GPU holds.
 LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 1) moe_route_clear_kernel(LC_GRID_CONSTANT MoeRouteParams p) {
   ptx::grid_dependency_launch();
   ptx::grid_dependency_wait();
   clear_counts(p, kRouteMaxThreads);
+}
+
+// All of block 0.
+LC_DEVICE void leave_marks(const MoeRouteParams& p) {
+  const uint32_t threads = 32 * p.block_tokens;
+  clear_counts(p, threads);
+  ptx::sync_threads();
+  for (uint32_t block = 1 + ptx::thread_index(); block < ptx::grid_size(); block += threads) {
+    const int64_t place = static_cast<int64_t>(block) * p.block_tokens * p.top_k;
+    ptx::store_relaxed_gpu(reinterpret_cast<uint32_t*>(p.weights) + place, p.mark.weight);
+    ptx::store_release_gpu(p.ids + place, p.mark.id);
+  }
+}
+
+// Every warp of a block, once, before it counts or writes.
+LC_DEVICE void wait_for_mark(const MoeRouteParams& p) {
+  if (p.mark.id == 0 || ptx::block_index() == 0) return;
+  if (ptx::thread_index() == 0) {
+    const int64_t place = static_cast<int64_t>(ptx::block_index()) * p.block_tokens * p.top_k;
+    while (ptx::load_acquire_gpu(p.ids + place) != p.mark.id ||
+           ptx::load_relaxed_gpu(reinterpret_cast<const uint32_t*>(p.weights) + place) != p.mark.weight)
+      ptx::spin_pause();
+  }
+  ptx::sync_threads();
 }
 
 // What a lane adds to its token's outputs.
@@ -95,15 +128,13 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
   const auto* logits = static_cast<const typename Format::Storage*>(p.logits) + token * p.stride_logits;
 
   ptx::grid_dependency_wait();
-  if (ptx::grid_size() == 1) {
-    clear_counts(p, 32 * p.block_tokens);
-    ptx::sync_threads();
-  } else if (p.clustered) {
-    if (ptx::block_index() == 0) clear_counts(p, 32 * p.block_tokens);
-    ptx::cluster_arrive_release();
+  if (p.mark.id != 0 && ptx::block_index() == 0) leave_marks(p);
+  if (token >= p.tokens) {
+    wait_for_mark(p);
+    return;
   }
-  if (token >= p.tokens) return;
   if (p.num_valid != nullptr && token >= ptx::load_global(p.num_valid)) {
+    wait_for_mark(p);
     store_token(p, token, {-1, 0.0f}, 0.0f, 0);
     return;
   }
@@ -168,6 +199,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
     }
   }
   if (ptx::any(bad)) {
+    wait_for_mark(p);
     if (lane == 0) ptx::red_add_relaxed_gpu(p.errors, 1);
     store_token(p, token, {-1, 0.0f}, bits_float(kNan), 0);
     return;
@@ -206,7 +238,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
   // Weigh the choices; those of zero experts are summed in their order.
   Choice choice{-1, 0.0f};
   float zero = 0.0f, zero_weight = 0.0f;
-  if (p.clustered) ptx::cluster_wait_acquire();  // counts are zero
+  wait_for_mark(p);
   if (lane < p.top_k) {
     float logit[kChunk];
     unpack(load_elements<Format>(logits + expert, 1), logit);

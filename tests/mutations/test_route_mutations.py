@@ -24,24 +24,34 @@ def plan(name: str, old: str, new: str, header: str = "moe_dispatch/moe_plan.cuh
 
 WAIT = "  ptx::grid_dependency_wait();\n"
 SYNC = "  ptx::sync_threads();\n"
-SINGLE = "  clear_counts(p, 32 * p.block_tokens);\n"
+CLEAR = "  clear_counts(p, threads);\n"
+MARK = "    ptx::store_release_gpu(p.ids + place, p.mark.id);\n"
+WAIT_FOR_MARK = "  wait_for_mark(p);\n"
 COUNT = "ptx::red_add_relaxed_gpu(p.counts + expert, 1);"
 EARLY = "  if (p.weights && thread == 0) (void)ptx::load_global(p.weights);\n"
 NO_EXPERT = "j >= places.steps || places.first + 32 * j >= p.choices || uint32_t(expert[j]) >= p.groups"
 
 MUTATIONS = [
-    route("counts_cleared_while_counted", SINGLE + "  " + SYNC, SINGLE),
+    route("counts_cleared_while_marks_are_left", CLEAR + SYNC, CLEAR),
     route("ties_to_the_higher_id", "for (uint32_t j = kChunk; j-- > 0;)", "for (uint32_t j = 0; j < kChunk; ++j)"),
     plan("count_stored_while_read", "    ptx::warp_sync();\n    if (local", "    if (local"),
     plan("order_within_a_warp", "same & ((1u << lane) - 1)", "same >> lane >> 1"),
     plan("blocks_before_not_added", "begin.before + before", "begin.before"),
     route("weights_with_bias", COUNT, COUNT + " choice.weight += p.scale * ptx::load_global(p.bias + expert);"),
-    route("read_before_the_kernel_ahead_ends", WAIT + "  if (ptx::grid_size", "  if (ptx::grid_size"),
+    route("read_before_the_kernel_ahead_ends", WAIT + "  if (p.mark", "  if (p.mark"),
     route("counts_cleared_too_soon", WAIT + "  clear_counts", "  clear_counts"),
     route("counts_not_cleared", "  clear_counts(p, kRouteMaxThreads);\n", ""),
-    route("counts_of_a_cluster_not_cleared", "    if (ptx::block_index() == 0) clear_counts(p, 32 * p.block_tokens);\n",
-          ""),
-    route("counted_before_they_are_zero", "  if (p.clustered) ptx::cluster_wait_acquire();  // counts are zero\n", ""),
+    route("counts_not_cleared_by_the_first_block", CLEAR, ""),
+    route("marks_not_released", MARK, MARK.replace("release", "relaxed")),
+    route("marks_not_acquired", "ptx::load_acquire_gpu(p.ids", "ptx::load_relaxed_gpu(p.ids"),
+    route("counted_before_they_are_zero", WAIT_FOR_MARK + "  if (lane < p.top_k) {\n    float",
+          "  if (lane < p.top_k) {\n    float"),
+    route("padding_written_before_the_mark", "  " + WAIT_FOR_MARK + "    store_token", "    store_token"),
+    route("bad_row_written_before_the_mark", "  " + WAIT_FOR_MARK + "    if (lane == 0)", "    if (lane == 0)"),
+    route("mark_overwritten_while_waited_for", "      ptx::spin_pause();\n  }\n" + SYNC,
+          "      ptx::spin_pause();\n  }\n"),
+    route("mark_of_the_next_block", "ptx::block_index()) * p.block_tokens * p.top_k;",
+          "ptx::block_index()) * p.block_tokens * p.top_k + 1;"),
     route("counts_of_ffn_experts_alone", COUNT, "if (choice.id >= 0) " + COUNT),
     route("bad_rows_missed", "      bad |= biased != biased;\n", ""),
     route("bad_rows_stored_not_counted", "ptx::red_add_relaxed_gpu(p.errors, 1)", "ptx::store_global(p.errors, 1u)"),
@@ -58,7 +68,7 @@ MUTATIONS = [
     route("chunks_beyond_the_row", "      if (size[s] == 0) continue;\n", ""),
     route("elements_beyond_the_row", "load_elements<Format>(logits + begin, size[s])",
           "load_elements<Format>(logits + begin, kChunk)"),
-    route("tokens_beyond_the_last", "  if (token >= p.tokens) return;\n", ""),
+    route("tokens_beyond_the_last", "  if (token >= p.tokens) {\n    wait_for_mark(p);\n    return;\n  }\n", ""),
     plan("count_read_before_it_is_stored", "rank[j] + 1);\n    ptx::warp_sync();\n", "rank[j] + 1);\n"),
     plan("counts_not_cleared", "ptx::store_shared(counts + 4 * i, 0u)", "(void)i"),
     plan("counts_cleared_while_counted", "0u);\n" + SYNC, "0u);\n"),

@@ -73,15 +73,15 @@ def test_launches_of_moe_route():
         (0, 1, 1),
         (1, 1, 1),
         (8, 1, 8),
-        (9, 8, 2),
-        (64, 8, 8),
-        (65, 65, 1),
+        (9, 9, 1),
         (96, 96, 1),
         (192, 96, 2),
+        (1056, 132, 8),
+        (1057, 133, 8),
         (8192, 1024, 8),
     ):
         launches, report = route_launches(tokens, 768)
-        clear = [("moe_route_clear", 1, 256, 0)] * (tokens > 64)
+        clear = [("moe_route_clear", 1, 256, 0)] * (tokens > 1056)
         assert launches == [*clear, ("moe_route", blocks, 32 * warps, 0)]
         assert f"on a GPU: moe_route, {blocks} x {32 * warps} threads\n" in report
         assert blocks * warps >= tokens

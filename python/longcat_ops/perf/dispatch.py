@@ -11,7 +11,7 @@ HIDDEN, EXPERTS, ZERO, CHOICES = 6144, 512, 256, 12  # columns; FFN experts; zer
 REAL = 8  # of its choices that are FFN experts, in the mean
 # Instructions of a warp, from the machine code (nvcc 13.0.88, 768 experts): for a token; for a block that is alone.
 ROUTE_INSTRUCTIONS, PLAN_INSTRUCTIONS = 2300, 920
-ROUTE_ONE_LAUNCH, PLAN_ONE_LAUNCH = 64, 65536  # up to so many tokens, and choices
+ROUTE_ONE_LAUNCH, PLAN_ONE_LAUNCH = 1056, 65536  # up to so many tokens, and choices
 
 
 def launches_of_route(moved: float, launches: int, tokens: int) -> list[Counts]:
