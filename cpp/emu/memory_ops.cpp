@@ -56,6 +56,11 @@ void load_global(const void* address, void* value, uint32_t bytes, bool read_onl
   std::memcpy(value, address, bytes);
 }
 
+// Reads no value: only that the address is one.
+void prefetch_global(const void* address, const Location& where) {
+  engine().memory.find(address, 1, "prefetch.global", where);
+}
+
 void store_global(void* address, const void* value, uint32_t bytes, const Location& where) {
   access_global(address, bytes, true, kWeak, false, "st.global", where);
   std::memcpy(address, value, bytes);

@@ -50,6 +50,7 @@ void store_cluster_strong(uint32_t address, const void* value, uint32_t bytes, O
 uint32_t atomic_add_cluster(uint32_t address, uint32_t value, Order order, const Location& where);
 void store_async(uint32_t address, const void* value, uint32_t bytes, uint32_t barrier, const Location& where);
 void load_global(const void* address, void* value, uint32_t bytes, bool read_only, const Location& where);
+void prefetch_global(const void* address, const Location& where);
 void store_global(void* address, const void* value, uint32_t bytes, const Location& where);
 void load_strong(const void* address, void* value, uint32_t bytes, Order order, Scope scope, const Location& where);
 void store_strong(void* address, const void* value, uint32_t bytes, Order order, Scope scope, const Location& where);

@@ -128,12 +128,15 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
 }
 
 // A warp: lane l has the tokens l, l + 32, ... Both scales are multiplied here, once, so that the consumers' FMA is the
-// only other operation; some blocks ahead, because each load waits for L2 or, with column-major scales, for a line of
-// its own. Any strides will do. kPanels: rows of the weight's scales in a tile, each with products of its own.
+// only other operation; four blocks ahead, because each load waits for L2 or, with column-major scales, for a line of
+// its own: in registers where there is room, else one block there and the others in L2. Any strides will do. kPanels:
+// rows of the weight's scales in a tile, each with products of its own.
 template <uint32_t kLargest, Cluster kCluster, uint32_t kPanels>
 LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   constexpr uint32_t kTokens = kLargest / 32;
-  constexpr uint32_t kAhead = kLargest > kSmallTokens ? 1 : 4;  // as many as there are registers for
+  constexpr uint32_t kAhead =
+      kLargest > kSmallTokens ? 1 : 4;  // blocks in registers: as many as there are registers for
+  constexpr uint32_t kL2Ahead = 4;      // blocks in L2
   ptx::grid_dependency_wait();
   TileQueue queue(p.smem, base);
   device::Pipeline stages = stages_of(p, base);
@@ -147,16 +150,24 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
     const bool early = reads_early<kCluster>(p) && p.rows.layout == RowLayout::kOffset;
     const bool refused = tile.refused || (early && !is_current(p.rows, tile, p.smem.max_tokens));
     float weight_scale[kAhead][kPanels], token_scale[kAhead][kTokens] = {};
+    const auto weight_at = [&](uint32_t j, uint32_t block) {
+      return weight + j * p.weight_scale.row_stride + block * p.weight_scale.column_stride;
+    };
+    const auto token_at = [&](uint32_t i, uint32_t block) {
+      return tokens + 32 * i * p.token_scale.row_stride + block * p.token_scale.column_stride;
+    };
     const auto load = [&](uint32_t block, uint32_t to) {
       LC_UNROLL
-      for (uint32_t j = 0; j < kPanels; ++j)
-        weight_scale[to][j] =
-            ptx::load_global(weight + j * p.weight_scale.row_stride + block * p.weight_scale.column_stride);
+      for (uint32_t j = 0; j < kPanels; ++j) weight_scale[to][j] = ptx::load_global(weight_at(j, block));
       LC_UNROLL
       for (uint32_t i = 0; i < kTokens; ++i)
-        if (lane + 32 * i < tile.tokens)
-          token_scale[to][i] =
-              ptx::load_global(tokens + 32 * i * p.token_scale.row_stride + block * p.token_scale.column_stride);
+        if (lane + 32 * i < tile.tokens) token_scale[to][i] = ptx::load_global(token_at(i, block));
+    };
+    const auto prefetch = [&](uint32_t block) {
+      if (lane < kPanels) ptx::prefetch_global_l2(weight_at(lane, block));
+      LC_UNROLL
+      for (uint32_t i = 0; i < kTokens; ++i)
+        if (lane + 32 * i < tile.tokens) ptx::prefetch_global_l2(token_at(i, block));
     };
     LC_UNROLL
     for (uint32_t i = 0; i < kAhead; ++i)
@@ -175,6 +186,7 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
                                     : ptx::multiply_rn(weight_scale[at][j], token_scale[at][i]);
         }
         if (block + kAhead < blocks.end) load(block + kAhead, at);
+        if (kAhead < kL2Ahead && block + kL2Ahead < blocks.end) prefetch(block + kL2Ahead);
         const uint32_t to = base + p.smem.scales + 4 * (kPanels * stages.stage * p.smem.max_tokens + lane);
         stages.wait_empty();
         LC_UNROLL

@@ -79,6 +79,12 @@ LC_DEVICE T load_global_nc(const T* p) {
   LC_PTX_LOAD_BODY("ld.global.nc.L1::no_allocate", "l", detail::global_address(p))
 }
 
+// Brings the line of *p into L2, without a register for it. p must point into memory that is there.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prefetch-prefetchu
+LC_DEVICE void prefetch_global_l2(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(detail::global_address(p)));
+}
+
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-st
 template <class T>
 LC_DEVICE void store_shared(uint32_t addr, T v) {

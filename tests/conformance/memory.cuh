@@ -9,6 +9,7 @@ namespace longcat_ops::conformance {
 template <class T>
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) move_kernel(const T* in, T* out) {
   const uint32_t t = ptx::thread_index(), base = ptx::dynamic_smem_base(), bytes = sizeof(T);
+  ptx::prefetch_global_l2(in + t);
   ptx::store_shared(base + bytes * t, ptx::load_global(in + t));
   ptx::sync_threads();
   ptx::store_global(out + t, ptx::load_shared<T>(base + bytes * (63 - t)));
@@ -183,7 +184,7 @@ void lines(Machine& machine) {
 }
 
 inline void memory_cases(Cases& cases) {
-  const char* moves = "load_shared store_shared load_global store_global load_global_nc";
+  const char* moves = "load_shared store_shared load_global prefetch_global_l2 store_global load_global_nc";
   cases.add("memory/move_1", moves, move<uint8_t>);
   cases.add("memory/move_2", moves, move<uint16_t>);
   cases.add("memory/move_4", moves, move<float>);

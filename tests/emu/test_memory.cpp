@@ -86,6 +86,7 @@ TEST(memory_bounds_alignment_initialisation) {
   emu::World second(1);
   auto* other = second.alloc_array<uint32_t>(4, 0, "data", true);
   CHECK_ERROR("out-of-bounds", run(second, 1, 1, 0, [=] { (void)load_global(other + 4); }));
+  CHECK_ERROR("out-of-bounds", run(second, 1, 1, 0, [=] { prefetch_global_l2(other + 4); }));
   emu::World third(1);
   auto* before = third.alloc_array<uint32_t>(4, 0, "data", true);
   CHECK_ERROR("out-of-bounds", run(third, 1, 1, 0, [=] { store_global(before - 1, 0); }));

@@ -82,6 +82,7 @@ LAYER = {
     r"MEMBAR\.ALL\.SYS": 1,
     r"FENCE\.VIEW\.ASYNC\.S": 2,  # shared, and both
     r"FENCE\.VIEW\.ASYNC\.G": 1,
+    r"CCTL\.E\.PF2 ": 1,
     r"NANOSLEEP 0x20": 1,
     # mbarrier.cuh
     r"SYNCS\.EXCH\.64 ": 1,  # init

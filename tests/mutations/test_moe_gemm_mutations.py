@@ -62,8 +62,9 @@ MUTATIONS = [
     gemm("scales_of_the_other_column", CONSUMER, "from[1], device::bits_float(both.y)", "from[1], "
          "device::bits_float(both.x)"),
     gemm("one_promotion_at_the_end", CONSUMER, "k > 0);", "true);"),
-    gemm("scales_read_too_soon", PRODUCER, "as many as there are registers for\n" + WAIT, "\n"),
+    gemm("scales_read_too_soon", PRODUCER, "// blocks in L2\n" + WAIT, "\n"),
     gemm("scales_of_the_block_before", PRODUCER, "load(block + kAhead, at)", "load(block + kAhead - 1, at)"),
+    gemm("scales_prefetched_beyond_the_last", PRODUCER, " && block + kL2Ahead < blocks.end", ""),
     gemm("scale_of_another_block", PRODUCER, "block * p.token_scale.column_stride", "0"),
     gemm("scale_of_another_row_of_blocks", PRODUCER, "(row < p.n ? row : 0) / kBlockK)", "0)"),
     gemm("offsets_read_too_soon", SCHEDULER, READY_WAIT, ""),

@@ -40,7 +40,7 @@ def test_every_text_is_there_once(path: Path) -> None:
 
 def test_all_of_them_are_found() -> None:
     """Nothing hides in a form that is not looked into: a new bug is counted here, too."""
-    assert sum(len(_planted(path)) for path in FILES) == 193
+    assert sum(len(_planted(path)) for path in FILES) == 194
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ TABLE = (
     # Clusters of a split: sums through distributed shared memory, and a barrier. Nothing of it without one.
     Row(r"moe_gemm_kernel<32, .*, \(Cluster\)1>", must=("STAS.128", "UCGABAR_WAIT")),
     Row(r"moe_gemm_kernel<.*, \(Cluster\)0>", never=("STAS", "UCGABAR_WAIT", "UTMALDG.3D.MULTICAST")),
-    Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
+    Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", "CCTL.E.PF2", *_products(48, 64, 96, 128))),
     # Pairs: tokens for both blocks, remote arrivals.
     Row(
         r"moe_gemm_kernel<256, .*, \(Cluster\)2>",
@@ -67,7 +67,7 @@ TABLE = (
     ),
     Row(r"moe_swiglu_gemm_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),
     Row(r"moe_swiglu_gemm_kernel<.*, true>", must=("UTMALDG.3D",)),
-    Row(r"moe_swiglu_gemm_kernel<128, .*>", must=("USETMAXREG", *_products(48, 64, 96, 128))),
+    Row(r"moe_swiglu_gemm_kernel<128, .*>", must=("USETMAXREG", "CCTL.E.PF2", *_products(48, 64, 96, 128))),
 )
 
 

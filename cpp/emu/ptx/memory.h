@@ -40,6 +40,9 @@ T load_global_nc(const T* p, emu::Location where = emu::Location::current()) {
   emu::load_global(p, &v, sizeof v, true, where);
   return v;
 }
+inline void prefetch_global_l2(const void* p, emu::Location where = emu::Location::current()) {
+  emu::prefetch_global(p, where);
+}
 template <class T>
 void store_global(T* p, std::type_identity_t<T> v, emu::Location where = emu::Location::current()) {
   static_assert(is_memory_type<T>);

@@ -59,6 +59,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) memory_kernel(void* in, void* out, uint32_t* f
   copy(smem, static_cast<const float*>(in), static_cast<float*>(out));
   copy(smem, static_cast<const ptx::Vec8*>(in), static_cast<ptx::Vec8*>(out));
   copy(smem, static_cast<const ptx::Vec16*>(in), static_cast<ptx::Vec16*>(out));
+  ptx::prefetch_global_l2(in);
   strong(static_cast<uint32_t*>(out));
   strong(static_cast<int32_t*>(out));
   strong(static_cast<uint64_t*>(out));
