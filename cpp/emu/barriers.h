@@ -22,7 +22,6 @@ struct BarrierPhase {
 };
 
 struct MBarrier {
-  bool live = false;
   bool fenced = false;   // its initialisation is visible to the async proxy
   bool observed = true;  // somebody has waited for the newest complete phase
   uint32_t address = 0;
@@ -53,7 +52,7 @@ class BarrierTable {
  public:
   explicit BarrierTable(size_t smem_bytes) : index_((smem_bytes + 7) / 8, 0) {}
 
-  MBarrier* find(size_t offset);  // any that was ever initialised there
+  MBarrier* find(size_t offset);  // null: none there
   MBarrier& create(size_t offset);
   bool touches_live(size_t offset, size_t bytes) const;
   std::deque<MBarrier>& all() { return barriers_; }

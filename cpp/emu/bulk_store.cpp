@@ -1,10 +1,9 @@
-// Copies and reductions from shared to global memory, in bulk groups. Reading the source and writing the destination
-// are separate events.
+// Copies from shared to global memory, in bulk groups. Reading the source and writing the destination are separate
+// events.
 #include <cstring>
 #include <optional>
 
 #include "emu/engine.h"
-#include "emu/ptx/convert.h"
 #include "emu/tensor_box.h"
 #include "emu/wgmma.h"
 
@@ -18,8 +17,6 @@ struct BulkCopy : AsyncOperation {
   uint32_t bytes;
   std::optional<TensorBox> box;  // else the destination is `linear`
   uint8_t* linear = nullptr;
-  bool reduce = false;
-  ptx::ElementType element_type = ptx::ElementType::kRaw;
   Location where;
   std::vector<uint8_t> data;
   bool read_done = false;
@@ -27,24 +24,8 @@ struct BulkCopy : AsyncOperation {
 
   void read();
   void write();
-  void put(uint8_t* destination, const uint8_t* source, uint32_t count) const;
   bool step() override;
 };
-
-namespace {
-
-template <class T, class Add>
-void add_elements(uint8_t* destination, const uint8_t* source, uint32_t count, Add add) {
-  for (uint32_t at = 0; at < count; at += sizeof(T)) {
-    T a, b;
-    std::memcpy(&a, destination + at, sizeof(T));
-    std::memcpy(&b, source + at, sizeof(T));
-    a = add(a, b);
-    std::memcpy(destination + at, &a, sizeof(T));
-  }
-}
-
-}  // namespace
 
 void BulkCopy::read() {
   data.resize(bytes);
@@ -54,26 +35,13 @@ void BulkCopy::read() {
   read_done = true;
 }
 
-void BulkCopy::put(uint8_t* destination, const uint8_t* source, uint32_t count) const {
-  if (!reduce)
-    std::memcpy(destination, source, count);
-  else if (element_type == ptx::ElementType::kF32)
-    add_elements<float>(destination, source, count, [](float a, float b) { return ptx::add_rn(a, b); });
-  else if (element_type == ptx::ElementType::kU32)
-    add_elements<uint32_t>(destination, source, count, [](uint32_t a, uint32_t b) { return a + b; });
-  else
-    add_elements<uint16_t>(destination, source, count, [](uint16_t a, uint16_t b) {
-      return uint16_t(ptx::detail::to_bf16(ptx::detail::from_bf16(a) + ptx::detail::from_bf16(b)));
-    });
-}
-
 void BulkCopy::write() {
   if (!box) {
-    put(linear, data.data(), bytes);
+    std::memcpy(linear, data.data(), bytes);
   } else {
     for (uint32_t r = 0; r < box->rows; ++r) {
       const TensorBox::Span span = box->row(r);
-      if (span.bytes > 0) put(span.global, data.data() + r * box->row_bytes + span.skip, span.bytes);
+      if (span.bytes > 0) std::memcpy(span.global, data.data() + r * box->row_bytes + span.skip, span.bytes);
     }
   }
   written = true;
@@ -126,16 +94,10 @@ void check_source(uint32_t address, uint32_t bytes, bool matters, const char* op
   engine().check_shared(*self.cta, address, bytes, access);
 }
 
-void check_target(const void* address, uint32_t bytes, bool reduce, const char* operation, const Location& where) {
+void check_target(const void* address, uint32_t bytes, const char* operation, const Location& where) {
   Thread& self = this_thread();
   Allocation& allocation = engine().find_global(address, bytes, operation, where);
   Access access = group_access(self, true, operation, where);
-  if (reduce) {
-    // Each element is added by a relaxed atomic operation.
-    access.strength = uint8_t(1 + int(Scope::kGpu));
-    access.check_initialised = true;
-    engine().check_global(allocation, address, bytes, access);
-  }
   access.write = true;
   engine().check_global(allocation, address, bytes, access);
 }
@@ -164,48 +126,37 @@ Thread::~Thread() {
   for (auto& copy : bulk.open) copy->owner = nullptr;
 }
 
-void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, uint32_t rank, bool reduce,
-               const Location& where) {
-  const char* name = reduce ? "TMA reduce" : "TMA store";
+void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, uint32_t rank, const Location& where) {
+  constexpr const char* kName = "TMA store";
   maybe_yield(where);
-  check_tensor_copy(map, src, rank, name, where);
-  if (reduce) {
-    if (map.element_type == ptx::ElementType::kRaw)
-      fail("tensor-map", "TMA reduce: the map has no element type", where);
-    if (map.element_size != (map.element_type == ptx::ElementType::kBF16 ? 2u : 4u))
-      fail("tensor-map", "TMA reduce: the element size does not match the element type", where);
-  }
+  check_tensor_copy(map, src, rank, kName, where);
   const TensorBox box(map, coord);
   for (uint32_t r = 0; r < box.rows; ++r) {
     const TensorBox::Span span = box.row(r);
-    check_source(src + r * box.row_bytes, box.row_bytes, span.bytes > 0, name, where);
-    if (span.bytes > 0) check_target(span.global, span.bytes, reduce, name, where);
+    check_source(src + r * box.row_bytes, box.row_bytes, span.bytes > 0, kName, where);
+    if (span.bytes > 0) check_target(span.global, span.bytes, kName, where);
   }
   auto copy = std::make_shared<BulkCopy>();
   copy->src = src;
   copy->bytes = box.bytes();
   copy->box = box;
-  copy->reduce = reduce;
-  copy->element_type = map.element_type;
   copy->where = where;
   add_copy(std::move(copy));
 }
 
-void bulk_store(void* dst, uint32_t src, uint32_t bytes, bool reduce, const Location& where) {
-  const char* name = reduce ? "bulk reduce" : "bulk store";
+void bulk_store(void* dst, uint32_t src, uint32_t bytes, const Location& where) {
+  constexpr const char* kName = "bulk store";
   maybe_yield(where);
-  check_alignment(src, 16, name, where);
-  check_alignment(reinterpret_cast<uint64_t>(dst), 16, name, where);
+  check_alignment(src, 16, kName, where);
+  check_alignment(reinterpret_cast<uint64_t>(dst), 16, kName, where);
   if (bytes == 0 || bytes % 16 != 0)
-    fail("misaligned", std::string(name) + " of " + std::to_string(bytes) + " B", where);
-  check_source(src, bytes, true, name, where);
-  check_target(dst, bytes, reduce, name, where);
+    fail("misaligned", std::string(kName) + " of " + std::to_string(bytes) + " B", where);
+  check_source(src, bytes, true, kName, where);
+  check_target(dst, bytes, kName, where);
   auto copy = std::make_shared<BulkCopy>();
   copy->src = src;
   copy->bytes = bytes;
   copy->linear = static_cast<uint8_t*>(dst);
-  copy->reduce = reduce;
-  copy->element_type = ptx::ElementType::kF32;
   copy->where = where;
   add_copy(std::move(copy));
 }

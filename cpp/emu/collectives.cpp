@@ -70,7 +70,6 @@ uint32_t shuffle(uint32_t value, Shuffle kind, int argument, const Location& whe
   int source = argument & 31;
   if (kind == Shuffle::kXor) source = lane ^ (argument & 31);
   if (kind == Shuffle::kUp) source = lane - argument;
-  if (kind == Shuffle::kDown) source = lane + argument;
   Payload mine{value, source, value};
   warp_collective(kShuffle + 16 * int(kind), &mine, where, [](std::array<void*, 32>& payload) {
     for (void* entry : payload) {

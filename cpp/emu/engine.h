@@ -119,7 +119,7 @@ struct Cta {
   std::vector<ForeignAccess> foreign;
   std::vector<ForeignArrival> foreign_arrivals;
   std::vector<uint64_t> flags;    // Engine::sync has these addresses within its shared memory
-  uint32_t copies_in_flight = 0;  // that read or write this CTA's shared memory
+  uint32_t copies_in_flight = 0;  // that write this CTA's shared memory
   bool triggered = false;         // griddepcontrol.launch_dependents
   bool waited = false;            // one of its threads, for the launch before
   BarrierTable barriers;

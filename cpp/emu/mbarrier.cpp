@@ -7,15 +7,6 @@ namespace {
 
 constexpr int64_t kLargestCount = (1 << 20) - 1;
 
-void access_object(uint32_t address, const char* operation, const Location& where) {
-  Thread& self = this_thread();
-  self.cta->shared(address, 8, operation, where);
-  check_alignment(address, 8, operation, where);
-  Access access = engine().thread_access(self, where, operation);
-  access.write = true;
-  engine().check_shared(*self.cta, address, 8, access);
-}
-
 MBarrier& own_barrier(uint32_t address, const Location& where) {
   return live_barrier(*this_thread().cta, address, where);
 }
@@ -86,7 +77,7 @@ MBarrier& live_barrier(Cta& cta, uint32_t address, const Location& where) {
   cta.shared(address, 8, "mbarrier", where);
   check_alignment(address, 8, "mbarrier", where);
   MBarrier* barrier = cta.barriers.find(address - cta.smem_base);
-  if (barrier == nullptr || !barrier->live) fail("mbarrier", "there is no initialised mbarrier here", where);
+  if (barrier == nullptr) fail("mbarrier", "there is no initialised mbarrier here", where);
   if (!engine().settings.detectors) return *barrier;
   const bool shown = barrier->shown_time != 0;
   if (&cta != self.cta && !shown)
@@ -112,7 +103,7 @@ MBarrier& BarrierTable::create(size_t offset) {
 bool BarrierTable::touches_live(size_t offset, size_t bytes) const {
   if (barriers_.empty()) return false;
   for (size_t word = offset / 8; word < (offset + bytes + 7) / 8; ++word)
-    if (index_[word] != 0 && barriers_[index_[word] - 1].live) return true;
+    if (index_[word] != 0) return true;
   return false;
 }
 
@@ -133,7 +124,6 @@ void MBarrier::complete_if_done(const Location& where) {
 }
 
 void MBarrier::complete_tx(uint32_t bytes, uint32_t issued_in_phase, const Location& where) {
-  if (!live) fail("mbarrier", "a copy completes on an mbarrier that was invalidated", where);
   if (phase != issued_in_phase)
     fail("mbarrier",
          "a copy was issued in phase " + std::to_string(issued_in_phase) + " and completes in phase " +
@@ -148,40 +138,25 @@ void MBarrier::complete_tx(uint32_t bytes, uint32_t issued_in_phase, const Locat
 void mbarrier_init(uint32_t address, uint32_t count, const Location& where) {
   Thread& self = this_thread();
   Cta& cta = *self.cta;
-  access_object(address, "mbarrier.init", where);
+  constexpr const char* kName = "mbarrier.init";
+  cta.shared(address, 8, kName, where);
+  check_alignment(address, 8, kName, where);
+  Access access = engine().thread_access(self, where, kName);
+  access.write = true;
+  engine().check_shared(cta, address, 8, access);
   if (count < 1 || count > kLargestCount) fail("mbarrier", "init with count " + std::to_string(count), where);
-  MBarrier* barrier = cta.barriers.find(address - cta.smem_base);
-  if (barrier != nullptr && barrier->live) fail("mbarrier", "init of a live mbarrier", where);
-  if (barrier == nullptr) {
-    barrier = &cta.barriers.create(address - cta.smem_base);
-    barrier->component =
-        engine().extra_component(&cta, "copies counted by mbarrier", uint32_t(cta.barriers.all().size() - 1));
-    barrier->first_time = engine().components[barrier->component].last_time + 1;
-  } else {
-    barrier->first_time += barrier->phase + 1;
-  }
-  barrier->live = true;
-  barrier->fenced = false;
-  barrier->observed = true;
-  barrier->address = address;
-  barrier->expected = count;
-  barrier->pending = count;
-  barrier->tx = 0;
-  barrier->phase = 0;
-  barrier->init_component = self.component;
-  barrier->init_time = self.time();
-  barrier->init_at = where;
-  barrier->init_by = &self;
-  barrier->shown_time = 0;
-  barrier->arriving = {};
-  barrier->complete = {};
-}
-
-void mbarrier_invalidate(uint32_t address, const Location& where) {
-  MBarrier& barrier = own_barrier(address, where);
-  if (!barrier.waiters.empty()) fail("mbarrier", "inval of an mbarrier that threads wait for", where);
-  access_object(address, "mbarrier.inval", where);
-  barrier.live = false;
+  if (cta.barriers.find(address - cta.smem_base) != nullptr) fail("mbarrier", "init of a live mbarrier", where);
+  MBarrier& barrier = cta.barriers.create(address - cta.smem_base);
+  barrier.component =
+      engine().extra_component(&cta, "copies counted by mbarrier", uint32_t(cta.barriers.all().size() - 1));
+  barrier.first_time = engine().components[barrier.component].last_time + 1;
+  barrier.address = address;
+  barrier.expected = count;
+  barrier.pending = count;
+  barrier.init_component = self.component;
+  barrier.init_time = self.time();
+  barrier.init_at = where;
+  barrier.init_by = &self;
 }
 
 void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where) {

@@ -14,7 +14,7 @@ namespace longcat_ops::emu {
 
 enum class Scope : uint8_t { kCta, kCluster, kGpu, kSys };
 enum class Order : uint8_t { kWeak, kRelaxed, kAcquire, kRelease, kAcqRel };
-enum class Shuffle { kIndex, kXor, kUp, kDown };
+enum class Shuffle { kIndex, kXor, kUp };
 
 uint32_t thread_index();
 uint32_t block_index();
@@ -72,7 +72,6 @@ void multimem_add(void* address, const void* value, uint32_t bytes, ptx::Multime
                   const Location& where);
 
 void mbarrier_init(uint32_t address, uint32_t count, const Location& where);
-void mbarrier_invalidate(uint32_t address, const Location& where);
 void mbarrier_arrive(uint32_t address, uint32_t count, uint32_t expect_bytes, const Location& where);  // count may be 0
 void mbarrier_arrive_cluster(uint32_t address, uint32_t count, uint32_t expect_bytes, Order order, Scope scope,
                              const Location& where);
@@ -86,13 +85,9 @@ void tma_load(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const i
               const Location& where);
 void tma_load_multicast(uint32_t dst, const ptx::TensorMap& map, uint32_t barrier, const int32_t* coord, uint32_t rank,
                         uint32_t cta_mask, const Location& where);
-void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, uint32_t rank, bool reduce,
-               const Location& where);
+void tma_store(const ptx::TensorMap& map, uint32_t src, const int32_t* coord, uint32_t rank, const Location& where);
 void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, const Location& where);
-void bulk_load_multicast(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, uint32_t cta_mask,
-                         const Location& where);
-void bulk_copy_cluster(uint32_t dst, uint32_t src, uint32_t bytes, uint32_t barrier, const Location& where);
-void bulk_store(void* dst, uint32_t src, uint32_t bytes, bool reduce, const Location& where);
+void bulk_store(void* dst, uint32_t src, uint32_t bytes, const Location& where);
 void bulk_commit();
 void bulk_wait(uint32_t keep, bool read_only, const Location& where);
 

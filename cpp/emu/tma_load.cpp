@@ -70,24 +70,18 @@ struct TensorLoad : Load {
   uint32_t rows_done = 0;
 };
 
-// source: the CTA whose shared memory is read, or null for global memory.
 struct BulkLoad : Load {
-  BulkLoad(Cta* source_, const uint8_t* src_, const Target& target, uint32_t bytes_, const Location& where_)
-      : Load(target, where_), source(source_), src(src_), bytes(bytes_) {
-    if (source != nullptr) ++source->copies_in_flight;
-  }
+  BulkLoad(const uint8_t* src_, const Target& target, uint32_t bytes_, const Location& where_)
+      : Load(target, where_), src(src_), bytes(bytes_) {}
 
   bool step() override {
     const uint32_t count = 16 * next_share((bytes - bytes_done) / 16);
     std::memcpy(cta->shared(dst + bytes_done, count, "bulk load", where), src + bytes_done, count);
     bytes_done += count;
     barrier->complete_tx(count, phase, where);
-    const bool done = finish(bytes_done == bytes);
-    if (done && source != nullptr) --source->copies_in_flight;
-    return done;
+    return finish(bytes_done == bytes);
   }
 
-  Cta* source;
   const uint8_t* src;
   uint32_t bytes;
   uint32_t bytes_done = 0;
@@ -150,21 +144,6 @@ void start_tensor_load(const Target& target, const TensorBox& box, const char* o
   engine().enqueue(std::make_shared<TensorLoad>(target, box, where));
 }
 
-void start_bulk_load(const Target& target, const void* src, uint32_t bytes, const char* operation,
-                     const Location& where) {
-  check_destination(target, bytes, copy_access(target.barrier, true, operation, where), operation, where);
-  engine().check_global(engine().find_global(src, bytes, operation, where), src, bytes,
-                        copy_access(target.barrier, false, operation, where));
-  engine().enqueue(std::make_shared<BulkLoad>(nullptr, static_cast<const uint8_t*>(src), target, bytes, where));
-}
-
-void check_bulk(uint64_t dst, uint64_t src, uint32_t bytes, const char* operation, const Location& where) {
-  check_alignment(dst, 16, operation, where);
-  check_alignment(src, 16, operation, where);
-  if (bytes == 0 || bytes % 16 != 0)
-    fail("misaligned", "a " + std::string(operation) + " of " + std::to_string(bytes) + " B", where);
-}
-
 }  // namespace
 
 void check_tensor_copy(const ptx::TensorMap& map, uint32_t smem_address, uint32_t rank, const char* operation,
@@ -217,37 +196,15 @@ void tma_load_multicast(uint32_t dst, const ptx::TensorMap& map, uint32_t barrie
 void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, const Location& where) {
   constexpr const char* kName = "bulk load";
   maybe_yield(where);
-  check_bulk(dst, reinterpret_cast<uint64_t>(src), bytes, kName, where);
-  start_bulk_load(own_target(dst, barrier, where), src, bytes, kName, where);
-}
-
-void bulk_load_multicast(uint32_t dst, const void* src, uint32_t bytes, uint32_t barrier, uint32_t cta_mask,
-                         const Location& where) {
-  constexpr const char* kName = "multicast bulk load";
-  maybe_yield(where);
-  check_bulk(dst, reinterpret_cast<uint64_t>(src), bytes, kName, where);
-  for (const Target& target : multicast_targets(dst, barrier, cta_mask, kName, where))
-    start_bulk_load(target, src, bytes, kName, where);
-}
-
-void bulk_copy_cluster(uint32_t dst, uint32_t src, uint32_t bytes, uint32_t barrier, const Location& where) {
-  constexpr const char* kName = "bulk copy in the cluster";
-  maybe_yield(where);
-  check_bulk(dst, src, bytes, kName, where);
-  Cta& self = *this_thread().cta;
-  Cta& cta = cluster_target(dst, bytes, kName, where);
-  if (&cluster_target(barrier, 8, kName, where) != &cta)
-    fail("cluster", std::string(kName) + ": the destination and the mbarrier are in different CTAs", where);
-  const Target target(cta, dst, barrier, where);
-  const uint8_t* data = self.shared(src, bytes, kName, where);
-  Access read = copy_access(target.barrier, false, kName, where);
-  read.async_visible = &this_thread().clock.async_shared;
-  read.order_shared = &this_thread().clock.order_shared;
-  read.check_initialised = true;
-  engine().check_shared(self, src, bytes, read);
-  note_foreign(self, read);
+  check_alignment(dst, 16, kName, where);
+  check_alignment(reinterpret_cast<uint64_t>(src), 16, kName, where);
+  if (bytes == 0 || bytes % 16 != 0)
+    fail("misaligned", "a " + std::string(kName) + " of " + std::to_string(bytes) + " B", where);
+  const Target target = own_target(dst, barrier, where);
   check_destination(target, bytes, copy_access(target.barrier, true, kName, where), kName, where);
-  engine().enqueue(std::make_shared<BulkLoad>(&self, data, target, bytes, where));
+  engine().check_global(engine().find_global(src, bytes, kName, where), src, bytes,
+                        copy_access(target.barrier, false, kName, where));
+  engine().enqueue(std::make_shared<BulkLoad>(static_cast<const uint8_t*>(src), target, bytes, where));
 }
 
 }  // namespace longcat_ops::emu

@@ -7,15 +7,13 @@
 
 namespace longcat_ops::ptx {
 
-// lo in the low byte. Beyond +-448 saturates to that; every NaN becomes 0x7f.
+// a in the lowest byte. Beyond +-448 saturates to that; every NaN becomes 0x7f.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cvt
-LC_DEVICE uint16_t pack_e4m3x2(float lo, float hi) {
-  uint16_t r;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(hi), "f"(lo));
-  return r;
-}
 LC_DEVICE uint32_t pack_e4m3x4(float a, float b, float c, float d) {
-  return pack_e4m3x2(a, b) | static_cast<uint32_t>(pack_e4m3x2(c, d)) << 16;
+  uint16_t low, high;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
+  return low | static_cast<uint32_t>(high) << 16;
 }
 
 // Exact. By way of f16 for e4m3, of which it holds every value.

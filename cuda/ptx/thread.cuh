@@ -96,10 +96,6 @@ template <class T>
 LC_DEVICE T shuffle_up(T v, int delta) {
   return detail::bits_as<T>(__shfl_up_sync(kFullMask, detail::bits_as<uint32_t>(v), delta));
 }
-template <class T>
-LC_DEVICE T shuffle_down(T v, int delta) {
-  return detail::bits_as<T>(__shfl_down_sync(kFullMask, detail::bits_as<uint32_t>(v), delta));
-}
 
 // Of all 32 lanes.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-vote-sync

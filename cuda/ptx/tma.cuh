@@ -82,48 +82,32 @@ LC_DEVICE void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t b
 #undef LC_PTX_TMA_LOAD
 #undef LC_PTX_TMA_LOAD_BODY
 
-// The statement of a copy from shared memory to a tiled tensor, which OPCODE and OPERATION name.
 #define LC_PTX_TMA_WRITE(DIM, COORDS) \
-  LC_PTX_TMA_OPCODE "." DIM ".global.shared::cta" LC_PTX_TMA_OPERATION ".tile.bulk_group [%0, {" COORDS "}], [%1];"
-#define LC_PTX_TMA_WRITE_BODY                                                                                          \
-  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");                                                   \
-  if constexpr (R == 1) {                                                                                              \
-    asm volatile(LC_PTX_TMA_WRITE("1d", "%2")::"l"(map), "r"(src), "r"(coord[0]) : "memory");                          \
-  } else if constexpr (R == 2) {                                                                                       \
-    asm volatile(LC_PTX_TMA_WRITE("2d", "%2, %3")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]) : "memory");       \
-  } else if constexpr (R == 3) {                                                                                       \
-    asm volatile(LC_PTX_TMA_WRITE("3d", "%2, %3, %4")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]), "r"(coord[2]) \
-                 : "memory");                                                                                          \
-  } else if constexpr (R == 4) {                                                                                       \
-    asm volatile(LC_PTX_TMA_WRITE("4d", "%2, %3, %4, %5")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]),           \
-                 "r"(coord[2]), "r"(coord[3])                                                                          \
-                 : "memory");                                                                                          \
-  } else {                                                                                                             \
-    asm volatile(LC_PTX_TMA_WRITE("5d", "%2, %3, %4, %5, %6")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]),       \
-                 "r"(coord[2]), "r"(coord[3]), "r"(coord[4])                                                           \
-                 : "memory");                                                                                          \
-  }
+  "cp.async.bulk.tensor." DIM ".global.shared::cta.tile.bulk_group [%0, {" COORDS "}], [%1];"
 
 // A box from shared memory to a tiled tensor; elements out of bounds are dropped.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
-#define LC_PTX_TMA_OPCODE "cp.async.bulk.tensor"
-#define LC_PTX_TMA_OPERATION ""
 template <int R>
-LC_DEVICE void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coord)[R]){LC_PTX_TMA_WRITE_BODY}
-#undef LC_PTX_TMA_OPCODE
-#undef LC_PTX_TMA_OPERATION
-
-// The same, adding to what is there in the map's element type; each element's addition is atomic, relaxed, at gpu
-// scope.
-// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-reduce-async-bulk-tensor
-#define LC_PTX_TMA_OPCODE "cp.reduce.async.bulk.tensor"
-#define LC_PTX_TMA_OPERATION ".add"
-template <int R>
-LC_DEVICE void tma_reduce_add(const TensorMap* map, uint32_t src, const int32_t (&coord)[R]){LC_PTX_TMA_WRITE_BODY}
-#undef LC_PTX_TMA_OPCODE
-#undef LC_PTX_TMA_OPERATION
+LC_DEVICE void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coord)[R]) {
+  static_assert(R >= 1 && R <= 5, "tensors have 1 to 5 dimensions");
+  if constexpr (R == 1) {
+    asm volatile(LC_PTX_TMA_WRITE("1d", "%2")::"l"(map), "r"(src), "r"(coord[0]) : "memory");
+  } else if constexpr (R == 2) {
+    asm volatile(LC_PTX_TMA_WRITE("2d", "%2, %3")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]) : "memory");
+  } else if constexpr (R == 3) {
+    asm volatile(LC_PTX_TMA_WRITE("3d", "%2, %3, %4")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]), "r"(coord[2])
+                 : "memory");
+  } else if constexpr (R == 4) {
+    asm volatile(LC_PTX_TMA_WRITE("4d", "%2, %3, %4, %5")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]),
+                 "r"(coord[2]), "r"(coord[3])
+                 : "memory");
+  } else {
+    asm volatile(LC_PTX_TMA_WRITE("5d", "%2, %3, %4, %5, %6")::"l"(map), "r"(src), "r"(coord[0]), "r"(coord[1]),
+                 "r"(coord[2]), "r"(coord[3]), "r"(coord[4])
+                 : "memory");
+  }
+}
 #undef LC_PTX_TMA_WRITE
-#undef LC_PTX_TMA_WRITE_BODY
 
 // Contiguous bytes, both addresses and the size multiples of 16.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk
@@ -132,32 +116,10 @@ LC_DEVICE void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t
                "l"(detail::global_address(src)), "r"(bytes), "r"(bar)
                : "memory");
 }
-LC_DEVICE void bulk_load_multicast(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint16_t cta_mask) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
-      "%4;" ::"r"(dst),
-      "l"(detail::global_address(src)), "r"(bytes), "r"(bar), "h"(cta_mask)
-      : "memory");
-}
-// From this block's shared memory to a block of the cluster; dst and bar are addresses of that block.
-LC_DEVICE void bulk_copy_cluster(uint32_t dst, uint32_t src, uint32_t bytes, uint32_t bar) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
-      "r"(src), "r"(bytes), "r"(bar)
-      : "memory");
-}
 LC_DEVICE void bulk_store(void* dst, uint32_t src, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(detail::global_address(dst)),
                "r"(src), "r"(bytes)
                : "memory");
-}
-
-// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-reduce-async-bulk
-LC_DEVICE void bulk_reduce_add_f32(float* dst, uint32_t src, uint32_t bytes) {
-  asm volatile(
-      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(detail::global_address(dst)),
-      "r"(src), "r"(bytes)
-      : "memory");
 }
 
 // Closes the thread's current bulk group.

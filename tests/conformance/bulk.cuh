@@ -1,4 +1,4 @@
-// Contiguous bulk copies and reductions, their groups, and the fences between them and ordinary accesses.
+// Contiguous bulk copies, their groups, and the fences between them and ordinary accesses.
 #pragma once
 
 #include "case.h"
@@ -60,36 +60,6 @@ inline void bulk_reuse(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Adds in [count] f32 to sum [count].
-LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) bulk_reduce_kernel(const float* in, float* sum, uint32_t count) {
-  const uint32_t buffer = ptx::dynamic_smem_base(), lane = ptx::lane_index();
-  for (uint32_t i = lane; i < count; i += 32) ptx::store_shared(buffer + 4 * i, ptx::load_global(in + i));
-  ptx::fence_proxy_async_shared();
-  ptx::warp_sync();
-  if (lane != 0) return;
-  ptx::bulk_reduce_add_f32(sum, buffer, 4 * count);
-  ptx::bulk_commit();
-  ptx::bulk_wait<0>();
-}
-
-// One rounding per element: what 1 + 2^-24 and the like become shows how the unit rounds. No subnormals: the ISA leaves
-// their flushing by this instruction open.
-inline void bulk_reduce(Machine& machine) {
-  std::vector<float> a = {1.0f, 1.0f, 16777216.0f, -1.0f, 3.0e38f, 0.5f, 1.5f, -0.0f};
-  std::vector<float> b = {0x1p-24f, 0x1.8p-24f, 1.0f, 0x1p-25f, 3.0e38f, -0.5f, 0x1.000002p0f, -0.0f};
-  Numbers numbers(9);
-  for (int i = 0; i < 248; ++i) {
-    a.push_back(static_cast<float>(numbers.next()) * 0x1p-20f);
-    b.push_back(static_cast<float>(numbers.next()) * -0x1p-24f);
-  }
-  std::vector<float> expected;
-  for (size_t i = 0; i < a.size(); ++i) expected.push_back(a[i] + b[i]);
-  auto* sum = machine.input(a);
-  machine.launch(bulk_reduce_kernel, {1, 32, 1024}, static_cast<const float*>(machine.input(b)), sum,
-                 static_cast<uint32_t>(a.size()));
-  machine.expect(sum, expected);
-}
-
 // Block 0 writes data [64] and raises the flag; block 1 acquires, fences and reads them by a bulk copy. BOTH: the fence
 // over all of memory. The wait is bounded.
 template <bool BOTH>
@@ -128,7 +98,6 @@ void fenced_copy(Machine& machine) {
 inline void bulk_cases(Cases& cases) {
   cases.add("bulk/copies", "bulk_load bulk_store bulk_commit bulk_wait", bulk_copies);
   cases.add("bulk/reuse", "bulk_wait_read bulk_commit fence_proxy_async_shared", bulk_reuse);
-  cases.add("bulk/reduce_add_f32", "bulk_reduce_add_f32", bulk_reduce);
   const char* note = "that the data were there; one run proves no order";
   cases.add("bulk/after_fence_global", "fence_proxy_async_global", fenced_copy<false>, note);
   cases.add("bulk/after_fence", "fence_proxy_async", fenced_copy<true>, note);

@@ -22,10 +22,10 @@ struct Launch {
   uint32_t cluster = 1;    // blocks
 };
 
-enum class Element { kU8, kU16, kU32, kF32, kBF16 };
+enum class Element { kU8, kU16, kU32 };
 
 inline uint32_t element_bytes(Element element) {
-  return element == Element::kU8 ? 1 : element == Element::kU16 || element == Element::kBF16 ? 2 : 4;
+  return element == Element::kU8 ? 1 : element == Element::kU16 ? 2 : 4;
 }
 
 // A tiled tensor in global memory, fastest dimension first.

@@ -76,9 +76,6 @@ struct Map {
 struct PackE4m3x4 : Map<4, 1> {
   static LC_DEVICE void apply(const float* x, uint32_t* y) { y[0] = ptx::pack_e4m3x4(x[0], x[1], x[2], x[3]); }
 };
-struct PackE4m3x2 : Map<2, 1> {
-  static LC_DEVICE void apply(const float* x, uint32_t* y) { y[0] = ptx::pack_e4m3x2(x[0], x[1]); }
-};
 struct PackBf16x2 : Map<2, 1> {
   static LC_DEVICE void apply(const float* x, uint32_t* y) { y[0] = ptx::pack_bf16x2(x[0], x[1]); }
 };
@@ -151,8 +148,6 @@ inline void convert_cases(Cases& cases) {
                            [=](const uint32_t* x, uint32_t* y) {
                              y[0] = e4m3(x[0]) | e4m3(x[1]) << 8 | e4m3(x[2]) << 16 | e4m3(x[3]) << 24;
                            });
-  add_map_case<PackE4m3x2>(cases, "convert/pack_e4m3x2", "pack_e4m3x2", float_sweep(7),
-                           [=](const uint32_t* x, uint32_t* y) { y[0] = e4m3(x[0]) | e4m3(x[1]) << 8; });
   add_map_case<PackBf16x2>(
       cases, "convert/pack_bf16x2", "pack_bf16x2", float_sweep(7),
       [](const uint32_t* x, uint32_t* y) { y[0] = bf16_code(bits_float(x[0])) | bf16_code(bits_float(x[1])) << 16; });

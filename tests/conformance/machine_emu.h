@@ -37,10 +37,6 @@ class Machine {
       map.box[i] = tensor.box[i];
     }
     map.swizzle = tensor.swizzle;
-    map.element_type = tensor.element == Element::kF32    ? ptx::ElementType::kF32
-                       : tensor.element == Element::kBF16 ? ptx::ElementType::kBF16
-                       : tensor.element == Element::kU32  ? ptx::ElementType::kU32
-                                                          : ptx::ElementType::kRaw;
     return map;
   }
 

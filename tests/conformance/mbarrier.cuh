@@ -7,7 +7,7 @@ namespace longcat_ops::conformance {
 
 // One step of a script, run by one thread. kCopy starts a bulk copy of `argument` bytes, which completes at some time;
 // kAwait waits for the phase of parity `argument`, kTry the same by try_wait alone.
-enum Step : uint32_t { kInit, kArrive, kArriveN, kExpect, kArriveExpect, kCopy, kAwait, kTry, kTest, kReinit };
+enum Step : uint32_t { kInit, kArrive, kArriveN, kExpect, kArriveExpect, kCopy, kAwait, kTry, kTest };
 
 // script [steps][2]: step, argument. out [steps]: for kTest, test_wait of parity 0 + 2 * that of parity 1; for kTry 1;
 // else 0. The outcome of kTest is fixed as long as no copy in flight could complete the phase.
@@ -19,8 +19,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
   for (uint32_t i = 0; i < steps; ++i) {
     const uint32_t step = ptx::load_global(script + 2 * i), argument = ptx::load_global(script + 2 * i + 1);
     uint32_t answer = 0;
-    if (step == kReinit) ptx::mbarrier_invalidate(bar);
-    if (step == kInit || step == kReinit) {
+    if (step == kInit) {
       ptx::mbarrier_init(bar, argument);
       ptx::fence_mbarrier_init();
     } else if (step == kArrive) {
@@ -56,7 +55,7 @@ inline std::vector<uint32_t> play(const std::vector<uint32_t>& script) {
   for (size_t i = 0; i < script.size(); i += 2) {
     const uint32_t step = script[i], argument = script[i + 1];
     uint32_t answer = 0;
-    if (step == kInit || step == kReinit) {
+    if (step == kInit) {
       count = pending = argument;
       bytes = phase = 0;
     }
@@ -127,8 +126,6 @@ inline void mbarrier_cases(Cases& cases) {
       {kInit, 2, kArrive, 0, kCopy, 48, kTest, 0, kExpect, 48, kTest, 0, kArrive, 0, kAwait, 0, kTest, 0});
   add("mbarrier/try_wait", "mbarrier_try_wait",
       {kInit, 1, kTry, 1, kArrive, 0, kTry, 0, kArriveExpect, 256, kCopy, 256, kTry, 1, kTest, 0});
-  add("mbarrier/invalidate", "mbarrier_invalidate",
-      {kInit, 2, kArriveN, 2, kTest, 0, kReinit, 3, kTest, 0, kArriveN, 2, kTest, 0, kArrive, 0, kTest, 0});
   cases.add("mbarrier/meet", "mbarrier_arrive mbarrier_wait fence_mbarrier_init", meet);
 }
 

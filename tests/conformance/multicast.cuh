@@ -1,12 +1,12 @@
-// Copies from global memory to several blocks of a cluster, and from block to block.
+// Copies from global memory to several blocks of a cluster.
 #pragma once
 
 #include "case.h"
 
 namespace longcat_ops::conformance {
 
-// Every block of the cluster starts with 512 bytes of 0xee; block `source` has a box or bytes copied to the blocks of
-// the mask. out [4][128] words: what all blocks then have.
+// Every block of the cluster starts with 512 bytes of 0xee; block `source` has a box copied to the blocks of the mask.
+// out [4][128] words: what all blocks then have.
 template <class Copy>
 LC_DEVICE void multicast(uint32_t* out, uint32_t source, uint32_t mask, uint32_t bytes, Copy copy) {
   const uint32_t bar = ptx::dynamic_smem_base(), data = bar + 1024, t = ptx::thread_index();
@@ -43,23 +43,16 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) tma_multicast_kernel(LC_GRID_CONSTANT ptx::Ten
   });
 }
 
-LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
-    bulk_multicast_kernel(const uint32_t* in, uint32_t* out, uint32_t source, uint32_t mask, uint32_t bytes) {
-  multicast(out, source, mask, bytes, [&](uint32_t data, uint32_t bar, uint16_t cta_mask) {
-    ptx::bulk_load_multicast(data + 16, in, bytes, bar, cta_mask);
-  });
-}
-
 struct MulticastForm {
   uint32_t source, mask;
 };
 constexpr MulticastForm kMulticastForms[] = {{0, 0b1111}, {1, 0b0101}, {2, 0b1000}, {3, 0b1000}};
 
-// What the blocks have when those of the mask received `words` at `offset`.
-inline std::vector<uint32_t> received(uint32_t mask, const std::vector<uint32_t>& words, size_t offset) {
+// What the blocks have when those of the mask received `words`.
+inline std::vector<uint32_t> received(uint32_t mask, const std::vector<uint32_t>& words) {
   std::vector<uint32_t> all(4 * 128, 0xeeeeeeee);
   for (uint32_t rank = 0; rank < 4; ++rank)
-    for (size_t i = 0; (mask >> rank & 1) != 0 && i < words.size(); ++i) all[128 * rank + offset + i] = words[i];
+    for (size_t i = 0; (mask >> rank & 1) != 0 && i < words.size(); ++i) all[128 * rank + i] = words[i];
   return all;
 }
 
@@ -86,26 +79,14 @@ void tma_multicast(Machine& machine) {
     Launch launch{4, 32, 2048};
     launch.cluster = 4;
     machine.launch(tma_multicast_kernel<R, kLast>, launch, map, out, form.source, form.mask, tensor.box_bytes());
-    machine.expect(out, received(form.mask, box, 0));
-  }
-}
-
-inline void bulk_multicast(Machine& machine) {
-  for (const MulticastForm& form : kMulticastForms) {
-    const auto data = random_values<uint32_t>(4 + 24 * form.source, 9);
-    auto* out = machine.output<uint32_t>(4 * 128);
-    Launch launch{4, 32, 2048};
-    launch.cluster = 4;
-    machine.launch(bulk_multicast_kernel, launch, static_cast<const uint32_t*>(machine.input(data)), out, form.source,
-                   form.mask, static_cast<uint32_t>(4 * data.size()));
-    machine.expect(out, received(form.mask, data, 4));
+    machine.expect(out, received(form.mask, box));
   }
 }
 
 // A ring of two stages that block 0 fills in both blocks; a stage is free when both have read it. kRelaxed: waited for
 // with a fence for shared memory alone. out [2][6][32].
 template <bool kRelaxed>
-LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) multicast_ring_kernel(const uint32_t* in, uint32_t* out) {
+LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) multicast_ring_kernel(LC_GRID_CONSTANT ptx::TensorMap map, uint32_t* out) {
   const uint32_t bars = ptx::dynamic_smem_base(), rank = ptx::cluster_rank(), lane = ptx::lane_index();
   if (ptx::thread_index() == 0) {
     for (uint32_t s = 0; s < 2; ++s) {
@@ -135,7 +116,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) multicast_ring_kernel(const uint32_t* in, uint
           }
         }
         ptx::mbarrier_arrive_expect_tx(full, 128);
-        if (rank == 0) ptx::bulk_load_multicast(stage, in + 32 * step, 128, full, 0b11);
+        if (rank == 0) ptx::tma_load_multicast(stage, &map, full, {static_cast<int32_t>(32 * step)}, 0b11);
         ptx::mbarrier_wait(full, parity);
       }
       continue;
@@ -156,39 +137,8 @@ void multicast_ring(Machine& machine) {
   auto* out = machine.output<uint32_t>(expected.size());
   Launch launch{2, 64, 1024};
   launch.cluster = 2;
-  machine.launch(multicast_ring_kernel<kRelaxed>, launch, static_cast<const uint32_t*>(machine.input(data)), out);
-  machine.expect(out, expected);
-}
-
-// Each of 4 blocks copies its words to the block before it. out [4][64].
-LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) cluster_copy_kernel(uint32_t* out) {
-  const uint32_t bar = ptx::dynamic_smem_base(), t = ptx::thread_index(), rank = ptx::cluster_rank();
-  const uint32_t own = bar + 128, received = own + 256, to = (rank + 3) % 4;
-  if (t == 0) {
-    ptx::mbarrier_init(bar, 1);
-    ptx::fence_mbarrier_init();
-  }
-  ptx::store_shared(own + 4 * t, 100 * rank + t);
-  ptx::fence_proxy_async_shared();
-  ptx::cluster_sync();
-  if (t == 0) {
-    ptx::mbarrier_arrive_expect_tx(bar, 256);
-    for (uint32_t half = 0; half < 256; half += 128)
-      ptx::bulk_copy_cluster(ptx::cluster_address(received + half, to), own + half, 128, ptx::cluster_address(bar, to));
-  }
-  ptx::mbarrier_wait(bar, 0);
-  ptx::store_global(out + 64 * rank + t, ptx::load_shared<uint32_t>(received + 4 * t));
-  ptx::cluster_sync();
-}
-
-inline void cluster_copies(Machine& machine) {
-  std::vector<uint32_t> expected;
-  for (uint32_t rank = 0; rank < 4; ++rank)
-    for (uint32_t t = 0; t < 64; ++t) expected.push_back(100 * ((rank + 1) % 4) + t);
-  auto* out = machine.output<uint32_t>(expected.size());
-  Launch launch{4, 64, 1024};
-  launch.cluster = 4;
-  machine.launch(cluster_copy_kernel, launch, out);
+  const Tensor tensor{Element::kU32, {192}, {}, {32}};
+  machine.launch(multicast_ring_kernel<kRelaxed>, launch, machine.tensor_map(machine.input(data), tensor), out);
   machine.expect(out, expected);
 }
 
@@ -224,13 +174,11 @@ inline void multicast_cases(Cases& cases) {
   cases.add("multicast/tma_4d", "tma_load_multicast", tma_multicast<4>);
   cases.add("multicast/tma_5d", "tma_load_multicast", tma_multicast<5>);
   cases.add("multicast/tma_evict_last", "tma_load_multicast create_policy_evict_last", tma_multicast<3, true>);
-  cases.add("multicast/bulk", "bulk_load_multicast", bulk_multicast);
-  cases.add("multicast/ring", "bulk_load_multicast mbarrier_arrive_relaxed_cluster fence_release_shared_cluster",
+  cases.add("multicast/ring", "tma_load_multicast mbarrier_arrive_relaxed_cluster fence_release_shared_cluster",
             multicast_ring<false>);
   cases.add("multicast/ring_relaxed",
             "mbarrier_wait_relaxed_cluster mbarrier_try_wait_relaxed_cluster fence_acquire_shared_cluster",
             multicast_ring<true>);
-  cases.add("multicast/from_block_to_block", "bulk_copy_cluster", cluster_copies);
   cases.add("multicast/after_fence", "fence_proxy_async_shared_cluster", fenced_store);
 }
 

@@ -96,16 +96,15 @@ inline void elect(Machine& machine) {
   machine.expect(out, std::vector<uint32_t>(12, 1));
 }
 
-// out [32 arguments][32 lanes][4 kinds]; a lane's value is its number times 0x01010101, the index source (a + 3 l)
+// out [32 arguments][32 lanes][3 kinds]; a lane's value is its number times 0x01010101, the index source (a + 3 l)
 // % 32.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) shuffle_kernel(uint32_t* out) {
   const uint32_t lane = ptx::lane_index(), value = 0x01010101 * lane;
   for (int a = 0; a < 32; ++a) {
-    uint32_t* mine = out + 4 * (32 * a + lane);
+    uint32_t* mine = out + 3 * (32 * a + lane);
     ptx::store_global(mine, ptx::shuffle(value, static_cast<int>((a + 3 * lane) % 32)));
     ptx::store_global(mine + 1, ptx::shuffle_xor(value, a));
     ptx::store_global(mine + 2, ptx::shuffle_up(static_cast<int32_t>(value), a) + 0u);
-    ptx::store_global(mine + 3, static_cast<uint32_t>(ptx::shuffle_down(static_cast<float>(lane), a)));
   }
 }
 
@@ -116,7 +115,6 @@ inline void shuffles(Machine& machine) {
       expected.push_back(0x01010101 * ((a + 3 * lane) % 32));
       expected.push_back(0x01010101 * (lane ^ a));
       expected.push_back(0x01010101 * (lane < a ? lane : lane - a));  // out of range: its own
-      expected.push_back(lane + a > 31 ? lane : lane + a);
     }
   auto* out = machine.output<uint32_t>(expected.size());
   machine.launch(shuffle_kernel, {}, out);
@@ -280,7 +278,7 @@ inline void thread_cases(Cases& cases) {
   cases.add("thread/globaltimer", "globaltimer_ns", globaltimer, "only that time does not go back");
   cases.add("thread/sm_index", "sm_index", sm_index, "the number is the machine's: below 1024, one for a block");
   cases.add("thread/elect", "elect_one", elect, "the lane is the machine's choice: how many, and always the same");
-  cases.add("thread/shuffles", "shuffle shuffle_xor shuffle_up shuffle_down", shuffles);
+  cases.add("thread/shuffles", "shuffle shuffle_xor shuffle_up", shuffles);
   cases.add("thread/votes", "ballot any all", votes);
   cases.add("thread/comparisons", "redux_max redux_min match_any popcount", comparisons);
   cases.add("thread/warp_sync", "warp_sync", hand_on<true>);

@@ -1,4 +1,4 @@
-// Tensor copies: bytes of shared memory after a load, of global memory after a store or a reduction.
+// Tensor copies: bytes of shared memory after a load, of global memory after a store.
 #pragma once
 
 #include "case.h"
@@ -36,7 +36,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
 }
 
 // One box from shared memory, where image lies byte for byte, to the tensor.
-template <int R, bool ADD>
+template <int R>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) tma_store_kernel(LC_GRID_CONSTANT ptx::TensorMap map, const int32_t* coords,
                                                    uint32_t bytes, const uint32_t* image) {
   const uint32_t tile = ptx::dynamic_smem_base() + kTileAt, lane = ptx::lane_index();
@@ -47,10 +47,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) tma_store_kernel(LC_GRID_CONSTANT ptx::TensorM
   int32_t coord[R];
   LC_UNROLL
   for (int i = 0; i < R; ++i) coord[i] = ptx::load_global(coords + i);
-  if (ADD)
-    ptx::tma_reduce_add(&map, tile, coord);
-  else
-    ptx::tma_store(&map, tile, coord);
+  ptx::tma_store(&map, tile, coord);
   ptx::bulk_commit();
   ptx::bulk_wait<0>();
 }
@@ -96,54 +93,22 @@ void tma_load_case(Machine& machine, const Tensor& tensor, const std::vector<std
   }
 }
 
-// `add` gives a + b, both of element bytes at a and b, in a.
-template <int R, bool ADD, class Combine>
-void tma_write_case(Machine& machine, const Tensor& tensor, const std::vector<uint8_t>& data,
-                    const std::vector<uint8_t>& image, const std::vector<std::vector<int32_t>>& all_coords,
-                    Combine combine) {
-  const uint32_t bytes = tensor.box_bytes();
+template <int R>
+void tma_store_case(Machine& machine, const Tensor& tensor, const std::vector<std::vector<int32_t>>& all_coords) {
+  const auto data = random_values<uint8_t>(tensor.bytes(), 10 + R);
+  const auto image = random_values<uint8_t>(tensor.box_bytes(), 20 + R);
+  const uint32_t size = element_bytes(tensor.element), bytes = tensor.box_bytes();
   for (const auto& coords : all_coords) {
     std::vector<uint8_t> expected = data;
     for_each_element(tensor, coords, [&](uint32_t at, int64_t address) {
-      if (address >= 0) combine(&expected[address], &image[at]);
+      if (address >= 0) memcpy(&expected[address], &image[at], size);
     });
     auto* memory = machine.input(data);
     auto* source = reinterpret_cast<const uint32_t*>(machine.input(image));
-    machine.launch(tma_store_kernel<R, ADD>, {1, 32, kTileAt + bytes}, machine.tensor_map(memory, tensor),
+    machine.launch(tma_store_kernel<R>, {1, 32, kTileAt + bytes}, machine.tensor_map(memory, tensor),
                    static_cast<const int32_t*>(machine.input(coords)), bytes, source);
     machine.expect(memory, expected);
   }
-}
-
-template <int R>
-void tma_store_case(Machine& machine, const Tensor& tensor, const std::vector<std::vector<int32_t>>& all_coords) {
-  const uint32_t size = element_bytes(tensor.element);
-  tma_write_case<R, false>(machine, tensor, random_values<uint8_t>(tensor.bytes(), 10 + R),
-                           random_values<uint8_t>(tensor.box_bytes(), 20 + R), all_coords,
-                           [size](uint8_t* to, const uint8_t* from) { memcpy(to, from, size); });
-}
-
-// Elements T(encode(small integer)): their sums are exact in every type.
-template <int R, class T, class Encode, class Add>
-void tma_reduce_case(Machine& machine, const Tensor& tensor, const std::vector<std::vector<int32_t>>& all_coords,
-                     Encode encode, Add add) {
-  auto values = [&](uint64_t bytes, uint64_t seed) {
-    Numbers numbers(seed);
-    std::vector<uint8_t> all(bytes);
-    for (uint64_t at = 0; at < bytes; at += sizeof(T)) {
-      const T value = encode(static_cast<int32_t>(numbers.below(100)) - 50);
-      memcpy(&all[at], &value, sizeof value);
-    }
-    return all;
-  };
-  tma_write_case<R, true>(machine, tensor, values(tensor.bytes(), 30), values(tensor.box_bytes(), 31), all_coords,
-                          [add](uint8_t* to, const uint8_t* from) {
-                            T a, b;
-                            memcpy(&a, to, sizeof a);
-                            memcpy(&b, from, sizeof b);
-                            a = add(a, b);
-                            memcpy(to, &a, sizeof a);
-                          });
 }
 
 // Tensors whose sizes are multiples of nothing, with gaps between rows, and boxes inside, over each edge and outside.
@@ -188,26 +153,6 @@ inline void tma_cases(Cases& cases) {
     cases.add("tma/load_swizzle_" + span, "tma_load", [=](Machine& m) { tma_load_case<2>(m, tensor, swizzles); });
     cases.add("tma/store_swizzle_" + span, "tma_store", [=](Machine& m) { tma_store_case<2>(m, tensor, swizzles); });
   }
-  auto add_f32 = [=](Machine& m) {
-    tma_reduce_case<2, float>(
-        m, {Element::kF32, {13, 7}, {64}, {8, 4}}, {{0, 0}, {7, 5}, {-2, -1}},
-        [](int32_t i) { return 0.25f * static_cast<float>(i); }, [](float a, float b) { return a + b; });
-  };
-  auto add_u32 = [=](Machine& m) {
-    tma_reduce_case<3, uint32_t>(
-        m, rank_3(), three, [](int32_t i) { return static_cast<uint32_t>(i); },
-        [](uint32_t a, uint32_t b) { return a + b; });
-  };
-  auto add_bf16 = [=](Machine& m) {
-    auto encode = [](int32_t i) { return static_cast<uint16_t>(float_bits(static_cast<float>(i)) >> 16); };
-    auto value = [](uint16_t bits) { return bits_float(static_cast<uint32_t>(bits) << 16); };
-    tma_reduce_case<2, uint16_t>(
-        m, {Element::kBF16, {24, 9}, {48}, {16, 5}}, {{0, 0}, {12, 6}, {-5, -2}}, encode,
-        [=](uint16_t a, uint16_t b) { return encode(static_cast<int32_t>(value(a) + value(b))); });
-  };
-  cases.add("tma/reduce_add_f32", "tma_reduce_add", add_f32);
-  cases.add("tma/reduce_add_u32", "tma_reduce_add", add_u32);
-  cases.add("tma/reduce_add_bf16", "tma_reduce_add", add_bf16);
 }
 
 }  // namespace longcat_ops::conformance

@@ -37,6 +37,17 @@ inline uint32_t shared_barrier(uint32_t count) {
   return bar;
 }
 
+// An array of words as a tensor.
+inline ptx::TensorMap words_map(uint32_t* data, uint64_t words, uint32_t box = 32) {
+  return {.base = reinterpret_cast<uint8_t*>(data),
+          .rank = 1,
+          .element_size = 4,
+          .sizes = {words},
+          .strides = {4},
+          .box = {box},
+          .swizzle = ptx::Swizzle::kNone};
+}
+
 // Shared memory for the data of a test, one word of thread i.
 inline uint32_t word(uint32_t i) { return ptx::dynamic_smem_base() + 1024 + 4 * i; }
 

@@ -122,10 +122,6 @@ TEST(cluster_addresses_where_only_own_memory_is_allowed) {
   CHECK_ERROR("out-of-bounds", with_peer([](uint32_t, uint32_t there) { (void)mbarrier_try_wait_cluster(there, 0); }));
   CHECK_ERROR("out-of-bounds", with_peer([](uint32_t, uint32_t there) { mbarrier_arrive(there); }));
   CHECK_ERROR("out-of-bounds", with_peer([](uint32_t, uint32_t there) { mbarrier_init(there + 8, 1); }));
-  CHECK_ERROR("out-of-bounds",
-              with_peer([](uint32_t, uint32_t there) { bulk_copy_cluster(there + 64, there + 128, 16, there); }));
-  CHECK_ERROR("cluster",
-              with_peer([](uint32_t bar, uint32_t there) { bulk_copy_cluster(there + 64, bar + 128, 16, bar); }));
 }
 
 TEST(cluster_of_one) {

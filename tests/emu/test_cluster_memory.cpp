@@ -69,13 +69,14 @@ TEST(cluster_multicast_copies) {
                           .strides = {4, 128},
                           .box = {32, 4},
                           .swizzle = Swizzle::k128B};
+      const TensorMap words = words_map(data, 1024, 16);
       // CTAs 1 and 3 get a box from CTA 0 and 64 bytes from CTA 2; both count on the same mbarrier.
       run_clusters(world, 2, 4, 32, [=] {
         const uint32_t bar = shared_barrier(1), tile = dynamic_smem_base() + 1024, line = tile + 1024;
         if (thread_index() == 0) {
           if (cluster_rank() % 2 == 1) mbarrier_arrive_expect_tx(bar, 512 + 64);
           if (cluster_rank() == 0) tma_load_multicast(tile, &map, bar, {0, 2}, 0b1010);
-          if (cluster_rank() == 2) bulk_load_multicast(line, data + 512, 64, bar, 0b1010);
+          if (cluster_rank() == 2) tma_load_multicast(line, &words, bar, {512}, 0b1010);
         }
         if (cluster_rank() % 2 == 1) {
           mbarrier_wait(bar, 0);
@@ -88,22 +89,6 @@ TEST(cluster_multicast_copies) {
         cluster_sync();
       });
     }
-}
-
-TEST(cluster_bulk_copy_to_a_peer) {
-  run_clusters(2, 32, [] {
-    const uint32_t bar = shared_barrier(1), peer = 1 - cluster_rank(), i = thread_index();
-    store_shared(word(i), 1000 * cluster_rank() + i);
-    fence_proxy_async_shared();
-    sync_threads();
-    if (i == 0) {
-      mbarrier_arrive_expect_tx(bar, 128);
-      bulk_copy_cluster(cluster_address(word(64), peer), word(0), 128, cluster_address(bar, peer));
-    }
-    mbarrier_wait(bar, 0);
-    require(load_shared<uint32_t>(word(64 + i)) == 1000 * peer + i);
-    cluster_sync();
-  });
 }
 
 TEST(cluster_wgmma_reads_its_own_memory) {
@@ -132,6 +117,7 @@ static void ring(Free how, Wait wait, uint64_t seed, emu::Policy policy) {
   emu::World world(seed, policy);
   auto* data = world.alloc_array<uint32_t>(32 * kSteps, 0, "data", true);
   for (uint32_t i = 0; i < 32 * kSteps; ++i) data[i] = i;
+  const TensorMap map = words_map(data, 32 * kSteps);
   run_clusters(world, 1, 2, 64, [=] {
     const uint32_t bars = dynamic_smem_base();
     const auto full = [=](uint32_t s) { return bars + 16 * s; };
@@ -153,7 +139,7 @@ static void ring(Free how, Wait wait, uint64_t seed, emu::Policy policy) {
         if (cluster_rank() == 0 && wait != Wait::kAcquire) mbarrier_wait_relaxed_cluster(empty(s), parity ^ 1);
         if (wait == Wait::kSharedFence) fence_acquire_shared_cluster();
         mbarrier_arrive_expect_tx(full(s), 128);
-        if (cluster_rank() == 0) bulk_load_multicast(word(32 * s), data + 32 * step, 128, full(s), 0b11);
+        if (cluster_rank() == 0) tma_load_multicast(word(32 * s), &map, full(s), {int32_t(32 * step)}, 0b11);
         if (cluster_rank() == 1) mbarrier_wait(full(s), parity);  // else it would run ahead of the phases
         continue;
       }

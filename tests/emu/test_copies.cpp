@@ -172,7 +172,7 @@ TEST(tma_two_copies_to_one_place_conflict) {
 
 namespace {
 
-enum class Kind { kStore, kReduce, kBulkStore, kBulkReduce };
+enum class Kind { kStore, kBulkStore };
 
 // 4 rows of 32 floats from shared to global memory.
 std::vector<float> store_with(Kind kind, emu::Policy policy, bool fence = true, int ctas = 1) {
@@ -180,8 +180,8 @@ std::vector<float> store_with(Kind kind, emu::Policy policy, bool fence = true, 
   auto* out = world.alloc_array<float>(32 * 6, 0, "out", true);
   std::fill_n(out, 32 * 6, 100.0f);
   TensorMap map{};
-  map = {reinterpret_cast<uint8_t*>(out), 2, 4, {32, 6}, {4, 128}, {32, 4}, Swizzle::k128B, ElementType::kF32};
-  const bool tensor = kind == Kind::kStore || kind == Kind::kReduce;
+  map = {reinterpret_cast<uint8_t*>(out), 2, 4, {32, 6}, {4, 128}, {32, 4}, Swizzle::k128B};
+  const bool tensor = kind == Kind::kStore;
   run(world, ctas, 32, 512, [=] {
     const uint32_t base = dynamic_smem_base();
     for (uint32_t i = thread_index(); i < 128; i += 32) {
@@ -192,9 +192,7 @@ std::vector<float> store_with(Kind kind, emu::Policy policy, bool fence = true, 
     sync_threads();
     if (thread_index() != 0) return;
     if (kind == Kind::kStore) tma_store(&map, base, {0, 4});  // two rows are outside
-    if (kind == Kind::kReduce) tma_reduce_add(&map, base, {0, 4});
     if (kind == Kind::kBulkStore) bulk_store(out + 32, base, 512);
-    if (kind == Kind::kBulkReduce) bulk_reduce_add_f32(out + 32, base, 512);
     bulk_commit();
     bulk_wait_read<0>();
   });
@@ -203,19 +201,15 @@ std::vector<float> store_with(Kind kind, emu::Policy policy, bool fence = true, 
 
 }  // namespace
 
-TEST(bulk_stores_and_reductions) {
+TEST(bulk_stores) {
   for (const emu::Policy policy : kPolicies) {
-    const std::vector<float> stored = store_with(Kind::kStore, policy), added = store_with(Kind::kReduce, policy);
-    const std::vector<float> bulk = store_with(Kind::kBulkStore, policy);
-    const std::vector<float> sum = store_with(Kind::kBulkReduce, policy, true, 3);
+    const std::vector<float> stored = store_with(Kind::kStore, policy), bulk = store_with(Kind::kBulkStore, policy);
     for (int i = 0; i < 192; ++i) {
       CHECK_EQ(stored[i], i < 128 ? 100.0f : float(i - 128));
-      CHECK_EQ(added[i], i < 128 ? 100.0f : 100.0f + float(i - 128));
       CHECK_EQ(bulk[i], i < 32 || i >= 160 ? 100.0f : float(i - 32));
-      CHECK_EQ(sum[i], i < 32 || i >= 160 ? 100.0f : 100.0f + 3 * float(i - 32));
     }
     CHECK_ERROR("proxy", store_with(Kind::kStore, policy, false));
-    CHECK_ERROR("proxy", store_with(Kind::kBulkReduce, policy, false));
+    CHECK_ERROR("proxy", store_with(Kind::kBulkStore, policy, false));
     CHECK_ERROR("race", store_with(Kind::kBulkStore, policy, true, 2));
   }
 }

@@ -82,7 +82,7 @@ TEST(conversions) {
     CHECK_EQ(detail::from_f16(detail::to_f16(v)), float(_Float16(v)));
   }
   CHECK_EQ(pack_e4m3x4(1.0f, -1.0f, 1e9f, NAN), 0x7f7eb838u);
-  CHECK_EQ(pack_e4m3x2(448.0f, -INFINITY), uint16_t(0xfe7e));
+  CHECK_EQ(pack_e4m3x4(448.0f, -INFINITY, 0.0f, 0.0f), 0xfe7eu);
   CHECK_EQ(pack_bf16x2(1.0f, NAN), 0x7fff3f80u);
   CHECK_EQ(pack_bf16x2(std::bit_cast<float>(0x3f808000u), std::bit_cast<float>(0x3f818000u)), 0x3f823f80u);
   CHECK_EQ(pack_f16x2(65519.0f, 65520.0f), 0x7c007bffu);

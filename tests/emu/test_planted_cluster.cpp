@@ -46,10 +46,6 @@ enum class Bug {
   kWrongBytes,
   kRingEndsEarly,
   kPeerGone,
-  // copy
-  kSourceReused,
-  kCopyNoFence,
-  kCopySourceEnds,
 };
 
 uint32_t peer_rank() { return 1 - cluster_rank(); }
@@ -162,6 +158,7 @@ void ring(emu::World& world, Bug bug) {
   constexpr uint32_t kStages = 2, kSteps = 5;
   auto* data = world.alloc_array<uint32_t>(32 * kSteps, 0, "data", true);
   for (uint32_t i = 0; i < 32 * kSteps; ++i) data[i] = i;
+  const TensorMap map = words_map(data, 32 * kSteps);
   run_clusters(world, 1, 2, 64, [=] {
     const uint32_t bars = dynamic_smem_base();
     if (thread_index() == 0) {
@@ -182,7 +179,7 @@ void ring(emu::World& world, Bug bug) {
         if (cluster_rank() == 0 || bug != Bug::kNoExpectInPeer)
           mbarrier_arrive_expect_tx(full, bug == Bug::kWrongBytes ? 256 : 128);
         if (cluster_rank() == 0)
-          bulk_load_multicast(word(32 * s), data + 32 * step, 128, full, bug == Bug::kMaskOutside ? 0b111 : 0b11);
+          tma_load_multicast(word(32 * s), &map, full, {int32_t(32 * step)}, bug == Bug::kMaskOutside ? 0b111 : 0b11);
         if (cluster_rank() == 1) mbarrier_wait(full, parity);
         continue;
       }
@@ -195,27 +192,6 @@ void ring(emu::World& world, Bug bug) {
       mbarrier_arrive_relaxed_cluster(cluster_address(empty, 0));
     }
     if (bug != Bug::kRingEndsEarly) cluster_sync();
-  });
-}
-
-// Each CTA sends its words to its peer by a bulk copy, and uses them again once the peer has them.
-void copy(emu::World& world, Bug bug) {
-  run_clusters(world, 1, 2, 32, [=] {
-    const uint32_t bar = dynamic_smem_base(), i = thread_index();
-    start(1, 1);
-    store_shared(word(i), 1000 * cluster_rank() + i);
-    if (bug != Bug::kCopyNoFence) fence_proxy_async_shared();
-    sync_threads();
-    if (i == 0) {
-      mbarrier_arrive_expect_tx(bar, 128);
-      bulk_copy_cluster(cluster_address(word(64), peer_rank()), word(0), 128, cluster_address(bar, peer_rank()));
-    }
-    mbarrier_wait(bar, 0);
-    require(load_shared<uint32_t>(word(64 + i)) == 1000 * peer_rank() + i);
-    if (bug == Bug::kCopySourceEnds) return;
-    if (bug != Bug::kSourceReused) cluster_sync();
-    store_shared(word(i), 1u);
-    if (bug == Bug::kSourceReused) cluster_sync();
   });
 }
 
@@ -256,9 +232,6 @@ const PlantedBug<Bug> kPlanted[] = {
     {"too_many_bytes_expected", ring, Bug::kWrongBytes, {"deadlock"}},
     {"end_before_multicast_arrives", ring, Bug::kRingEndsEarly, {"exit", "deadlock"}},
     {"multicast_to_a_cta_that_ends", ring, Bug::kPeerGone, {"exit"}},
-    {"source_of_copy_reused", copy, Bug::kSourceReused, {"race"}},
-    {"source_of_copy_not_fenced", copy, Bug::kCopyNoFence, {"proxy"}},
-    {"end_of_source_before_copy", copy, Bug::kCopySourceEnds, {"exit"}},
 };
 
 }  // namespace

@@ -60,7 +60,7 @@ LAYER = {
     r"USETMAXREG\.TRY_ALLOC\.CTAPOOL .*0xe8": 1,
     r"USETMAXREG\.DEALLOC\.CTAPOOL 0x28": 1,
     r"ELECT ": 2,
-    r"SHFL\.(IDX|BFLY|UP|DOWN) ": 5,
+    r"SHFL\.(IDX|BFLY|UP) ": 4,
     r"VOTEU?\.(ANY|ALL) ": 3,
     r"REDUX\.(MAX|MIN) ": 2,
     r"MATCH\.ANY ": 1,
@@ -91,15 +91,12 @@ LAYER = {
     r"SYNCS\.ARRIVE\.TRANS64\.ART0 ": 1,
     r"SYNCS\.PHASECHK\.TRANS64\.TRYWAIT ": 2,
     r"SYNCS\.PHASECHK\.TRANS64 ": 1,
-    r"SYNCS\.CCTL\.IV ": 1,
     # tma.cuh
     r"UTMACCTL\.PF ": 1,
-    **{rf"{opcode}\.{rank}D{more} ": 1 for rank in range(1, 6) for opcode, more in
-       (("UTMALDG", ""), ("UTMASTG", ""), ("UTMAREDG", r"\.ADD"))},
+    **{rf"{opcode}\.{rank}D ": 1 for rank in range(1, 6) for opcode in ("UTMALDG", "UTMASTG")},
     **{rf"UTMALDG\.{rank}D .*, desc\[": 2 for rank in range(1, 6)},  # with a policy
     r"UBLKCP\.S\.G ": 1,
     r"UBLKCP\.G\.S ": 1,
-    r"UBLKRED\.G\.S\.ADD\.F32\.RN ": 1,
     r"UTMACMDFLUSH": 1,  # commit
     r"DEPBAR\.LE SB0, 0x1": 1,  # bulk_wait_read<1>
     r"DEPBAR\.LE SB0, 0x0": 1,
@@ -136,8 +133,6 @@ CLUSTER = {
     r"FENCE\.VIEW\.ASYNC\.S": 2,
     **{rf"UTMALDG\.{rank}D\.MULTICAST ": 2 for rank in range(1, 6)},
     **{rf"UTMALDG\.{rank}D\.MULTICAST .*, desc\[": 1 for rank in range(1, 6)},  # with a policy
-    r"UBLKCP\.S\.G\.MULTICAST ": 1,
-    r"UBLKCP\.S\.S ": 1,
 }  # fmt: skip
 
 # Weak loads are strong in machine code. Stores and reductions are those of ordinary addresses.

@@ -73,9 +73,8 @@ inline float from_f16(uint32_t v) {
 
 }  // namespace detail
 
-inline uint16_t pack_e4m3x2(float lo, float hi) { return uint16_t(detail::to_e4m3(lo) | detail::to_e4m3(hi) << 8); }
 inline uint32_t pack_e4m3x4(float a, float b, float c, float d) {
-  return uint32_t(pack_e4m3x2(a, b)) | uint32_t(pack_e4m3x2(c, d)) << 16;
+  return detail::to_e4m3(a) | detail::to_e4m3(b) << 8 | detail::to_e4m3(c) << 16 | detail::to_e4m3(d) << 24;
 }
 inline void unpack_e4m3x4(uint32_t v, float (&out)[4]) {
   for (int i = 0; i < 4; ++i) out[i] = detail::from_e4m3((v >> (8 * i)) & 0xffu);

@@ -9,9 +9,6 @@ namespace longcat_ops::ptx {
 inline void mbarrier_init(uint32_t bar, uint32_t count, emu::Location where = emu::Location::current()) {
   emu::mbarrier_init(bar, count, where);
 }
-inline void mbarrier_invalidate(uint32_t bar, emu::Location where = emu::Location::current()) {
-  emu::mbarrier_invalidate(bar, where);
-}
 inline void mbarrier_arrive(uint32_t bar, emu::Location where = emu::Location::current()) {
   emu::mbarrier_arrive(bar, 1, 0, where);
 }

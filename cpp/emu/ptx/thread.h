@@ -50,11 +50,6 @@ T shuffle_up(T v, int delta, emu::Location where = emu::Location::current()) {
   static_assert(sizeof(T) == 4);
   return std::bit_cast<T>(emu::shuffle(std::bit_cast<uint32_t>(v), emu::Shuffle::kUp, delta, where));
 }
-template <class T>
-T shuffle_down(T v, int delta, emu::Location where = emu::Location::current()) {
-  static_assert(sizeof(T) == 4);
-  return std::bit_cast<T>(emu::shuffle(std::bit_cast<uint32_t>(v), emu::Shuffle::kDown, delta, where));
-}
 
 inline uint32_t ballot(bool p, emu::Location where = emu::Location::current()) { return emu::ballot(p, where); }
 inline bool any(bool p, emu::Location where = emu::Location::current()) { return emu::ballot(p, where) != 0; }

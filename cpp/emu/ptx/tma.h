@@ -40,33 +40,15 @@ template <int R>
 void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coord)[R],
                emu::Location where = emu::Location::current()) {
   static_assert(R >= 1 && R <= 5);
-  emu::tma_store(*map, src, coord, R, false, where);
-}
-template <int R>
-void tma_reduce_add(const TensorMap* map, uint32_t src, const int32_t (&coord)[R],
-                    emu::Location where = emu::Location::current()) {
-  static_assert(R >= 1 && R <= 5);
-  emu::tma_store(*map, src, coord, R, true, where);
+  emu::tma_store(*map, src, coord, R, where);
 }
 
 inline void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar,
                       emu::Location where = emu::Location::current()) {
   emu::bulk_load(dst, src, bytes, bar, where);
 }
-inline void bulk_load_multicast(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar, uint16_t cta_mask,
-                                emu::Location where = emu::Location::current()) {
-  emu::bulk_load_multicast(dst, src, bytes, bar, cta_mask, where);
-}
-inline void bulk_copy_cluster(uint32_t dst, uint32_t src, uint32_t bytes, uint32_t bar,
-                              emu::Location where = emu::Location::current()) {
-  emu::bulk_copy_cluster(dst, src, bytes, bar, where);
-}
 inline void bulk_store(void* dst, uint32_t src, uint32_t bytes, emu::Location where = emu::Location::current()) {
-  emu::bulk_store(dst, src, bytes, false, where);
-}
-inline void bulk_reduce_add_f32(float* dst, uint32_t src, uint32_t bytes,
-                                emu::Location where = emu::Location::current()) {
-  emu::bulk_store(dst, src, bytes, true, where);
+  emu::bulk_store(dst, src, bytes, where);
 }
 
 inline void bulk_commit() { emu::bulk_commit(); }

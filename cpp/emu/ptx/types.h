@@ -15,9 +15,6 @@
 
 namespace longcat_ops::ptx {
 
-// Of a tensor map; needed by reductions only.
-enum class ElementType { kRaw, kF32, kBF16, kU32 };
-
 struct alignas(64) TensorMap {
   uint8_t* base;
   uint32_t rank;
@@ -26,7 +23,6 @@ struct alignas(64) TensorMap {
   uint64_t strides[5];    // bytes; strides[0] == element_size
   uint32_t box[5];        // elements
   Swizzle swizzle;
-  ElementType element_type = ElementType::kRaw;
 };
 
 }  // namespace longcat_ops::ptx

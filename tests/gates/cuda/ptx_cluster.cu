@@ -76,8 +76,7 @@ LC_DEVICE void multicast_rank(const ptx::TensorMap* map, uint32_t smem, uint32_t
   ptx::tma_load_multicast(smem, map, bar, coord, mask, ptx::create_policy_evict_last());
 }
 
-LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
-    multicast_kernel(LC_GRID_CONSTANT ptx::TensorMap map, const void* in, int32_t c, uint16_t mask) {
+LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) multicast_kernel(LC_GRID_CONSTANT ptx::TensorMap map, int32_t c, uint16_t mask) {
   const uint32_t bar = ptx::dynamic_smem_base(), smem = bar + 1024;
   if (!ptx::elect_one()) return;
   multicast_rank<1>(&map, smem, bar, c, mask);
@@ -85,8 +84,6 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
   multicast_rank<3>(&map, smem, bar, c, mask);
   multicast_rank<4>(&map, smem, bar, c, mask);
   multicast_rank<5>(&map, smem, bar, c, mask);
-  ptx::bulk_load_multicast(smem, in, 256, bar, mask);
-  ptx::bulk_copy_cluster(ptx::cluster_address(smem, 1), smem, 256, ptx::cluster_address(bar, 1));
 }
 
 }  // namespace longcat_ops

@@ -9,7 +9,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) thread_kernel(uint32_t* out, uint64_t* times)
   x += ptx::lane_index() + ptx::warp_index() + ptx::dynamic_smem_base() + ptx::sm_index();
   ptx::grid_dependency_wait();
   const uint64_t start = ptx::globaltimer_ns();
-  x = ptx::shuffle(x, 3) + ptx::shuffle_xor(x, 16) + ptx::shuffle_up(x, 1) + ptx::shuffle_down(x, 2);
+  x = ptx::shuffle(x, 3) + ptx::shuffle_xor(x, 16) + ptx::shuffle_up(x, 1);
   const float f = ptx::shuffle_xor(static_cast<float>(x), 1);
   x += ptx::ballot(x > 7) + ptx::any(x == 9) + 2 * ptx::all(x < 100) + static_cast<uint32_t>(f);
   x += ptx::redux_max(x) + ptx::redux_min(x * 3) + ptx::popcount(ptx::match_any(x));
@@ -94,7 +94,6 @@ LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) mbarrier_kernel(uint32_t* out) {
   ptx::store_global(out, static_cast<uint32_t>(ptx::mbarrier_try_wait(bar, 1)));
   ptx::store_global(out + 1, static_cast<uint32_t>(ptx::mbarrier_test_wait(bar, 1)));
   ptx::mbarrier_wait(bar, 0);
-  ptx::mbarrier_invalidate(bar);
 }
 
 template <int R>
@@ -106,7 +105,6 @@ LC_DEVICE void tma_rank(const ptx::TensorMap* map, uint32_t smem, uint32_t bar, 
   ptx::tma_load(smem, map, bar, coord, ptx::create_policy_evict_first());
   ptx::tma_load(smem, map, bar, coord, ptx::create_policy_evict_last());
   ptx::tma_store(map, smem, coord);
-  ptx::tma_reduce_add(map, smem, coord);
 }
 
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
@@ -122,7 +120,6 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
   tma_rank<5>(&map, smem, bar, c);
   ptx::bulk_load(smem, in, 256, bar);
   ptx::bulk_store(out, smem, 256);
-  ptx::bulk_reduce_add_f32(out, smem, 256);
   ptx::bulk_commit();
   ptx::bulk_wait_read<1>();
   ptx::bulk_wait<0>();
@@ -150,7 +147,6 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) convert_kernel(const float* in, uint32_t* bits
   LC_UNROLL
   for (int i = 0; i < 4; ++i) x[i] = ptx::load_global(in + i);
   ptx::store_global(bits, ptx::pack_e4m3x4(x[0], x[1], x[2], x[3]));
-  ptx::store_global(bits + 1, static_cast<uint32_t>(ptx::pack_e4m3x2(x[0], x[1])));
   ptx::store_global(bits + 2, ptx::pack_bf16x2(x[0], x[1]));
   ptx::store_global(bits + 3, ptx::pack_f16x2(x[2], x[3]));
   float y[8];
