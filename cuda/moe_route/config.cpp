@@ -7,8 +7,8 @@
 
 namespace longcat_ops {
 
-// Up to 8 tokens one block, up to 64 a cluster of 8 blocks: both save the launch that zeroes counts. Beyond, a cluster
-// would be short of SMs: a warp per SM, then more per block. No result depends on it.
+// Up to 8 tokens take one block, up to 64 a cluster of 8 blocks: both save the launch that zeroes counts. Beyond, a
+// cluster would have too few SMs: each SM gets a warp, then more per block. No result depends on it.
 MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts) {
   constexpr int64_t kMaxWarps = kRouteMaxThreads / kWarpLanes, kSlotLogits = 8 * kWarpLanes;
   constexpr int kCluster = 8;

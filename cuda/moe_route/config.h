@@ -8,7 +8,7 @@ namespace longcat_ops {
 struct MoeRouteConfig {
   int64_t blocks;
   int threads;  // a warp per token
-  bool clear;   // zero counts by a launch of its own; a block that is alone, or the first of a cluster, does it itself
+  bool clear;   // a launch of its own zeroes counts; otherwise the only block, or the first of a cluster, does
   int cluster;  // all blocks, or 1
   int slots;    // chunks of 8 logits per lane
 };
