@@ -15,7 +15,7 @@
 
 namespace longcat_ops::ptx {
 
-// Of a tensor map; needed by reductions only.
+// Element type of a tensor map; only reductions need it.
 enum class ElementType { kRaw, kF32, kBF16, kU32 };
 
 struct alignas(64) TensorMap {
