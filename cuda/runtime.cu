@@ -12,7 +12,7 @@ namespace longcat_ops {
 namespace {
 
 int cuda_failure(const char* call, cudaError_t error) {
-  cudaGetLastError();  // clear a sticky-free error so that the caller's next check does not see it
+  cudaGetLastError();  // clear a non-sticky error so that the caller's next check does not see it
   return set_status(LC_ERR_CUDA, std::string(call) + ": " + cudaGetErrorString(error));
 }
 
@@ -34,7 +34,7 @@ int status_of(DeviceProblem problem) {
     if (error_ != cudaSuccess) return cuda_failure(#call, error_); \
   } while (false)
 
-// Fills what can be known; stops without error where the rest cannot exist.
+// Fills in what can be known; stops without an error if the rest cannot exist.
 int gather_facts(int device, DeviceFacts* facts) {
   facts->index = device;
   LC_CUDA_CHECK(cudaRuntimeGetVersion(&facts->runtime_version));

@@ -23,7 +23,7 @@ DType dtype_of(int32_t code) {
   return DType::kOther;
 }
 
-// Of the C functions behind torch::stable::Tensor, each once: they are most of what a small call costs.
+// Calls each C function behind torch::stable::Tensor once: they are most of what a small call costs.
 void describe(AtenTensorHandle tensor, TensorDesc& desc) {
   bool defined = false;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_is_defined(tensor, &defined));

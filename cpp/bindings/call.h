@@ -1,4 +1,4 @@
-// One call of an op, as a kernel's glue sees it: arguments by the schema's names, and the memory behind them.
+// One call of an op, as a kernel's glue sees it: arguments by the schema's names, and their memory.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -17,7 +17,7 @@ struct ReleaseTensor {
   void operator()(AtenTensorHandle tensor) const { aoti_torch_delete_tensor_object(tensor); }
 };
 
-// What torch hands over, by the kinds of a schema. The tensors are owned, as TORCH_BOX owns them; nothing is allocated.
+// What torch passes, unboxed by the kinds of a schema. It owns the tensors, as TORCH_BOX does, and allocates nothing.
 struct Unboxed {
   Unboxed(const Schema& schema, const StableIValue* stack);
 
@@ -31,8 +31,8 @@ class Call : private Unboxed, public Arguments {
       : Unboxed(schema, stack), Arguments(schema, {arguments.data(), schema.size}) {}
   Call(const Call&) = delete;
 
-  // The first element of a tensor, null where an optional one is absent. An output that shares its memory until it is
-  // written (copy on write) gets memory of its own. written: throw for an input.
+  // Address of a tensor's first element; null if an optional one is absent. An output that shares its memory until it
+  // is written (copy on write) gets memory of its own. written: throws for an input.
   void* address(std::string_view name, bool written = false) const;
   template <class T>
   const T* data(std::string_view name) const {
@@ -43,11 +43,11 @@ class Call : private Unboxed, public Arguments {
     return static_cast<T*>(address(name, true));
   }
 
-  // A tensor [rows, columns]; one without memory where an optional one is absent.
+  // A tensor [rows, columns]; without data if an optional one is absent.
   cpu::Matrix matrix(std::string_view name) const;
 };
 
-// The name of an op, as an argument of a template.
+// The name of an op, as a template argument.
 template <size_t N>
 struct OpName {
   consteval OpName(const char (&name)[N]) { std::copy_n(name, N, text); }

@@ -1,4 +1,4 @@
-// From torch tensors to the C ABI of a kernel library, on a GPU or in the emulator: descriptors, device, stream,
+// Calls the C ABI of a kernel library with torch tensors, on a GPU or in the emulator: descriptors, device, stream,
 // errors.
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace longcat_ops::bindings {
 
-// A tensor [rows, columns] or a stack of them; one without memory where an optional one is absent.
+// A tensor [rows, columns] or a stack of them; without data if an optional one is absent.
 inline lc_matrix device_matrix(const Call& a, std::string_view name) {
   const TensorDesc* desc = a.optional_tensor(name);
   if (!desc) return {};
@@ -34,7 +34,7 @@ inline lc_stack device_stack(const Call& a, std::string_view name) {
 static_assert(static_cast<int>(DType::kFloat32) == LC_F32 && static_cast<int>(DType::kFloat16) == LC_F16 &&
               static_cast<int>(DType::kBFloat16) == LC_BF16 && static_cast<int>(DType::kFloat8E4M3) == LC_E4M3);
 
-// torch's current stream of a device. NOTE: found at run time, as only a torch with CUDA has the symbol.
+// torch's current stream of a device. NOTE: found at run time, because only a torch with CUDA has the symbol.
 inline lc_stream_t current_stream(int device) {
   using Function = int32_t (*)(int32_t, void**);
   static const auto find = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
@@ -45,7 +45,7 @@ inline lc_stream_t current_stream(int device) {
   return stream;
 }
 
-// NOTE: asked once per device: the answer stays, and finding it costs more than a launch.
+// NOTE: asks once per device, because the answer stays and asking costs more than a launch.
 inline void require_supported(int device, const KernelLibrary& kernels) {
   static std::atomic<uint64_t> supported{0};
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
@@ -55,7 +55,7 @@ inline void require_supported(int device, const KernelLibrary& kernels) {
   supported.fetch_or(bit, std::memory_order_relaxed);
 }
 
-// Calls a function of the kernel library where the tensor is; throws what it reports.
+// Calls a function of the kernel library for the tensor's device; throws the error that it reports.
 template <class Args>
 void launch_on(const TensorDesc& tensor, int (*KernelLibrary::*function)(const Args*, lc_stream_t), const Args& args) {
   const KernelLibrary& kernels = kernel_library(tensor.device);
@@ -79,8 +79,8 @@ void add_device_kernel(torch::stable::detail::StableLibrary& library) {
 
 }  // namespace longcat_ops::bindings
 
-// `function` registers a family's kernels: as torch.ops.longcat_ops on a GPU, if the kernels are part of this build,
-// and as torch.ops.longcat_kernels, by which tests and tools reach the kernels of either device.
+// `function` registers a family's kernels: as torch.ops.longcat_ops on a GPU, if this build has CUDA kernels, and as
+// torch.ops.longcat_kernels, through which tests and tools reach the kernels of either device.
 #ifdef LONGCAT_WITH_CUDA
 #define LC_REGISTER_CUDA_KERNELS(function) \
   STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CUDA, m) { longcat_ops::bindings::function(m); }

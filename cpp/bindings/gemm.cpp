@@ -29,7 +29,7 @@ cpu::Fp8Weight fp8_weight(const cpu::Matrix& values, const cpu::Matrix& scales) 
   return {static_cast<const uint8_t*>(values.data), values.row_stride, scales};
 }
 
-// Runs function(g, begin, end) over tiles [begin, end) of each group g that has rows, spread over the threads.
+// Runs function(g, begin, end) on tiles [begin, end) of each group g that has rows, spread over the threads.
 template <class Function>
 void over_group_tiles(const std::vector<int64_t>& rows, int64_t tiles, int64_t work_per_tile_row,
                       const Function& function) {
@@ -47,7 +47,7 @@ void over_group_tiles(const std::vector<int64_t>& rows, int64_t tiles, int64_t w
                 });
 }
 
-// Each group's rows of the matrix `a`, by offsets[G + 1], cut to those there are.
+// Each group's rows of `a`, from offsets[G + 1], cut to the rows that exist.
 struct Bounds {
   std::vector<int64_t> start, count;
 
@@ -76,7 +76,7 @@ void fp8_gemm_nt_cpu(const Call& a) {
                 [&](int64_t begin, int64_t end) { cpu::fp8_gemm_nt(params, begin, end); });
 }
 
-// A product whose groups are runs of rows of one matrix: all of it but the weight and the rows of a run.
+// A product whose groups are runs of rows of one matrix, without the weight and the rows of a run.
 cpu::Fp8GemmParams runs_product(const Call& a) {
   const TensorDesc& w = a.tensor("b");
   return {

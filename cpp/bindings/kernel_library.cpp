@@ -9,7 +9,7 @@
 namespace longcat_ops::bindings {
 namespace {
 
-// Of each device one; tables are never freed, since a call may still use one that was replaced.
+// One per device. Tables are never freed, because a call may still use one that was replaced.
 std::atomic<const KernelLibrary*> cuda_kernels{nullptr}, emulated_kernels{nullptr};
 
 thread_local bool checked = true;
@@ -19,7 +19,7 @@ void find(void* handle, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(handle, name));
 }
 
-// Where this library lies, with the other one's name.
+// Path of a file `name` beside this library.
 std::string beside(const char* name) {
   Dl_info info{};
   dladdr(reinterpret_cast<const void*>(&beside), &info);
@@ -54,12 +54,12 @@ bool arguments_are_checked() { return checked; }
 
 }  // namespace longcat_ops::bindings
 
-// 0: kernels take this thread's arguments as they come, as the C functions do. For tests of what lies beyond the ops.
+// 0: this thread's calls skip the checks, as the C functions do. For tests of arguments that the ops refuse.
 extern "C" LC_API void lc_check_arguments(int on) { longcat_ops::bindings::checked = on != 0; }
 
-// From now on calls of torch.ops.longcat_kernels, and of torch.ops.longcat_ops on a GPU, reach the library at `path`;
-// null for the one beside this file. on_gpu: that of CUDA tensors. Null, or what is wrong. For tools and tests:
-// functions that the library lacks must not be called.
+// From now on calls of torch.ops.longcat_kernels, and of torch.ops.longcat_ops on a GPU, reach the library at `path`,
+// or with null the one beside this file. on_gpu: replaces the library for CUDA tensors. Returns null, or what is wrong.
+// For tools and tests: functions that the library lacks must not be called.
 extern "C" LC_API const char* lc_use_kernels(int on_gpu, const char* path) {
   using namespace longcat_ops::bindings;
   static thread_local std::string problem;

@@ -31,10 +31,10 @@ struct KernelLibrary {
 #undef LC_MEMBER
 };
 
-// That of tensors on such a device. Throws where there is none.
+// The library for tensors on this device. Throws if there is none.
 const KernelLibrary& kernel_library(DeviceKind device);
 
-// Whether this thread's calls check their arguments, as they do unless lc_check_arguments said otherwise.
+// Whether this thread's calls check their arguments: yes, unless lc_check_arguments turned that off.
 bool arguments_are_checked();
 
 }  // namespace longcat_ops::bindings

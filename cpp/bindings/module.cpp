@@ -1,5 +1,5 @@
-// _C, the door from Python: importing it loads liblongcat_torch (so registers the torch ops), and it hands out checks
-// and build facts. It includes no torch header, so only CPython's version ties it down.
+// _C, the module that Python imports: importing it loads liblongcat_torch, which registers the torch ops. It provides
+// checks and build facts. It includes no torch header, so it depends on CPython's version only.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -57,7 +57,7 @@ TensorDesc tensor_from_tuple(const py::tuple& fields) {
   return desc;
 }
 
-// Types of tensors that only stand for one, whose memory must not be asked for. Set by `set_fake_types`.
+// Types of tensors without memory of their own, which must not be asked for it. Set by `set_fake_types`.
 std::vector<PyObject*> fake_tensor_types;
 
 bool is_fake(const py::handle& tensor) {

@@ -1,4 +1,4 @@
-// Work over torch's threads.
+// Spreads work over torch's threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,5 +1,5 @@
-// Every schema of torch.ops.longcat_ops, through LibTorch's stable ABI: one binary for every torch >= 2.11. The
-// families register their kernels themselves.
+// Registers every schema of torch.ops.longcat_ops, through LibTorch's stable ABI: one binary for every torch >= 2.11.
+// Each family registers its own kernels.
 #include <torch/csrc/stable/library.h>
 
 #include "ops/table.h"

@@ -10,7 +10,7 @@
 
 namespace longcat_ops {
 
-constexpr size_t kMaxArguments = 16;  // that an op may have
+constexpr size_t kMaxArguments = 16;  // most that an op may have
 
 enum class Kind : uint8_t { kTensor, kOptionalTensor, kInt, kOptionalInt, kFloat, kBool };
 
@@ -19,7 +19,7 @@ struct Parameter {
   Kind kind;
 };
 
-// "op(Tensor a, int? b, Tensor(c!) out) -> ()" taken apart, by the compiler: a schema beyond it does not compile.
+// "op(Tensor a, int? b, Tensor(c!) out) -> ()", parsed by the compiler: a schema that it cannot parse does not compile.
 struct Schema {
   consteval Schema(const char* schema_text);
 
@@ -42,7 +42,7 @@ class Arguments {
  public:
   Arguments(const Schema& schema, std::span<const Argument> values) : schema_(schema), values_(values) {}
 
-  // A tensor that is not there is one on no device, which every check refuses.
+  // A missing tensor is returned as one on no device, which every check refuses.
   const TensorDesc& tensor(std::string_view name) const;
   const TensorDesc* optional_tensor(std::string_view name) const;
   int64_t integer(std::string_view name) const;

@@ -1,4 +1,4 @@
-// The one shape of an argument error: op, argument, got, expected, context, fix. Texts are built from the checked
+// The one form of an argument error: op, argument, got, expected, context, fix. Texts are built from the checked
 // values.
 #pragma once
 

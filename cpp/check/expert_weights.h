@@ -1,11 +1,11 @@
-// FP8 weights of G experts stacked, which products and the expert chain take.
+// Checks of the stacked FP8 weights of G experts, which products and the expert chain take.
 #pragma once
 
 #include "check/arguments.h"
 
 namespace longcat_ops {
 
-// [G, N, K] with scales [G, ceil(N / 128), ceil(K / 128)]. like: what has the same device, or null.
+// [G, N, K] with scales [G, ceil(N / 128), ceil(K / 128)]. like: a tensor on the same device, or null.
 void check_stacked_weight(const char* op, const char* name, const char* scales_name, Fp8Pair weight,
                           const TensorDesc* like);
 // Gate rows and up rows with scale blocks of their own: [G, 2I, K] and [G, 2 * ceil(I / 128), ceil(K / 128)].

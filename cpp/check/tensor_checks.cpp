@@ -142,7 +142,7 @@ void check_unit_inner_stride(const char* op, const char* name, const TensorDesc&
 }
 
 void check_elements_apart(const char* op, const char* name, const TensorDesc& tensor) {
-  // By rising stride, each dimension must step over everything the ones before it reach.
+  // By rising stride, each dimension must step over everything that those before it reach.
   std::array<int, kMaxDims> order{};
   int count = 0;
   for (int i = 0; i < tensor.dim; ++i)

@@ -21,7 +21,7 @@ enum class DType : uint8_t {
   kOther,
 };
 
-enum class DeviceKind : uint8_t { kCpu, kCuda, kMeta, kOther, kNone };  // kNone: of None, where a tensor belongs
+enum class DeviceKind : uint8_t { kCpu, kCuda, kMeta, kOther, kNone };  // kNone: None in place of a tensor
 
 constexpr int kMaxDims = 8;
 
@@ -32,7 +32,7 @@ struct TensorDesc {
   int dim = 0;           // may exceed kMaxDims; then only the first kMaxDims entries below are kept
   std::array<int64_t, kMaxDims> sizes{};
   std::array<int64_t, kMaxDims> strides{};  // in elements
-  uint64_t address = 0;                     // of the first element; 0 when there is no storage to speak of
+  uint64_t address = 0;                     // of the first element; 0 if there is no storage
   int64_t storage_bytes = -1;               // of the memory behind the tensor; -1 when unknown
   int64_t storage_offset = 0;               // of the first element in it, in elements
 };

@@ -1,5 +1,5 @@
-// What a call moves, forms and launches. Pure functions of the arguments, so that every answer is had without a GPU.
-// Counts alone: longcat_ops.perf makes time of them.
+// Bytes, flops and launches of a call. Pure functions of the arguments, so that every answer is available without a
+// GPU. They only count: longcat_ops.perf turns counts into times.
 #pragma once
 
 #include <string>
@@ -27,7 +27,7 @@ struct Explanation {
   std::vector<KernelShape> launches;  // in order; empty for an op whose launcher is not described here
 };
 
-// What an op costs, from its arguments; a part that it does not have is null.
+// What an op costs, from its arguments; null stands for a part that it does not have.
 struct OpCost {
   double (*flops)(const Arguments&) = nullptr;
   const char* assumes = "";

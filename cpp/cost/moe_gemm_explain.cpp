@@ -16,11 +16,11 @@ ProductCounts count(const MoeGemmProblem& p, const Candidate& candidate, int64_t
                     uint32_t bucket) {
   const uint32_t tile_rows = candidate.config.tile_rows;
   const double weights = static_cast<double>(active) * p.n * p.k;
-  const double output = p.swiglu ? p.n / 2 + 4.0 * ceil_div(p.n / 2, kBlockK) : 2.0 * p.n;  // bytes of a row
+  const double output = p.swiglu ? p.n / 2 + 4.0 * ceil_div(p.n / 2, kBlockK) : 2.0 * p.n;  // bytes per row
   const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + output);
   const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
-  const double tile_tokens = blocks * bucket * kBlockK;  // bytes of tokens of a tile
-  const double fetched = static_cast<double>(candidate.tiles) / (candidate.config.paired ? 2 : 1);  // tokens of so many
+  const double tile_tokens = blocks * bucket * kBlockK;  // token bytes per tile
+  const double fetched = static_cast<double>(candidate.tiles) / (candidate.config.paired ? 2 : 1);  // tiles that fetch
   const double stages = static_cast<double>(candidate.waves * ceil_div(ceil_div(p.k, kBlockK), p.split_k));  // busiest
   const double passes = bucket > kPassTokens ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
   ProductCounts counts;

@@ -1,4 +1,4 @@
-// What speaks for and against each way to run an FP8 matrix product, for `explain`.
+// Reasons for and against each way to run an FP8 matrix product, for `explain`.
 #pragma once
 
 #include <string>
@@ -9,17 +9,17 @@
 
 namespace longcat_ops {
 
-// What bounds the time of a launch: in all, and of the SM with the most work.
+// What bounds the time of a launch: in all, and on the SM with the most work.
 struct ProductCounts {
   double memory_bytes = 0;   // every byte once
   double l2_bytes = 0;       // what all tiles fetch; a pair's tokens once
-  double l2_shared = 0;      // what a pair's second block has of them without a fetch of its own
+  double l2_shared = 0;      // tokens that a pair's second block gets without a fetch of its own
   double sm_bytes = 0;       // what the busiest SM fetches
   double sm_flops = 0;       // its products, tokens rounded up to a bucket
   double sm_smem_bytes = 0;  // what these read from shared memory: weights once for each pass, tokens for each slab
 };
 
-// One size of tile, if all rows are spread evenly over the groups.
+// One tile size, if all rows are spread evenly over the groups.
 struct Candidate {
   MoeGemmConfig config;
   bool chosen = false;
@@ -28,7 +28,7 @@ struct Candidate {
   ProductCounts counts;
 };
 
-// The problem of rows a [M, K] or [G, M, K] and weights b [N, K] or [G, N, K]; what an op knows besides is left unset.
+// The problem of rows a [M, K] or [G, M, K] and weights b [N, K] or [G, N, K]; fields that only an op knows stay unset.
 MoeGemmProblem moe_gemm_problem(const TensorDesc& a, const TensorDesc& b);
 
 std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem);

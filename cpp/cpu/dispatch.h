@@ -1,10 +1,10 @@
-// From one kernel body to a copy per number format and instruction set.
+// Turns one kernel body into a copy per number format and instruction set.
 #pragma once
 
 #include "check/tensor_desc.h"
 #include "cpu/float_formats.h"
 
-// always_inline bodies take the target of the function they land in.
+// always_inline bodies take the target of the function they are inlined into.
 #if defined(__x86_64__)
 #define LC_TARGET_AVX2 __attribute__((target("avx2")))
 #define LC_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))

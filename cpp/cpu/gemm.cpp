@@ -13,12 +13,12 @@
 namespace longcat_ops::cpu {
 namespace {
 
-constexpr int kBlock = kQuantBlock;  // of k, under one scale
-constexpr int kRows = 8;             // of a at once: their partial sums stay in registers
-constexpr int kLanes = 16;           // of a partial sum: one 512-bit, two 256-bit or four 128-bit registers
-constexpr int kGateRows = 8;         // of gate, then of up, in an interleaved weight
+constexpr int kBlock = kQuantBlock;  // columns of k per scale
+constexpr int kRows = 8;             // rows of a at once: their partial sums stay in registers
+constexpr int kLanes = 16;           // per partial sum: one 512-bit, two 256-bit or four 128-bit registers
+constexpr int kGateRows = 8;         // rows of gate, then of up, in an interleaved weight
 
-// A GCC and Clang vector: what the target lacks in width they split.
+// A GCC and Clang vector, which they split if the target's are narrower.
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 
 LC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -28,20 +28,20 @@ LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
   return static_cast<T*>(matrix.data) + row * matrix.row_stride;
 }
 
-// Up to kRows rows of a as float32, k rounded up to whole blocks with zeros, and their scales.
+// Up to kRows rows of a as float32, with k filled up to whole blocks with zeros, and their scales.
 struct Panel {
   float* values;  // [kRows, blocks * kBlock]
   float* scales;  // [kRows, blocks]
   int64_t rows, blocks;
-  float largest[kRows];  // of a row's scales
+  float largest[kRows];  // each row's largest scale
 };
 
-// A block of products of e4m3 sums to less than 2^25, so scales up to 2^101 / blocks keep every partial sum in float32.
+// A block of e4m3 products sums to less than 2^25, so with scales up to 2^101 / blocks every partial sum is finite.
 LC_INLINE float safe_scale(int64_t blocks) { return 0x1p101f / static_cast<float>(blocks); }
 
-// Of the sizes of some scales; NaN if one is.
+// Largest magnitude of some scales; NaN if one is NaN.
 LC_INLINE float largest_of(const float* scales, int64_t stride, int64_t count) {
-  uint32_t largest = 0;  // bits of sizes order like these, NaN above inf
+  uint32_t largest = 0;  // bits of magnitudes order like these, NaN above inf
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t bits = float_bits(scales[i * stride]) & kAbsMask;
     largest = bits > largest ? bits : largest;
@@ -49,8 +49,8 @@ LC_INLINE float largest_of(const float* scales, int64_t stride, int64_t count) {
   return bits_float(largest);
 }
 
-// Row i of the panel times one weight row where scales are so large that sums may overflow, in the order of the CUDA
-// kernel, so that both meet inf and NaN in the same places: a block's sum, then one fused multiply-add with its scale.
+// Row i of the panel times one weight row, if scales are so large that sums may overflow. The order is the CUDA
+// kernel's, so that both give inf and NaN in the same places: a block's sum, then one FMA with its scale.
 float dot_by_blocks(const Panel& panel, int64_t i, const uint8_t* b, const float* sb, int64_t sb_stride, int64_t k) {
   float sum = 0.0f;
   for (int64_t block = 0; block < panel.blocks; ++block) {
@@ -93,7 +93,7 @@ LC_DEFINE_KERNELS(baseline, )
 LC_DEFINE_KERNELS(avx2, LC_TARGET_AVX2)
 LC_DEFINE_KERNELS(avx512, LC_TARGET_AVX512)
 
-// A panel over this thread's own memory.
+// A panel in this thread's own memory.
 Panel make_panel(int64_t k) {
   thread_local std::vector<float> memory;
   const int64_t blocks = ceil_div(k, kBlock);

@@ -1,5 +1,5 @@
-// CPU kernels of the FP8 matrix products. Free of torch; each works on a range of tiles so that the caller owns the
-// threads. A row of the result depends on nothing but its row of a and the weight: no padding, no batch, no ISA.
+// CPU kernels of the FP8 matrix products. Free of torch; each works on a range of tiles, so that the caller owns the
+// threads. A row of the result depends only on its row of a and the weight, not on padding, batch or instruction set.
 #pragma once
 
 #include "cpu/quant.h"
@@ -27,7 +27,7 @@ constexpr int64_t kGemmTile = 16;  // weight rows per tile
 // Tiles [begin, end) of ceil(n / kGemmTile).
 void fp8_gemm_nt(const Fp8GemmParams& params, int64_t begin, int64_t end);
 
-// h, sh = quantised silu(a @ gate.T) * (a @ up.T); b holds gate and up rows in turns of 8, its scales in turns of 1.
+// h, sh = quantised silu(a @ gate.T) * (a @ up.T). gate_up alternates 8 rows of gate and of up, its scales 1 row.
 struct Fp8SwigluParams {
   Matrix a, sa;
   Fp8Weight gate_up;  // [2 * width, k]

@@ -1,5 +1,5 @@
-// Which instruction set the CPU kernels use. Results do not depend on it: kernels are compiled from one source, use no
-// fused multiply-add and no order-dependent reduction.
+// Which instruction set the CPU kernels use. Results do not depend on it: all sets share one source, compiled without
+// contraction into fused multiply-adds, and reductions have a fixed order or need none.
 #pragma once
 
 #include <string>

@@ -21,7 +21,7 @@ LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
   return static_cast<T*>(matrix.data) + row * matrix.row_stride;
 }
 
-// p = exp(x - max) / sum in a fixed order of summation. A NaN, an inf or a row of -inf makes every p a NaN.
+// p = exp(x - max) / sum in a fixed order of summation. A NaN, a +inf or a row of -inf makes every p a NaN.
 template <class Format>
 LC_INLINE void softmax(const typename Format::Storage* __restrict x, int64_t count, float* __restrict p) {
   float top = -std::numeric_limits<float>::infinity();
@@ -45,14 +45,14 @@ LC_INLINE void softmax(const typename Format::Storage* __restrict x, int64_t cou
   for (i = 0; i < count; ++i) p[i] = p[i] / lanes[0];
 }
 
-// Larger scores first, equal scores by lower id: an integer that orders so. Scores are not NaN.
+// An integer that orders by larger score, then by lower id. Scores are not NaN.
 LC_INLINE uint64_t selection_key(float score, int64_t id) {
   const uint32_t bits = float_bits(score + 0.0f);  // -0 becomes +0
   const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return uint64_t(ordered) << 32 | (0xffffffffu - uint32_t(id));
 }
 
-// The k largest keys, falling.
+// The k largest keys, in falling order.
 LC_INLINE void select_top(const float* p, const float* bias, int64_t experts, int64_t k, uint64_t* best) {
   int64_t held = 0;
   for (int64_t e = 0; e < experts; ++e) {
@@ -102,7 +102,7 @@ LC_INLINE void route_body(const RouteParams& r, int64_t begin, int64_t end) {
   }
 }
 
-// NOTE: a choice without a row adds +0, as any backend does, so that a sum of nothing is +0 everywhere.
+// NOTE: a choice without a row adds +0, as in every backend, so that a sum of nothing is +0 everywhere.
 template <class YFormat, class XFormat>
 LC_INLINE void combine_body(const CombineParams& c, int64_t begin, int64_t end) {
   std::vector<float> sums(c.width);
@@ -176,7 +176,7 @@ void moe_combine(const CombineParams& params, int64_t begin, int64_t end) {
 
 void moe_plan(const PlanParams& p) {
   const int64_t choices = p.tokens * p.top_k;
-  // NOTE: a choice whose weight is NaN has a row, so that it shows.
+  // NOTE: a choice whose weight is NaN has a row, so that the NaN shows.
   const auto has_row = [&](int64_t i) {
     return p.ids[i] >= 0 && p.ids[i] < p.num_local && (!p.weights || p.weights[i] != 0.0f);
   };

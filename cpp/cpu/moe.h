@@ -1,4 +1,4 @@
-// CPU kernels of routing, dispatch and combine. Free of torch; each works on a range so that the caller owns the
+// CPU kernels of routing, dispatch and combine. Free of torch; each works on a range, so that the caller owns the
 // threads. Results do not depend on how the range is cut.
 #pragma once
 
@@ -25,7 +25,7 @@ void moe_route(const RouteParams& params, int64_t begin, int64_t end);
 
 struct PlanParams {
   const int32_t* ids;    // [tokens, top_k]
-  const float* weights;  // [tokens, top_k], or null; a choice of weight 0 is none
+  const float* weights;  // [tokens, top_k], or null; a choice of weight 0 has no row
   int64_t tokens, top_k, num_local, rows;
   int32_t* offsets;  // [num_local + 1]
   int32_t* row_of;   // [tokens, top_k]

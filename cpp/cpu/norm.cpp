@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kLanes = 32;  // two 512-bit or four 256-bit registers of partial sums
 
-// NOTE: element i is always added to lane i % kLanes and the lanes are folded by halves, so the sum has one order of
-// evaluation whatever the instruction set, the row or the number of rows.
+// NOTE: element i always goes to lane i % kLanes, and lanes are folded by halves. So the sum has one order of
+// evaluation for every instruction set, row and number of rows.
 template <class Format>
 LC_INLINE float sum_of_squares(const typename Format::Storage* x, int64_t count) {
   float lanes[kLanes] = {};

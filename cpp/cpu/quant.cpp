@@ -18,8 +18,8 @@ LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
 
 LC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// NOTE: the maximum is taken over the bits of |x|: these order like the values, put NaN above inf (so a NaN
-// propagates), and an integer maximum has no order of evaluation, so every instruction set agrees.
+// NOTE: the maximum is taken over the bits of |x|. They order like the values, with NaN above inf, so a NaN propagates.
+// An integer maximum has no order of evaluation, so every instruction set agrees.
 template <class Format>
 LC_INLINE uint32_t max_abs_bits(const typename Format::Storage* x, int64_t count, uint32_t start) {
   uint32_t result = start;

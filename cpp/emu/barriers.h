@@ -17,13 +17,13 @@ struct Cta;
 // What the arrivals of a phase make known.
 struct BarrierPhase {
   Clock clock;
-  bool across_cluster = false;  // by a release at cluster scope: the wait must have that scope too
-  bool too_narrow = false;      // by another CTA's release at CTA scope
+  bool across_cluster = false;  // another CTA released at cluster scope: the wait must have that scope too
+  bool too_narrow = false;      // another CTA released at CTA scope only
 };
 
 struct MBarrier {
   bool fenced = false;   // its initialisation is visible to the async proxy
-  bool observed = true;  // somebody has waited for the newest complete phase
+  bool observed = true;  // a thread has seen the newest complete phase
   uint32_t address = 0;
   uint32_t expected = 0;
   int64_t pending = 0;

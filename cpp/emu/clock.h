@@ -1,7 +1,7 @@
 // Vector clocks: component c at time t is known to have happened before the owner when clock[c] >= t.
 //
 // Components are threads, wgmma engines, mbarriers (for the copies they count) and bulk groups. The vector is kept in
-// reference-counted chunks that are copied when written: threads that met at a barrier share all chunks but their own.
+// reference-counted chunks that are copied on write: threads that met at a barrier share all chunks but their own.
 #pragma once
 
 #include <cstdint>
@@ -62,7 +62,7 @@ struct Clock {
     order_shared.join(other.order_shared);
     alias.join(other.alias);
   }
-  // From another CTA: what its proxy fences for global memory have done is its own.
+  // From another CTA, whose proxy fences for global memory serve only itself.
   void join_across(const Clock& other) {
     order.join(other.order);
     async_shared.join(other.async_shared);

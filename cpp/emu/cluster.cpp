@@ -18,7 +18,7 @@ Cluster::Cluster(uint32_t index_, uint32_t size, uint32_t block)
   if (size > 1) key = engine().random.below(16);
 }
 
-// A relaxed arrival tells that the CTA has started and what its thread's fences cover.
+// A relaxed arrival makes known that the CTA has started, and what its thread's fences cover.
 void Cluster::arrive(Thread& thread, bool release) {
   Cta& cta = *thread.cta;
   thread.cluster_arrived = true;
@@ -140,8 +140,8 @@ void check_foreign_done(Cta& cta, const Location& where) {
   }
 }
 
-// Accesses to other CTAs' memory go by a component of their own, so that fences can tell them from the rest: a new
-// time whenever the thread's own has changed.
+// Accesses to other CTAs' memory have a component of their own, so that fences can tell them from the rest. It gets a
+// new time whenever the thread's own has changed.
 Access cluster_access(Cta& target, const Location& where, const char* operation) {
   Thread& self = this_thread();
   Engine& machine = engine();

@@ -8,7 +8,7 @@
 namespace longcat_ops::emu {
 namespace {
 
-// Checks and records the access; the bytes.
+// Checks and records the access; returns the bytes.
 uint8_t* access_cluster(uint32_t address, uint32_t bytes, bool write, uint8_t strength, const char* operation,
                         const Location& where) {
   Cta& cta = cluster_target(address, bytes, operation, where);
@@ -92,7 +92,7 @@ uint32_t atomic_add_cluster(uint32_t address, uint32_t value, Order order, const
   return old;
 }
 
-// A write of the generic proxy that happens later and belongs to the mbarrier, as a copy's bytes do.
+// A write of the generic proxy that happens later and counts on the mbarrier, as a copy's bytes do.
 void store_async(uint32_t address, const void* value, uint32_t bytes, uint32_t barrier_address, const Location& where) {
   constexpr const char* kName = "st.async";
   maybe_yield(where);

@@ -1,4 +1,4 @@
-// Who a thread is; what the threads of a warp or a CTA do together.
+// Indices of a thread; collectives of a warp or a CTA.
 #include <algorithm>
 #include <functional>
 
@@ -189,7 +189,7 @@ void spin_pause(const Location& where) {
   self.looked_at.clear();
 }
 
-// The registers of a CTA are what its launch was given: those that some warps give back are all that others can get.
+// A CTA has the registers that its launch was given: warps can take only what others give back.
 void set_max_registers(uint32_t count, bool increase, const Location& where) {
   Thread& self = this_thread();
   Cta& cta = *self.cta;

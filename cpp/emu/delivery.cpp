@@ -21,7 +21,7 @@ void add_to(uint8_t* target, const uint8_t* data, uint32_t bytes, Add add) {
   }
 }
 
-// red.f32 flushes subnormal numbers, as its machine instruction says (FTZ).
+// red.f32 flushes subnormal numbers, as its machine instruction does (FTZ).
 float flushed(float v) { return std::abs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v; }
 
 void put(Combine combine, uint8_t* target, const uint8_t* data, uint32_t bytes) {
@@ -70,7 +70,7 @@ void Delivery::arrive_whole() {
 }
 
 bool Delivery::step() {
-  if (on_the_way == 0) return true;  // something needed it
+  if (on_the_way == 0) return true;  // something needed it earlier
   Engine& machine = engine();
   if (torn) {
     uint32_t i = machine.random.below(bytes / unit);

@@ -12,8 +12,8 @@ namespace longcat_ops::emu {
 
 enum class Combine : uint8_t { kStore, kAddU32, kAddU64, kAddF32, kAddBF16, kAddF16 };
 
-// One write to one place in one device's memory. It arrives at any time, in any order with others, its units (what the
-// ISA makes atomic) perhaps one by one; at the latest when something must see it.
+// One write to one place in one device's memory. It arrives at any time and in any order with others, at the latest
+// when something must see it. Its units (what the ISA makes atomic) may arrive one by one.
 struct Delivery : AsyncOperation {
   uint8_t* target = nullptr;
   std::array<uint8_t, 16> data{};
@@ -46,9 +46,9 @@ struct DeliveryOptions {
 void deliver(void* target, const void* data, uint32_t bytes, const DeliveryOptions& options,
              const std::shared_ptr<const Release>& release);
 
-// A release or a fence: all that happened before it arrives now.
+// For a release or a fence: all writes that happened before it arrive now.
 void perform_writes(const Thread& self);
-// An access sees what was written before it through the same address, and what a fence has made visible to it.
+// Before an access: what was written before it through the same address, or made visible to it by a fence, arrives.
 void arrive_before(const uint8_t* address, size_t bytes, const Access& access);
 
 }  // namespace longcat_ops::emu

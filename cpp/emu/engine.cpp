@@ -179,7 +179,7 @@ void Engine::note_event() {
 void Engine::note_event(const uint8_t* address, size_t bytes) {
   ++events;
   polls = 0;
-  constexpr size_t kMost = 16;  // who looks at more is woken by everything
+  constexpr size_t kMost = 16;  // a thread that looks at more is woken by everything
   const auto concerned = [&](const Thread* thread) {
     const auto& seen = thread->looked_at;
     return seen.empty() || seen.size() > kMost || std::ranges::any_of(seen, [&](const uint8_t* at) {
@@ -257,7 +257,7 @@ Allocation& Engine::find_global(const void* address, size_t bytes, const char* o
   return allocation;
 }
 
-// NOTE: called when the running thread issues the access, also for what happens later.
+// NOTE: called when the running thread issues the access, even if it is performed later.
 void Engine::check_global(Allocation& allocation, const void* address, size_t bytes, Access access) {
   const Thread& self = this_thread();
   access.device = uint8_t(self.cta->grid->launch.device);

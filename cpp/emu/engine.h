@@ -68,7 +68,7 @@ struct Thread {
   uint32_t own_since = 0;  // accesses of the component before this time are another thread's, of an earlier CTA
   uint32_t own_seen = 0;   // up to this time they are known to have happened before
   bool done = false;
-  bool waited = false;  // for the launch before its own
+  bool waited = false;  // for the launch before its own, by grid_dependency_wait
   const char* blocked_on = nullptr;
   Location blocked_at;
 
@@ -90,7 +90,7 @@ struct Thread {
   uint32_t remote_since = 0;           // own time at which remote_time began
   uint32_t shown_component = kNobody;  // of fence.mbarrier_init
   uint32_t shown_time = 0;
-  std::vector<const uint8_t*> looked_at;  // since it last paused; none or null: anything
+  std::vector<const uint8_t*> looked_at;  // since its last pause; none or null: anything
   uint64_t seen_events = 0;               // Engine::events at the first of these looks
   bool read_timer = false;
   uint32_t failed_tries = 0;
@@ -142,16 +142,16 @@ struct Grid {
   uint32_t not_triggered = 0;     // CTAs that have neither triggered nor exited
   uint32_t writes_in_flight = 0;  // bulk stores that outlive their CTA
   bool complete = false;
-  uint32_t informed = 0;              // CTAs that triggered, or exited, behind a wait for the launch before
+  uint32_t informed = 0;              // CTAs that triggered, or exited, after a wait for the launch before
   std::shared_ptr<Grid> predecessor;  // of a dependent launch, until it is complete and waited for
   VectorClock base;                   // what its threads know when they start
   VectorClock final;                  // what is known when it is complete
-  VectorClock waited;                 // what a wait for the launch before told
+  VectorClock waited;                 // what waits for the launch before made known
   std::vector<Thread*> dependents_waiting;
 };
 
-// Who a component of the clocks stands for at the moment. Slots of resident CTAs own ranges of them and hand them on;
-// times only grow, so nobody takes a later owner's access for an earlier one's.
+// The current owner of a component of the clocks. Slots of resident CTAs own ranges of them and pass them on. Times
+// only grow, so a later owner's access is never taken for an earlier one's.
 struct Component {
   uint32_t last_time = 0;
   const char* kind = "?";
@@ -181,7 +181,7 @@ struct Engine {
   void wake(Thread* thread) { runnable.push_back(thread); }
   void wake_all(std::vector<Thread*>& threads);
   void enqueue(std::shared_ptr<AsyncOperation> operation) { pending.push_back(std::move(operation)); }
-  // Somebody who spins may have something new to see: anywhere, or in these bytes.
+  // Wakes spinning threads, which may have something new to see: anywhere, or in these bytes.
   void note_event();
   void note_event(const uint8_t* address, size_t bytes);
   void note_poll(const Location& where);
@@ -260,12 +260,12 @@ void check_bulk_reads_done(const Thread& thread);
 // The live mbarrier at an address in the CTA's shared memory; its initialisation is known to the running thread.
 MBarrier& live_barrier(Cta& cta, uint32_t address, const Location& where);
 
-// Leaves the running thread until somebody wakes it.
+// Suspends the running thread until it is woken.
 void block(const char* on, const Location& where);
-// Now and then lets others run first.
+// Lets others run first, now and then at random.
 void maybe_yield(const Location& where);
 
-// Runs `last` once, in the last of a warp's 32 threads to come; payload[lane] is what each passed.
+// Runs `last` once, in the last of a warp's 32 threads to arrive; payload[lane] is what each passed.
 void warp_collective(int kind, void* payload, const Location& where,
                      const std::function<void(std::array<void*, 32>& payload)>& last);
 

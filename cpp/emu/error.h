@@ -10,7 +10,7 @@ namespace longcat_ops::emu {
 using Location = std::source_location;
 
 // kind is one word: race, proxy, swizzle, out-of-bounds, misaligned, uninitialised, divergent, deadlock, mbarrier,
-// named-barrier, cluster, wgmma, wgmma-fence, descriptor, tensor-map, bulk, scope, alias, peer, multicast, read-only,
+// named-barrier, cluster, wgmma, wgmma-fence, descriptor, tensor-map, policy, scope, alias, peer, multicast, read-only,
 // setmaxnreg, exit, launch.
 // what() is "kind: text"; the text names the kernel's file:line, the operation, the device, the CTA and the thread.
 struct Error : std::runtime_error {

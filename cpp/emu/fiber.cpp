@@ -130,7 +130,7 @@ void Fiber::prepare(void (*entry)()) {
   self_.uc_link = nullptr;
   makecontext(&self_, entry, 0);
 #else
-  // Stacks that began at equal offsets of their pages would share a few sets of the caches: 64 different lines each.
+  // Stacks that began at equal offsets of their pages would share a few sets of the caches: shift them by 64 amounts.
   const size_t shift = reinterpret_cast<uintptr_t>(stack_) / kStackBytes % 64 * (1024 + 64);
   // The frame that the first switch pops. NOTE: on entry to a function the stack pointer is 8 below a multiple of 16 on
   // x86-64 (a return address has been pushed) and a multiple of 16 on aarch64.

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
-#define LC_EMU_UCONTEXT  // much slower (it makes system calls), but everywhere
+#define LC_EMU_UCONTEXT  // much slower (it makes system calls), but portable
 #endif
 #ifdef LC_EMU_UCONTEXT
 #include <ucontext.h>

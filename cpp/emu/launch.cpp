@@ -1,4 +1,4 @@
-// Streams of launches: when CTAs start and end, and what their threads know of earlier work.
+// Streams of launches: when CTAs start and end, and what their threads know about earlier work.
 #include <algorithm>
 
 #include "emu/engine.h"
@@ -48,10 +48,10 @@ uint8_t* Cta::shared(uint32_t address, size_t bytes, const char* operation, cons
   return smem.data() + (address - smem_base);
 }
 
-// A slot passes from CTA to CTA of a launch, and to launches that know the end of the one before: the clock of a slot's
-// owner also covers what earlier owners did.
+// A slot passes from CTA to CTA of a launch, and on to launches that know the end of the one before. So the clock of a
+// slot's owner also covers what earlier owners did.
 uint32_t Engine::take_slot(const Grid& grid) {
-  constexpr size_t kManySlots = 256;  // then whichever is free
+  constexpr size_t kManySlots = 256;  // beyond these, any free slot
   const uint32_t threads = grid.launch.block;
   for (uint32_t i = 0; i < slots.size(); ++i) {
     Slot& slot = slots[i];
@@ -63,7 +63,7 @@ uint32_t Engine::take_slot(const Grid& grid) {
     slot.launch = grid.number;
     return i;
   }
-  // Warps begin at a chunk of the clocks, which their threads then share.
+  // Each warp begins a chunk of the clocks, which its threads then share.
   const uint32_t first = round_up(uint32_t(components.size()), VectorClock::kChunk);
   components.resize(first + round_up(threads, VectorClock::kChunk));
   slots.push_back(
@@ -100,8 +100,8 @@ void Engine::start_ctas() {
       Grid& grid = *queue[i];
       if (grid.started == 0) {
         if (i > 0 && !may_start_early(grid)) break;
-        // NOTE: even when the launch before a dependent one is complete, only grid_dependency_wait says so. What that
-        // launch waited for is over if all of its CTAs triggered, or exited, behind their wait.
+        // NOTE: even if the launch before a dependent one is complete, only grid_dependency_wait says so. What that
+        // launch waited for is over if all of its CTAs triggered, or exited, after their wait.
         const Grid* before = grid.predecessor.get();
         grid.base = before != nullptr ? before->base : completed[device];
         if (before != nullptr && before->informed == before->launch.grid) grid.base.join(before->waited);

@@ -26,7 +26,7 @@ Place place_of(uint32_t row, uint32_t element, bool transposed) {
   return {4 * row + element / 2, element % 2};
 }
 
-// Reports name the lane that gave the address, not the last one to come.
+// Reports name the lane that gave the address, not the last one to arrive.
 struct ActAs {
   explicit ActAs(Thread* thread) : self(std::exchange(current.thread, thread)) {}
   ~ActAs() { current.thread = self; }
@@ -55,7 +55,7 @@ void load_matrix(uint32_t* registers, int count, bool transposed, uint32_t row_a
     auto lane = [&](uint32_t i) -> LaneMatrix& { return *static_cast<LaneMatrix*>(payload[i]); };
     for (int matrix = 0; matrix < count; ++matrix)
       for (uint32_t row = 0; row < 8; ++row) {
-        // NOTE: every lane gets parts of rows that others address; the access is the addressing lane's.
+        // NOTE: every lane gets parts of rows that others address; the access belongs to the addressing lane.
         uint16_t elements[8];
         std::memcpy(elements, access_row(lane(8 * matrix + row), false, "ldmatrix", where), 16);
         for (uint32_t e = 0; e < 8; ++e) {

@@ -41,7 +41,7 @@ void make_known(BarrierPhase& phase, Order order, Scope scope, bool own) {
     self.tick();
     return;
   }
-  // Relaxed: what fences before it cover.
+  // Relaxed: makes known what earlier fences cover.
   const bool fenced = self.fence_scope && *self.fence_scope >= (own ? Scope::kCta : Scope::kCluster);
   if (fenced) {
     phase.clock.order.join(self.fence_release);
@@ -59,7 +59,7 @@ void arrive_at(MBarrier& barrier, uint32_t count, uint32_t expect_bytes, Order o
   if (count == 0) return;
   if (barrier.pending < int64_t(count))
     fail("mbarrier", "more arrivals in a phase than the " + std::to_string(barrier.expected) + " expected", where);
-  // NOTE: another CTA may be a phase ahead of the waits here; that nobody misses a phase shows when it completes.
+  // NOTE: another CTA may be a phase ahead of the waits here; complete_if_done sees whether a phase was missed.
   if (own && !barrier.observed)
     fail("mbarrier",
          "arrival in phase " + std::to_string(barrier.phase) + " before any wait has seen phase " +

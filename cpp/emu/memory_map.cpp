@@ -19,7 +19,7 @@ Allocation::~Allocation() {
 
 MulticastRange::MulticastRange(size_t bytes_, const char* name_, std::vector<Allocation*> members_)
     : bytes(bytes_), name(name_), members(std::move(members_)) {
-  constexpr size_t kPage = 65536;  // at least what the host has
+  constexpr size_t kPage = 65536;  // at least the host's page
   mapped_bytes_ = (bytes + 2 * kPage + kPage - 1) / kPage * kPage;
   mapping_ = mmap(nullptr, mapped_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping_ == MAP_FAILED) throw std::bad_alloc();

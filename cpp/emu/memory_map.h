@@ -62,7 +62,7 @@ class MemoryMap {
   using Allocations = std::map<const uint8_t*, std::unique_ptr<Allocation>>;
 
   Allocations::iterator erase(Allocations::iterator entry);
-  MulticastRange* multicast_at(const uint8_t* address);  // with its red zone; or null
+  MulticastRange* multicast_at(const uint8_t* address);  // red zones included; or null
 
   Allocations allocations_;
   std::map<const uint8_t*, std::unique_ptr<MulticastRange>> multicast_;

@@ -105,7 +105,7 @@ void store_strong(void* address, const void* value, uint32_t bytes, Order order,
 
 uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope, const Location& where) {
   maybe_yield(where);
-  // NOTE: the read half is checked first: a counter that nobody initialised is an error.
+  // NOTE: the read half is checked first: adding to a counter that was never initialised is an error.
   access_global(address, sizeof *address, false, strength(scope), false, "atomic add", where);
   access_global(address, sizeof *address, true, strength(scope), false, "atomic add", where);
   if (order == Order::kAcqRel) observe(address, order, scope, where);
@@ -118,8 +118,8 @@ uint32_t atomic_add(uint32_t* address, uint32_t value, Order order, Scope scope,
   return old;
 }
 
-// Shared memory: the writing thread fences its own writes; those of other CTAs, the CTA that has acquired them may
-// fence as well. Global memory: the reading CTA fences what it has acquired.
+// Shared memory: the writing thread fences its own writes; a CTA that has acquired other CTAs' writes may fence them as
+// well. Global memory: the reading CTA fences what it has acquired.
 void fence_proxy_async(bool own, bool cluster, bool global) {
   Thread& self = this_thread();
   if (own) {

@@ -94,7 +94,7 @@ void write_members(void* address, const void* value, uint32_t bytes, DeliveryOpt
     if (add) check_member(*member, target.offset, bytes, false, reach, operation, where);
     check_member(*member, target.offset, bytes, true, reach, operation, where);
   }
-  // NOTE: 16 bytes are data. They announce nothing, unless they release.
+  // NOTE: 16 bytes are data: they publish nothing unless they release.
   std::shared_ptr<const Release> release;
   if (options.strong && (bytes <= 8 || is_release(order))) release = make_release(self, order, scope);
   for (Allocation* member : members) deliver(member->begin + target.offset, value, bytes, options, release);

@@ -1,4 +1,4 @@
-// The one source of chance: seeded, so that a run can be repeated.
+// The only source of randomness: seeded, so that a run can be repeated.
 #pragma once
 
 #include <cstdint>

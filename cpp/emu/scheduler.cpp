@@ -1,4 +1,4 @@
-// Which thread or which piece of asynchronous work comes next.
+// Chooses the next thread or the next piece of asynchronous work.
 #include <map>
 
 #include "emu/engine.h"
@@ -6,7 +6,7 @@
 namespace longcat_ops::emu {
 namespace {
 
-// "offset 16: pending 1 of 2, tx 128, phase 3"
+// "mbarrier at offset 16: 1 of 2 arrivals pending, tx 128, phase 3, 4 threads waiting"
 std::string describe_barrier(const MBarrier& barrier, uint32_t smem_base) {
   return "mbarrier at offset " + std::to_string(barrier.address - smem_base) + ": " + std::to_string(barrier.pending) +
          " of " + std::to_string(barrier.expected) + " arrivals pending, tx " + std::to_string(barrier.tx) +
@@ -38,7 +38,7 @@ void Engine::run() {
     cancel_threads();
     throw Error(*error);
   }
-  // The host has seen everything end, and so has whatever it launches next.
+  // The host has seen everything end, so whatever it launches next comes after all of it.
   VectorClock all;
   for (const auto& [device, clock] : completed) all.join(clock);
   for (auto& [device, clock] : completed) clock = all;
@@ -52,7 +52,7 @@ bool Engine::choose_async() {
     return false;
   }
   if (policy == Policy::kRandom) return random.below(8) < 2;
-  // Threads that poll must not keep the work from being done for ever.
+  // Polling threads must not keep asynchronous work waiting for ever.
   constexpr uint64_t kPatience = 1000;
   return policy == Policy::kEager || polls > kPatience;
 }
@@ -91,7 +91,7 @@ void Engine::run_thread(size_t position) {
 }
 
 void Engine::when_stuck() {
-  // Loops that give up after some time may do so now.
+  // Loops with a timeout may give up now.
   bool timed = false;
   for (Thread* thread : spinning) timed |= thread->read_timer;
   if (timed) {

@@ -11,7 +11,7 @@ struct Visitor {
   void* context;
   uint64_t& cells;
 
-  // Two strong accesses may race, if their scopes include each other. NOTE: not checked within a device.
+  // Two strong accesses may race if their scopes include each other. NOTE: scopes are not checked within a device.
   bool both_strong(uint8_t strength) const { return access.strength != kWeak && strength != kWeak; }
   bool in_scope(uint8_t strength, uint8_t device) const {
     return device == access.device || std::min(access.strength, strength) > kGpuStrength;

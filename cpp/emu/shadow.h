@@ -36,9 +36,9 @@ struct Cell {
   bool write_multicast = false;
   bool write_async = false;
   bool initialised = false;
-  bool split = false;             // the parts say it, not this cell
+  bool split = false;             // the parts hold the state, not this cell
   uint8_t swizzle = kAnySwizzle;  // how a tensor copy wrote it
-  uint16_t read_only_launch = 0;  // launch that read it as data which nobody writes; 0: none
+  uint16_t read_only_launch = 0;  // launch that read it with ld.global.nc; 0: none
   ReadEpoch read;                 // the newest; older ones that it does not cover are in more_reads
   std::unique_ptr<std::vector<ReadEpoch>> more_reads;
   std::unique_ptr<Cell[]> parts;  // four
@@ -63,11 +63,11 @@ struct Access {
   bool check_initialised = false;
   bool check_swizzle = false;  // a read that expects bytes in this swizzle
   uint8_t swizzle = kAnySwizzle;
-  // Threads only: the component's own accesses are ordered, unless an earlier CTA made them under the same number.
+  // Threads only: the component's own accesses are ordered, unless an earlier CTA made them under the same component.
   bool own_accesses_ordered = false;
   uint32_t own_since = 0;
   uint32_t own_seen = 0;
-  // A read of data that nobody writes during the launch: writes must be covered by one of these.
+  // A read of data that stays unwritten during the launch: one of these must cover every write.
   bool read_only = false;
   const VectorClock* launch_base = nullptr;
   const VectorClock* predecessor_final = nullptr;
@@ -86,7 +86,7 @@ struct Access {
 
 enum class Fault { kWriteRace, kReadRace, kScope, kAlias, kProxy, kUninitialised, kSwizzle, kReadOnly };
 
-// Throws Error; offset is of the cell.
+// Throws Error; offset: the cell's.
 using FaultReporter = void (*)(void* context, Fault fault, const Access& access, const Cell& cell,
                                const ReadEpoch* read, size_t offset);
 

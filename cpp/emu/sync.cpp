@@ -10,7 +10,7 @@ namespace {
 
 uint64_t cta_identity(const Cta& cta) { return uint64_t(cta.grid->number) << 32 | cta.index; }
 
-// The narrowest scope that holds both the thread and that CTA.
+// The narrowest scope that contains both the thread and that CTA.
 Scope scope_of(int device, uint64_t cta, const Thread& thread) {
   const Grid& grid = *thread.cta->grid;
   if (cta == cta_identity(*thread.cta)) return Scope::kCta;
@@ -19,7 +19,7 @@ Scope scope_of(int device, uint64_t cta, const Thread& thread) {
   return device == grid.launch.device ? Scope::kGpu : Scope::kSys;
 }
 
-// After a fence of the system, writes are where every address of theirs sees them. ISA: only after fence.proxy.alias.
+// After a fence at sys scope, every address of the same memory sees earlier writes. ISA: only after fence.proxy.alias.
 void see_aliases(Thread& self, Scope scope) {
   const Engine& machine = engine();
   if (scope == Scope::kSys && machine.memory.has_multicast() && !machine.settings.pedantic_aliases)
@@ -44,7 +44,7 @@ std::shared_ptr<const Release> make_release(Thread& self, Order order, Scope sco
     release.alias = self.fence_alias;
     release.reach.scope = std::min(scope, *self.fence_scope);
   } else {
-    // The end of a launch released what it did to the whole system, so a relaxed signal may announce that.
+    // The end of a launch released its work to the whole system, so a relaxed signal may announce that.
     if (self.cta->grid->base.empty()) return {};
     release.order = release.alias = self.cta->grid->base;
   }
@@ -108,8 +108,8 @@ void fence_acq_rel(Scope scope, const Location&) {
     self.has_pending_acquire = false;
   }
   see_aliases(self, scope);
-  // NOTE: one fence is remembered. One within the GPU does not replace a wider one, which relaxed stores may still rely
-  // on.
+  // NOTE: one fence is remembered. A fence narrower than gpu scope does not replace a wider one, which relaxed stores
+  // may still rely on.
   if (!self.fence_scope || scope >= std::min(*self.fence_scope, Scope::kGpu)) {
     self.fence_release = self.clock.order;
     self.fence_alias = self.clock.alias;

@@ -40,12 +40,12 @@ inline uint8_t strength(Scope scope) { return uint8_t(1 + int(scope)); }
 inline bool is_release(Order order) { return order == Order::kRelease || order == Order::kAcqRel; }
 inline bool is_acquire(Order order) { return order == Order::kAcquire || order == Order::kAcqRel; }
 
-// Of a strong write by this thread; null: nothing. A releasing one first lets all arrive that it covers.
+// The release of a strong write by this thread; null: none. A releasing write first delivers all writes that it covers.
 std::shared_ptr<const Release> make_release(Thread& self, Order order, Scope scope);
 void publish(const void* address, const std::shared_ptr<const Release>& release, bool read_modify_write);
 void observe(const void* address, Order order, Scope scope, const Location& where);
 
-// The thread looks at what others change: spin_pause waits for changes after the first look. Null: an mbarrier.
+// Notes a look at what others change: spin_pause waits for changes after the first look. Null: an mbarrier.
 void look(Thread& self, const void* address);
 
 }  // namespace longcat_ops::emu

@@ -8,8 +8,8 @@
 
 #include "emu/ptx/convert.h"
 
-// The same bits with and without: the order of additions of an element does not depend on the vector length, and there
-// is no contraction.
+// The bits are the same without it: the order of additions of an element does not depend on the vector length, and
+// there is no contraction.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_UNDEFINED__)
 #define LC_EMU_VECTOR __attribute__((target_clones("avx2", "default"), optimize("O3")))
 #else
@@ -67,7 +67,7 @@ struct Operand {  // value = significand * 2^(exponent - fraction bits of the fo
   std::vector<uint8_t> special_rows;  // with an infinity or a NaN
 };
 
-// Of values that are normal in double, so of all floats but zero.
+// For values that are normal in double: all floats but zero.
 int exponent_of(double value) { return int(std::bit_cast<uint64_t>(value) >> 52 & 0x7ff) - 1023; }
 double power_of_two(int exponent) { return std::bit_cast<double>(uint64_t(exponent + 1023) << 52); }
 
@@ -80,8 +80,8 @@ LC_EMU_VECTOR int largest_exponent(const int32_t* ea, const int32_t* eb, int k_c
   return largest;
 }
 
-// In units of the last place that is kept; `up` is how many more fraction bits are kept than products have. NOTE: 32
-// bits are enough: 32 * 15^2 * 2^7 for e4m3, 16 * 255^2 * 2^11 for bf16.
+// In units of the last place that is kept; `up`: fraction bits kept beyond those of products. NOTE: 32 bits are enough:
+// 32 * 15^2 * 2^7 for e4m3, 16 * 255^2 * 2^11 for bf16.
 LC_EMU_VECTOR int32_t sum_of_products(const int32_t* a, const int32_t* ea, const int32_t* b, const int32_t* eb,
                                       int k_count, int alignment, int up) {
   int32_t sum = 0;
@@ -138,7 +138,7 @@ void run_hopper(const T* a, const T* b, int n, int k_count, bool accumulate, flo
       float& element = d[row * n + column];
       const float c = accumulate ? element : 0.0f;
       if (x.special_rows[row] || y.special_rows[column] || !std::isfinite(c)) {
-        double sum = c;  // infinities and NaNs come out as in any arithmetic
+        double sum = c;  // gives infinities and NaNs as any arithmetic does
         for (int k = 0; k < k_count; ++k)
           sum += double(decode(a[row * k_count + k])) * double(decode(b[column * k_count + k]));
         element = float(sum);

@@ -1,4 +1,4 @@
-// Copies to shared memory that complete on an mbarrier: of one CTA, or of several of a cluster.
+// Copies that complete on an mbarrier, to shared memory of one CTA or of several in a cluster.
 #include <cstring>
 
 #include "emu/engine.h"
@@ -27,7 +27,7 @@ struct Load : AsyncOperation {
     ++cta->copies_in_flight;
   }
 
-  // Some of what is left, in `units`; all of it when asynchronous work is eager.
+  // Some of the `units` that are left; all of them if asynchronous work is eager.
   uint32_t next_share(uint32_t units) const {
     return engine().policy == Policy::kEager ? units : 1 + engine().random.below(units);
   }
@@ -91,7 +91,7 @@ Target own_target(uint32_t dst, uint32_t barrier, const Location& where) {
   return {*this_thread().cta, dst, barrier, where};
 }
 
-// The CTAs of the mask, each with the destination and the mbarrier at the offsets that they have here.
+// The CTAs of the mask, each with the destination and the mbarrier at the offsets that they have in this CTA.
 std::vector<Target> multicast_targets(uint32_t dst, uint32_t barrier, uint32_t cta_mask, const char* operation,
                                       const Location& where) {
   Cta& self = *this_thread().cta;

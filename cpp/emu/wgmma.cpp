@@ -6,7 +6,7 @@
 namespace longcat_ops::emu {
 namespace {
 
-// In accumulator registers while an instruction that writes them is in flight. NOTE: a signalling NaN, because any
+// Fills accumulator registers while an instruction that writes them is in flight. NOTE: a signalling NaN, because any
 // arithmetic makes it quiet; a quiet one would survive `acc += 1`.
 constexpr uint32_t kPoison = 0x7fadbeefu;
 
@@ -24,7 +24,7 @@ bool same_bits(const WgmmaCall& x, const WgmmaCall& y) {
          x.b == y.b && x.accumulate == y.accumulate && (x.a_registers == nullptr) == (y.a_registers == nullptr);
 }
 
-// The accumulator registers: values go in when a chain starts, and the poison must be found untouched when it goes on.
+// The accumulator registers: values go in when a chain starts; the poison must be untouched when the chain goes on.
 void enter_accumulator(Thread& self, WarpgroupUnit& unit, MmaInstruction& instruction, const WgmmaCall& call,
                        uint64_t number, const Location& where) {
   WgmmaThreadState& state = *self.wgmma;

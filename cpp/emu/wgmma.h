@@ -1,7 +1,7 @@
 // The tensor core unit of a warpgroup: instructions in order, executed later.
 //
-// Threads do not meet at wgmma instructions. The n-th of every thread joins the n-th entry of the queue; an entry is
-// issued when the last of the 128 has come, and executed some time after that.
+// Threads do not meet at wgmma instructions. The n-th instruction of every thread joins the n-th entry of the queue. An
+// entry is issued when the last of the 128 threads arrives, and executed some time after that.
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-// The unit's side: operands in shared memory, issue and execution.
+// The unit's side of wgmma: operands in shared memory, issue and execution.
 #include <algorithm>
 #include <cstring>
 
@@ -62,7 +62,7 @@ WarpgroupUnit::WarpgroupUnit(Cta* cta_, uint32_t index) : cta(cta_) {
 std::shared_ptr<FenceRecord> WarpgroupUnit::fence_record(uint64_t number) {
   while (first_fence + fences.size() <= number) fences.push_back(std::make_shared<FenceRecord>());
   std::shared_ptr<FenceRecord> record = fences[number - first_fence];
-  // Records that all 128 have passed live on in the instructions that need them.
+  // Records that all 128 threads have passed live on in the instructions that need them.
   while (fences.size() > 1) {
     uint32_t passed = 0;
     for (const auto& warp : fences.front()->warps) passed += warp.threads;
@@ -122,7 +122,7 @@ void WarpgroupUnit::issue(MmaInstruction& instruction) {
 
 namespace {
 
-// Rows of k elements.
+// Gathers an operand as rows of k elements.
 template <class T>
 void gather(Cta& cta, uint64_t descriptor, bool mn_major, uint32_t rows, uint32_t k_count, std::vector<T>& out,
             const Location& where) {

@@ -22,7 +22,7 @@ namespace longcat_ops::emu {
 enum class Policy { kRandom, kEager, kLazy };
 
 // Arithmetic of wgmma. kExact: one rounding per instruction. kHopper: products and accumulator are aligned and cut as
-// the tensor cores of an H100 do it (13 fraction bits for e4m3).
+// in the tensor cores of an H100 (13 fraction bits for e4m3).
 enum class MmaMode { kExact, kHopper };
 
 struct Settings {
@@ -33,8 +33,8 @@ struct Settings {
   // CTAs of one launch that run at the same time; larger grids run in waves. A kernel that waits for another of its
   // CTAs needs its whole grid resident.
   uint32_t max_resident_ctas = 8;
-  // The letter of the ISA: between accesses to the same memory through its multicast and through its own address there
-  // must be a fence.proxy.alias. Otherwise a release and an acquire at sys scope are enough, as libraries assume.
+  // The letter of the ISA: accesses to the same memory through its multicast and through its own address need a
+  // fence.proxy.alias between them. Otherwise a release and an acquire at sys scope are enough, as libraries assume.
   bool pedantic_aliases = false;
 };
 

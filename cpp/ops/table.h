@@ -1,4 +1,4 @@
-// One row for each op: its schema, its check, what it costs. Everything else that goes through all ops starts here.
+// One row for each op: its schema, its check, its cost. Everything else that goes through all ops starts here.
 #pragma once
 
 #include <string_view>
@@ -25,7 +25,7 @@ std::vector<OpRow> moe_ops();
 const std::vector<OpRow>& all_ops();
 const OpRow& find_op(std::string_view op);
 
-// `longcat_ops.supports` and the kernels in Python ask it; bindings/call.h makes the check before each kernel in C++.
+// Called by `longcat_ops.supports` and the kernels in Python; bindings/call.h runs the check before each kernel in C++.
 // Throws CheckError for a bad argument, std::invalid_argument for an op or an argument list that does not exist.
 void check(std::string_view op, const std::vector<Argument>& arguments);
 

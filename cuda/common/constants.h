@@ -1,32 +1,32 @@
-// Numbers that kernels, launchers, checks and CPU kernels agree on.
+// Constants that kernels, launchers, checks and CPU kernels share.
 #pragma once
 
 #include <cstdint>
 
 namespace longcat_ops {
 
-constexpr int64_t kQuantBlock = 128;  // columns under one activation scale; rows and columns under one weight scale
+constexpr int64_t kQuantBlock = 128;  // columns per activation scale; rows and columns per weight scale
 constexpr int64_t kMaxExperts = 1024;
-constexpr int64_t kMaxTopK = 32;  // choices of a token: kernels have a lane for each
+constexpr int64_t kMaxTopK = 32;  // choices per token: kernels give each a lane
 
 constexpr int kWarpLanes = 32;
-constexpr int kMaxBlockSmem = 227 * 1024;  // bytes of shared memory that a block may have on sm_90
-constexpr int kH100Sms = 132;              // of an H100 SXM
+constexpr int kMaxBlockSmem = 227 * 1024;  // most bytes of shared memory per block on sm_90
+constexpr int kH100Sms = 132;              // SMs of an H100 SXM
 
-// A block that shares its SM with another begins where that one's dynamic shared memory and 1 KB of the driver's end.
-// Multiples of 1024 keep every block where the pattern of a 128-byte swizzle starts anew.
+// A second block on an SM begins behind the first one's dynamic shared memory and 1 KB that the driver reserves.
+// Multiples of 1024 start every block at a period of the 128-byte swizzle.
 constexpr int kSmemUnit = 1024;
 constexpr int round_smem(int bytes) { return (bytes + kSmemUnit - 1) / kSmemUnit * kSmemUnit; }
 
-// SMs to plan for; the emulator counts as a small device, so that small tests reach what large launches do.
+// SMs to plan for. The emulator poses as a small device, so that small tests take the paths of large launches.
 #ifdef LC_EMULATE
 constexpr int kTypicalSms = 1;
 #else
 constexpr int kTypicalSms = kH100Sms;
 #endif
 
-// Clusters that are resident at once, of blocks with an SM each, where nobody has asked the driver. SMs come in pairs,
-// and at most 18 in a GPC, so four clusters of 4 to a GPC: 66 pairs and 32 clusters of 4 on an H100.
+// Resident clusters of blocks that take an SM each, without asking the driver. SMs come in pairs, at most 18 to a GPC,
+// so a GPC holds four clusters of 4: an H100 holds 66 pairs and 32 clusters of 4.
 constexpr int typical_clusters(int sms, int size) {
   const int clusters = size < 4 ? sms / size : sms * 32 / (kH100Sms * size / 4);
   return clusters > 1 ? clusters : 1;

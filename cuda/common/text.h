@@ -1,4 +1,4 @@
-// Texts out of values.
+// Formats values as text.
 #pragma once
 
 #include <sstream>
@@ -6,7 +6,7 @@
 
 namespace longcat_ops {
 
-// Joins its arguments through operator<<.
+// Concatenates its arguments with operator<<.
 template <class... Parts>
 std::string text(const Parts&... parts) {
   std::ostringstream stream;

@@ -1,4 +1,4 @@
-// What a stage of a ring has in shared memory to be handed over by (device/pipeline.cuh). Plain C++, for layouts.
+// The two mbarriers that hand over a stage of a ring (device/pipeline.cuh). Plain C++, so that layouts can include it.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,8 @@ namespace longcat_ops::device {
 
 // Two mbarriers.
 struct BarrierPair {
-  uint64_t full;   // completed by the producers
-  uint64_t empty;  // by the consumers
+  uint64_t full;   // completed by producers
+  uint64_t empty;  // completed by consumers
 };
 
 constexpr uint32_t kBarrierPairBytes = sizeof(BarrierPair);

@@ -22,8 +22,8 @@ LC_DEVICE Scan scan_warp(uint32_t value) {
   return {sum - value, ptx::shuffle(sum, 31)};
 }
 
-// All threads of a block of `warps` <= 32 whole warps call it. `scratch`: 128 bytes of shared memory, free again only
-// after the block's next barrier.
+// Called by all threads of a block of `warps` <= 32 whole warps. `scratch`: 128 bytes of shared memory, in use until
+// the block's next barrier.
 constexpr uint32_t kScanScratchBytes = 128;
 
 LC_DEVICE Scan scan_block(uint32_t value, uint32_t warps, uint32_t scratch) {

@@ -1,4 +1,4 @@
-// The rule of quantisation, once for every kernel: s = max(amax, 1e-4) / 448, q = e4m3(x / s), both divisions IEEE.
+// The quantisation rule of all kernels: s = max(amax, 1e-4) / 448, q = e4m3(x / s), both IEEE divisions.
 #pragma once
 
 #include "device/vector_io.cuh"
@@ -12,8 +12,8 @@ constexpr uint32_t kAbsMask = 0x7fffffffu;
 constexpr uint32_t kInfBits = 0x7f800000u;
 constexpr uint32_t kNanBits = 0x7fc00000u;
 
-// NOTE: amax is taken over the bits of |x| as integers: these order like the values and put NaN above inf, so a NaN
-// propagates, and the order of reduction cannot matter.
+// NOTE: amax is an integer maximum over the bits of |x|. They order like the values, with NaN above inf, so a NaN
+// propagates and the order of reduction does not matter.
 LC_DEVICE uint32_t max_abs_bits(const float (&values)[kChunk], uint32_t start = 0) {
   uint32_t result = start;
   LC_UNROLL
@@ -30,15 +30,15 @@ struct Fp8Scale {
   float inverse, negated;  // 1 / s, -1 / s
 };
 
-// x / divisor in three FMA-class instructions, where divide_rn takes about twelve, given inverse = 1 / divisor
-// correctly rounded and negated = -inverse, and nothing near overflow or underflow. It errs by half an ulp and a hair.
-// NOTE: the residual is divisor * q - x rather than x - divisor * q, which for x = -0 would be +0 and lose the sign.
+// x / divisor in three FMA-class instructions; divide_rn takes about twelve. Needs inverse = 1 / divisor correctly
+// rounded, negated = -inverse, and no value near overflow or underflow. Errs by barely more than half an ulp.
+// NOTE: the residual is divisor * q - x, because x - divisor * q would be +0 for x = -0 and lose the sign.
 LC_DEVICE float divide_shared(float x, float divisor, float inverse, float negated) {
   const float q = ptx::multiply_rn(x, inverse);
   return ptx::fma_rn(ptx::fma_rn(divisor, q, -x), negated, q);
 }
 
-// NOTE: the quotient by 448 is IEEE's for every amax; tests/exhaustive_quotients.cpp tries them all.
+// NOTE: the quotient by 448 equals IEEE division for every amax; tests/support/exhaustive_quotients.cpp tries them all.
 LC_DEVICE Fp8Scale make_fp8_scale(uint32_t amax_bits) {
   constexpr float kInverseMax = 1.0f / kMaxE4M3;
   const uint32_t bits = amax_bits > kMinAmaxBits ? amax_bits : kMinAmaxBits;
@@ -48,12 +48,12 @@ LC_DEVICE Fp8Scale make_fp8_scale(uint32_t amax_bits) {
   return {value, bits == kInfBits ? 0.0f : value, inverse, -inverse};
 }
 
-// x / s, equal to IEEE division as far as e4m3 can tell: it lies on the same side of every tie between two codes, or on
-// the tie.
-// NOTE: tests/exhaustive_quotients.cpp shows that for every significand of s and every x near a tie; s is normal,
-// |x / s| <= 448 and no residual underflows where a tie is near, so exponents do not matter. An x so small that steps
-// are lost gives a zero of its sign. s = inf, so inverse = 0: with a divisor of 0 the steps give 0 for a finite x and
-// NaN for an inf. s = NaN: all NaN.
+// x / s, equal to IEEE division as far as e4m3 can tell: both lie on the same side of every tie between two codes, or
+// on the tie.
+// NOTE: tests/support/exhaustive_quotients.cpp shows this for every significand of s and every x near a tie. Exponents
+// do not matter: s is normal, |x / s| <= 448, and no residual underflows near a tie. An x so small that a step
+// underflows gives a zero of its sign. s = inf makes inverse and divisor 0, so a finite x gives 0 and an inf gives NaN.
+// s = NaN gives NaN.
 LC_DEVICE float divide_by_scale(float x, const Fp8Scale& scale) {
   return divide_shared(x, scale.divisor, scale.inverse, scale.negated);
 }

@@ -1,5 +1,5 @@
-// Functions of floats that a GPU and a CPU evaluate to the same bits: every step is one of the rounded operations of
-// ptx/convert.cuh, which the emulator has too.
+// Float functions with the same bits on a GPU and a CPU: every step is a rounded operation of ptx/convert.cuh, which
+// the emulator has too.
 #pragma once
 
 #include <cstdint>
@@ -20,14 +20,14 @@ LC_DEVICE float power_of_two(int32_t exponent) {
 
 }  // namespace detail
 
-// e^x within 0.9 ulp, over all floats: 0 for x <= -104 (at -103.98 it is half of the least subnormal), infinity on
-// overflow, NaN of NaN.
+// e^x within 0.9 ulp over all floats: 0 for x <= -104 (e^-103.98 is half the least subnormal), infinity on overflow,
+// NaN for NaN.
 LC_DEVICE float exp(float x) {
-  // Limits that keep the exponents below in range without changing a result.
+  // Clamp x: the exponents below stay in range, and no result changes.
   float y = x < -104.0f ? -104.0f : x;
   y = y > 89.0f ? 89.0f : y;
 
-  // x = n ln2 + r with |r| <= ln2 / 2. Adding 1.5 * 2^23 rounds to an integer, which then is in the low bits.
+  // x = n ln2 + r with |r| <= ln2 / 2. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   constexpr float kRounder = 12582912.0f;
   const float shifted = fma_rn(y, 0x1.715476p+0f, kRounder);
   const float n = add_rn(shifted, -kRounder);
@@ -43,7 +43,7 @@ LC_DEVICE float exp(float x) {
   p = fma_rn(p, r, 1.0f);
   p = fma_rn(p, r, 1.0f);
 
-  // Times 2^n in two steps, since n reaches from -150 to 128; only the second one can round.
+  // Multiply by 2^n in two steps, because n ranges from -150 to 128; only the second step can round.
   uint32_t bits;
   memcpy(&bits, &shifted, sizeof(bits));
   const int32_t exponent = static_cast<int32_t>(bits & 0x1ff) - ((bits & 0x100) != 0 ? 0x200 : 0);
@@ -51,7 +51,7 @@ LC_DEVICE float exp(float x) {
   return multiply_rn(multiply_rn(p, detail::power_of_two(half)), detail::power_of_two(exponent - half));
 }
 
-// v / (1 + e^-v): NaN of NaN and of -inf, and -0 where e^-v overflows.
+// v / (1 + e^-v): NaN for NaN and -inf, -0 where e^-v overflows.
 LC_DEVICE float silu(float v) { return divide_rn(v, add_rn(1.0f, exp(-v))); }
 
 }  // namespace longcat_ops::ptx

@@ -1,5 +1,5 @@
-// When the blocks of the expert chain start and when they need no longer wait for the kernel ahead, for tools that look
-// at how its kernels overlap. Nothing unless compiled with LC_TRACE, as tools/device_bundle.py and the emulator do.
+// Records when the blocks of the expert chain start and when their wait for the kernel ahead ends. Tools read from it
+// how the kernels overlap. Compiles to nothing without LC_TRACE, which tools/device_bundle.py and the emulator define.
 #pragma once
 
 #include "ptx/ptx.cuh"
@@ -17,16 +17,16 @@ enum class TracePoint : uint32_t { kEntered, kReady };
 constexpr uint32_t kTracedKernels = 4, kTracePoints = 2, kTraceBlocks = 1024;
 
 struct TraceRecord {
-  uint64_t ns;  // of the device's timer; 0: no such block
+  uint64_t ns;  // device timer; 0: no such block
   uint64_t sm;
 };
 
-// [kTracedKernels][kTracePoints][kTraceBlocks], or null. Host: lc_trace sets it in every file.
+// [kTracedKernels][kTracePoints][kTraceBlocks], or null. The host sets it in every file with lc_trace.
 LC_DEVICE_VARIABLE TraceRecord* trace_records;
 
 static const TraceVariable trace_variable(&trace_records);
 
-// By the first thread of each of the first kTraceBlocks blocks.
+// Writes a record in the first thread of each of the first kTraceBlocks blocks.
 LC_DEVICE void trace(TracedKernel kernel, TracePoint point) {
   const uint32_t block = ptx::block_index();
   if (trace_records == nullptr || ptx::thread_index() != 0 || block >= kTraceBlocks) return;

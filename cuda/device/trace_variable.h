@@ -1,4 +1,4 @@
-// The host's side of device/trace.cuh.
+// Host side of device/trace.cuh.
 #pragma once
 
 namespace longcat_ops::device {

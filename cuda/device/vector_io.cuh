@@ -1,5 +1,5 @@
-// Moves rows in chunks of 8 neighbouring elements: 16-byte accesses on the wide path, element by element on the other.
-// Widths and group sizes are multiples of 8, so a chunk never straddles two rows or two groups.
+// Moves rows in chunks of 8 neighbouring elements, with 16-byte accesses on the wide path and element by element
+// otherwise. Widths and group sizes are multiples of 8, so a chunk never straddles two rows or two groups.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ LC_DEVICE float bits_float(uint32_t bits) {
   return value;
 }
 
-// A format: its type in memory, the 32-bit words of a chunk, and both conversions (rounding to nearest even).
+// A format: its storage type, its 32-bit words per chunk, and both conversions (rounding to nearest even).
 struct Float32 {
   using Storage = float;
   static constexpr int kWords = 8;
@@ -81,8 +81,8 @@ LC_DEVICE Chunk<Format> pack(const float (&values)[kChunk]) {
   return chunk;
 }
 
-// NOTE: plain ld.global, never .nc: with programmatic dependent launch the kernel before may still write the input
-// while this one already runs, and .nc is defined only for memory that nobody writes in the kernel's lifetime.
+// NOTE: plain ld.global, never .nc. Under programmatic dependent launch the kernel ahead may still write the input
+// while this one runs, and .nc is defined only for memory that stays unwritten for the kernel's lifetime.
 template <class Format, bool kWide>
 LC_DEVICE Chunk<Format> load_chunk(const typename Format::Storage* from) {
   Chunk<Format> chunk;

@@ -1,4 +1,4 @@
-// Reductions in one fixed order: a butterfly over the lanes, then the warps of the block in order. Every lane returns
+// Reductions in one fixed order: a butterfly over the lanes, then one over the warps of the block. Every lane returns
 // the same bits.
 #pragma once
 
@@ -16,7 +16,7 @@ struct Sum {
   LC_DEVICE float operator()(float a, float b) const { return ptx::add_rn(a, b); }
 };
 
-// Over each aligned team of kLanes lanes; all 32 lanes of the warp call it.
+// Reduces each aligned team of kLanes lanes; all 32 lanes of the warp call it.
 template <int kLanes, class Combine, class T>
 LC_DEVICE T reduce_lanes(T value, Combine combine) {
   static_assert(kLanes == 1 || kLanes == 2 || kLanes == 4 || kLanes == 8 || kLanes == 16 || kLanes == 32);
@@ -25,8 +25,8 @@ LC_DEVICE T reduce_lanes(T value, Combine combine) {
   return value;
 }
 
-// Over the first `warps` <= kMaxWarps warps, which all call it. T() is the neutral element. `scratch`: kMaxWarps * 4
-// bytes of shared memory, free again only after the block's next barrier.
+// Reduces the first `warps` <= kMaxWarps warps, which all call it. T() is the neutral element. `scratch`: kMaxWarps * 4
+// bytes of shared memory, in use until the block's next barrier.
 constexpr int kMaxWarps = 8;
 constexpr uint32_t kReduceScratchBytes = kMaxWarps * 4;
 
@@ -38,7 +38,7 @@ LC_DEVICE T reduce_block(T value, Combine combine, uint32_t warps, uint32_t scra
   if (lane == 0) ptx::store_shared<T>(scratch + 4 * ptx::warp_index(), value);
   ptx::sync_threads();
   const T partial = lane < warps ? ptx::load_shared<T>(scratch + 4 * lane) : T();
-  // Lanes of one team of 8 hold all partial values; the other teams hold neutral ones, so lane 0's is broadcast.
+  // Lanes 0 .. 7 hold all partial values and the other teams neutral ones, so lane 0 broadcasts its result.
   return ptx::shuffle(reduce_lanes<kMaxWarps>(partial, combine), 0);
 }
 

@@ -10,7 +10,7 @@ using namespace moe_gemm;
 
 namespace {
 
-// The most tiles there can be: all active groups but one have a single row.
+// The most tiles possible: every active group but one has a single row.
 int64_t most_tiles(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t max_tokens) {
   const int64_t others = std::min(problem.groups, problem.rows) - 1;
   return (others + ceil_div(problem.rows - others, max_tokens)) * ceil_div(problem.n, tile_rows);
@@ -18,8 +18,9 @@ int64_t most_tiles(const MoeGemmProblem& problem, uint32_t tile_rows, uint32_t m
 
 constexpr uint32_t kPairTokens = 128;
 
-// NOTE: from 128 tokens on they are as many bytes as the weights of a tile, so L2 binds where each tile fetches its
-// own. A pair must not put more tiles on the busiest SM: of an odd number of weight tiles its last one has no rows.
+// NOTE: from 128 tokens up, a tile's tokens are as many bytes as its weights, so L2 limits tiles that fetch their own.
+// A pair must not give the busiest SM more tiles: if weight tiles are odd in number, the last pair has one without
+// rows.
 bool pays_to_pair(const MoeGemmProblem& problem, uint32_t max_tokens, int64_t chunks) {
   if (max_tokens < kPairTokens || problem.n <= kTileRows || problem.sms < 2) return false;
   const int64_t tiles = chunks * ceil_div(problem.n, kTileRows), pairs = chunks * ceil_div(problem.n, 2 * kTileRows);
@@ -28,8 +29,8 @@ bool pays_to_pair(const MoeGemmProblem& problem, uint32_t max_tokens, int64_t ch
 
 }  // namespace
 
-// NOTE: without an estimate four times the mean: routing to many experts is close to a Poisson process, whose largest
-// of 512 groups is below that from a mean of 8 on.
+// NOTE: without an estimate, four times the mean. Routing to many experts is close to a Poisson process, and from a
+// mean of 8 up the largest of 512 groups stays below that.
 int64_t expected_rows(const MoeGemmProblem& problem) {
   constexpr int64_t kSkew = 4;
   const int64_t mean =
@@ -61,7 +62,7 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   config.smem_bytes = smem_bytes(config.stages);
   if (problem.rows == 0 || problem.groups == 0) return config;
 
-  // NOTE: no more than are resident, or a second wave would have as much to do as the first.
+  // NOTE: no more blocks than are resident, or a second wave would have as much to do as the first.
   const int64_t cluster = paired ? 2 : problem.split_k;
   const int64_t resident = cluster > 1 ? problem.resident_clusters(cluster) : problem.sms;
   config.grid = cluster * std::min(resident, most_tiles(problem, paired ? 2 * tile_rows : tile_rows, max_tokens));
@@ -73,8 +74,8 @@ MoeGemmConfig choose_moe_gemm_config(const MoeGemmProblem& problem) {
   if (problem.mapped)
     while (max_tokens < expected_rows(problem) && max_tokens < most_tokens(problem)) max_tokens *= 2;
   if (problem.swiglu) return make_moe_gemm_config(problem, kSwigluTileRows, max_tokens);
-  // NOTE: smaller where that puts more SMs (clusters) to work: half as high, or, where the tokens are as many bytes as
-  // the weights, of fewer tokens.
+  // NOTE: a smaller tile can put more SMs (clusters) to work. It has half the weight rows or, if its tokens are as many
+  // bytes as its weights, fewer tokens.
   const auto chunks = [&] {
     return std::min(problem.groups, problem.rows) * ceil_div(expected_rows(problem), max_tokens);
   };

@@ -1,4 +1,4 @@
-// Multiplies: weights are the A operand of wgmma, 64 rows for each warpgroup, tokens the B operand, as many columns as
+// Consumers. Weights are the A operand of wgmma, 64 rows per warpgroup; tokens are the B operand, as many columns as
 // the tile's bucket has. Tensor cores accumulate with about 14 bits, so every 128 of K is promoted into float32.
 #pragma once
 
@@ -12,8 +12,8 @@
 
 namespace longcat_ops::moe_gemm {
 
-// Multiplier::multiply<width, passes>(arguments...), with what a bucket has code for. kLargest: the most tokens of a
-// tile. NOTE: a lambda in the place of Multiplier leads to other machine code.
+// Calls Multiplier::multiply<width, passes>(arguments...) with the code compiled for the bucket. kLargest: most tokens
+// per tile. NOTE: a lambda in place of Multiplier compiles to other machine code.
 template <class Multiplier, uint32_t kLargest, class... Arguments>
 LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
   if constexpr (kLargest > kSmallTokens) {
@@ -39,11 +39,11 @@ LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
   }
 }
 
-// Of a tile of 1024-byte atoms. What lies further on in it, or in another stage, is an addition of 16-byte units away.
-// NOTE: a descriptor made anew for each product is a chain of dependent instructions between two of them.
+// Descriptor of a tile of 1024-byte atoms. To move it along the tile or to another stage, add 16-byte units.
+// NOTE: making a descriptor for each product would put a chain of dependent instructions between two of them.
 LC_DEVICE uint64_t descriptor_of(uint32_t tile) { return ptx::make_descriptor(tile, 16, 1024, ptx::Swizzle::k128B); }
 
-// One scale block: 64 weight rows times kWidth tokens, left to the tensor cores as the newest group of products.
+// Starts one scale block, 64 weight rows times kWidth tokens, as the newest group of products.
 template <uint32_t kWidth>
 LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kWidth / 2]) {
   ptx::wgmma_fence();
@@ -52,10 +52,10 @@ LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kW
   ptx::wgmma_commit();
 }
 
-// Waits for a group of products, behind which kPending may be running, and adds it, times both scales, to the sums.
-// kPanels = 2: rows 8 .. 15 of every 16 have other scales, `panel` bytes further on. kEarly: scales are loaded while
-// the products run, where there are registers for all of them. NOTE: the same operations in the same order for every
-// kWidth, so a result does not depend on the bucket.
+// Waits for a group of products, with up to kPending newer ones in flight, and adds it, times both scales, to the sums.
+// kPanels = 2: rows 8 .. 15 of every 16 have scales of their own, `panel` bytes further. kEarly: loads all scales while
+// the products run, if there are registers for them. NOTE: every kWidth does the same operations in the same order, so
+// a result does not depend on the bucket.
 template <uint32_t kWidth, uint32_t kPanels, int kPending, bool kEarly>
 LC_DEVICE void add_products(float (&acc)[kWidth / 2], uint32_t scales, float (&sum)[kWidth / 2], uint32_t panel = 0) {
   constexpr uint32_t kColumns = kWidth / 8;
@@ -94,7 +94,7 @@ LC_DEVICE void release(const device::Pipeline& stages) {
 
 template <Cluster kCluster>
 struct TileMultiplier {
-  // Few tokens are short products: a block's run while the one before is added to the sums.
+  // With few tokens the products are short: a block's products run while the previous block's are added to the sums.
   template <uint32_t kWidth>
   LC_DEVICE static void multiply_ahead(const MoeGemmParams& p, uint32_t base, uint32_t warpgroup, uint32_t count,
                                        device::Pipeline& stages, float (&sum)[kWidth / 2]) {
@@ -105,7 +105,7 @@ struct TileMultiplier {
     device::Pipeline ahead = stages;  // the next block to start
     const auto start = [&](float (&into)[kWidth / 2]) {
       const uint32_t at = ahead.stage * (p.smem.stage_bytes / 16);
-      ahead.wait_full();  // before wgmma_fence, which orders the operands after it
+      ahead.wait_full();  // precedes wgmma_fence, which orders operand reads after it
       start_products<kWidth>(weights + at, tokens + at, into);
       ahead.advance();
     };
@@ -145,7 +145,7 @@ struct TileMultiplier {
       for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
         const uint32_t at = stages.stage * (p.smem.stage_bytes / 16);
         const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
-        stages.wait_full();  // before wgmma_fence, which orders the operands after it
+        stages.wait_full();  // precedes wgmma_fence, which orders operand reads after it
         LC_UNROLL
         for (uint32_t i = 0; i < kPasses; ++i) {
           float acc[kWidth / 2];
@@ -177,7 +177,7 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
     const OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
     visit_bucket<TileMultiplier<kCluster>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
   }
-  ptx::bulk_wait_read<0>();  // shared memory outlives its readers
+  ptx::bulk_wait_read<0>();  // shared memory must outlive the copies that read it
   if (kCluster == Cluster::kSplit && p.split > 1) pieces.finish();
 }
 

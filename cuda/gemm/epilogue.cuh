@@ -1,5 +1,5 @@
-// Sums to global memory, exactly the tile's tokens and the weight's rows. Each consumer warpgroup has 64 rows, so for
-// each token 128 bytes of bf16, which leave through shared memory as one bulk copy while the next tile begins.
+// Stores sums to global memory: exactly the tile's tokens and the weight's rows. Each consumer warpgroup has 64 rows,
+// so 128 bytes of bf16 per token. They leave through shared memory, one bulk copy each, while the next tile begins.
 #pragma once
 
 #include "gemm/scheduler.cuh"
@@ -12,7 +12,7 @@ struct OutputTile {
   uint32_t warpgroup;
 };
 
-// Of a warpgroup. NOTE: an id in a register would make the compiler count all 16 barriers as used.
+// Barrier of a warpgroup. NOTE: with an id in a register the compiler would count all 16 barriers as used.
 LC_DEVICE void sync_warpgroup(uint32_t warpgroup) {
   if (warpgroup == 0) {
     ptx::named_barrier_sync(kStoreBarrier, 128);
@@ -21,15 +21,15 @@ LC_DEVICE void sync_warpgroup(uint32_t warpgroup) {
   }
 }
 
-// sum[i] of a thread: weight row 16 (warp % 4) + lane / 4 + 8 (i / 2 % 2), token 8 (i / 4) + 2 (lane % 4) + i % 2.
-// kGroups groups of 8 tokens from sum[4 * kFirst] on, which are tokens first_token .. of the tile.
+// A thread's sum[i] is weight row 16 (warp % 4) + lane / 4 + 8 (i / 2 % 2), token 8 (i / 4) + 2 (lane % 4) + i % 2.
+// Stores kGroups groups of 8 tokens from sum[4 * kFirst] on: the tile's tokens from first_token on.
 template <uint32_t kFirst, uint32_t kGroups, uint32_t kCount>
 LC_DEVICE void store_bulk(const MoeGemmParams& p, uint32_t buffer, const OutputTile& tile, uint32_t first_token,
                           const float (&sum)[kCount]) {
   const uint32_t lane = ptx::lane_index(), thread = ptx::thread_index() % 128;
-  ptx::bulk_wait_read<0>();  // this thread's copy out of the buffer, then everybody's
+  ptx::bulk_wait_read<0>();  // this thread's copy has read the buffer; then the barrier, for all copies
   sync_warpgroup(tile.warpgroup);
-  // A transposed 8x8 matrix has a token's 8 rows in 16 bytes; lanes 0 .. 7 and 8 .. 15 address the two of a warp.
+  // A transposed 8x8 matrix holds a token's 8 rows in 16 bytes; lanes 0 .. 7 and 8 .. 15 address a warp's two.
   const uint32_t to = buffer + lane % 8 * kStorePitch + thread / 32 * 32 + lane / 8 % 2 * 16;
   LC_UNROLL
   for (uint32_t c = 0; c < kGroups; ++c) {

@@ -1,5 +1,5 @@
-// The shape of a tile and where things lie in shared memory. Plain C++: for the kernel, its launcher and the choice of
-// a configuration.
+// Tile shapes and the layout of shared memory. Plain C++: for the kernel, its launcher and the choice of a
+// configuration.
 #pragma once
 
 #include <cstdint>
@@ -9,26 +9,26 @@
 
 namespace longcat_ops::moe_gemm {
 
-constexpr uint32_t kWarpgroupRows = 64;    // weight rows of a consumer warpgroup: those of a wgmma
-constexpr uint32_t kTileRows = 128;        // weight rows of a tile, with work for two warpgroups
-constexpr uint32_t kFewTileRows = 64;      // of a tile where there are fewer tiles than blocks: for one warpgroup
-constexpr uint32_t kBlockK = kQuantBlock;  // columns of a stage: those of one scale; also rows of a weight's
-constexpr uint32_t kMaxTokens = 256;       // of a tile
-constexpr uint32_t kPassTokens = 128;      // of a tile whose products take one pass over its weights
-constexpr uint32_t kSmallTokens = 32;      // of a tile of the small instance
-constexpr uint32_t kStoreTokens = 64;      // of one step of the epilogue
-constexpr uint32_t kStorePitch = 144;      // bytes per token of 64 bf16: 16 more than they need, against bank conflicts
-constexpr uint32_t kQueueTiles = 4;        // how far the scheduler may be ahead
+constexpr uint32_t kWarpgroupRows = 64;    // weight rows per consumer warpgroup: the M of wgmma
+constexpr uint32_t kTileRows = 128;        // weight rows per tile: work for two warpgroups
+constexpr uint32_t kFewTileRows = 64;      // weight rows per tile if tiles are fewer than blocks: for one warpgroup
+constexpr uint32_t kBlockK = kQuantBlock;  // columns per stage and per scale; also rows per weight scale
+constexpr uint32_t kMaxTokens = 256;       // per tile
+constexpr uint32_t kPassTokens = 128;      // per tile, if its products take one pass over its weights
+constexpr uint32_t kSmallTokens = 32;      // per tile of the small instance
+constexpr uint32_t kStoreTokens = 64;      // per step of the epilogue
+constexpr uint32_t kStorePitch = 144;      // bytes per token of 64 bf16, with 16 of padding against bank conflicts
+constexpr uint32_t kQueueTiles = 4;        // tiles that the scheduler may be ahead
 constexpr uint32_t kThreads = 384;         // two consumer warpgroups, then four producer warps
-// Registers a thread of the large instances: consumers take some over from producers, as many as the compiler's number
-// for all threads allows. With fewer than kFewestRegisters they would wait for them forever.
+// Registers per thread in the large instances: consumers take over what producers release. If the compiler's number for
+// all threads is below kFewestRegisters, they wait for registers forever.
 constexpr uint32_t kConsumerRegisters = 224, kProducerRegisters = 56;
 constexpr uint32_t kFewestRegisters = (2 * kConsumerRegisters + kProducerRegisters) / 3;
 static_assert(kFewestRegisters * 3 == 2 * kConsumerRegisters + kProducerRegisters && kFewestRegisters % 8 == 0);
-constexpr uint32_t kStoreBarrier = 1;  // named barrier of the epilogue: of all consumers, or of the first warpgroup
-constexpr uint32_t kPieceBytes = kSmallTokens * 16 * 4;  // of a warp's sums: f32, 16 weight rows
+constexpr uint32_t kStoreBarrier = 1;  // named barrier of the epilogue: for all consumers, or the first warpgroup
+constexpr uint32_t kPieceBytes = kSmallTokens * 16 * 4;  // a warp's sums: f32, 16 weight rows
 
-// Stages of the ring of operands; in the emulator few, so that small tests go round it.
+// Stages of the ring of operands; few in the emulator, so that small tests wrap around it.
 #ifdef LC_EMULATE
 constexpr int kMaxStages = 3;
 #else
@@ -36,12 +36,12 @@ constexpr int kMaxStages = 12;
 #endif
 
 // With SwiGLU.
-constexpr uint32_t kSwigluTileRows = 2 * kQuantBlock;  // of gate and up: the channels of h that share a scale
-constexpr uint32_t kSwigluTokens = 128;                // of a tile, at most
-constexpr uint32_t kAmaxBytes = 32;  // per token: of each consumer warp the largest |h|; then the token's scale
+constexpr uint32_t kSwigluTileRows = 2 * kQuantBlock;  // gate and up of the channels of h that share a scale
+constexpr uint32_t kSwigluTokens = 128;                // most per tile
+constexpr uint32_t kAmaxBytes = 32;  // per token: each consumer warp's largest |h|, then the token's scale
 
-// Columns of the tile's products: tokens rounded up to what there is code for. wgmma has multiples of 8 up to 256, but
-// above 128 a warpgroup cannot hold two sets of accumulators: then two passes of half as many over the same weights.
+// Columns of the tile's products: tokens rounded up to a compiled width. wgmma has multiples of 8 up to 256, but above
+// 128 a warpgroup cannot hold two sets of accumulators, so two passes of half the width go over the same weights.
 constexpr uint32_t bucket_for(uint32_t tokens) {
   if (tokens <= 32) return (tokens + 7) / 8 * 8;
   if (tokens <= 64) return tokens <= 48 ? 48 : 64;
@@ -56,15 +56,14 @@ enum class Cluster {
   kPairs,  // tokens: two blocks have neighbouring weight tiles, and each loads half of the tokens for both
 };
 
-// Tokens row .. row + tokens - 1 against as many rows of a group's weight as a tile has. No tokens: there are no more
-// tiles.
+// Tokens row .. row + tokens - 1 times one weight tile of a group. No tokens: there are no more tiles.
 struct Tile {
   uint32_t group, row, tokens, weight_tile;
   bool shared = false;   // other tiles need the same weights
-  bool refused = false;  // the groups' rows have changed since they were first read: NaN for all of them
+  bool refused = false;  // the groups' rows changed after they were first read: the tile's results are NaN
 };
 
-// A tile in the queue: as many bytes as one access moves.
+// A tile in the queue, packed so that one access moves it.
 struct alignas(16) TileSlot {
   uint32_t group, row, tokens_and_flags, weight_tile;
 
@@ -85,31 +84,31 @@ struct alignas(16) TileSlot {
   }
 };
 
-// Stages first: tile_rows * kBlockK of weights, then max_tokens * kBlockK of activations, both swizzled in atoms of
-// 1024 bytes.
+// Each stage has tile_rows * kBlockK bytes of weights, then max_tokens * kBlockK of activations, both swizzled in atoms
+// of 1024 bytes. The stages come first.
 struct SmemLayout {
   uint32_t tile_rows, max_tokens, stages;  // max_tokens is a bucket
   uint32_t consumer_warps;
   uint32_t weight_bytes, stage_bytes;
   uint32_t scales;  // f32 [stages, max_tokens]: products of both scales; with SwiGLU [stages, 2, max_tokens]
-  uint32_t output;  // per consumer warpgroup store_bytes; with SwiGLU all of them share
+  uint32_t output;  // store_bytes per consumer warpgroup; with SwiGLU all share one buffer
   uint32_t amax;    // with SwiGLU: kAmaxBytes per token
   uint32_t store_bytes;
-  uint32_t pieces;    // f32, of each block of the cluster but the first: sums of a tile, consumer warps one by one
+  uint32_t pieces;    // f32 sums of a tile, warp by warp, from each block of the cluster but the first
   uint32_t tiles;     // TileSlot [kQueueTiles]
-  uint32_t barriers;  // of all rings; ring_offset has each one's place
+  uint32_t barriers;  // of all rings; ring_offset locates each ring's
   uint32_t bytes;
 };
 
-// The rings that roles hand work over by. Their barriers follow each other in this order.
-// NOTE: addresses are formed as base + barriers + ring_offset, in this order: another one costs instructions.
+// The rings through which roles hand over work. Their barriers lie in this order.
+// NOTE: addresses are formed as base + barriers + ring_offset, in this order: another order costs instructions.
 enum class Ring {
   kStages,  // operands of a block of K, from the producers to the consumers
   kTiles,   // the queue, from the scheduler to all other roles
-  kPieces,  // sums, from each consumer warp of a cluster to that of its first block: one pair of barriers per warp
+  kPieces,  // sums, from each consumer warp to its counterpart in the cluster's first block: a pair per warp
 };
 
-// From the first barrier of all to the ring's, in bytes.
+// Bytes from the first barrier of all to the ring's first.
 constexpr uint32_t ring_offset(const SmemLayout& layout, Ring ring) {
   const uint32_t pairs_before = ring == Ring::kStages  ? 0
                                 : ring == Ring::kTiles ? layout.stages

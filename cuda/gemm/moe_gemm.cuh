@@ -1,7 +1,7 @@
 // FP8 products of groups of tokens with their group's weight: out = tokens @ weight.T, scales 1x128 and 128x128.
 //
-// Floor: with few tokens per group each weight is read once, n * k bytes, and used for 2 * tokens flops a byte: bound
-// by memory up to about 290 tokens a group on an H100 (docs/moe_gemm.md).
+// Floor: with few tokens per group each weight is read once, n * k bytes, and used for 2 * tokens flops per byte. So an
+// H100 is memory-bound up to about 290 tokens per group (docs/moe_gemm.md).
 #pragma once
 
 #include "gemm/consumer.cuh"
@@ -9,11 +9,11 @@
 
 namespace longcat_ops::moe_gemm {
 
-// Persistent. Warps 0 .. 7 multiply, then one each for the schedule, weights, tokens and scales. A tile of 64 weight
-// rows has no work for warps 4 .. 7.
-// kLargest: the most tokens of a tile. The small instance needs so few registers that its blocks fit beside those of
-// the kernel ahead of it. kTma: tensor maps describe weights and tokens. kCluster: of p.split blocks with small tiles,
-// or of two with large ones.
+// Persistent. Warps 0 .. 7 multiply; the next four produce the schedule, weights, tokens and scales. With tiles of 64
+// weight rows, warps 4 .. 7 have no work.
+// kLargest: most tokens per tile. The small instance needs so few registers that its blocks fit beside those of the
+// kernel ahead. kTma: tensor maps describe weights and tokens. kCluster: clusters have p.split blocks with small tiles,
+// two with large ones.
 template <uint32_t kLargest, bool kTma, Cluster kCluster>
 LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     moe_gemm_kernel(LC_GRID_CONSTANT MoeGemmParams p) {

@@ -1,8 +1,8 @@
-// m_grouped_fp8_swiglu_gemm_nt_offset: FP8 products of groups of tokens with gate and up of their group, SwiGLU and
+// m_grouped_fp8_swiglu_gemm_nt_offset: FP8 products of groups of tokens with their group's gate and up, then SwiGLU and
 // 1x128 quantisation.
 //
-// Floor: as moe_gemm.cuh, each weight is read once, 2 * width * k bytes; per token h leaves as width * (1 + 4 / 128)
-// bytes, where the unfused chain writes and reads 4 * width bytes of bf16 in between (docs/moe_gemm.md).
+// Floor: as in moe_gemm.cuh, each weight is read once, 2 * width * k bytes. Per token h takes width * (1 + 4 / 128)
+// bytes; the unfused chain writes and reads 4 * width bytes of bf16 in between (docs/moe_gemm.md).
 #pragma once
 
 #include "gemm/roles.cuh"
@@ -10,7 +10,7 @@
 
 namespace longcat_ops::moe_gemm {
 
-// Roles and instances as those of moe_gemm_kernel.
+// Roles and instances are those of moe_gemm_kernel.
 template <uint32_t kLargest, bool kTma>
 LC_KERNEL LC_LAUNCH_BOUNDS(kThreads, kLargest > kSmallTokens ? 1 : 2)
     moe_swiglu_gemm_kernel(LC_GRID_CONSTANT MoeSwigluGemmParams p) {

@@ -1,4 +1,4 @@
-// What the launchers have in common: from arguments of the C ABI to a kernel's parameters.
+// Shared by the launchers: turns arguments of the C ABI into a kernel's parameters.
 #pragma once
 
 #include "gemm/config.h"
@@ -9,14 +9,14 @@
 
 namespace longcat_ops::moe_gemm {
 
-// A stack of one matrix stands for what all groups share.
+// A stack with one matrix is shared by all groups.
 struct Operands {
   lc_stack a, sa, b, sb;
   RowLayout layout = RowLayout::kDense;
   const char* index_name = "";
   const int32_t* index = nullptr;
   int64_t index_size = 0;
-  int64_t max_rows = -1, mean_rows = -1;  // of one group, as the caller estimates them; -1: no estimate
+  int64_t max_rows = -1, mean_rows = -1;  // caller's estimates for one group; -1: none
   bool counts_ready = false;
   int64_t split_k = 1;
 
@@ -52,7 +52,7 @@ inline bool bulk_rows(const lc_stack& out, int64_t element_bytes) {
          0;
 }
 
-// All but the outputs.
+// All arguments but the outputs.
 inline Memory memory_of(const Operands& o) {
   Memory memory;
   memory.reads("a", &o.a).reads("sa", &o.sa);
@@ -79,7 +79,7 @@ inline MoeGemmProblem problem_of(const Operands& o) {
   return problem;
 }
 
-// All but the outputs. LC_OK or an error.
+// Sets all parameters but the outputs. Returns LC_OK or an error.
 inline int set_params(const Operands& o, const MoeGemmProblem& problem, const MoeGemmConfig& config,
                       MoeGemmParams& params) {
   if (problem.mapped) {

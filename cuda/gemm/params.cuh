@@ -12,8 +12,8 @@ namespace longcat_ops::moe_gemm {
 enum class RowLayout : uint32_t {
   kDense,       // one group has all rows
   kOffset,      // i32 [groups + 1]: first row of each group, and the end of the last
-  kMasked,      // i32 [groups]: each group has a matrix of its own, of which it uses the first index[g] rows
-  kContiguous,  // i32 [rows]: the group of each row; outside of 0 .. groups - 1: of none
+  kMasked,      // i32 [groups]: group g uses the first index[g] rows of a matrix of its own
+  kContiguous,  // i32 [rows]: the group of each row; outside of 0 .. groups - 1 the row has none
 };
 
 struct GroupedRows {
@@ -36,7 +36,7 @@ enum class OutputType : uint32_t { kFloat32, kFloat16, kBFloat16 };
 struct MoeGemmParams {
   ptx::TensorMap weight_map;            // e4m3 [groups, n, k], box 1 x tile_rows x 128
   ptx::TensorMap token_map[3];          // e4m3 [groups or 1, rows, k], boxes of 8, 32 and 128 rows
-  Stack<const uint8_t> weight, tokens;  // the same, where no map can describe them
+  Stack<const uint8_t> weight, tokens;  // the same, used if no map can describe them
   Stack<const float> weight_scale;      // [groups, ceil(n / 128), ceil(k / 128)]
   Stack<const float> token_scale;       // [groups or 1, rows, ceil(k / 128)]
   Stack<void> output;                   // [groups or 1, rows, n]

@@ -11,7 +11,7 @@ constexpr uint32_t kProducers = 3;
 
 LC_DEVICE uint32_t count_blocks(const MoeGemmParams& p) { return (p.k + kBlockK - 1) / kBlockK; }
 
-// Blocks of K: all, or those of this block of the cluster, of which the last ones may have none.
+// Blocks of K: all, or the piece of this block of the cluster; the last pieces may be empty.
 struct BlockRange {
   uint32_t begin, end;
 };
@@ -28,8 +28,8 @@ LC_DEVICE device::Pipeline stages_of(const MoeGemmParams& p, uint32_t base) {
   return device::Pipeline(base + p.smem.barriers + ring_offset(p.smem, Ring::kStages), p.smem.stages);
 }
 
-// Where no tensor map can describe the rows (addresses or strides off 16 bytes), a warp copies them as TMA would: rows
-// of 128 bytes, 16-byte chunks swizzled, zeros beyond `valid` rows and k columns.
+// If no tensor map can describe the rows (addresses or strides off 16 bytes), a warp copies them as TMA would: rows of
+// 128 bytes, 16-byte chunks swizzled, zeros beyond `valid` rows and k columns.
 LC_DEVICE void copy_block(uint32_t to, const Stack<const uint8_t>& from, uint32_t group, uint32_t row, uint32_t rows,
                           uint32_t valid, uint32_t column, uint32_t k) {
   const bool wide = ((reinterpret_cast<uintptr_t>(from.data) | from.group_stride | from.row_stride) & 7) == 0;
@@ -49,7 +49,8 @@ LC_DEVICE void copy_block(uint32_t to, const Stack<const uint8_t>& from, uint32_
   ptx::fence_proxy_async_shared();  // wgmma reads through the async proxy
 }
 
-// With kTma one thread, else a warp: both `produce` functions. Weights that one tile needs leave L2 first, tokens last.
+// With kTma one thread calls produce_weights or produce_tokens, else a warp. L2 evicts first the weights that only one
+// tile needs, and tokens last.
 template <bool kTma, Cluster kCluster>
 LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
   if constexpr (kTma) ptx::prefetch_tensormap(&p.weight_map);
@@ -79,9 +80,9 @@ LC_DEVICE void produce_weights(const MoeGemmParams& p, uint32_t base) {
   }
 }
 
-// All columns of the bucket are loaded; those beyond the tile's tokens are other groups' rows, or zeros. A column of
-// the product depends on nothing but its own row, and theirs are not stored. In a pair the first block loads half of
-// them, in units of 8 rows, the second one the rest, each for both; a stage is empty when both have released it.
+// Loads all columns of the bucket. Those beyond the tile's tokens are other groups' rows, or zeros: a column of the
+// product depends on its own row alone, and theirs are not stored. In a pair the first block loads half of the columns,
+// in units of 8, and the second the rest, each for both. A stage is empty when both have released it.
 template <bool kTma, Cluster kCluster>
 LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
   constexpr bool kPairs = kCluster == Cluster::kPairs;
@@ -120,17 +121,17 @@ LC_DEVICE void produce_tokens(const MoeGemmParams& p, uint32_t base) {
       }
     }
   }
-  ptx::grid_dependency_launch();  // the last loads are on their way
-  // The other block of a pair arrives here until it has released the last stages, and this block's barriers must last
-  // as long.
+  ptx::grid_dependency_launch();  // the last loads are issued
+  // The other block of a pair arrives here until it has released the last stages; this block's barriers must last as
+  // long.
   if constexpr (kPairs)
     for (uint32_t i = 0; i < p.smem.stages; ++i, stages.advance()) stages.wait_empty();
 }
 
-// A warp: lane l has the tokens l, l + 32, ... Both scales are multiplied here, once, so that the consumers' FMA is the
-// only other operation; four blocks ahead, because each load waits for L2 or, with column-major scales, for a line of
-// its own: in registers where there is room, else one block there and the others in L2. Any strides will do. kPanels:
-// rows of the weight's scales in a tile, each with products of its own.
+// Called by a warp: lane l has the tokens l, l + 32, ... It multiplies both scales once, so the consumers' FMA is the
+// only other operation. It runs four blocks ahead, because each load waits for L2 or, with column-major scales, for a
+// line of its own: in registers where they suffice, else one block in registers and the rest prefetched into L2.
+// Strides are arbitrary. kPanels: rows of the weight's scales per tile, each with its own products.
 template <uint32_t kLargest, Cluster kCluster, uint32_t kPanels>
 LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   constexpr uint32_t kTokens = kLargest / 32;
@@ -145,7 +146,7 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t bucket = bucket_for(tile.tokens);
     const uint32_t row = tile.weight_tile * p.smem.tile_rows;
-    const float* weight = p.weight_scale.at(tile.group, (row < p.n ? row : 0) / kBlockK);  // without rows: any
+    const float* weight = p.weight_scale.at(tile.group, (row < p.n ? row : 0) / kBlockK);  // no rows: any scale
     const float* tokens = p.token_scale.at(tile.group, tile.row + lane);
     const bool early = reads_early<kCluster>(p) && p.rows.layout == RowLayout::kOffset;
     const bool refused = tile.refused || (early && !is_current(p.rows, tile, p.smem.max_tokens));

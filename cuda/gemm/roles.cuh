@@ -1,4 +1,4 @@
-// What the kernels have in common: the rings in shared memory, and the warps behind those that multiply.
+// Shared by the kernels: the rings in shared memory, and the warps that do not multiply.
 #pragma once
 
 #include "gemm/producer.cuh"
@@ -8,8 +8,8 @@ namespace longcat_ops::moe_gemm {
 
 constexpr uint32_t kConsumerWarps = 8;
 
-// The whole block, of a split the whole cluster. The other block of a pair is not waited for before its barriers are
-// needed, so that the first weights come sooner: each thread must do so later.
+// Called by the whole block. A split waits for the whole cluster. A pair does not wait here for its other block, so
+// that the first weights come sooner: each thread must wait before it needs that block's barriers.
 template <Cluster kCluster = Cluster::kNone>
 LC_DEVICE void init_rings(const MoeGemmParams& p, uint32_t base) {
   constexpr bool kPairs = kCluster == Cluster::kPairs;
@@ -24,7 +24,7 @@ LC_DEVICE void init_rings(const MoeGemmParams& p, uint32_t base) {
     ptx::fence_mbarrier_init();
   }
   if (split) {
-    ptx::cluster_arrive_relaxed();  // the fence above is what it orders
+    ptx::cluster_arrive_relaxed();  // the fence above orders the barriers
     ptx::cluster_wait_acquire();
   } else {
     ptx::sync_threads();
@@ -32,8 +32,8 @@ LC_DEVICE void init_rings(const MoeGemmParams& p, uint32_t base) {
   }
 }
 
-// Warps 8 .. 11: the schedule, weights, tokens and scales. kTma: tensor maps describe weights and tokens. kPanels: as
-// in produce_scales.
+// Warps 8 .. 11 produce the schedule, weights, tokens and scales. kTma: tensor maps describe weights and tokens.
+// kPanels: as in produce_scales.
 template <uint32_t kLargest, bool kTma, Cluster kCluster = Cluster::kNone, uint32_t kPanels = 1>
 LC_DEVICE void produce(const MoeGemmParams& p, uint32_t base) {
   constexpr bool kPairs = kCluster == Cluster::kPairs;

@@ -1,4 +1,4 @@
-// Who multiplies what: one warp of each block walks over the groups, skips the empty ones and puts the block's tiles
+// The tile scheduler: one warp of each block walks over the groups, skips the empty ones and puts the block's tiles
 // into a short queue that all other roles read. So the block needs no memory per group, any index vector is legal, and
 // the first tile is known after one load from global memory.
 #pragma once
@@ -17,7 +17,7 @@ struct TileQueue {
 
   LC_DEVICE uint32_t slot() const { return slots + static_cast<uint32_t>(sizeof(TileSlot)) * ring.stage; }
 
-  // One thread.
+  // Called by one thread.
   LC_DEVICE void push(const Tile& tile) {
     ring.wait_empty();
     ptx::store_shared(slot(), TileSlot::pack(tile));
@@ -25,7 +25,7 @@ struct TileQueue {
     ring.advance();
   }
 
-  // A whole warp, or one thread that stands for its warp.
+  // Called by a whole warp, or by one thread on its behalf.
   template <bool kWarp>
   LC_DEVICE Tile pop() {
     ring.wait_full();
@@ -40,19 +40,19 @@ struct TileQueue {
   }
 };
 
-// emit(group, first row, rows) for each group that has rows. A batch of loads is in flight at once: an empty group
-// costs one bit of a vote.
+// Walks call emit(group, first row, rows) for each group that has rows. A batch of loads is in flight at once: an empty
+// group costs one ballot bit.
 constexpr uint32_t kBatch = 8;
 
-// Of what a lane has read of the index vector.
+// Adds a value of the index vector to a lane's digest.
 LC_DEVICE void mix(uint32_t& digest, int32_t value) { digest = (digest ^ static_cast<uint32_t>(value)) * 0x9e3779b1u; }
 
 LC_DEVICE int32_t clamp_row(int32_t row, uint32_t rows) {
   return row < 0 ? 0 : static_cast<uint32_t>(row) > rows ? static_cast<int32_t>(rows) : row;
 }
 
-// Returns a digest of the index vector; lanes have one of their own.
-// NOTE: read from L2. Under counts_ready nothing has emptied this SM's L1, which may hold what the vector was before.
+// Returns a digest of what this lane read of the index vector.
+// NOTE: relaxed loads read from L2. Under counts_ready nothing has invalidated this SM's L1, which may hold old values.
 template <class Emit>
 LC_DEVICE uint32_t walk_groups(const GroupedRows& rows, Emit emit) {
   const bool masked = rows.layout == RowLayout::kMasked;
@@ -83,11 +83,11 @@ LC_DEVICE uint32_t walk_groups(const GroupedRows& rows, Emit emit) {
   return digest;
 }
 
-// The same for runs of equal, valid indices.
+// The same for each run of equal, valid indices.
 template <class Emit>
 LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
   constexpr int32_t kNone = -1;
-  int32_t group = kNone;  // of the run that is open
+  int32_t group = kNone;  // of the open run
   uint32_t first = 0;
   for (uint32_t base = 0; base < rows.rows; base += 32 * kBatch) {
     int32_t index[kBatch];
@@ -113,8 +113,8 @@ LC_DEVICE void walk_runs(const GroupedRows& rows, Emit emit) {
   if (group != kNone) emit(group, first, rows.rows - first);
 }
 
-// The caller's word alone says that the group's rows were final when they were read early. Whether a tile still is what
-// they make of them, read again.
+// Rows were read early on the caller's promise that they were final. Reads them again: whether they still make this
+// tile.
 LC_DEVICE bool is_current(const GroupedRows& rows, const Tile& tile, uint32_t most) {
   const uint32_t start = clamp_row(ptx::load_relaxed_gpu(rows.index + tile.group), rows.rows);
   const uint32_t end = clamp_row(ptx::load_relaxed_gpu(rows.index + tile.group + 1), rows.rows);
@@ -122,15 +122,15 @@ LC_DEVICE bool is_current(const GroupedRows& rows, const Tile& tile, uint32_t mo
   return tile.tokens == (end - tile.row < most ? end - tile.row : most);
 }
 
-// NOTE: the blocks of a cluster wait for each other, so they must read the same.
+// NOTE: the blocks of a cluster wait for each other, so all must read the same rows; they do not read early.
 template <Cluster kCluster>
 LC_DEVICE bool reads_early(const MoeGemmParams& p) {
   return p.counts_ready && (kCluster == Cluster::kNone || (kCluster == Cluster::kSplit && p.split == 1));
 }
 
-// Tiles are dealt out in turn: this block, or cluster, has the first-th and then every step-th. Those of one weight
-// tile are neighbours, so that all blocks but one find it in L2. The blocks of a pair have two weight tiles for the
-// same tokens; the last one of an odd number has a neighbour without rows.
+// Tiles are dealt out in turn: a block, or cluster, takes the tile of its own index and then every step-th. Tiles of
+// one weight tile are neighbours, so that all blocks but one find it in L2. The blocks of a pair take two weight tiles
+// for the same tokens; with an odd number of weight tiles, the last one's neighbour has no rows.
 template <Cluster kCluster>
 LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base) {
   constexpr bool kPairs = kCluster == Cluster::kPairs;
@@ -141,7 +141,7 @@ LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base) {
   const uint32_t cluster = kPairs ? 2 : kCluster == Cluster::kSplit ? p.split : 1;
   const uint32_t step = ptx::grid_size() / cluster;
   const uint32_t rows = blocks * p.smem.tile_rows, steps = (p.n + rows - 1) / rows, most = p.smem.max_tokens;
-  uint32_t next = ptx::block_index() / cluster;  // counted from the start of the group at hand
+  uint32_t next = ptx::block_index() / cluster;  // counted from the start of the current group
   bool refused = false;
   const auto emit = [&](uint32_t group, uint32_t row, uint32_t count) {
     const uint32_t chunks = (count + most - 1) / most, tiles = chunks * steps;
@@ -158,7 +158,7 @@ LC_DEVICE void schedule_tiles(const MoeGemmParams& p, uint32_t base) {
     case RowLayout::kMasked: {
       const uint32_t digest = walk_groups(p.rows, emit);
       if (!early) break;
-      // Groups whose rows came too late must not be left as they are.
+      // If rows changed after the early read, emit all tiles again, refused: no output may stay unwritten.
       ptx::grid_dependency_wait();
       refused = true;
       next = ptx::block_index() / cluster;

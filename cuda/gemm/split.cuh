@@ -1,6 +1,6 @@
-// Split-K: the blocks of a cluster have the same tiles and a piece of K each. Where there are fewer tiles than SMs,
-// more SMs load a weight that way. The first block adds up in the order of the pieces, so that for a given number of
-// them a result depends on nothing but its row and its weight.
+// Split-K: the blocks of a cluster have the same tiles and a piece of K each. If there are fewer tiles than SMs, more
+// SMs load a weight that way. The first block adds the pieces in their order, so for a given number of pieces a result
+// depends only on its row and its weight.
 #pragma once
 
 #include "device/vector_io.cuh"
@@ -8,12 +8,12 @@
 
 namespace longcat_ops::moe_gemm {
 
-// Sums go through distributed shared memory, from each thread to the one of the same index in the first block. So warps
-// wait for warps, not for blocks; each has a barrier that says its buffer is full, and one that says it is free. The
-// first block waits at the full ones, the others at their own free ones: nobody can wait in another block.
+// Each thread sends its sums through distributed shared memory to the thread of the same index in the first block. So
+// warps wait for warps, not for blocks; each has a full and a free barrier for its buffer. The first block waits at the
+// full barriers, the others at their own free ones: no thread can wait at another block's.
 struct PieceExchange {
-  uint32_t buffer;  // this thread's of the second block, in 16-byte vectors 512 bytes apart
-  uint32_t stride;  // to that of the next block
+  uint32_t buffer;  // this thread's, for the second block's sums: 16-byte vectors 512 bytes apart
+  uint32_t stride;  // to the next block's buffer
   uint32_t full, free;
   uint32_t phase = 0;
 
@@ -23,12 +23,12 @@ struct PieceExchange {
         full(device::barrier_pair(base + smem.barriers + ring_offset(smem, Ring::kPieces), ptx::warp_index())),
         free(full + device::kEmptyOffset) {}
 
-  // One thread, before fence_mbarrier_init and a barrier of the cluster.
+  // Called by one thread, before fence_mbarrier_init and a barrier of the cluster.
   LC_DEVICE static void init(const MoeGemmParams& p, uint32_t base) {
     device::init_pipeline(base + p.smem.barriers + ring_offset(p.smem, Ring::kPieces), p.smem.consumer_warps, 1, 1);
   }
 
-  // A whole warp. True in the first block, which then has the tile's sums.
+  // Called by a whole warp. True in the first block, which then has the tile's sums.
   template <uint32_t kCount>
   LC_DEVICE bool add_up(const MoeGemmParams& p, float (&sum)[kCount]) {
     const uint32_t rank = ptx::cluster_rank();
@@ -41,7 +41,8 @@ struct PieceExchange {
     return rank == 0;
   }
 
-  // Before the block ends: what the first one does to this block's barriers is over. Its own are waited for in add_up.
+  // Called before the block ends: waits for the first block's arrival at this block's barrier. The first block has
+  // waited for arrivals at its own in add_up.
   LC_DEVICE void finish() const {
     if (ptx::cluster_rank() > 0) ptx::mbarrier_wait_relaxed_cluster(free, phase ^ 1);
   }
@@ -61,7 +62,7 @@ struct PieceExchange {
 
   template <uint32_t kCount>
   LC_DEVICE void receive(uint32_t split, float (&sum)[kCount]) const {
-    // NOTE: bytes may arrive before they are announced; the phase waits for this arrival all the same.
+    // NOTE: bytes may arrive before they are expected; the phase still waits for this arrival.
     if (ptx::lane_index() == 0) ptx::mbarrier_arrive_expect_tx(full, (split - 1) * kCount * 4 * 32);
     ptx::mbarrier_wait_cluster(full, phase);
     for (uint32_t piece = 0; piece < split - 1; ++piece) {
@@ -76,7 +77,7 @@ struct PieceExchange {
     }
     ptx::warp_sync();  // all lanes have read
     if (const uint32_t rank = ptx::lane_index(); rank > 0 && rank < split) {
-      ptx::fence_release_shared_cluster();  // of this block's memory: a release would wait for global memory as well
+      ptx::fence_release_shared_cluster();  // shared memory only: a full release would also wait for global memory
       ptx::mbarrier_arrive_relaxed_cluster(ptx::cluster_address(free, rank));
     }
   }

@@ -1,5 +1,5 @@
-// Multiplies as consumer.cuh does, a tile of 256 weight rows: each warpgroup has two slabs of 64. Rows lane / 4 and
-// lane / 4 + 8 of 16 are gate and up of a channel, so a thread has both.
+// Multiplies as consumer.cuh does, with tiles of 256 weight rows: each warpgroup has two slabs of 64. Rows lane / 4 and
+// lane / 4 + 8 of every 16 are gate and up of one channel, so a thread has both.
 #pragma once
 
 #include "gemm/consumer.cuh"
@@ -13,7 +13,7 @@ struct SwigluTileMultiplier {
   LC_DEVICE static void multiply(const MoeSwigluGemmParams& p, uint32_t base, const Tile& tile,
                                  device::Pipeline& stages) {
     static_assert(kPasses == 1);
-    // Few tokens leave registers for both slabs' products in flight, and for the scales meanwhile.
+    // With few tokens there are registers for both slabs' products in flight, and for their scales at the same time.
     constexpr bool kFew = kWidth <= (kLargest > kSmallTokens ? 32 : 16);
     const SmemLayout& smem = p.gemm.smem;
     float sum[kSlabs][kWidth / 2] = {};
@@ -23,7 +23,7 @@ struct SwigluTileMultiplier {
     for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
       const uint32_t at = stages.stage * (smem.stage_bytes / 16);
       const uint32_t scales = base + smem.scales + 4 * (2 * stages.stage * smem.max_tokens);
-      stages.wait_full();  // before wgmma_fence, which orders the operands after it
+      stages.wait_full();  // precedes wgmma_fence, which orders operand reads after it
       float acc[kSlabs][kWidth / 2];
       if constexpr (kFew) {
         start_products<kWidth>(weights + at, tokens + at, acc[0]);
@@ -52,7 +52,7 @@ LC_DEVICE void consume_swiglu(const MoeSwigluGemmParams& p, uint32_t base) {
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     visit_bucket<SwigluTileMultiplier<kLargest>, kLargest>(bucket_for(tile.tokens), p, base, tile, stages);
   }
-  ptx::bulk_wait_read<0>();  // shared memory outlives its readers
+  ptx::bulk_wait_read<0>();  // shared memory must outlive the copies that read it
 }
 
 }  // namespace longcat_ops::moe_gemm

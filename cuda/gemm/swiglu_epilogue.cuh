@@ -1,5 +1,5 @@
-// From the sums of a tile of gate and up to h = silu(gate) * up, quantised 1x128: the tile's 128 channels share a
-// token's scale. All of it in float32, by the functions of the quantisers.
+// Turns a tile's sums of gate and up into h = silu(gate) * up, quantised 1x128: the tile's 128 channels of a token
+// share a scale. All of it is float32, with the functions of the quantisers.
 #pragma once
 
 #include "device/fp8_scale.cuh"
@@ -16,17 +16,17 @@ struct MoeSwigluGemmParams {
   bool bulk_h;         // rows of h on 16-byte boundaries
 };
 
-constexpr uint32_t kSlabs = 2;  // of 64 weight rows, so 32 channels, in a consumer warpgroup
+constexpr uint32_t kSlabs = 2;  // per consumer warpgroup, of 64 weight rows each, so 32 channels
 constexpr uint32_t kSlabChannels = kWarpgroupRows / 2;
-constexpr uint32_t kChannels = kSlabs * kSlabChannels * 2;  // of a tile
+constexpr uint32_t kChannels = kSlabs * kSlabChannels * 2;  // per tile
 constexpr uint32_t kStoreThreads = 256;
 static_assert(kChannels == kQuantBlock);
 
 LC_DEVICE void sync_consumers() { ptx::named_barrier_sync(kStoreBarrier, kStoreThreads); }
 
-// sum[slab][i] of a thread: gate where i % 4 < 2, and up of the same channel and token at i + 2. Channel 64 (warp / 4)
-// + 32 slab + 8 (warp % 4) + lane / 4, token 8 (i / 4) + 2 (lane % 4) + i % 2. h takes the place of gate, and each warp
-// leaves its largest |h| of every token in shared memory.
+// A thread's sum[slab][i] is gate if i % 4 < 2, with up of the same channel and token at i + 2: channel 64 (warp / 4) +
+// 32 slab + 8 (warp % 4) + lane / 4, token 8 (i / 4) + 2 (lane % 4) + i % 2. Replaces gate by h; each warp stores its
+// largest |h| of every token in shared memory.
 template <uint32_t kWidth>
 LC_DEVICE void activate(uint32_t amax, uint32_t warp_channel, uint32_t channels, float (&sum)[kSlabs][kWidth / 2]) {
   const uint32_t lane = ptx::lane_index();
@@ -35,7 +35,7 @@ LC_DEVICE void activate(uint32_t amax, uint32_t warp_channel, uint32_t channels,
     uint32_t largest[2] = {};
     LC_UNROLL
     for (uint32_t slab = 0; slab < kSlabs; ++slab) {
-      // NOTE: products with the zeros in place of rows that a weight does not have can be NaN.
+      // NOTE: rows beyond the weight are zeros, and products with them can be NaN.
       if (warp_channel + kSlabChannels * slab >= channels) continue;
       LC_UNROLL
       for (uint32_t i = 0; i < 2; ++i) {
@@ -54,7 +54,7 @@ LC_DEVICE void activate(uint32_t amax, uint32_t warp_channel, uint32_t channels,
   }
 }
 
-// A thread: the scale of a token from the maxima of 8 warps, whose place it takes.
+// In one thread: computes a token's scale from the maxima of 8 warps and stores it in their place.
 LC_DEVICE float reduce_scale(uint32_t amax) {
   const ptx::Vec16 low = ptx::load_shared<ptx::Vec16>(amax), high = ptx::load_shared<ptx::Vec16>(amax + 16);
   uint32_t largest = low.x;
@@ -90,7 +90,7 @@ LC_DEVICE void quantise(uint32_t amax, uint32_t codes, uint32_t warp_channel, co
   }
 }
 
-// Where bulk copies cannot.
+// Stores the codes where bulk copies cannot.
 LC_DEVICE void copy_codes(const MoeSwigluGemmParams& p, uint32_t codes, const Tile& tile, uint32_t channel,
                           uint32_t channels) {
   const bool wide = ((reinterpret_cast<uintptr_t>(p.h.data) | p.h.row_stride) & 7) == 0;
@@ -103,7 +103,7 @@ LC_DEVICE void copy_codes(const MoeSwigluGemmParams& p, uint32_t codes, const Ti
   }
 }
 
-// All consumers. Exactly the tile's tokens and the channels that there are.
+// Called by all consumers. Stores exactly the tile's tokens and the channels that exist.
 template <uint32_t kWidth>
 LC_DEVICE void store_swiglu_tile(const MoeSwigluGemmParams& p, uint32_t base, const Tile& tile,
                                  float (&sum)[kSlabs][kWidth / 2]) {
@@ -113,7 +113,7 @@ LC_DEVICE void store_swiglu_tile(const MoeSwigluGemmParams& p, uint32_t base, co
   const uint32_t channels = width - channel < kChannels ? width - channel : kChannels;
   const uint32_t warp_channel = warp / 4 * (kSlabs * kSlabChannels) + warp % 4 * 8;
   activate<kWidth>(amax, warp_channel, channels, sum);
-  ptx::bulk_wait_read<0>();  // this thread's copy out of `codes`, then everybody's
+  ptx::bulk_wait_read<0>();  // this thread's copy has read `codes`; then the barrier, for all copies
   sync_consumers();
   if (thread < tile.tokens) {
     const float scale = reduce_scale(amax + kAmaxBytes * thread);

@@ -51,9 +51,9 @@ LC_API const char* lc_last_error(void);
 LC_API int lc_device_supported(int device);
 
 /* The ops; docs/ops.md has their contracts. An op takes one struct, whose struct_size is its sizeof: a call is a value
- * that can be kept and made again. A matrix without data is absent, where one may be. NOTE: arguments are taken as they
- * come. Check them first (check_<op> of cpp/check): column stride 1 but for scales, widths multiples of 8, shapes that
- * fit, nothing overlapping. */
+ * that can be stored and repeated. An optional matrix is absent if it has no data. NOTE: launchers check no argument.
+ * Check them first (check_<op> of cpp/ops): column stride 1 except for scales, widths multiples of 8, matching shapes,
+ * no overlap. */
 typedef struct lc_per_token_group_quant_fp8_args {
   size_t struct_size;
   lc_matrix x;
@@ -88,7 +88,7 @@ typedef struct lc_rms_norm_quant_fp8_args {
 } lc_rms_norm_quant_fp8_args;
 LC_API int lc_rms_norm_quant_fp8(const lc_rms_norm_quant_fp8_args* args, lc_stream_t stream);
 
-/* Scales sa and sb with any strides; out bf16, f16 or f32. split_k: 1, 2 or 4. */
+/* Scales sa and sb may have any strides; out bf16, f16 or f32. split_k: 1, 2 or 4. */
 typedef struct lc_fp8_gemm_nt_args {
   size_t struct_size;
   lc_matrix a, sa, b, sb;
@@ -124,7 +124,7 @@ typedef struct lc_m_grouped_fp8_gemm_nt_contiguous_args {
 } lc_m_grouped_fp8_gemm_nt_contiguous_args;
 LC_API int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_m_grouped_fp8_gemm_nt_contiguous_args* args,
                                                lc_stream_t stream);
-/* gate_up and its scales as interleave_gate_up leaves them; sh with any strides. */
+/* gate_up and its scales are as interleave_gate_up returns them; sh may have any strides. */
 typedef struct lc_m_grouped_fp8_swiglu_gemm_nt_offset_args {
   size_t struct_size;
   lc_matrix a, sa;
@@ -137,9 +137,9 @@ typedef struct lc_m_grouped_fp8_swiglu_gemm_nt_offset_args {
 LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_m_grouped_fp8_swiglu_gemm_nt_offset_args* args,
                                                   lc_stream_t stream);
 
-/* Routing, dispatch and combine. What is not an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
+/* Routing, dispatch and combine. Everything but an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of
- * i32 [T * min(K, num_local)]. num_valid i32 [1] and the weights of lc_moe_plan may be null, add may be absent; where
+ * i32 [T * min(K, num_local)]. num_valid i32 [1] and the weights of lc_moe_plan may be null, add may be absent. If
  * lc_moe_plan has weights, a choice of weight 0 has no row. */
 typedef struct lc_moe_route_args {
   size_t struct_size;

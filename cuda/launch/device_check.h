@@ -1,5 +1,5 @@
-// Can this library run on a device, and a kernel of it? Pure functions of facts, so that every answer is testable
-// without that device.
+// Whether this library, or a kernel of it, can run on a device. Pure functions of facts, so that every answer is
+// testable without that device.
 #pragma once
 
 #include <string>
@@ -24,7 +24,7 @@ struct DeviceVerdict {
 
 DeviceVerdict judge_device(const DeviceFacts& facts);
 
-// Why a kernel with this many registers a thread must not be launched; empty if it may.
+// Why a kernel with this many registers per thread must not be launched; empty if it may.
 std::string judge_registers(const char* op, int registers, int fewest);
 
 }  // namespace longcat_ops

@@ -1,4 +1,4 @@
-// Launches on a GPU: what the driver is told of a kernel, and asked about it, once on each device.
+// Launches on a GPU: attributes and queries of a kernel, once per device.
 #ifndef LC_EMULATE
 
 #include <map>
@@ -19,11 +19,11 @@ int current_device() {
   return cudaGetDevice(&device) == cudaSuccess ? device : 0;
 }
 
-// NOTE: properties of a function, for all threads of the host: always the same values, or a thread would change them
-// between another's request and its launch.
+// NOTE: attributes belong to the function, for all host threads. Their values are always the same, or a thread could
+// change them between another's request and its launch.
 cudaError_t set_attributes(const void* kernel) {
-  // NOTE: all of the SM's memory for blocks. A kernel that asks for less would keep the blocks of the next one, which
-  // programmatic dependent launch starts beside it, from coming in before the SM is empty.
+  // NOTE: the largest carve-out. With a smaller one, blocks of the next kernel, which programmatic dependent launch
+  // starts beside this one, could not enter an SM before it is empty.
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   if (error == cudaSuccess)
@@ -52,7 +52,7 @@ int prepare_kernel(const LaunchConfig& config, const void* kernel) {
   if (const std::string problem = judge_registers(config.name, attributes.numRegs, config.registers); !problem.empty())
     return set_status(LC_ERR_INVALID, problem);
   if (const cudaError_t error = set_attributes(kernel)) return report_launch(config, "cudaFuncSetAttribute", error);
-  constexpr int kPortableCluster = 8;  // more must be asked for
+  constexpr int kPortableCluster = 8;  // larger ones need the attribute below
   if (config.cluster > kPortableCluster) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return report_launch(config, "cudaFuncSetAttribute", error);

@@ -1,4 +1,4 @@
-// Choosing an instance of a kernel: from run-time dtypes, addresses and sizes to template arguments.
+// Chooses an instance of a kernel: turns run-time dtypes, addresses and sizes into template arguments.
 #pragma once
 
 #include <string>
@@ -31,13 +31,13 @@ inline bool rows_aligned(const lc_matrix* matrix, int64_t alignment) {
   return (static_cast<int64_t>(reinterpret_cast<uintptr_t>(matrix->data)) | row_bytes) % alignment == 0;
 }
 
-// Whether every chunk of 8 elements lies on a boundary that one access needs: 16 bytes, and 8 for codes.
+// Whether every chunk of 8 elements is aligned for one access: to 16 bytes, or to 8 for codes.
 inline bool chunks_aligned(const lc_matrix* matrix) {
   return matrix == nullptr || rows_aligned(matrix, matrix->dtype == LC_E4M3 ? 8 : 16);
 }
 
-// Whether a launch of this many blocks, with one row per thread, fills the device at 8 blocks of 256 threads per SM.
-// Then several rows per thread keep as many bytes in flight with fewer threads to start. No result depends on it.
+// Whether a launch of this many blocks, with one row per thread, fills the device at 8 blocks of 256 threads per SM. If
+// so, several rows per thread keep as many bytes in flight with fewer threads to start. No result depends on it.
 inline bool fills_device(int64_t blocks) { return blocks >= 8 * kTypicalSms; }
 
 }  // namespace longcat_ops

@@ -26,17 +26,17 @@ struct LaunchConfig {
   int64_t grid;       // blocks; 0 launches nothing
   int block;          // threads
   int smem = 0;       // bytes of dynamic shared memory that the kernel uses
-  bool pdl = true;    // may start before the kernel ahead of it on the stream ends: it calls grid_dependency_wait
-  int cluster = 1;    // blocks of a cluster: 1, 2, 4, 8, or 16 where the device can; the grid is a multiple
-  int registers = 0;  // per thread, that the kernel must be compiled with at least
+  bool pdl = true;    // may start before the kernel ahead on the stream ends; the kernel calls grid_dependency_wait
+  int cluster = 1;    // blocks per cluster: 1, 2, 4, 8, or 16 if the device can; the grid is a multiple
+  int registers = 0;  // per thread: fewest that the kernel may be compiled with
 
   int allotted_smem() const { return round_smem(smem); }
 };
 
-// SMs of the current device; in the emulator as many as it was told to have.
+// SMs of the current device; in the emulator, as configured.
 int sm_count();
 
-// Clusters of `size` blocks of this kernel, each alone on its SM, that are resident at once on the current device.
+// Clusters of `size` blocks of this kernel, each block alone on its SM, that the current device holds at once.
 template <class Params>
 int resident_clusters(void (*kernel)(Params), int threads, int size);
 
@@ -47,7 +47,7 @@ int check_grid(const LaunchConfig& config);
 
 int report_launch(const LaunchConfig& config, const char* call, cudaError_t error);
 
-// What a kernel needs once on each device, before its first launch there. LC_OK or an error.
+// Prepares a kernel, once per device, before its first launch there. Returns LC_OK or an error.
 int prepare_kernel(const LaunchConfig& config, const void* kernel);
 
 int ask_resident_clusters(const void* kernel, int threads, int size);

@@ -1,11 +1,11 @@
-// The memory a kernel may touch. A launcher lists its arguments; only the emulator listens, and reports an access to
-// anything else.
+// The memory that a kernel may touch. A launcher lists its arguments; only the emulator uses the list, and reports an
+// access to anything else.
 //
 // reads: the kernel only reads it.
-// settled: so too, but as soon as the kernel starts, before the kernel ahead of it ends: nothing that still runs then
-// writes it.
-// writes: all of it; what it held is lost.
-// updates: the rest, which are read and written, or written in part. What it held stays.
+// settled: the same, from the kernel's start on, before the kernel ahead ends: no kernel that still runs then writes
+// it.
+// writes: the kernel writes all of it; its old contents are lost.
+// updates: the kernel reads and writes it, or writes part of it; its old contents stay.
 // NOTE: the emulator treats `reads` and `updates` alike: it does not report a store to an input.
 #pragma once
 
@@ -19,8 +19,8 @@
 
 namespace longcat_ops {
 
-// What stands in memory that is lost: 0xff bytes are NaN in every float format. Where a kernel stores -1 on purpose,
-// kNoIndex shows a store that is missing.
+// Fills memory whose contents are lost: 0xff bytes are NaN in every float format. If a kernel stores -1 on purpose,
+// kNoIndex reveals a missing store.
 enum class Filler : uint8_t { kNan = 0xff, kNoIndex = 0x7f };
 
 class Memory {
@@ -42,7 +42,7 @@ class Memory {
   Memory& settled(const char* name, const lc_stack* stack) { return add(name, stack, {false, true}); }
   Memory& updates(const char* name, const lc_stack* stack) { return add(name, stack, {}); }
 
-  // What is contiguous; null is no argument.
+  // Contiguous arrays; null is no argument.
   template <class T>
   Memory& reads(const char* name, const T* data, int64_t count) {
     return add(name, const_cast<T*>(data), bytes_of<T>(count), {});

@@ -50,7 +50,7 @@ Encode find_encode() {
 }  // namespace
 
 int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map) {
-  static std::atomic<Encode> known{nullptr};  // a failure may pass
+  static std::atomic<Encode> known{nullptr};  // a failure may be temporary
   Encode encode = known.load(std::memory_order_relaxed);
   if (encode == nullptr) known.store(encode = find_encode(), std::memory_order_relaxed);
   if (encode == nullptr)

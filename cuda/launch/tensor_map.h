@@ -1,5 +1,4 @@
-// Tensor maps: a CUtensorMap on a GPU, encoded by the driver without a link to it; in the emulator its own, which it
-// encodes itself.
+// Tensor maps. On a GPU the driver, which is not linked, encodes a CUtensorMap; the emulator encodes a type of its own.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +13,14 @@ struct ByteTensor {
 
 constexpr uint32_t kBoxColumns = 128;
 
-// The same bytes. The stride of a dimension of size 1 is unused, but the driver still validates it.
+// The same bytes, with valid strides. The stride of a dimension of size 1 is unused, but the driver still validates it.
 ByteTensor normalised(ByteTensor tensor);
 
-// Whether TMA takes it: 16-byte boundaries, and no row or group inside of another.
+// Whether TMA accepts it: 16-byte boundaries, and no row or group inside another.
 bool can_map(const ByteTensor& tensor);
 
-// Boxes of 1 x box_rows x kBoxColumns, swizzled by 128 bytes; zeros out of bounds. `map`: a ptx::TensorMap. LC_OK or an
-// error.
+// Encodes boxes of 1 x box_rows x kBoxColumns, swizzled by 128 bytes, with zeros out of bounds. `map`: a
+// ptx::TensorMap. Returns LC_OK or an error.
 int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map);
 
 }  // namespace longcat_ops

@@ -10,7 +10,7 @@
 namespace longcat_ops {
 namespace {
 
-std::vector<const void*>& variables() {  // filled before main, so it makes itself
+std::vector<const void*>& variables() {  // filled before main, so constructed on first use
   static std::vector<const void*> all;
   return all;
 }
@@ -28,7 +28,7 @@ cudaError_t prepare_traced(const char* name, const void* kernel, const cudaLaunc
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout);
   cudaFuncAttributes attributes{};
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
-  int resident = 0;  // clusters of the device, or blocks of one multiprocessor
+  int resident = 0;  // clusters per device, or blocks per multiprocessor
   if (error == cudaSuccess)
     error = cluster > 1 ? cudaOccupancyMaxActiveClusters(&resident, kernel, &config)
                         : cudaOccupancyMaxActiveBlocksPerMultiprocessor(
@@ -51,7 +51,7 @@ cudaError_t prepare_traced(const char* name, const void* kernel, const cudaLaunc
 
 extern "C" {
 
-// `records`: device memory as device/trace.cuh says, or null for none. Waits for the device.
+// `records`: device memory laid out as in device/trace.cuh, or null for none. Waits for the device.
 LC_API int lc_trace(void* records) {
   using namespace longcat_ops;
   launches.clear();
@@ -66,11 +66,11 @@ LC_API int lc_trace(void* records) {
   return set_status(LC_OK, "");
 }
 
-// The preferred share of shared memory, in per cent, of kernels that are launched from now on; -1: the driver's choice.
+// Sets the preferred share of shared memory, in per cent, of kernels launched from now on; -1: the driver's choice.
 LC_API void lc_trace_carveout(int32_t percent) { longcat_ops::carveout = percent; }
 
-// The launches since lc_trace, as a JSON list; `resident` counts clusters of the device where a launch has clusters,
-// else blocks of a multiprocessor.
+// The launches since lc_trace, as a JSON list; `resident` counts clusters per device if a launch has clusters, else
+// blocks per multiprocessor.
 LC_API const char* lc_trace_launches(void) {
   static std::string text;
   text = "[" + longcat_ops::launches + "]";

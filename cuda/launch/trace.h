@@ -1,4 +1,4 @@
-// What the host knows of traced launches (device/trace.cuh). Only in libraries compiled with LC_TRACE.
+// What the host records of traced launches (device/trace.cuh). Only in libraries compiled with LC_TRACE.
 #pragma once
 
 #ifndef LC_EMULATE
@@ -9,8 +9,8 @@ namespace longcat_ops {
 
 #ifndef LC_EMULATE
 
-// Before a launch: sets the kernel's carve-out as lc_trace_carveout said, and notes how many of its blocks or clusters
-// fit on the device.
+// Called before a launch: sets the kernel's carve-out to lc_trace_carveout's and records how many of its blocks fit on
+// an SM, or clusters on the device.
 cudaError_t prepare_traced(const char* name, const void* kernel, const cudaLaunchConfig_t& config, int cluster);
 
 #endif

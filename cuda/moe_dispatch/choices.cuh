@@ -1,6 +1,6 @@
-// Who works on what in the kernels that go over tokens, and the choices of a token that have a row.
+// Work distribution of the kernels that go over tokens, and a token's choices that have a row.
 //
-// A warp takes 32 chunks of one token, so a token of 6144 columns has 24 warps and a narrow one has one.
+// A warp takes 32 chunks of one token, so a token of 6144 columns takes 24 warps and a narrow one takes one.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ static_assert(kMaxTopK <= kWarpLanes);  // a lane per choice
 
 struct TokenWarps {
   int64_t tokens;
-  uint32_t chunks;  // of a token
+  uint32_t chunks;  // per token
   uint32_t cells;   // warps per token
 };
 
@@ -31,8 +31,8 @@ inline TokenWarps make_token_warps(int64_t tokens, int64_t chunks) {
   return {tokens, static_cast<uint32_t>(chunks), static_cast<uint32_t>((chunks + 31) / 32)};
 }
 
-// NOTE: 32 bits are enough for the number of a warp: moe_plan wants no more of T * K, and 2^32 warps of tokens that
-// take several are beyond any device's memory.
+// NOTE: 32 bits suffice for a warp's number: moe_plan keeps T * K below that, and 2^32 warps of tokens that take
+// several exceed any device's memory.
 LC_DEVICE WarpPlace locate(const TokenWarps& warps) {
   const uint32_t warp = ptx::block_index() * kDispatchWarps + ptx::warp_index();
   const uint32_t token = warp / warps.cells;
@@ -52,7 +52,7 @@ struct PlanChoice {
   int32_t row;     // -1: none
 };
 
-// Lane k's choice of this token.
+// Lane k gets choice k of this token.
 LC_DEVICE PlanChoice load_choice(const PlanView& plan, int64_t token) {
   const uint32_t lane = ptx::lane_index();
   const int64_t source = token * plan.top_k + lane;
@@ -60,12 +60,12 @@ LC_DEVICE PlanChoice load_choice(const PlanView& plan, int64_t token) {
   return {source, row < plan.rows ? row : -1};
 }
 
-// Whether the plan says the same from the side of the row, so that two choices never write one row.
+// Whether src_of agrees with row_of on the row, so that two choices never write one row.
 LC_DEVICE bool is_agreed(const PlanView& plan, const PlanChoice& choice) {
   return choice.row >= 0 && ptx::load_global(plan.src_of + choice.row) == choice.source;
 }
 
-// A list in shared memory per warp.
+// Each warp has a list in shared memory.
 template <class Entry>
 constexpr uint32_t kListBytes = kMaxTopK * sizeof(Entry);
 
@@ -74,7 +74,7 @@ LC_DEVICE uint32_t list_of_warp() {
   return ptx::dynamic_smem_base() + kListBytes<Entry> * ptx::warp_index();
 }
 
-// Lane k brings choice k; those to keep become the entries of the list, in the order of k. Returns how many there are.
+// Lane k passes choice k. The choices to keep become the list's entries, in the order of k. Returns their number.
 template <class Entry>
 LC_DEVICE uint32_t list_choices(uint32_t list, bool keep, const Entry& entry) {
   const uint32_t kept = ptx::ballot(keep);

@@ -7,8 +7,8 @@
 
 namespace longcat_ops {
 
-// One block up to 8192 choices, as many as its threads hold in registers; a cluster of 2, 4 or 8 up to 65536; beyond,
-// about 64 blocks until those are full.
+// One block takes up to 8192 choices, as many as its threads hold in registers; a cluster of 2, 4 or 8 takes up to
+// 65536. Beyond, there are about 64 blocks, and more once those are full.
 // NOTE: the counts of all blocks lie in src_of until it gets its values. They fit, blocks * G <= T * min(K, G): a block
 // that is not alone has at least 2048 choices, and G <= kMaxExperts, K <= kMaxTopK.
 MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local) {
@@ -32,7 +32,7 @@ MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local) {
           static_cast<int>(kPlanScanBytes + 4 * num_local)};
 }
 
-// Small blocks: with few tokens more SMs take part, with many the last round is more even.
+// Small blocks: few tokens spread over more SMs, and many tokens fill the last wave more evenly.
 MoeDispatchConfig choose_moe_dispatch_config(int64_t tokens, int64_t chunks, int entry_bytes) {
   constexpr int kWarps = kDispatchThreads / kWarpLanes;
   const int64_t warps = tokens * ceil_div(chunks, kWarpLanes);

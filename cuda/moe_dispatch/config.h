@@ -15,19 +15,19 @@ struct MoePlanConfig {
   PlanForm form;
   int64_t blocks;
   int threads;                // at least one per expert
-  int warps;                  // of a block that take choices
-  int steps;                  // of 32 choices per warp
+  int warps;                  // warps per block that take choices
+  int steps;                  // steps per warp, of 32 choices each
   int count_smem, rows_smem;  // bytes
 };
 
 constexpr int kPlanMaxThreads = 1024, kPlanMaxSteps = 8;
-// Blocks of a cluster; in the emulator fewer, so that smaller sorts take several launches.
+// Most blocks per cluster; fewer in the emulator, so that smaller sorts take several launches.
 #ifdef LC_EMULATE
 constexpr int kPlanMaxCluster = 2;
 #else
 constexpr int kPlanMaxCluster = 8;
 #endif
-constexpr int kPlanScanBytes = 128;  // of shared memory, for a sum over the block
+constexpr int kPlanScanBytes = 128;  // shared memory for a sum over the block
 
 MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local);
 

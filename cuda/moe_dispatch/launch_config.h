@@ -6,7 +6,7 @@
 
 namespace longcat_ops::moe_dispatch {
 
-// Entry: of the lists that the kernel keeps.
+// Entry: type of the entries in the kernel's lists.
 template <class Entry>
 LaunchConfig launch_config(const char* op, const TokenWarps& warps) {
   const MoeDispatchConfig config = choose_moe_dispatch_config(warps.tokens, warps.chunks, sizeof(Entry));

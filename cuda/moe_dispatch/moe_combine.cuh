@@ -1,8 +1,8 @@
 // moe_combine: out[t] = sum over k of weights[t, k] * y[row_of[t, k]] + zero_weight[t] * x[t] + add[t], in float32 and
 // in this order, every product and every sum rounded, then rounded once to x's dtype.
 //
-// Floor per element of out: 2 bytes (4 for f32) per row of y that the token has, and for x, out and, if given, add: 20
-// bytes for bf16 with 8 FFN experts. Every row is read once; a choice without a row costs nothing.
+// Floor per element of out: 2 bytes (4 for f32) for each of the token's rows of y, for x, for out and, if given, for
+// add: 20 bytes for bf16 with 8 FFN experts. Every row is read once; a choice without a row costs nothing.
 #pragma once
 
 #include "device/trace.cuh"
@@ -22,7 +22,7 @@ struct MoeCombineParams {
   int64_t rows, stride_y, stride_x, stride_add, stride_out;
   TokenWarps warps;
   uint32_t top_k;
-  Element y_element, x_element;  // x_element: of add and out too
+  Element y_element, x_element;  // x_element: also of add and out
 };
 
 using RowAndWeight = ptx::Vec8;  // an entry of a warp's list: the row, the bits of its weight
@@ -63,8 +63,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONST
   }
 
   // Sum the rows in the order of k.
-  // NOTE: a choice without a row counts as +0. That shows only in a sum of nothing but -0, so it is said once, at the
-  // start: -0 is the neutral element.
+  // NOTE: a choice without a row adds +0. That only shows in a sum of nothing but -0, so the start value accounts for
+  // it, once: -0 is the neutral element.
   const bool has_row = own_row >= 0 && own_row < p.rows;
   const RowAndWeight own{static_cast<uint32_t>(own_row), float_bits(own_weight)};
   const uint32_t count = list_choices(list, has_row, own);
@@ -72,7 +72,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 7) moe_combine_kernel(LC_GRID_CONST
   float sum[kChunk], values[kChunk];
   LC_UNROLL
   for (uint32_t i = 0; i < kChunk; ++i) sum[i] = count < p.top_k ? 0.0f : -0.0f;
-  // NOTE: a batch that reaches past the list reads its last row again, from L1, so that no load waits for a branch.
+  // NOTE: a batch that reaches past the list rereads its last row, from L1, so that no load waits for a branch.
   for (uint32_t first = 0; first < count; first += kInFlight) {
     Held held[kInFlight];
     LC_UNROLL

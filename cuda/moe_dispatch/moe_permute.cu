@@ -7,7 +7,7 @@ namespace {
 
 int launch_moe_permute(const lc_matrix* x, const int32_t* row_of, int32_t top_k, const int32_t* src_of, int64_t rows,
                        const lc_matrix* out, lc_stream_t stream) {
-  const int64_t halves = element_bytes(x->dtype) / static_cast<int64_t>(sizeof(uint16_t));  // of an element
+  const int64_t halves = element_bytes(x->dtype) / static_cast<int64_t>(sizeof(uint16_t));  // per element
   MoePermuteParams params{};
   params.x = static_cast<const uint16_t*>(x->data);
   params.out = static_cast<uint16_t*>(out->data);

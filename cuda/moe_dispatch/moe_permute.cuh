@@ -1,8 +1,8 @@
-// moe_permute: each row of x, as it is, written to the rows that the plan gives its token: what moe_permute_quant is to
-// FP8 experts, for bf16 ones.
+// moe_permute: writes each row of x, unchanged, to the rows that the plan gives its token. It is for bf16 experts what
+// moe_permute_quant is for FP8 ones.
 //
 // Floor per element of a token that has a row: 2 bytes (4 for f32) read, as many written per row: 18 for bf16 with 8
-// FFN experts. A format does not matter here; a chunk is 8 halves, so a row of f32 is taken as one of twice the width.
+// FFN experts. The format does not matter: a chunk is 8 halves, and a row of f32 counts as one of twice the width.
 #pragma once
 
 #include "moe_dispatch/choices.cuh"

@@ -1,5 +1,5 @@
-// moe_permute_quant: each row of x quantised 1x128 as per_token_group_quant_fp8 does, once, and written to the rows of
-// q and s that the plan gives its token.
+// moe_permute_quant: quantises each row of x once, 1x128 as per_token_group_quant_fp8 does, and writes it to the rows
+// of q and s that the plan gives its token.
 //
 // Floor per token that has a row: 2 (16-bit x) or 4 (f32) bytes read per element, 1 + 4 / 128 written per element and
 // row: 62 976 bytes for bf16, 6144 columns and 8 FFN experts, of which the copies are 50 688.
@@ -34,7 +34,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 12) moe_permute_quant_kernel(LC_GRI
   const uint32_t chunk = 32 * place.cell + lane;
   const bool inside = chunk < p.warps.chunks;
 
-  // Read the chunk of a token that has a row. Zeros take no part in a maximum.
+  // Read the chunk of a token that has a row. Zeros do not change a maximum.
   ptx::grid_dependency_wait();
   trace(TracedKernel::kPermuteQuant, TracePoint::kReady);
   const PlanChoice choice = load_choice(p.plan, place.token);
@@ -51,7 +51,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 12) moe_permute_quant_kernel(LC_GRI
   const Fp8Scale scale = make_fp8_scale(reduce_lanes<kGroupLanes>(max_abs_bits(values), Max()));
   const ptx::Vec8 codes = quantise_chunk(values, scale);
 
-  // Store the scale: lane i of the group in row i.
+  // Store the scale: lane i of the group to row i.
   const uint32_t group = chunk / kGroupLanes;
   if (group * kGroupLanes < p.warps.chunks) {
     float* s = p.s + group * p.stride_s_column;
@@ -59,7 +59,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 12) moe_permute_quant_kernel(LC_GRI
       ptx::store_global(s + choice_of_list<int32_t>(list, i) * p.stride_s_row, scale.value);
   }
 
-  // Store the codes. Two neighbours exchange theirs: then each has 16 bytes, and they share the rows.
+  // Store the codes. Two neighbours exchange theirs, so that each has 16 bytes, and split the rows.
   if constexpr (Rows::kWide) {
     const bool odd = lane % 2 != 0;
     const ptx::Vec8 other{ptx::shuffle_xor(codes.x, 1), ptx::shuffle_xor(codes.y, 1)};

@@ -3,14 +3,14 @@
 // Floor: 4 bytes read and 4 written per choice, 4 more read where there are weights, 4 per row of src_of, 4 per expert.
 //
 // A choice is a place t * K + k of ids and weights. A block takes a run of choices and each of its warps a part of the
-// run, 32 places at a time, in order. A warp counts in its own row of shared memory: lanes of one expert find each
-// other by match.any, rank behind the count so far and the lanes before them, and the last of them stores the new
-// count. Prefix sums over the warps and over the experts make the ranks rows.
+// run, 32 places at a time, in order. A warp counts in its own row of shared memory. Lanes of one expert find each
+// other with match.any; a lane's rank is the count so far plus the lanes before it, and the last of them stores the new
+// count. Prefix sums over the warps and over the experts turn ranks into rows.
 //
-// One block, or a cluster whose blocks read each other's counts, does it in one launch. More blocks take three:
-// moe_plan_count leaves each choice's rank in its block in row_of, and each block's counts in src_of, which has room
-// for them and no other use yet; moe_plan_rows adds the prefix sums over blocks and experts, which every block works
-// out for itself; moe_plan_sources inverts row_of.
+// One block, or a cluster whose blocks read each other's counts, needs one launch. More blocks need three:
+// moe_plan_count stores each choice's rank within its block in row_of, and each block's counts in src_of, which has
+// room for them and is unused until then; moe_plan_rows adds the prefix sums over blocks and experts, which every block
+// computes for itself; moe_plan_sources inverts row_of.
 #pragma once
 
 #include "device/block_scan.cuh"
@@ -20,20 +20,20 @@ namespace longcat_ops::moe_dispatch {
 
 struct MoePlanParams {
   const int32_t* ids;    // [choices]
-  const float* weights;  // [choices], or null; a choice of weight 0 is none
+  const float* weights;  // [choices], or null; a choice of weight 0 has no row
   int32_t* offsets;      // [groups + 1]
   int32_t* row_of;       // [choices]
   int32_t* src_of;       // [rows]; before that the counts, [blocks, groups]
   uint32_t choices, rows, groups;
   uint32_t blocks, threads;  // of the grid, of a block; threads >= groups
-  uint32_t warps;            // of a block that take choices
-  uint32_t steps;            // of 32 choices per warp: 1 .. kPlanMaxSteps
+  uint32_t warps;            // warps per block that take choices
+  uint32_t steps;            // steps per warp, of 32 choices each: 1 .. kPlanMaxSteps
 };
 
 constexpr int kPlanBatch = 8;
 static_assert(device::kScanScratchBytes == kPlanScanBytes);
 
-// A lane's places are first + 32 * step for its steps, as far as they are below `choices`.
+// A lane's places are first + 32 * step for each of its steps, as far as they are below `choices`.
 struct PlanPlaces {
   uint32_t first, steps;
 };
@@ -43,12 +43,12 @@ LC_DEVICE PlanPlaces locate_places(const MoePlanParams& p) {
   return {(ptx::block_index() * p.warps + warp) * p.steps * 32 + ptx::lane_index(), warp < p.warps ? p.steps : 0};
 }
 
-// NOTE: a token that names an expert twice may leave a choice without a row: src_of has min(K, G) per token.
+// NOTE: a token that names an expert twice may leave a choice without a row: src_of has min(K, G) rows per token.
 LC_DEVICE int32_t row_or_none(const MoePlanParams& p, uint32_t row) {
   return row < p.rows ? static_cast<int32_t>(row) : -1;
 }
 
-// Thread g has where expert g's rows begin.
+// Thread g passes where expert g's rows begin.
 LC_DEVICE void store_offsets(const MoePlanParams& p, device::Scan begin) {
   const uint32_t thread = ptx::thread_index();
   const auto bounded = [&](uint32_t row) { return static_cast<int32_t>(row < p.rows ? row : p.rows); };
@@ -56,14 +56,14 @@ LC_DEVICE void store_offsets(const MoePlanParams& p, device::Scan begin) {
   if (thread == 0) ptx::store_global(p.offsets + p.groups, bounded(begin.total));
 }
 
-// The rows of src_of behind the last one used, shared among all threads of the grid.
+// Sets the rows of src_of behind the last one used to -1; all threads of the grid share them.
 LC_DEVICE void clear_unused_sources(const MoePlanParams& p, uint32_t used) {
   for (uint32_t row = used + ptx::block_index() * p.threads + ptx::thread_index(); row < p.rows;
        row += p.blocks * p.threads)
     ptx::store_global(p.src_of + row, -1);
 }
 
-// Thread g: what kPlanBatch warps have counted of expert g; several loads are on their way at once.
+// Thread g loads the counts of kPlanBatch warps for expert g, with several loads in flight.
 LC_DEVICE void load_counts(const MoePlanParams& p, uint32_t counts, uint32_t first, uint32_t (&of_warp)[kPlanBatch]) {
   const uint32_t expert = ptx::thread_index();
   LC_UNROLL
@@ -73,13 +73,13 @@ LC_DEVICE void load_counts(const MoePlanParams& p, uint32_t counts, uint32_t fir
   }
 }
 
-// Choices of an expert in the cluster's blocks before this one, and in all.
+// Choices of an expert in the cluster's blocks before this one, and in all blocks.
 struct ClusterCounts {
   uint32_t before, total;
 };
 
-// Thread g brings those of expert g in its block. `counts`: shared memory, 4 bytes an expert. Other blocks read it
-// until they arrive at the cluster's barrier, for which this block waits before it ends.
+// Thread g passes its block's choices of expert g. `counts`: shared memory, 4 bytes per expert. Other blocks read it
+// until they arrive at the cluster's barrier, which this block waits for before it ends.
 LC_DEVICE ClusterCounts add_cluster_counts(const MoePlanParams& p, uint32_t counts, uint32_t total) {
   const uint32_t thread = ptx::thread_index(), own = ptx::cluster_rank();
   if (thread < p.groups) ptx::store_shared(counts + 4 * thread, total);
@@ -94,7 +94,7 @@ LC_DEVICE ClusterCounts add_cluster_counts(const MoePlanParams& p, uint32_t coun
   return sums;
 }
 
-// Not kLaunches: the block or cluster does everything. kLaunches: counts and ranks are left to the next two kernels.
+// kLaunches leaves counts and ranks to the next two kernels; otherwise the block or cluster does everything.
 template <PlanForm kForm>
 LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CONSTANT MoePlanParams p) {
   const uint32_t scratch = ptx::dynamic_smem_base();
@@ -119,7 +119,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
   }
   ptx::grid_dependency_launch();
 
-  // Count. `groups` stands for no local expert, or weight 0 (a NaN is not): row_of becomes -1 there, so the next two
+  // Count. `groups` stands for no local expert or weight 0 (a NaN is not 0): row_of becomes -1 there, so the next two
   // kernels need no weights.
   LC_UNROLL
   for (uint32_t j = 0; j < kPlanMaxSteps; ++j) {
@@ -137,7 +137,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
   }
   ptx::sync_threads();
 
-  // Thread g: counts of expert g become the first row (alone) or rank (else) of each warp.
+  // Thread g: counts of expert g become each warp's first row or, with kLaunches, its first rank.
   uint32_t total = 0;
   for (uint32_t first = 0; first < p.warps; first += kPlanBatch) {
     uint32_t of_warp[kPlanBatch];
@@ -182,14 +182,14 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_count_kernel(LC_GRID_CON
   if constexpr (kForm == PlanForm::kCluster) ptx::cluster_wait_acquire();
 }
 
-// The ranks in row_of become rows.
+// Turns the ranks in row_of into rows.
 LC_KERNEL LC_LAUNCH_BOUNDS(kPlanMaxThreads, 1) moe_plan_rows_kernel(LC_GRID_CONSTANT MoePlanParams p) {
   const uint32_t scratch = ptx::dynamic_smem_base();
-  const uint32_t first_row = scratch + device::kScanScratchBytes;  // [groups], of this block's choices
+  const uint32_t first_row = scratch + device::kScanScratchBytes;  // [groups], for this block's choices
   const uint32_t thread = ptx::thread_index();
   const PlanPlaces places = locate_places(p);
 
-  // Thread g: choices of expert g in the blocks before this one, and in all.
+  // Thread g sums the choices of expert g in the blocks before this one, and in all.
   ptx::grid_dependency_wait();
   uint32_t before = 0, total = 0;
   for (uint32_t block = 0; block < p.blocks; block += kPlanBatch) {

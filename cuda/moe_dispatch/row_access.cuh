@@ -1,5 +1,5 @@
-// How a kernel reads and writes rows: 16 bytes at a time where a format and its alignment are known when the kernel is
-// compiled, element by element in one instance for everything else, so that there are few instances.
+// How a kernel reads and writes rows: 16 bytes at a time if format and alignment are known at compile time. One
+// instance takes everything else, element by element, so that there are few instances.
 #pragma once
 
 #include "device/vector_io.cuh"
@@ -22,7 +22,7 @@ struct WideRows {
   }
 };
 
-// Any format, any alignment of the element; held as floats.
+// Any format, any alignment of elements; holds them as floats.
 struct AnyRows {
   static constexpr bool kWide = false;
   using Held = device::Chunk<device::Float32>;

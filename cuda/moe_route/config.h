@@ -10,7 +10,7 @@ namespace longcat_ops {
 struct MoeRouteConfig {
   int64_t blocks;
   int threads;  // a warp per token
-  bool clear;   // zero counts by a launch of its own; else the first block does it
+  bool clear;   // a launch of its own zeroes counts; otherwise the first block does
   int slots;    // chunks of 8 logits per lane
 };
 

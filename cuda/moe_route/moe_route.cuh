@@ -1,14 +1,14 @@
 // moe_route: softmax over E experts, the top_k of p + bias, weights p * scale, zero experts summed into one number.
 //
-// Floor: the logits once and 8 bytes written per choice, 5 per token; 3173 bytes a token for 768 float32 logits and 12
-// choices. Bias and counts are shared by all tokens and stay in L2. Above some thousand tokens the instructions of the
-// selection take longer than the bytes.
+// Floor: the logits read once, 8 bytes written per choice, 5 per token; 3173 bytes per token for 768 float32 logits and
+// 12 choices. All tokens share bias and counts, which stay in L2. Above some thousand tokens the selection's
+// instructions take longer than the memory traffic.
 //
 // A warp takes a token. Its lanes hold the row in chunks of 8: lane l has chunks l, l + 32, ... That order, and so
-// every bit of a result, is the same for any number of slots, layout or batch. Selection: an integer key per expert
-// that orders as its biased score does; in top_k rounds redux.max finds the largest key of the warp and redux.min the
-// lowest id that has it. Weights are computed for the chosen alone, from their logits, by the operations that made the
-// scores.
+// every bit of a result, is the same for any number of slots, layout or batch. Selection uses an integer key per expert
+// that orders as its biased score does: in each of top_k rounds redux.max finds the warp's largest key and redux.min
+// the lowest id that has it. Weights are computed for the chosen experts alone, from their logits, by the operations
+// that made the scores.
 #pragma once
 
 #include "device/fp8_scale.cuh"
@@ -49,7 +49,7 @@ struct MoeRouteParams {
 
 constexpr uint32_t kMinusInfinity = 0xff800000, kNan = 0x7fc00000;  // of a float
 
-// An integer that orders as the value does, and back. 0 is below every number.
+// Turns a float into an integer of the same order, and back. 0 is below every number.
 LC_DEVICE uint32_t ordered_bits(float value) {
   const uint32_t bits = device::float_bits(value);
   return bits & 0x80000000 ? ~bits : bits | 0x80000000;
@@ -58,7 +58,8 @@ LC_DEVICE float ordered_float(uint32_t ordered) {
   return device::bits_float(ordered & 0x80000000 ? ordered & 0x7fffffff : ~ordered);
 }
 
-// What stands for a chosen expert in ids. NOTE: a table of expert placement (logical to physical) is looked up here.
+// A chosen expert's id in ids: -1 for zero experts. NOTE: a table of expert placement (logical to physical) belongs
+// here.
 LC_DEVICE int32_t public_id(const MoeRouteParams& p, uint32_t expert) {
   return expert < p.ffn_experts ? static_cast<int32_t>(expert) : -1;
 }
@@ -68,7 +69,7 @@ LC_DEVICE void clear_counts(const MoeRouteParams& p, uint32_t threads) {
     ptx::store_global(p.counts + expert, 0u);
 }
 
-// Before a route of more blocks than the GPU holds.
+// Runs before moe_route_kernel if that has more blocks than may wait for one of them.
 LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 1) moe_route_clear_kernel(LC_GRID_CONSTANT MoeRouteParams p) {
   ptx::grid_dependency_launch();
   ptx::grid_dependency_wait();
@@ -118,7 +119,7 @@ LC_DEVICE void store_token(const MoeRouteParams& p, int64_t token, Choice choice
   }
 }
 
-// kSlots chunks per lane: at least experts / 256.
+// kSlots: chunks per lane, at least experts / 256.
 template <class Format, int kSlots, bool kWide>
 LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTANT MoeRouteParams p) {
   using namespace device;
@@ -158,7 +159,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
   }
   ptx::grid_dependency_launch();
 
-  // Softmax. What is beyond the row counts as -inf, of probability 0; a NaN never is the largest.
+  // Softmax. Elements beyond the row count as -inf, of probability 0; a NaN is never the largest.
   float score[kSlots][kChunk], top = bits_float(kMinusInfinity), sum = 0.0f;
   LC_UNROLL
   for (int s = 0; s < kSlots; ++s) {
@@ -183,7 +184,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
   const float inverse = ptx::divide_rn(1.0f, sum);
   const auto probability = [&](float e) { return divide_shared(e, sum, inverse, -inverse); };
 
-  // Keys, and the largest of each chunk. A NaN, a +inf or a row of -inf has made the sum a NaN.
+  // Compute the keys and the largest of each chunk. A NaN, a +inf or a row of -inf has made the sum a NaN.
   uint32_t keys[kSlots][kChunk], best[kSlots] = {};
   bool bad = false;
   LC_UNROLL
@@ -205,7 +206,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
     return;
   }
 
-  // Lane k finds out the k-th choice.
+  // Select: lane k keeps the k-th choice.
   uint32_t expert = kNone;
   for (uint32_t k = 0; k < p.top_k; ++k) {
     uint32_t key = 0;
@@ -235,7 +236,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kRouteMaxThreads, 2) moe_route_kernel(LC_GRID_CONSTAN
     if (lane == k) expert = taken;
   }
 
-  // Weigh the choices; those of zero experts are summed in their order.
+  // Compute the weights; those of zero experts are summed in the order of k.
   Choice choice{-1, 0.0f};
   float zero = 0.0f, zero_weight = 0.0f;
   wait_for_mark(p);

@@ -1,14 +1,14 @@
-// Thread-block clusters: who a block is, the cluster's barrier, other blocks' shared memory. Plain loads and stores of
+// Thread-block clusters: a block's rank, the cluster's barrier, other blocks' shared memory. Plain loads and stores of
 // shared::cluster are in memory.cuh, arrivals at other blocks' mbarriers in mbarrier.cuh, copies in tma.cuh.
-// "memory" clobber: on everything that writes, orders memory or is strong. volatile: likewise, as in memory.cuh; what a
-// thread is never changes.
+// "memory" clobber: on everything that writes, orders memory or is strong. volatile: likewise, as in memory.cuh; ranks,
+// sizes and addresses never change.
 #pragma once
 
 #include "ptx/types.cuh"
 
 namespace longcat_ops::ptx {
 
-// Clusters have one dimension, as grids do: blocks rank, rank + 1, ... of cluster_index() * cluster_size() + rank.
+// Clusters have one dimension, as grids do: block_index() is cluster_index() * cluster_size() + cluster_rank().
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#special-registers-cluster-ctarank
 LC_DEVICE uint32_t cluster_rank() {
   uint32_t rank;
@@ -28,8 +28,8 @@ LC_DEVICE uint32_t cluster_index() {
   return index;
 }
 
-// Every thread of the cluster that has not ended arrives once, then waits; what lies between runs beside the others.
-// Relaxed: orders no memory but what a fence before it covers, fence_mbarrier_init() among them.
+// Every thread of the cluster that has not ended arrives once, then waits; code in between overlaps with the others'.
+// Relaxed: orders only what an earlier fence covers, and fence_mbarrier_init() is one.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-barrier-cluster
 LC_DEVICE void cluster_arrive_release() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
 LC_DEVICE void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
@@ -39,8 +39,8 @@ LC_DEVICE void cluster_sync() {
   cluster_wait_acquire();
 }
 
-// The address in shared::cluster of what block `rank` of the cluster has where this block has addr. Blocks must have
-// started (a cluster barrier) before others touch their memory, and must not end before all of that is over.
+// The shared::cluster address, in block `rank` of the cluster, of what this block has at addr. A block must have
+// started (a cluster barrier) before others touch its memory, and must not end before all of that is over.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-mapa
 LC_DEVICE uint32_t cluster_address(uint32_t addr, uint32_t rank) {
   uint32_t mapped;
@@ -67,7 +67,7 @@ LC_DEVICE uint32_t cluster_address(uint32_t addr, uint32_t rank) {
     asm volatile(OPCODE ".shared::cluster.b64 [%0], %1;" ::"r"(addr), "l"(v) : "memory");               \
   }
 
-// Of a word in shared memory of the cluster, this block's own included.
+// Strong loads of a word in the cluster's shared memory, this block's own included.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld
 template <class T>
 LC_DEVICE T load_relaxed_cluster(uint32_t addr) {
@@ -88,7 +88,7 @@ LC_DEVICE void store_release_cluster(uint32_t addr, T v){LC_PTX_CLUSTER_STORE_BO
 #undef LC_PTX_CLUSTER_LOAD_BODY
 #undef LC_PTX_CLUSTER_STORE_BODY
 
-// Atomic addition without the old value, and with it.
+// Atomic addition, without and with the old value.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-red
 LC_DEVICE void red_add_relaxed_cluster(uint32_t addr, uint32_t v) {
   asm volatile("red.relaxed.cluster.shared::cluster.add.u32 [%0], %1;" ::"r"(addr), "r"(v) : "memory");
@@ -103,8 +103,8 @@ LC_DEVICE uint32_t atomic_add_acq_rel_cluster(uint32_t addr, uint32_t v) {
   return old;
 }
 
-// A weak store of 4, 8 or 16 bytes that happens later and then counts its bytes on the mbarrier, which lies in the same
-// block as addr and is waited for at cluster scope. Only in clusters of more than one block. Generic proxy.
+// A weak store of 4, 8 or 16 bytes that happens later and then counts its bytes on the mbarrier. The mbarrier lies in
+// the same block as addr and is waited for at cluster scope. Only in clusters of more than one block. Generic proxy.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-st-async
 template <class T>
 LC_DEVICE void store_async(uint32_t addr, T v, uint32_t bar) {
@@ -126,13 +126,13 @@ LC_DEVICE void store_async(uint32_t addr, T v, uint32_t bar) {
 #undef LC_PTX_STORE_ASYNC
 }
 
-// Releases what this thread has done to its own block's shared memory, and nothing else, through a relaxed arrival at
-// another block's mbarrier that follows: a full release at cluster scope also waits for global memory.
+// Releases, with a relaxed arrival at another block's mbarrier after it, what this thread did to its own block's shared
+// memory and nothing else. A full release at cluster scope also waits for global memory.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
 LC_DEVICE void fence_release_shared_cluster() {
   asm volatile("fence.release.sync_restrict::shared::cta.cluster;" ::: "memory");
 }
-// Its counterpart after a relaxed wait: this thread's accesses to shared memory of the cluster come after what was
+// Its counterpart after a relaxed wait: orders this thread's accesses to the cluster's shared memory after what was
 // released.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
 LC_DEVICE void fence_acquire_shared_cluster() {

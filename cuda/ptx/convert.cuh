@@ -1,5 +1,5 @@
 // Conversions and arithmetic, each rounded once to nearest even, so that plain float code on a CPU gives the same bits.
-// A NaN result is the device's, 0x7fffffff, whatever the operands' payload. Subnormals are kept.
+// A NaN result is the device's, 0x7fffffff, whatever the operands' payloads. Subnormals are kept.
 // No "memory" clobber and no volatile: results depend on the operands alone.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace longcat_ops::ptx {
 
-// a in the lowest byte. Beyond +-448 saturates to that; every NaN becomes 0x7f.
+// a goes to the lowest byte. Values beyond +-448 saturate; every NaN becomes 0x7f.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cvt
 LC_DEVICE uint32_t pack_e4m3x4(float a, float b, float c, float d) {
   uint16_t low, high;
@@ -16,7 +16,7 @@ LC_DEVICE uint32_t pack_e4m3x4(float a, float b, float c, float d) {
   return low | static_cast<uint32_t>(high) << 16;
 }
 
-// Exact. By way of f16 for e4m3, of which it holds every value.
+// Exact. e4m3 goes through f16, which holds all its values.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cvt
 LC_DEVICE void unpack_f16x2(uint32_t v, float& lo, float& hi) {
   asm("{\n"
@@ -36,7 +36,7 @@ LC_DEVICE void unpack_e4m3x4(uint32_t v, float (&out)[4]) {
   unpack_f16x2(high, out[2], out[3]);
 }
 
-// lo in the low half. Overflow gives infinity; every NaN becomes 0x7fff.
+// lo goes to the low half. Overflow gives infinity; every NaN becomes 0x7fff.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cvt
 LC_DEVICE uint32_t pack_bf16x2(float lo, float hi) {
   uint32_t r;
@@ -49,7 +49,7 @@ LC_DEVICE uint32_t pack_f16x2(float lo, float hi) {
   return r;
 }
 
-// A bf16 is the upper half of a float: bits only, NaNs included.
+// A bf16 is the upper half of a float: moves bits only, NaNs included.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#alternate-floating-point-data-formats
 LC_DEVICE void unpack_bf16x2(uint32_t v, float& lo, float& hi) {
   lo = __uint_as_float(v << 16);
@@ -66,7 +66,7 @@ LC_DEVICE float multiply_rn(float a, float b) { return __fmul_rn(a, b); }
 LC_DEVICE float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LC_DEVICE float divide_rn(float a, float b) { return __fdiv_rn(a, b); }
 
-// 1 / sqrt(x) with two roundings, as a CPU does it; the machine's rsqrt has no CPU counterpart.
+// 1 / sqrt(x) with two roundings, as on a CPU; the GPU's rsqrt has no CPU counterpart.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-sqrt
 LC_DEVICE float reciprocal_sqrt_rn(float x) { return __fdiv_rn(1.0f, __fsqrt_rn(x)); }
 

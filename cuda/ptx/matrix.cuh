@@ -6,8 +6,8 @@
 
 namespace longcat_ops::ptx {
 
-// Lane l gives the address of a row of 16 bytes: row l % 8 of matrix l / 8 (the lanes beyond 8 X are ignored). Then
-// lane l has of matrix i in r[i] the elements (l / 4, 2 (l % 4)) and its right neighbour; with TRANS, of the transpose.
+// Lane l passes the address of a row of 16 bytes: row l % 8 of matrix l / 8 (lanes from 8 X up are ignored). Then r[i]
+// of lane l has element (l / 4, 2 (l % 4)) of matrix i and its right neighbour; with TRANS, of the transpose.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-ldmatrix
 template <int X, bool TRANS>
 LC_DEVICE void load_matrix(uint32_t (&r)[X], uint32_t row_addr) {

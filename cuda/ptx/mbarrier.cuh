@@ -1,14 +1,14 @@
-// mbarrier objects in the block's own shared memory, by their 32-bit address. Arriving has release, waiting acquire
-// semantics at block scope, the ISA's defaults; expect_tx alone orders nothing. _cluster: arriving anywhere in the
-// cluster, and waiting for arrivals from there, at cluster scope; nobody can wait at another block's object.
-// "memory" clobber: on everything here, for each is a synchronisation or writes the object. volatile: likewise.
+// mbarrier objects in the block's own shared memory, by their 32-bit address. An arrival releases and a wait acquires
+// at block scope, the ISA's defaults; expect_tx alone orders nothing. _cluster: arrivals at any block's object, and
+// waits for such arrivals, at cluster scope; no thread can wait at another block's object.
+// "memory" clobber: on everything here, because each synchronises or writes the object. volatile: likewise.
 #pragma once
 
 #include "ptx/types.cuh"
 
 namespace longcat_ops::ptx {
 
-// count: arrivals that end a phase. Others may use the object after fence_mbarrier_init() and a barrier.
+// count: arrivals that end a phase. Other threads may use the object after fence_mbarrier_init() and a barrier.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-init
 LC_DEVICE void mbarrier_init(uint32_t bar, uint32_t count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
@@ -35,7 +35,7 @@ LC_DEVICE void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 
-// At an object anywhere in the cluster: see cluster_address. Relaxed orders nothing but what a fence before it covers,
+// Arrivals at an object anywhere in the cluster: see cluster_address. Relaxed orders only what an earlier fence covers,
 // such as fence_release_shared_cluster(), which costs less than a release.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-arrive
 LC_DEVICE void mbarrier_arrive_cluster(uint32_t bar) {
@@ -53,8 +53,8 @@ LC_DEVICE void mbarrier_expect_tx_cluster(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.expect_tx.relaxed.cluster.shared::cluster.b64 [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 
-// True when the phase of this parity is over; on a fresh object that holds for parity 1. try_wait may suspend the
-// thread for a while first, for as long as the machine's own time limit: no suspendTimeHint is given.
+// True if the phase of this parity is over; a fresh object counts parity 1 as over. try_wait may first suspend the
+// thread for as long as the machine's own time limit: no suspendTimeHint is given.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-mbarrier-try-wait
 LC_DEVICE bool mbarrier_try_wait(uint32_t bar, uint32_t parity) {
   uint32_t done;
@@ -87,7 +87,7 @@ LC_DEVICE void mbarrier_wait(uint32_t bar, uint32_t parity) {
   }
 }
 
-// The same, seeing what other blocks of the cluster released by their arrivals or stored with store_async.
+// The same, and sees what other blocks of the cluster released by their arrivals or stored with store_async.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-mbarrier-try-wait
 LC_DEVICE bool mbarrier_try_wait_cluster(uint32_t bar, uint32_t parity) {
   uint32_t done;
@@ -120,8 +120,8 @@ LC_DEVICE void mbarrier_wait_cluster(uint32_t bar, uint32_t parity) {
   }
 }
 
-// The same, ordering nothing before a fence_acquire_shared_cluster() that follows. An acquire at cluster scope, which
-// also covers global memory, throws away the SM's L1.
+// The same, but orders nothing: a fence_acquire_shared_cluster() must follow. An acquire at cluster scope also covers
+// global memory and throws away the SM's L1.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-mbarrier-try-wait
 LC_DEVICE bool mbarrier_try_wait_relaxed_cluster(uint32_t bar, uint32_t parity) {
   uint32_t done;

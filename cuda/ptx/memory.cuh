@@ -1,7 +1,7 @@
 // Loads, stores, reductions and fences.
 // "memory" clobber: on everything that writes, is strong (relaxed, acquire, release) or is a fence.
-// volatile: on every access, since others write what it reads: a load must not move over a barrier, and all barriers
-// are volatile too. Weak loads need no clobber for that. ptxas still reorders weak accesses, as far as the ISA allows.
+// volatile: on every access, because others write what it reads. A load must not move over a barrier, and all barriers
+// are volatile too; weak loads need no clobber for that. ptxas still reorders weak accesses, as far as the ISA allows.
 #pragma once
 
 #include "ptx/types.cuh"
@@ -61,7 +61,7 @@ template <class T>
 LC_DEVICE T load_shared(uint32_t addr) {
   LC_PTX_LOAD_BODY("ld.shared", "r", addr)
 }
-// Of any block of the cluster: see cluster_address.
+// From any block of the cluster: see cluster_address.
 template <class T>
 LC_DEVICE T load_shared_cluster(uint32_t addr) {
   LC_PTX_LOAD_BODY("ld.shared::cluster", "r", addr)
@@ -71,8 +71,8 @@ LC_DEVICE T load_global(const T* p) {
   LC_PTX_LOAD_BODY("ld.global", "l", detail::global_address(p))
 }
 
-// Through the read-only path, for data nobody writes during the kernel. Volatile all the same: hoisted above
-// griddepcontrol.wait it would read what the previous grid has not written yet.
+// Through the read-only path, for data that stays unwritten during the kernel. Still volatile: hoisted above
+// griddepcontrol.wait, it would read what the previous grid has not written yet.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld-global-nc
 template <class T>
 LC_DEVICE T load_global_nc(const T* p) {
@@ -166,8 +166,8 @@ LC_DEVICE void store_release_sys(T* p, T v) {
 #undef LC_PTX_STRONG_LOAD_BODY
 #undef LC_PTX_STRONG_STORE_BODY
 
-// Lines of data and flags: two words of 8 bytes, each in one piece (.v4.b32 would be four of 4), but seen in any order
-// and one without the other. So every word carries its own flag: {data, flag} twice.
+// Lines of data and flags: two words of 8 bytes, each in one piece (.v4.b32 would be four of 4). They may be seen in
+// any order, and one without the other, so every word carries its own flag: {data, flag} twice.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld
 LC_DEVICE Vec16 load_relaxed_sys_two_words(const Vec16* p) {
   uint64_t low, high;
@@ -217,15 +217,15 @@ LC_DEVICE void fence_acq_rel_cluster() { asm volatile("fence.acq_rel.cluster;" :
 LC_DEVICE void fence_acq_rel_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 LC_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 
-// Between ordinary accesses and those of TMA and wgmma, which go through the async proxy: of the block's shared memory,
-// of the cluster's, of global memory, of all.
+// Order generic accesses and those of TMA and wgmma, which go through the async proxy: to the block's shared memory,
+// the cluster's, global memory, or all of them.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
 LC_DEVICE void fence_proxy_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 LC_DEVICE void fence_proxy_async_shared_cluster() { asm volatile("fence.proxy.async.shared::cluster;" ::: "memory"); }
 LC_DEVICE void fence_proxy_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 LC_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
-// Between accesses to the same memory through different addresses, a multicast one and the device's own.
+// Orders accesses to the same memory through different addresses, a multicast one and the device's own.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
 LC_DEVICE void fence_proxy_alias() { asm volatile("fence.proxy.alias;" ::: "memory"); }
 
@@ -233,7 +233,7 @@ LC_DEVICE void fence_proxy_alias() { asm volatile("fence.proxy.alias;" ::: "memo
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar
 LC_DEVICE void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-// Between two polls of a spin loop, `while (load_acquire_gpu(p) < n) spin_pause();`: sleeps for at most 64 ns or so, to
+// Between two polls of a spin loop, `while (load_acquire_gpu(p) < n) spin_pause();`: sleeps for at most about 64 ns, to
 // leave issue slots and the memory system to others.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#miscellaneous-instructions-nanosleep
 LC_DEVICE void spin_pause() { asm volatile("nanosleep.u32 32;"); }

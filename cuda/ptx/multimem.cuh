@@ -1,8 +1,8 @@
-// Operations on multicast addresses: one address that stands for the same offset in the memory of several GPUs. Every
+// Operations on multicast addresses: one address that stands for the same offset in the memory of several GPUs. Any
 // other instruction on such an address is undefined, and so is multimem on any other address.
-// "memory" clobber and volatile: on everything; other GPUs read and write what these do.
-// A load sums over the members, in fp32 and in no particular order. The words of a vector are separate operations to
-// the ISA: flags travel in 4 or 8 bytes of their own, never beside data in 16.
+// "memory" clobber and volatile: on everything, because other GPUs read and write the same data.
+// A load sums over the members, in fp32 and in no particular order. To the ISA the words of a vector are separate
+// operations: a flag travels in 4 or 8 bytes of its own, never beside data in 16.
 #pragma once
 
 #include "ptx/types.cuh"
@@ -88,7 +88,7 @@ namespace longcat_ops::ptx {
                "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)                        \
                : "memory")
 
-// T has 4, 8 or 16 bytes: what one instruction reduces. Weak loads may be moved and merged by ptxas: prefer relaxed.
+// T has 4, 8 or 16 bytes: what one instruction reduces. ptxas may move and merge weak loads: prefer relaxed.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-multimem
 template <MultimemType TYPE, class T>
 LC_DEVICE T multimem_load_add_weak(const T* mc) {
@@ -143,7 +143,7 @@ LC_DEVICE void multimem_red_add_release_sys(T* mc, T v) {
   LC_PTX_MULTIMEM_RED("release.sys")
 }
 
-// Each element of 16 bytes is added by an operation of its own. f32 flushes subnormal numbers to zero.
+// Adds each element of the 16 bytes by an operation of its own. f32 flushes subnormal numbers to zero.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-multimem
 template <MultimemType TYPE>
 LC_DEVICE void multimem_red_add_vector_relaxed_sys(Vec16* mc, Vec16 v) {

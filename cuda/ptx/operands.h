@@ -1,4 +1,4 @@
-// Operands of the wrappers that are the same on a GPU and in the emulator.
+// Operands of the wrappers, the same on a GPU and in the emulator.
 #pragma once
 
 #include <cstdint>

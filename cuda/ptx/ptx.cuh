@@ -1,5 +1,5 @@
-// Everything kernels may use of the machine: one wrapper per PTX instruction of sm_90a, or, with LC_EMULATE, the same
-// names run by the host emulator. Kernels include this file and device/*.cuh, nothing else.
+// All that kernels may use of the machine: one wrapper per PTX instruction of sm_90a or, with LC_EMULATE, the same
+// names in the host emulator. Kernels include this file and device/*.cuh, nothing else.
 #pragma once
 
 #ifdef LC_EMULATE

@@ -1,4 +1,4 @@
-// Who a thread is, and how the threads of a warp, a block and a grid meet.
+// Indices of a thread, and how the threads of a warp, a block and a grid synchronise.
 // "memory" clobber: on whatever orders memory (barriers, griddepcontrol.wait); the compiler then moves no access over
 // it. volatile: on what has an effect beyond its result, or a result that differs from call to call.
 #pragma once
@@ -17,7 +17,7 @@ LC_DEVICE uint32_t thread_index() { return threadIdx.x; }
 LC_DEVICE uint32_t block_index() { return blockIdx.x; }
 LC_DEVICE uint32_t grid_size() { return gridDim.x; }
 
-// Of tid rather than %laneid, so that the compiler knows the range and how it relates to thread_index().
+// From tid rather than %laneid, so that the compiler knows its range and its relation to thread_index().
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#special-registers-laneid
 LC_DEVICE uint32_t lane_index() { return threadIdx.x % 32; }
 
@@ -39,7 +39,7 @@ LC_DEVICE uint64_t globaltimer_ns() {
   return now;
 }
 
-// The multiprocessor that the thread is on; it may be another one after a preemption.
+// The multiprocessor that the thread runs on; a preemption may change it.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#special-registers-smid
 LC_DEVICE uint32_t sm_index() {
   uint32_t sm;
@@ -55,7 +55,8 @@ LC_DEVICE void grid_dependency_wait() { asm volatile("griddepcontrol.wait;" ::: 
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-griddepcontrol
 LC_DEVICE void grid_dependency_launch() { asm volatile("griddepcontrol.launch_dependents;"); }
 
-// Registers per thread of the calling warpgroup, all of whose warps must execute it. inc waits until others released.
+// Sets the registers per thread of the calling warpgroup, all of whose warps must execute it. inc waits until others
+// have released enough.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#miscellaneous-instructions-setmaxnreg
 template <int N>
 LC_DEVICE void setmaxnreg_inc() {
@@ -97,7 +98,7 @@ LC_DEVICE T shuffle_up(T v, int delta) {
   return detail::bits_as<T>(__shfl_up_sync(kFullMask, detail::bits_as<uint32_t>(v), delta));
 }
 
-// Of all 32 lanes.
+// Votes of all 32 lanes.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-vote-sync
 LC_DEVICE uint32_t ballot(bool p) { return __ballot_sync(kFullMask, p); }
 LC_DEVICE bool any(bool p) { return __any_sync(kFullMask, p) != 0; }
@@ -119,8 +120,7 @@ LC_DEVICE uint32_t popcount(uint32_t mask) { return __popc(mask); }
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar-warp-sync
 LC_DEVICE void warp_sync() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
 
-// Barrier 0 is that of the whole block; 1..15 are for `threads` threads, a multiple of 32, counted over sync and
-// arrive.
+// Barrier 0 is for the whole block; 1..15 are for `threads` threads, a multiple of 32. Both sync and arrive count.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar
 LC_DEVICE void sync_threads() { asm volatile("bar.sync 0;" ::: "memory"); }
 LC_DEVICE void named_barrier_sync(uint32_t id, uint32_t threads) {

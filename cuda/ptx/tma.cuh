@@ -1,18 +1,18 @@
 // Bulk copies by the TMA unit. One thread issues for all. They read and write through the async proxy: see
-// fence_proxy_async_*. Loads report to an mbarrier, the rest to the issuing thread's bulk groups.
-// "memory" clobber: on everything but prefetch, so that no access moves over the start or the end of a copy.
-// volatile: on everything, for each starts or awaits work outside the thread.
+// fence_proxy_async_*. Loads complete on an mbarrier, the others in the issuing thread's bulk groups.
+// "memory" clobber: on everything but prefetch and create_policy, so that no access moves over the start or the end of
+// a copy. volatile: on everything but create_policy, because each starts or awaits work outside the thread.
 #pragma once
 
 #include "ptx/types.cuh"
 
 namespace longcat_ops::ptx {
 
-// The map may stay in kernel parameters: its generic address is what the instructions take.
+// The map may stay in kernel parameters: the instructions take its generic address.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prefetch-prefetchu
 LC_DEVICE void prefetch_tensormap(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map)); }
 
-// What a load leaves in L2: its lines go first, or last. A hint, for all of a load's bytes.
+// Eviction priority of a load's lines in L2: first, or last. A hint, for all of a load's bytes.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-createpolicy
 LC_DEVICE uint64_t create_policy_evict_first() {
   uint64_t policy;
@@ -25,7 +25,7 @@ LC_DEVICE uint64_t create_policy_evict_last() {
   return policy;
 }
 
-// The body of a copy from a tiled tensor. MODIFIERS and OPERANDS stand behind those that all have: %3 is the mask and
+// The body of a copy from a tiled tensor. MODIFIERS and OPERANDS follow those that every copy has: %3 is the mask and
 // %4 the policy, and a statement need not use both.
 #define LC_PTX_TMA_LOAD(DIM, COORDS, MODIFIERS, OPERANDS)                                           \
   "cp.async.bulk.tensor." DIM ".shared::cluster.global.tile.mbarrier::complete_tx::bytes" MODIFIERS \
@@ -54,9 +54,9 @@ LC_DEVICE uint64_t create_policy_evict_last() {
                  : "memory");                                                                                       \
   }
 
-// A box of a tiled tensor of rank R to shared memory, coord[0] being that of the innermost dimension. All bytes of the
-// box count on the mbarrier; elements out of bounds arrive as zeros. The destination is written as shared::cluster, of
-// which a block's own shared::cta addresses are a part. policy: of create_policy_*.
+// Copies a box of a tiled tensor of rank R to shared memory; coord[0] belongs to the innermost dimension. All bytes of
+// the box count on the mbarrier; elements out of bounds arrive as zeros. The destination is a shared::cluster address,
+// which includes a block's own shared::cta addresses. policy: from create_policy_*.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
 template <int R>
 LC_DEVICE void tma_load(uint32_t dst, const TensorMap* map, uint32_t bar, const int32_t (&coord)[R]) {
@@ -85,7 +85,7 @@ LC_DEVICE void tma_load_multicast(uint32_t dst, const TensorMap* map, uint32_t b
 #define LC_PTX_TMA_WRITE(DIM, COORDS) \
   "cp.async.bulk.tensor." DIM ".global.shared::cta.tile.bulk_group [%0, {" COORDS "}], [%1];"
 
-// A box from shared memory to a tiled tensor; elements out of bounds are dropped.
+// Copies a box from shared memory to a tiled tensor; elements out of bounds are dropped.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-tensor
 template <int R>
 LC_DEVICE void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coord)[R]) {
@@ -109,7 +109,7 @@ LC_DEVICE void tma_store(const TensorMap* map, uint32_t src, const int32_t (&coo
 }
 #undef LC_PTX_TMA_WRITE
 
-// Contiguous bytes, both addresses and the size multiples of 16.
+// Copies contiguous bytes; both addresses and the size are multiples of 16.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk
 LC_DEVICE void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
@@ -126,7 +126,7 @@ LC_DEVICE void bulk_store(void* dst, uint32_t src, uint32_t bytes) {
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-commit-group
 LC_DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
-// Until at most N of the thread's newest groups still read their shared memory, or are not complete.
+// Waits until at most N of the thread's newest groups still read their shared memory, or are incomplete.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async-bulk-wait-group
 template <int N>
 LC_DEVICE void bulk_wait_read() {

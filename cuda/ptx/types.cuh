@@ -11,7 +11,7 @@
 #define LC_DEVICE __device__ __forceinline__
 #define LC_GRID_CONSTANT const __grid_constant__
 #define LC_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
-// A variable of the device, one for each file; the host has its address only.
+// A device variable, one per file; the host has only its address.
 #define LC_DEVICE_VARIABLE static __device__
 #define LC_UNROLL _Pragma("unroll")
 
@@ -25,7 +25,7 @@ static_assert(sizeof(TensorMap) == 128);
 
 namespace detail {
 
-// ld/st with a .global qualifier take global addresses, which a pointer becomes at no cost.
+// ld/st with a .global qualifier take global addresses; converting a pointer to one costs nothing.
 LC_DEVICE uint64_t global_address(const void* p) { return __cvta_generic_to_global(p); }
 
 template <class To, class From>
@@ -36,7 +36,7 @@ LC_DEVICE To bits_as(const From& from) {
   return to;
 }
 
-// What the ISA loads and stores in one piece.
+// Types that the ISA loads and stores in one piece.
 template <class T>
 inline constexpr bool is_atomic_type =
     (std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8)) || std::is_same_v<T, Vec8>;

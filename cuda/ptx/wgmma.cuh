@@ -1,5 +1,5 @@
-// Matrix products of a warpgroup, asynchronous, with operands in shared memory read through the async proxy.
-// "memory" clobber: on fence, commit and wait, not on mma: what it reads, the barriers before it have ordered.
+// Asynchronous matrix products of a warpgroup, with operands in shared memory read through the async proxy.
+// "memory" clobber: on fence, commit and wait, not on mma, because barriers before it have ordered what it reads.
 // volatile: on everything; the compiler keeps volatile statements in their order.
 #pragma once
 
@@ -20,7 +20,7 @@ struct Wgmma;
 
 namespace longcat_ops::ptx {
 
-// Of an operand tile in shared memory, from its address, which must be aligned to the swizzle's period (128-byte
+// Descriptor of an operand tile in shared memory. Its address must be aligned to the swizzle's period (128-byte
 // swizzle: 1024 bytes). K-major with a swizzle: stride_bytes from one group of 8 rows to the next, leading_bytes
 // unused. K-major without: core matrices of 8 rows x 16 bytes, leading_bytes between neighbours along K, stride_bytes
 // along M or N. Steps along K inside a swizzled row add to the address.
@@ -34,14 +34,14 @@ LC_DEVICE constexpr uint64_t make_descriptor(uint32_t addr, uint32_t leading_byt
   return static_cast<uint64_t>(high) << 32 | low;
 }
 
-// Before the first product and after registers of accumulators or of A were touched.
+// Required before the first product, and after registers of accumulators or of A were touched.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions-wgmma-fence
 LC_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions-wgmma-commit-group
 LC_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Until at most N of the newest groups are pending. For register operands use wgmma_wait_for.
+// Waits until at most N of the newest groups are pending. For register operands use wgmma_wait_for.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions-wgmma-wait-group
 template <int N>
 LC_DEVICE void wgmma_wait() {
@@ -49,8 +49,8 @@ LC_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
-// The same with the accumulators as operands: volatile holds no register arithmetic, so the compiler would be free to
-// move a use of them to before the wait, or an earlier one to after it.
+// The same with the accumulators as operands. volatile does not hold back register arithmetic: without them the
+// compiler could move a use of the accumulators before the wait, or an earlier one after it.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions-wgmma-wait-group
 template <int N, int COUNT>
 LC_DEVICE void wgmma_wait_for(float (&acc)[COUNT]) {
@@ -60,8 +60,8 @@ LC_DEVICE void wgmma_wait_for(float (&acc)[COUNT]) {
   detail::Wgmma<2 * COUNT>::template wait<N>(acc);
 }
 
-// acc = A B^T (+ acc with accumulate): A is 64 x 32, B is N x 32, both K-major e4m3, accumulators f32. Thread t of the
-// warpgroup has in acc[i] row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (t % 4) + i % 2.
+// acc = A B^T (+ acc with accumulate): A is 64 x 32, B is N x 32, both K-major e4m3, accumulators f32. acc[i] of thread
+// t of the warpgroup is row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (t % 4) + i % 2.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions-wgmma-mma
 template <int N>
 LC_DEVICE void wgmma_e4m3(float (&acc)[N / 2], uint64_t a, uint64_t b, bool accumulate) {

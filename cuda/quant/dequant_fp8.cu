@@ -14,7 +14,7 @@ int launch_instance(const DequantFp8Params& params, bool wide, const Memory& mem
 
 int launch_dequant_fp8(const lc_matrix* q, const lc_matrix* s, int64_t group_size, const lc_matrix* out,
                        lc_stream_t stream) {
-  // As scales_are_per_row of cpp/check/scales.h: the shape of s tells the granularity.
+  // As in scales_are_per_row of cpp/check/scales.h, the shape of s tells the granularity.
   const bool per_row = s->rows == q->rows && s->columns == ceil_div(q->columns, group_size);
   const int64_t group = per_row ? group_size : kQuantBlock;
   DequantFp8Params params{};

@@ -1,7 +1,7 @@
 // dequant_fp8: out = q * s in float32, rounded once; one scale per row and group, or per 128 x 128 block.
 //
 // Floor: 1 byte read and 2 (16-bit out) or 4 (f32) written per element, plus the scales: 3.03 bytes for bf16 by groups
-// of 128. Widths need not be multiples of 8 here: the last chunk of a row may be cut.
+// of 128. Widths need not be multiples of 8 here: the last chunk of a row may be partial.
 #pragma once
 
 #include "device/vector_io.cuh"

@@ -1,4 +1,4 @@
-// per_block_quant_fp8: every 128 x 128 block of a weight to e4m3 with one scale.
+// per_block_quant_fp8: quantises every 128 x 128 block of a weight to e4m3 with one scale.
 //
 // Floor: 2 (16-bit w) or 4 (f32) bytes read, 1 written per element. A thread block holds one block of w in registers
 // (8 chunks per thread), so w is read once.

@@ -26,7 +26,7 @@ int launch_per_token_group_quant_fp8(const lc_matrix* x, int64_t group_size, con
   params.stride_s_row = s->row_stride;
   params.stride_s_column = s->column_stride;
   params.chunks = static_cast<uint32_t>(x->columns / device::kChunk);
-  // A group may be longer than the row; then it is the row.
+  // A group longer than the row is the row.
   params.group_chunks = static_cast<uint32_t>((group_size < x->columns ? group_size : x->columns) / device::kChunk);
   if (x->rows == 0 || params.chunks == 0) return set_status(LC_OK, "");
   const bool short_group = params.group_chunks <= kShortGroupChunks;

@@ -1,7 +1,7 @@
-// per_token_group_quant_fp8: every run of group_size elements of a row to e4m3 with its own scale.
+// per_token_group_quant_fp8: quantises every run of group_size elements of a row to e4m3 with its own scale.
 //
 // Floor: 2 (16-bit x) or 4 (f32) bytes read, 1 + 4 / group_size written per element: 3.03 bytes for bf16 in groups of
-// 128. A team of lanes holds its group in registers, so x is read once (a group above 1024: the rest again, from L2).
+// 128. A team of lanes holds its group in registers, so x is read once (beyond 1024 per group again, from L2).
 #pragma once
 
 #include "device/fp8_scale.cuh"
@@ -38,7 +38,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kTileThreads, 4)
   const uint32_t held_end = group_begin + kLanes * kHeld;
   const auto* x = static_cast<const typename Format::Storage*>(p.x);
 
-  // Read everything this thread holds before any of it is used. Zeros take no part in a maximum.
+  // Read everything this thread holds before any of it is used. Zeros do not change a maximum.
   ptx::grid_dependency_wait();
   Chunk<Format> held[kRows][kHeld] = {};
   LC_UNROLL
@@ -51,7 +51,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kTileThreads, 4)
         held[i][j] = load_chunk<Format, kWide>(x + row * p.stride_x + kChunk * chunk);
     }
   }
-  // NOTE: with groups that fit, all reads are done here, and the next kernel may start.
+  // NOTE: if groups fit in registers, all reads are done here and the next kernel may start.
   if constexpr (kLanes < 32) ptx::grid_dependency_launch();
 
   LC_UNROLL

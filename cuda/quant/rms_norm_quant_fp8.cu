@@ -11,7 +11,7 @@ int launch_instance(const RmsNormQuantFp8Params& params, int64_t rows, const Mem
   return launch(rms_norm_quant_fp8_kernel<Format, kHeld, kWide>, config, params, stream, memory);
 }
 
-// NOTE: the number of chunks per thread chooses registers, not the order of the sum, so a narrow row may run with more.
+// NOTE: an instance's chunks per thread set its registers, not the order of the sum, so a narrow row may run with more.
 template <class Format>
 int launch_format(const RmsNormQuantFp8Params& params, int64_t rows, bool wide, const Memory& memory,
                   lc_stream_t stream) {

@@ -4,9 +4,9 @@
 // bytes; f32: 9.03 (17.03). A block takes a row and holds it in registers, so it is read once; above 16384 columns it
 // is read twice. The weight (4 bytes per column) is shared by all rows and stays in L1 and L2.
 //
-// Order of the sum of squares, a function of the width alone: in a chunk of 8 ((0+1)+(2+3))+((4+5)+(6+7)), every pair
-// one product and one FMA; thread t of n adds chunks t, t + n, ... in order; then a butterfly over the lanes of each
-// warp, then one over the sums of the warps.
+// Order of the sum of squares, which depends on the width alone: in a chunk of 8 ((0+1)+(2+3))+((4+5)+(6+7)), every
+// pair one product and one FMA; thread t of n adds chunks t, t + n, ... in order; then a butterfly over the lanes of
+// each warp, then one over the sums of the warps.
 #pragma once
 
 #include "device/fp8_scale.cuh"
@@ -64,10 +64,10 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kNormMaxThreads, (kHeld >= 1 && kHeld <= 4) ? 3 : 1)
   auto* y = static_cast<Storage*>(p.y) + row * p.stride_y;
   uint8_t* q = p.q + row * p.stride_q;
   const bool has_residual = p.residual != nullptr;
-  // NOTE: every lane makes every trip, inside the row or not: the reduction over a group is by whole warps.
+  // NOTE: every lane makes every trip, inside the row or not, because whole warps reduce over a group.
   const uint32_t trips = (p.chunks + p.threads - 1) / p.threads;
 
-  // Turn 8 normalised elements into y, codes and, in the first lane of each group, a scale.
+  // Turn 8 elements into y, codes and, in the first lane of each group, a scale.
   float inverse_rms = 0.0f;
   auto emit = [&](uint32_t chunk, const Chunk<Format>& input, const float (&weight)[kChunk]) {
     float values[kChunk];
@@ -76,7 +76,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kNormMaxThreads, (kHeld >= 1 && kHeld <= 4) ? 3 : 1)
     for (uint32_t i = 0; i < kChunk; ++i)
       values[i] = ptx::multiply_rn(ptx::multiply_rn(values[i], inverse_rms), weight[i]);
     const Chunk<Format> rounded = pack<Format>(values);
-    unpack(rounded, values);  // y as stored is what gets quantised
+    unpack(rounded, values);  // quantise y as it is stored
     const bool inside = chunk < p.chunks;
     const Fp8Scale scale = make_fp8_scale(reduce_lanes<kGroupChunks>(inside ? max_abs_bits(values) : 0, Max()));
     if (!inside) return;
@@ -93,7 +93,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kNormMaxThreads, (kHeld >= 1 && kHeld <= 4) ? 3 : 1)
   ptx::grid_dependency_wait();
   float sum = 0.0f, values[kChunk];
   if constexpr (kHeld > 0) {
-    // Read the row; the weight too, where registers allow, so that it arrives during the reduction.
+    // Read the row and, if registers allow, the weight, so that it arrives during the reduction.
     constexpr bool kWeightEarly = kHeld <= 4;
     Chunk<Format> held[kHeld] = {};
     float weight[kWeightEarly ? kHeld : 1][kChunk] = {};

@@ -1,5 +1,5 @@
-// Who works on what in the kernels that go over rows: a row is split into cells (a quantisation group, or a chunk of
-// 8), a team of kLanes lanes takes one cell of kRows rows, and a block takes a tile of tile_rows * kRows rows and
+// Work distribution of the kernels that go over rows. A row is split into cells (a quantisation group, or a chunk of
+// 8). A team of kLanes lanes takes one cell of kRows rows; a block takes a tile of tile_rows * kRows rows and
 // tile_cells cells.
 #pragma once
 
@@ -18,14 +18,14 @@ struct RowTiles {
   uint32_t column_tiles;
 };
 
-// The first row of a team, its cell, and whether there is such a cell; row i of a team is first_row + i * tile_rows.
+// A team's first row, its cell, and whether there is such a cell; row i of a team is first_row + i * tile_rows.
 struct TilePlace {
   int64_t first_row;
   uint32_t cell;
   bool inside;
 };
 
-// A narrow row leaves room for several rows in one tile; at most tile_cells - 1 teams stay idle.
+// If rows are narrow, a tile holds several; at most tile_cells - 1 teams stay idle.
 inline RowTiles make_row_tiles(int64_t rows, int64_t cells, int lanes) {
   const int64_t teams = kTileThreads / lanes, tile_cells = cells < teams ? cells : teams;
   return {rows, static_cast<uint32_t>(cells), static_cast<uint32_t>(tile_cells),

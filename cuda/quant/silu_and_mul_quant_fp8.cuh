@@ -32,7 +32,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kTileThreads, 4) silu_and_mul_quant_fp8_kernel(LC_GRI
   const bool inside = place.inside && chunk < p.chunks;
   const auto* gate_up = static_cast<const typename Format::Storage*>(p.gate_up);
 
-  // Read everything before any of it is used. Zeros give h = 0, which takes no part in a maximum.
+  // Read everything before any of it is used. Zeros give h = 0, which does not change a maximum.
   ptx::grid_dependency_wait();
   Chunk<Format> gate[kRows] = {}, up[kRows] = {};
   LC_UNROLL
@@ -57,7 +57,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kTileThreads, 4) silu_and_mul_quant_fp8_kernel(LC_GRI
     LC_UNROLL
     for (uint32_t j = 0; j < kChunk; ++j) h[j] = ptx::multiply_rn(ptx::silu(h[j]), up_values[j]);
 
-    // Quantise the group; lane 0 of every team that is in the matrix holds a chunk of it.
+    // Quantise the group; lane 0 of every team inside the matrix holds a chunk of it.
     const Fp8Scale scale = make_fp8_scale(reduce_lanes<kLanes>(max_abs_bits(h), Max()));
     if (!inside || row >= p.tiles.rows) continue;
     if (lane == 0) ptx::store_global(p.s + row * p.stride_s_row + place.cell * p.stride_s_column, scale.value);

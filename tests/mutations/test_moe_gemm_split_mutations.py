@@ -15,7 +15,7 @@ SIZES, N, K = (9, 40), 136, 640
 SPLIT, PRODUCER, CONSUMER, ROLES, SCHEDULER = (
     f"gemm/{name}.cuh" for name in ("split", "producer", "consumer", "roles", "scheduler")
 )
-START = "    ptx::cluster_arrive_relaxed();  // the fence above is what it orders\n    ptx::cluster_wait_acquire();\n"
+START = "    ptx::cluster_arrive_relaxed();  // the fence above orders the barriers\n    ptx::cluster_wait_acquire();\n"
 
 
 def split(name: str, file: str, old: str, new: str) -> Mutation:

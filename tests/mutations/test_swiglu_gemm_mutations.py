@@ -34,7 +34,7 @@ MUTATIONS = [
     swiglu("stored_too_soon", CONSUMER, WAIT, "  ptx::store_global(p.sh.data, 0.0f);\n" + WAIT),
     swiglu("offsets_read_too_soon", "scheduler", READY_WAIT, ""),
     swiglu("scales_read_too_soon", PRODUCER, "// blocks in L2\n" + WAIT, "\n"),
-    swiglu("amax_read_before_all_left_it", EPILOGUE, "everybody's\n" + BARRIER, "everybody's\n"),
+    swiglu("amax_read_before_all_left_it", EPILOGUE, "all copies\n" + BARRIER, "all copies\n"),
     swiglu("scale_read_before_it_is_made", EPILOGUE, BARRIER + "  quantise", "  quantise"),
     swiglu("next_amax_while_scales_are_read", EPILOGUE, "  sync_consumers();  // after", "  //"),
     swiglu("buffer_still_read", EPILOGUE, "  ptx::bulk_wait_read<0>();", "//"),

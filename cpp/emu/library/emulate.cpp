@@ -26,7 +26,7 @@ struct Schedule {
 
 thread_local Schedule schedule;
 
-// A launch that is kept to be run later.
+// A launch kept for a later run.
 struct Captured {
   LaunchConfig config;
   std::function<void()> body;
@@ -47,7 +47,7 @@ size_t dtype_bytes(int32_t dtype) {
 
 }  // namespace
 
-// Rows or columns one by one where there are gaps between them, so that an access to a gap is out of bounds.
+// Adds rows or columns one by one if there are gaps between them, so that an access to a gap is out of bounds.
 Memory& Memory::add(const char* name, const lc_matrix* matrix, Access access) {
   if (matrix == nullptr || matrix->rows == 0 || matrix->columns == 0) return *this;
   struct Axis {
@@ -55,7 +55,7 @@ Memory& Memory::add(const char* name, const lc_matrix* matrix, Access access) {
   };
   Axis outer{matrix->rows, matrix->row_stride}, inner{matrix->columns, matrix->column_stride};
   if (inner.stride != 1 && outer.stride == 1) std::swap(outer, inner);
-  Axis run{1, 1};  // what lies in one piece
+  Axis run{1, 1};  // the contiguous part
   if (inner.stride == 1) std::swap(run, inner);
   if (outer.stride == run.size && inner.size == 1) {
     run.size *= outer.size;
@@ -89,8 +89,8 @@ int sm_count() { return schedule.sms; }
 
 namespace {
 
-// The kernel ahead on the stream: lets the next one start at once, and only then writes all arguments (each one's first
-// bytes, with what they hold). A kernel that touches an argument before grid_dependency_wait races with it.
+// The kernel ahead on the stream: lets the next one start at once, and only then writes all arguments (their first
+// bytes, unchanged). A kernel that touches an argument before grid_dependency_wait races with it.
 void write_arguments(const std::vector<Memory::Region>& regions) {
   ptx::grid_dependency_launch();
   if (ptx::thread_index() != 0) return;
@@ -117,7 +117,7 @@ emu::Launch emulated_launch(const Captured& call) {
   return launch;
 }
 
-// One stream. What a launch writes is lost at first, unless one ahead of it has named these bytes.
+// Runs calls on one stream. Memory that a launch writes is lost at first, unless an earlier one has named these bytes.
 int run(const std::vector<Captured>& calls) try {
   if (calls.empty()) return set_status(LC_OK, "");
   emu::Settings settings;
@@ -165,8 +165,8 @@ const char* lc_build_info(void) { return "longcat_ops " LC_VERSION " arch=emulat
 
 int lc_device_supported(int) { return longcat_ops::set_status(LC_OK, "the host emulator"); }
 
-// How this thread's next launches run. policy: 0 random, 1 eager, 2 lazy. Same seed and policy, same run.
-// mma: 0 exact, 1 as an H100 adds up. sms: what a persistent kernel sizes its grid by.
+// Sets how this thread's next launches run. policy: 0 random, 1 eager, 2 lazy. The same seed and policy give the same
+// run. mma: 0 exact, 1 as an H100 adds up. sms: what persistent kernels size their grids by.
 LC_API void lc_emu_configure(uint64_t seed, int32_t policy, int32_t detectors, int32_t mma, int32_t sms) {
   using longcat_ops::emu::MmaMode;
   using longcat_ops::emu::Policy;
@@ -175,13 +175,13 @@ LC_API void lc_emu_configure(uint64_t seed, int32_t policy, int32_t detectors, i
                            mma != 0 ? MmaMode::kHopper : MmaMode::kExact, sms};
 }
 
-// on: this thread's launches are not run but kept, those of before forgotten; until it is called with 0.
+// on: forgets earlier launches, and keeps this thread's instead of running them, until called with 0.
 LC_API void lc_emu_capture(int32_t on) {
   if (on != 0) longcat_ops::captured.clear();
   longcat_ops::capturing = on != 0;
 }
 
-// Runs what was kept, as launches of one stream, over what its memory holds now.
+// Runs the kept launches on one stream, over what their memory holds now.
 LC_API int lc_emu_replay(void) { return longcat_ops::run(longcat_ops::captured); }
 
 }  // extern "C"

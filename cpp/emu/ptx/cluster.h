@@ -1,4 +1,4 @@
-// Thread-block clusters: who a block is, the cluster's barrier, other blocks' shared memory.
+// Thread-block clusters: a block's rank, the cluster's barrier, other blocks' shared memory.
 #pragma once
 
 #include "emu/ops.h"

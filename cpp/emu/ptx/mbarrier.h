@@ -1,4 +1,4 @@
-// mbarrier in shared::cta; arrivals also in shared::cluster.
+// mbarriers in shared::cta; arrivals also in shared::cluster.
 #pragma once
 
 #include "emu/ops.h"
@@ -21,7 +21,7 @@ inline void mbarrier_expect_tx(uint32_t bar, uint32_t bytes, emu::Location where
 inline void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes, emu::Location where = emu::Location::current()) {
   emu::mbarrier_arrive(bar, 1, bytes, where);
 }
-// try_wait may block for a while and may fail without reason; test_wait never blocks.
+// try_wait may block for a while and may fail spuriously; test_wait never blocks.
 inline bool mbarrier_try_wait(uint32_t bar, uint32_t parity, emu::Location where = emu::Location::current()) {
   return emu::mbarrier_try_wait(bar, parity, emu::Order::kAcquire, emu::Scope::kCta, where);
 }

@@ -32,7 +32,7 @@ T load_global(const T* p, emu::Location where = emu::Location::current()) {
   emu::load_global(p, &v, sizeof v, false, where);
   return v;
 }
-// Data that nobody writes while the kernel runs.
+// For data that stays unwritten while the kernel runs.
 template <class T>
 T load_global_nc(const T* p, emu::Location where = emu::Location::current()) {
   static_assert(is_memory_type<T>);

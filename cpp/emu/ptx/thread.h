@@ -1,4 +1,4 @@
-// Who a thread is, warp collectives, CTA barriers, programmatic dependent launch, register budget.
+// Indices of a thread, warp collectives, CTA barriers, programmatic dependent launch, register budget.
 #pragma once
 
 #include <bit>
@@ -74,7 +74,7 @@ inline void named_barrier_arrive(uint32_t id, uint32_t threads, emu::Location wh
   emu::named_barrier(id, threads, false, where);
 }
 
-// In a spin loop: goes on when somebody has written a strong value since this thread last read one.
+// In a spin loop: continues once a strong value was written since this thread last read one.
 inline void spin_pause(emu::Location where = emu::Location::current()) { emu::spin_pause(where); }
 
 }  // namespace longcat_ops::ptx

@@ -8,7 +8,7 @@ namespace longcat_ops::ptx {
 
 inline void prefetch_tensormap(const TensorMap*) {}
 
-// Nothing is cached: a policy is but one that was made.
+// No cache is modelled: a policy only has to be one that create_policy_* made.
 inline uint64_t create_policy_evict_first() { return emu::kPolicyEvictFirst; }
 inline uint64_t create_policy_evict_last() { return emu::kPolicyEvictLast; }
 
