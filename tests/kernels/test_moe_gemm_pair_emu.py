@@ -34,8 +34,7 @@ def alone(parts: Sequence[Fp8Pair], rhs: Fp8Pair, mma: str = "exact") -> list[Te
 
 @pytest.mark.parametrize(("policy", "seed"), SCHEDULES, ids=lambda v: str(v))
 def test_every_bucket(policy: str, seed: int) -> None:
-    """Every bucket is within its bound; K wraps around three stages, a pair's third tile has 8 rows, its fourth none.
-    """
+    """Every bucket is within its bound; K wraps around three stages, a pair's third tile has 8 rows, the fourth 0."""
     mma = "hopper" if seed == 3 else "exact"
     sizes = OTHERS if seed == 2 else SIZES
     rhs, wide = one_weight(6, 264, 640)

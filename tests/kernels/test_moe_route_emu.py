@@ -75,8 +75,7 @@ def test_ids_of_short_scores_are_exact() -> None:
 
 @pytest.mark.parametrize("experts", [24, 136, 768, 1000])
 def test_the_bits_of_a_row_do_not_depend_on_layout_batch_or_place(experts: int) -> None:
-    """Same bits with gaps, off 16 bytes, in bf16 (other kernel instances), alone, in other batches, at another place.
-    """
+    """Same bits with gaps, off 16 bytes, in bf16 (other kernel instances), alone, in other batches and places."""
     zero, top_k = experts // 3, 8
     logits, kinds = batch(137, experts, zero, seed=3)
     bias = biases("small", experts)
