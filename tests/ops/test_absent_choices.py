@@ -171,7 +171,7 @@ def routed(tokens: int, **options: object) -> Routing:
 @pytest.mark.parametrize("fp8", ["up down", "dense"])
 @pytest.mark.parametrize("tokens", [5, 20])
 def test_what_the_router_leaves_may_be_written_as_expert_0(tokens: int, fp8: str) -> None:
-    """Zero experts, padding and a bad row: id -1, weight 0 equals id 0, weight 0, as engines write it."""
+    """Zero experts, padding and a bad row, at weight 0, give the same bits with id -1 and, as in engines, with id 0."""
     routing = routed(tokens, num_valid=tokens - 1)
     absent = routing.ids < 0
     assert absent[[2, tokens - 1]].all() and absent[0].any() and not absent.all()

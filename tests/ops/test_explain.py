@@ -68,7 +68,7 @@ def route_launches(tokens, experts):
 
 
 def test_launches_of_moe_route():
-    """One block or a cluster of 8 zeroes counts itself, more blocks need a clear kernel; a token has a warp."""
+    """Up to 1056 tokens one launch zeroes counts itself, above that a launch before it does; every token has a warp."""
     for tokens, blocks, warps in (
         (0, 1, 1),
         (1, 1, 1),

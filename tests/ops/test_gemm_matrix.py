@@ -1,6 +1,5 @@
 """The FP8 GEMMs over shapes, numbers of groups, rows of a group, distributions of rows, values, layouts, hints, dtypes:
-the cases hold every pair of values, and each element is within its own fp64 bound. Then changes that must not alter a
-bit.
+the cases hold every pair of values, each element is within its own fp64 bound. Then what must not change a bit.
 
 Rows of no group are NaN in the operands; in the output they keep the NaN or the sentinel that they hold.
 """

@@ -87,7 +87,7 @@ def test_the_public_function_returns_what_the_bare_op_writes() -> None:
 
 
 def test_outliers() -> None:
-    """1e6 in a row makes h as large as 1e12; the scale of its group of 128 holds it, the rest of the row survives."""
+    """1e6 in a row makes h as large as 1e12; the scale of its group of 128 holds it; the row's rest is not lost."""
     x = torch.randn(9, 384, generator=torch.Generator().manual_seed(2))
     x[0, 5], x[4, 200], x[8, 383] = 1e6, -1e6, 1e6
     rhs = weights(3, 136, 384)
@@ -148,7 +148,7 @@ def test_hints_and_scales_by_columns_do_not_change_a_bit() -> None:
 
 @pytest.mark.parametrize(("width", "k"), [(136, 384), (8, 160), (256, 128)])
 def test_a_row_of_a_small_group_does_not_depend_on_its_neighbours(width: int, k: int) -> None:
-    """A row's values and scales, compared as bytes, stay. Gates are around 1, where the last bit of exp matters."""
+    """Compares a row's values and scales as bytes. Gates are around 1, where the last bit of exp matters."""
 
     def rows_as_bytes(parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
         return [torch.cat([h.view(torch.uint8), sh.view(torch.uint8)], 1) for h, sh in run(parts, rhs)]

@@ -96,7 +96,7 @@ def test_there_is_no_sentinel_score(low):
 
 
 def test_biases_of_a_thousand():
-    """Then p + b keeps only four digits of p, but the weights keep all."""
+    """With biases of 1e3, p + b keeps only four digits of p; the weights keep all."""
     logits, bias = torch.randn(4, 768), torch.full((768,), -1e3)
     bias[[700, 500, 3]] = torch.tensor([1e3, 999.0, 998.0])
     got, p = route(logits, bias, zero=256), softmax(logits)
@@ -113,7 +113,7 @@ def test_equal_logits_give_the_lowest_ids(zero):
 
 
 def test_bf16_logits_tie_at_the_last_place():
-    """A fifth of the tokens do: code that leaves ties to chance routes differently on every rank."""
+    """A fifth of the tokens tie there: code that leaves ties to chance routes differently on every rank."""
     logits = torch.randn(256, 768).bfloat16()
     got = route(logits, zero=0)
     ties = 0
@@ -150,7 +150,7 @@ def test_a_bad_row_is_not_taken_for_identity(bad, where, fp8):
 @pytest.mark.parametrize("tokens", [5, 40])
 @pytest.mark.parametrize("expert", [0, N - 1])
 def test_zero_slots_do_not_reach_an_expert(expert, tokens, fp8):
-    """mlx-lm gave them expert 0's output; an index of -1 selects the last expert. Their weights do not matter."""
+    """mlx-lm gave zero slots expert 0's output; an index of -1 selects the last expert. Slot weights do not matter."""
     logits = torch.randn(tokens, N + Z)
     logits[:, expert] = -torch.inf
     routing = route(logits)
@@ -175,7 +175,7 @@ def test_zero_slots_are_not_sent_to_expert_0():
 
 
 def test_minus_one_does_not_index_the_last_row():
-    """aiter, FluentLLM's placement: -1 indexed the end, as in Python. Neither last token nor last row of y may show."""
+    """aiter and FluentLLM's placement indexed with -1: neither the last token nor the last row of y may show."""
     ids = torch.tensor([[-1, 2], [0, -1], [-1, -1], [1, -1]], dtype=torch.int32)
     plan = moe_plan(ids, 3)
     assert plan.src_of.tolist() == [2, 6, 1, -1, -1, -1, -1, -1]

@@ -97,7 +97,7 @@ def test_equals_a_stable_sort(tokens, num_local, k):
 @pytest.mark.parametrize("tokens", [*TOKENS, 300])
 @pytest.mark.parametrize(("num_local", "k"), [(1, 1), (1, 12), (6, 1), (6, 4), (6, 32), (96, 8), (512, 32)])
 def test_choices_of_weight_0_have_no_row(tokens, num_local, k):
-    """Zeros of both signs have none; NaN, inf, negative and subnormal weights do. 300 x 32 choices exceed one block."""
+    """Weights of +0 and -0 have no row; NaN, inf, negative and subnormal ones do. 300 x 32 choices exceed a block."""
     ids, weights = plan_oracle.weighted(random_ids(tokens, num_local, k))
     expected = sorted_plan(ids, num_local, weights)
     assert as_lists(moe_plan(ids, num_local, weights)) == expected
@@ -134,7 +134,7 @@ def test_other_weights_change_nothing(value):
 
 
 def test_expert_0_at_weight_0_takes_no_row_from_others():
-    """Engines pass zero experts this way, up to K - 1 times per token: only the real choices have rows."""
+    """Engines pass zero experts this way, up to K - 1 times per token; only the real choices have rows."""
     ids = torch.zeros(50, 12, dtype=torch.int32)
     weights = torch.zeros(50, 12)
     weights[:, 11] = 0.5
