@@ -6,8 +6,8 @@
 
 namespace longcat_ops {
 
-// Each SM gets a warp, then more per block. Blocks may wait for the first one, which zeroes counts, if the GPU holds all
-// of them at once: the launch bounds keep room for two per SM. No result depends on the form.
+// Each SM gets a warp, then more per block. Blocks may wait for the first one, which zeroes counts, if the GPU holds
+// all of them at once: the launch bounds keep room for two per SM. No result depends on the form.
 MoeRouteConfig choose_moe_route_config(int64_t tokens, int64_t num_experts) {
   constexpr int64_t kMaxWarps = kRouteMaxThreads / kWarpLanes, kSlotLogits = 8 * kWarpLanes;
   const int64_t spread = std::min(ceil_div(tokens, kRouteWave), kMaxWarps);

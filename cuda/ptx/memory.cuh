@@ -75,9 +75,7 @@ LC_DEVICE T load_global(const T* p) {
 // griddepcontrol.wait, it would read what the previous grid has not written yet.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld-global-nc
 template <class T>
-LC_DEVICE T load_global_nc(const T* p) {
-  LC_PTX_LOAD_BODY("ld.global.nc.L1::no_allocate", "l", detail::global_address(p))
-}
+LC_DEVICE T load_global_nc(const T* p){LC_PTX_LOAD_BODY("ld.global.nc.L1::no_allocate", "l", detail::global_address(p))}
 
 // Brings the line of *p into L2, without a register for it. p must point into memory that is there.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-prefetch-prefetchu

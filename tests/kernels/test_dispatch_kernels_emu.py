@@ -1,5 +1,5 @@
-"""moe_permute_quant, moe_permute and moe_combine in the host emulator, its detectors on: the quantiser's bits at every
-row the plan names and no other byte touched; and the reference's sums, bit for bit, whatever the layout or schedule.
+"""moe_permute_quant, moe_permute and moe_combine in the host emulator with its detectors on: every planned row has the
+quantiser's bits and no other byte changes; sums have the reference's bits in every layout and schedule.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def permute(x: Tensor, plan: Plan, gap: int = 0, offset: int = 0) -> Tensor:
 
 
 def test_a_call_is_a_value() -> None:
-    """Its struct may be kept and used again, over what its memory holds then; one of another size is refused."""
+    """A call's struct can be kept and reused, over what its memory then holds; one of another size is refused."""
     x, plan = hostile_input(7, 64, torch.bfloat16), choices(7, 4)
     out, emulator = apart(len(plan.src_of), 64, x.dtype), emulated.load()
     kept = ctypes.create_string_buffer(bytes(PermuteArgs.of(x, plan.row_of, plan.src_of, out)))
@@ -136,7 +136,7 @@ def test_the_same_bits_on_50_runs() -> None:
 
 
 def test_bits_of_a_token_do_not_depend_on_its_batch() -> None:
-    """Alone, and as the last of a batch in another order."""
+    """A token has the same bits alone and in a batch in reverse order."""
     y, plan, routing, x, add = combine_case(33, 12, 160, torch.bfloat16, torch.bfloat16)
     q, s = permute_quant(x, plan)
     together = combine(y, plan, routing, x, add)

@@ -1,4 +1,4 @@
-"""LONGCAT_OPS_BACKEND=emu: the tests of the ops that have a CUDA kernel, run by that kernel in the host emulator."""
+"""LONGCAT_OPS_BACKEND=emu: every op with a CUDA kernel passes its own tests on that kernel in the host emulator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITH_KERNEL = sorted(op for op in OPS if emulated.has_kernel(op))
 
 @pytest.fixture(scope="module")
 def outcomes() -> str:
-    """What one pytest says of all ops' own tests; starting one takes as long as the tests of an op."""
+    """The output of one pytest over all ops' own tests; starting a pytest takes as long as the tests of an op."""
     done = run_pytest("--backend", "emu", "-rpsfE", *(f"tests/ops/test_{op}.py" for op in WITH_KERNEL))
     return done.stdout + done.stderr
 

@@ -1,5 +1,5 @@
-"""The FP8 expert chain as one captured stream of real kernels in the host emulator: launches overlap as programmatic
-dependent launch lets them, and the products read offsets and weights before the kernel ahead of them ends.
+"""The FP8 expert chain as one captured stream of real kernels in the host emulator: launches overlap as far as
+programmatic dependent launch allows, and the GEMMs read offsets and weights before the kernel ahead of them ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REAL, ZERO, K, HIDDEN, WIDTH, SCALE = 5, 3, 4, 160, 136, 6.0
 
 
 class Chain(NamedTuple):
-    """Inputs, weights and every tensor in between, at addresses that stay."""
+    """Inputs, weights and all intermediate tensors, at fixed addresses."""
 
     x: Tensor
     logits: Tensor
@@ -111,12 +111,12 @@ LAUNCHES = (launch_route, launch_plan, launch_permute, launch_gate_up, launch_do
         (7, "lazy", "hopper"),
         (19, "eager", "exact"),
         pytest.param(8192 // K + 1, "eager", "exact", marks=pytest.mark.slow),  # moe_plan takes a cluster
-        pytest.param(16384 // K + 1, "eager", "exact", marks=pytest.mark.slow),  # and three launches
+        pytest.param(16384 // K + 1, "eager", "exact", marks=pytest.mark.slow),  # moe_plan takes three launches
     ],
 )
 def test_replayed_with_other_inputs_it_gives_what_single_launches_give(tokens: int, policy: str, mma: str) -> None:
-    """Captured once; then x, logits and num_valid change in place, and nothing is read on the host until the end. The
-    values are those of fp64, each within its bound."""
+    """A captured chain, replayed after x, logits and num_valid changed in place, has the bits of single launches and is
+    within its fp64 bound; the host reads nothing until the end."""
     emulated.configure(3, policy, mma=mma, sms=2)
     chain = make_chain(tokens)
     with emulated.capture() as replay:
@@ -139,7 +139,7 @@ def test_replayed_with_other_inputs_it_gives_what_single_launches_give(tokens: i
 
 
 def test_offsets_are_not_ready_behind_the_plan_alone() -> None:
-    """counts_ready is false where moe_plan is the kernel right ahead; moe_permute_quant in between makes it true."""
+    """counts_ready must be false right behind moe_plan; moe_permute_quant in between allows true."""
     chain = make_chain(7)
     change_inputs(chain, 1, 7)
     for launch in LAUNCHES:
@@ -164,7 +164,7 @@ EARLY = Mutation(
 
 
 def test_a_permute_that_triggers_before_it_waits_makes_counts_ready_wrong(tmp_path: Path) -> None:
-    """By itself such a kernel is right, so only the chain can tell: single launches pass."""
+    """Such a kernel is right by itself, so single launches pass and only the chain shows the bug."""
     chain = make_chain(7)
     change_inputs(chain, 1, 7)
     with planted(EARLY, tmp_path, whole=True):
@@ -187,7 +187,7 @@ PRODUCT_EARLY = Mutation(
 
 @pytest.mark.slow
 def test_when_the_first_product_triggers_does_not_matter(tmp_path: Path) -> None:
-    """The second one may start before the first has waited, but not before it has started."""
+    """The second GEMM may start before the first has waited, but not before the first has started."""
     chain = make_chain(7)
     change_inputs(chain, 1, 7)
     with planted(PRODUCT_EARLY, tmp_path, whole=True):

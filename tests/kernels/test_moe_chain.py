@@ -1,5 +1,5 @@
-"""moe_route, moe_plan, moe_permute_quant and moe_combine in a row, around experts that return what they are given, in
-the host emulator against fp64.
+"""moe_route, moe_plan, moe_permute_quant and moe_combine in a row, around identity experts, in the host emulator
+against fp64.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def emulated_chain(x: Tensor, logits: Tensor, bias: Tensor, num_valid: Tensor) -
 
 
 def expected_terms(x: Tensor, logits: Tensor, bias: Tensor) -> np.ndarray:
-    """fp64 [K, T, H]: what each choice brings."""
+    """fp64 [K, T, H]: the term that each choice adds."""
     p = logits.double().softmax(-1).numpy()
     biased = p + bias.double().numpy()
     order = np.argsort(-biased, axis=1, kind="stable")
     ranked = np.take_along_axis(biased, order, 1)
-    assert (ranked[:, K - 1] - ranked[:, K] > 1e-6).all()  # or float32 could choose another expert
+    assert (ranked[:, K - 1] - ranked[:, K] > 1e-6).all()  # else float32 could choose another expert
     codes, s = quantise(x, 1, 128)
     image = decode(codes) * np.repeat(s.astype(np.float64), 128, axis=1)[:, : x.shape[1]]
     image = torch.from_numpy(image).float().bfloat16().double().numpy()

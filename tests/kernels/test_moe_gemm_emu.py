@@ -1,6 +1,6 @@
-"""The grouped FP8 GEMM kernel in the host emulator, its detectors on: every bucket of tokens, ragged ends, rings that
-wrap, several tiles a block, all layouts; values against fp64, bits against each other. The ops' own tests run on the
-kernel too (test_emu_backend.py).
+"""The grouped FP8 GEMM kernel in the host emulator with its detectors on: every bucket of tokens, ragged ends, rings
+that wrap, several tiles per block, all layouts; values against fp64, bits against each other. The ops' own tests run on
+the kernel too (test_emu_backend.py).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SIZES = (0, 1, 7, 8, 9, 16, 17, 24, 25, 32, 33, 48, 49, 64, 65, 96, 97, 128, 129
 
 @pytest.mark.parametrize(("policy", "seed"), SCHEDULES, ids=lambda v: str(v))
 def test_every_bucket(policy: str, seed: int) -> None:
-    """Five blocks of K go round three stages; 1 to 3 blocks of threads share the tiles; one of two weight tiles is 8
-    rows high. Both ways of adding up."""
+    """Every bucket is within its fp64 bound: five blocks of K wrap around three stages, 1 to 3 thread blocks share the
+    tiles, one of two weight tiles has 8 rows, in both accumulation modes."""
     mma = "hopper" if seed == 3 else "exact"
     emulated.configure(seed, policy, mma=mma, sms=seed)
     rhs, wide = one_weight(len(SIZES), 136 if policy == "random" else 72, 640)
@@ -48,7 +48,7 @@ def test_every_bucket(policy: str, seed: int) -> None:
 
 @pytest.mark.parametrize("mma", ["exact", "hopper"])
 def test_a_row_has_the_same_bits_in_every_bucket(mma: str) -> None:
-    """The first rows of every group are the same rows: what they meet in a tile must not matter."""
+    """All groups start with the same rows, whose bits must not depend on the other rows of a tile."""
     emulated.configure(mma=mma)
     rhs, _ = one_weight(len(SIZES), 72, 384)
     (pool,) = activations((max(SIZES),), 384)
@@ -60,7 +60,7 @@ def test_a_row_has_the_same_bits_in_every_bucket(mma: str) -> None:
 
 @pytest.mark.parametrize("hint", [0, 1, 32, 33, 65, 129, 10**12])
 def test_hints_choose_a_kernel_but_no_bit(hint: int) -> None:
-    """Hints below the truth too: a group then takes several tiles."""
+    """No hint changes a bit, not even one below the true row count, with which a group takes several tiles."""
     sizes = (0, 5, 130, 33)
     rhs, _ = weights(4, 72, 256)
     parts = activations(sizes, 256)
@@ -94,8 +94,8 @@ def test_the_order_of_experts_and_the_number_of_blocks_do_not_matter() -> None:
 
 @pytest.mark.parametrize("policy", emulated.POLICIES)
 def test_low_tiles_have_the_same_bits(policy: str) -> None:
-    """Tiles of 64 weight rows, which few tiles for many blocks have: every bucket up to 64, one of two tiles 8 rows
-    high; then three tiles of a weight for blocks that take several in turn."""
+    """Tiles of 64 weight rows, chosen when tiles are few for many blocks, change no bit: every bucket up to 64, one of
+    two tiles 8 rows high; then three tiles per weight, with blocks that take several in turn."""
     emulated.configure(2, policy, sms=1)
     rhs, _ = one_weight(len(SIZES), 72, 384)
     parts = activations(SIZES, 384)
@@ -111,7 +111,7 @@ def test_low_tiles_have_the_same_bits(policy: str) -> None:
 
 @pytest.mark.parametrize("active", [[], [0], [699], [0, 31, 32, 255, 256, 257, 511, 698]], ids=str)
 def test_many_groups_of_which_few_have_rows(active: list[int]) -> None:
-    """More groups than one batch of the scheduler's loads."""
+    """The scheduler finds the rows among more groups than one batch of its loads."""
     sizes = [0] * 700
     for i, g in enumerate(active):
         sizes[g] = 1 + 7 * i
@@ -123,7 +123,7 @@ def test_many_groups_of_which_few_have_rows(active: list[int]) -> None:
 
 @pytest.mark.parametrize("rows", [31, 32, 33, 256, 300])
 def test_rows_of_groups_in_any_order(rows: int) -> None:
-    """Indices change with every row, or never; at, below and past the scheduler's batches of 32 and 256."""
+    """Rows find their groups whether indices change with every row or never, around batches of 32 and 256 rows."""
     (b, sb), _ = weights(3, 8, 128)
     (part,) = activations((rows,), 128)
     a, sa = part
@@ -140,7 +140,7 @@ def test_512_experts_need_64_bit_offsets() -> None:
 
 
 def test_large_activations_of_one_group_do_not_reach_another() -> None:
-    """A tile loads rows of the next group as columns that it does not store: NaN and infinite scales there."""
+    """NaN and infinite scales in the next group's rows, which a tile loads but does not store, change nothing."""
     (b, sb), wide = weights(2, 72, 384)
     parts = [select(part, range(len(part[0]))) for part in activations((3, 6), 384)]
     expected = offset(parts, (b, sb))
@@ -155,8 +155,8 @@ def test_large_activations_of_one_group_do_not_reach_another() -> None:
 @pytest.mark.parametrize("mma", ["exact", "hopper"])
 @pytest.mark.parametrize("values", WEIGHTS)
 def test_values_at_the_edges(values: str, mma: str) -> None:
-    """Each kind of activations in a group of its own. Tensor cores cut equal terms all in one direction, and small ones
-    beside a peak almost away."""
+    """Each kind of activations, in its own group, is within its bound; tensor cores truncate equal terms all in one
+    direction, and small ones beside a peak almost to zero."""
     emulated.configure(mma=mma)
     b, sb = operand(values, 72, 384, per_block_quant_fp8)
     parts = [operand(kind, 9, 384, per_token_group_quant_fp8) for kind in VALUES]

@@ -1,6 +1,6 @@
-"""Pairs of blocks of the grouped FP8 GEMM kernel, which share their tokens by multicast, in the host emulator, its
-detectors on: every bucket, odd numbers of weight tiles, rings that wrap, several tiles a block; values against fp64,
-bits against one block alone. Then planted bugs.
+"""Block pairs of the grouped FP8 GEMM kernel, which share their tokens by multicast, in the host emulator with its
+detectors on: every bucket, odd numbers of weight tiles, rings that wrap, several tiles per block; values against fp64,
+bits against a single block. Then planted bugs.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ OTHERS = (33, 1, 49, 129, 0, 65)  # 48, 8, 64, 192, 96
 
 
 def alone(parts: Sequence[Fp8Pair], rhs: Fp8Pair, mma: str = "exact") -> list[Tensor]:
-    """What a single block makes of it."""
+    """The result of a single block."""
     emulated.configure(mma=mma, sms=1)
     return offset(parts, rhs, hint=HINT)
 
 
 @pytest.mark.parametrize(("policy", "seed"), SCHEDULES, ids=lambda v: str(v))
 def test_every_bucket(policy: str, seed: int) -> None:
-    """Five blocks of K go round three stages; the third weight tile of a group has 8 rows, its neighbour none."""
+    """Every bucket is within its bound; K wraps around three stages, a pair's third tile has 8 rows, the fourth 0."""
     mma = "hopper" if seed == 3 else "exact"
     sizes = OTHERS if seed == 2 else SIZES
     rhs, wide = one_weight(6, 264, 640)
@@ -48,7 +48,7 @@ def test_every_bucket(policy: str, seed: int) -> None:
 
 @pytest.mark.parametrize("sms", [2, 5, 6])
 def test_the_number_of_blocks_and_a_hint_do_not_matter(sms: int) -> None:
-    """One to three pairs, and a block left over; groups that take several tiles."""
+    """One to three pairs, with or without a block left over, give the bits of one block; groups take several tiles."""
     rhs, _ = weights(2, 512, 256)
     parts = activations((70, 300), 256)
     expected = bits(alone(parts, rhs))
@@ -99,8 +99,8 @@ MUTATIONS = [
 
 
 def check() -> None:
-    """Halves that are alike and not, one of nothing; an empty tile; more tiles than pairs. With few rows there would
-    be no pairs."""
+    """Equal and unequal halves, an empty half, an empty tile, more tiles than pairs. With few rows there would be no
+    pairs."""
     rhs, wide = weights(2, 264, 640)
     parts = activations((9, 57), 640)
     assert_near(offset(parts, rhs, hint=HINT), parts, wide, "exact")

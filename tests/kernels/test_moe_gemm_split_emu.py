@@ -1,5 +1,5 @@
-"""Split-K of the FP8 GEMM kernel in the host emulator, its detectors on. Oracle of the bits: the kernel without a split
-on each piece of K, float32 sums added in order. Oracle of the values: fp64.
+"""Split-K of the FP8 GEMM kernel in the host emulator with its detectors on. Bits must equal the unsplit kernel's on
+each piece of K, its float32 sums added in order; values are checked against fp64.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from support.gemm_calls import assert_near
 from support.grouped import SENTINEL, Fp8Pair, activations, select, weights
 from support.split_gemm_calls import SPLITS, expected, offset
 
-BLOCKS = (1, 2, 3, 5, 16)  # of K: fewer than pieces, no multiple of them, several rounds of a ring of three stages
+BLOCKS = (1, 2, 3, 5, 16)  # of K: fewer than the pieces, no multiple of them, several rounds of a three-stage ring
 SIZES = (0, 9, 1, 0, 33)  # a group of 33 rows has two tiles
 
 
@@ -32,7 +32,7 @@ SCHEDULES = list(itertools.product(emulated.POLICIES, (1, 2, 3)))
 
 
 def check_pieces(split_k: int, policy: str, seed: int, n: int, counts: Sequence[int]) -> None:
-    """One to three clusters take several tiles of 128 weight rows; the last block of K may be short. bf16 leaves as
+    """One to three clusters take several tiles of 128 weight rows; the last block of K may be short. bf16 is stored in
     bulk copies, float32 element by element."""
     mma = "hopper" if seed == 3 else "exact"
     for blocks in counts:
@@ -63,8 +63,8 @@ def test_pieces_of_two_weight_tiles_are_added_in_order(split_k: int, policy: str
 @pytest.mark.parametrize("policy", emulated.POLICIES)
 @pytest.mark.parametrize("split_k", SPLITS)
 def test_low_tiles(split_k: int, policy: str) -> None:
-    """64 weight rows where there are clusters enough; one expert has more rows than its hint says, so that they take
-    several tiles."""
+    """Tiles of 64 weight rows, chosen when there are clusters enough, change no bit; an expert with more rows than its
+    hint says takes several tiles."""
     sizes, n, k = (0, 70), 136, 640
     sums = expected(sizes, n, k, split_k, "exact")
     rhs, _ = weights(2, n, k)
@@ -75,7 +75,7 @@ def test_low_tiles(split_k: int, policy: str) -> None:
 
 @pytest.mark.parametrize("split_k", SPLITS)
 def test_rows_that_warps_copy(split_k: int) -> None:
-    """K is no multiple of 16, so no tensor map describes the rows."""
+    """No tensor map describes rows whose K is no multiple of 16; warps copy them, with the same bits."""
     sizes, n, k = (9, 0, 33), 72, 136 + 256
     sums = expected(sizes, n, k, split_k, "exact")
     rhs, wide = weights(3, n, k)
@@ -89,7 +89,7 @@ def test_rows_that_warps_copy(split_k: int) -> None:
 
 @pytest.mark.parametrize("split_k", SPLITS)
 def test_a_row_has_the_same_bits_in_any_company(split_k: int) -> None:
-    """In tiles of every size, in any number of blocks, for any hint and order of experts, in both ops."""
+    """A row's bits depend on none of tile size, number of blocks, hint, order of experts and op."""
     n, k, sizes = 72, 384, (1, 8, 9, 17, 33)
     (b, sb), _ = weights(1, n, k)
     (pool,) = activations((33,), k)

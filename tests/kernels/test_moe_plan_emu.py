@@ -1,4 +1,4 @@
-"""The kernels of moe_plan in the host emulator, their detectors on, against torch's stable sort, exactly. The op's own
+"""The kernels of moe_plan in the host emulator, with its detectors on, equal torch's stable sort exactly. The op's own
 tests run on them too (tests/kernels/test_emu_backend.py).
 """
 
@@ -20,9 +20,9 @@ from support.plan_calls import (
 )
 from support.plan_oracle import GROUPS, TOKENS, TOP_K, experts, sorted_plan
 
-# (tokens, groups, top_k): a block of one warp, of few and of many with one step each; experts above and below a block's
-# choices. Above 8192 choices a cluster of two blocks, above 16384 (in the emulator) several launches: the last block
-# full, cut in a warp, without a choice in most of its warps.
+# (tokens, groups, top_k): a block of one, few and many warps with one step each; more and fewer experts than a block's
+# choices. Above 8192 choices a cluster of two blocks, above 16384 (in the emulator) several launches, whose last block
+# is full, ends inside a warp, or has most warps without a choice.
 CASES = [(0, 8, 4), (1, 24, 12), (2, 1000, 32), (7, 8, 12), (33, 3, 1), (96, 24, 8), (192, 48, 12)]
 SEVERAL = [(257, 40, 32), (320, 9, 32), (512, 24, 32), (513, 24, 32), (545, 9, 32)]
 
@@ -46,7 +46,7 @@ def test_several_blocks_equal_a_stable_sort(case: tuple[int, ...], policy: str) 
 @pytest.mark.parametrize("policy", emulated.POLICIES)
 @pytest.mark.parametrize("case", [*CASES, *SEVERAL], ids=str)
 def test_choices_of_weight_0_have_no_row(case: tuple[int, ...], policy: str) -> None:
-    """In one block and in several; weights of every kind."""
+    """Choices of weight 0, among weights of every kind, have no row, in one block and in several."""
     emulated.configure(seed=3, policy=policy)
     check_weighted(*case, seed=3)
 
@@ -74,7 +74,7 @@ def test_prefill_equals_a_stable_sort(tokens: int, groups: int) -> None:
 
 
 def test_ids_that_no_expert_has() -> None:
-    """Negative, at and past the number of experts, to both ends of 32 bits; alone and in several blocks."""
+    """Ids below 0 or from the number of experts on, to both ends of int32, have no row, in one block and in several."""
     values = torch.tensor([-(2**31), -2, -1, 0, 4, 5, 6, 1024, 65536, 2**31 - 1], dtype=torch.int32)
     for tokens in (5, 1700, 3300):
         ids = values[torch.arange(tokens * 5).view(tokens, 5) * 3 % 10].contiguous()
@@ -101,7 +101,7 @@ def test_the_same_bits_on_50_runs() -> None:
 
 
 def test_the_order_of_the_first_tokens_stays_in_larger_batches() -> None:
-    """One block, then several."""
+    """The first tokens keep their order when a batch grows from one block to several."""
     ids = experts(300, 24, 32)
     whole, part = plan(ids, 24), plan(ids[:100].contiguous(), 24)
     first = whole.src_of[(whole.src_of >= 0) & (whole.src_of < 3200)]

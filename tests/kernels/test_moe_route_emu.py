@@ -1,5 +1,5 @@
-"""The kernel of moe_route in the host emulator, its detectors on, against fp64 over sizes and kinds of rows. The op's
-own tests run on it too (tests/kernels/test_emu_backend.py).
+"""The kernel of moe_route in the host emulator, with its detectors on, against fp64 over sizes and kinds of rows. The
+op's own tests run on it too (tests/kernels/test_emu_backend.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from support.emulated_kernels import copied
 from support.route_calls import SCALE, check, route
 from support.route_oracle import BAD, EXPERTS, TOKENS, TOP_K, assert_routed, batch, biases
 
-# (tokens, experts, zero experts, top_k): every number of chunks per lane, whole and cut; one block, several of one
-# warp (9 tokens) and of more (31, 33), and so many that counts are zeroed by a launch (133).
+# (tokens, experts, zero experts, top_k): every number of chunks per lane, whole and partial; one block, several of one
+# warp (9 tokens) and of more (31, 33), and so many that a launch zeroes the counts (133).
 CASES = [(1, 768, 256, 12), (7, 8, 2, 8), (8, 24, 8, 4), (9, 48, 0, 12), (2, 384, 128, 8), (31, 96, 32, 32),
          (9, 1000, 300, 12), (33, 13, 13, 5), (2, 1024, 24, 32), (133, 40, 8, 4)]  # fmt: skip
 MANY = [(192, 768, 256, 12), (1000, 24, 8, 4)]
@@ -46,7 +46,7 @@ def test_all_sizes_against_fp64(experts: int) -> None:
 
 @pytest.mark.parametrize("num_valid", [-1, 0, 1, 8, 20, 21, 99])
 def test_rows_from_num_valid_on(num_valid: int) -> None:
-    """The count is read on the device. `errors` keeps what it held."""
+    """The kernel drops rows from num_valid on, which it reads on the device; `errors` adds to its old value."""
     logits, _ = batch(21, 96, 32)
     bias = biases("small", 96)
     got = route(logits, bias, 8, 32, num_valid, errors=5)
@@ -54,7 +54,7 @@ def test_rows_from_num_valid_on(num_valid: int) -> None:
 
 
 def test_equal_logits_go_to_the_lowest_ids() -> None:
-    """With and without zero experts among them; ties across lanes, chunks and slots."""
+    """Ties across lanes, chunks and slots go to the lowest ids, with and without zero experts among them."""
     for experts, zero, top_k in ((8, 0, 8), (768, 0, 12), (1000, 996, 12), (1024, 0, 32)):
         got = route(torch.full((3, experts), -2.5), torch.zeros(experts), top_k, zero)
         assert got.ids.tolist() == [[i if i < experts - zero else -1 for i in range(top_k)]] * 3
@@ -64,7 +64,7 @@ def test_equal_logits_go_to_the_lowest_ids() -> None:
 
 
 def test_ids_of_short_scores_are_exact() -> None:
-    """Logits on a grid: scores differ by more than float32 loses or not at all, so a stable sort in fp64 is the law."""
+    """On a grid of logits, scores are equal or differ by more than float32 loses: ids equal a stable fp64 sort."""
     for experts, top_k in ((24, 12), (768, 32), (1000, 12)):
         g = torch.Generator().manual_seed(experts)
         logits = torch.randint(-6, 7, (9, experts), generator=g) / 2
@@ -75,7 +75,7 @@ def test_ids_of_short_scores_are_exact() -> None:
 
 @pytest.mark.parametrize("experts", [24, 136, 768, 1000])
 def test_the_bits_of_a_row_do_not_depend_on_layout_batch_or_place(experts: int) -> None:
-    """Rows apart, off 16 bytes, in bf16, as another instance takes them; alone, in other batches, at another place."""
+    """Same bits with gaps, off 16 bytes, in bf16 (other kernel instances), alone, in other batches and places."""
     zero, top_k = experts // 3, 8
     logits, kinds = batch(137, experts, zero, seed=3)
     bias = biases("small", experts)

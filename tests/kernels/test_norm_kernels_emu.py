@@ -1,6 +1,6 @@
-"""rms_norm_quant_fp8 in the host emulator: y within the bound of its own test, q and s the reference's of that y. And
-what holds of all quantisation kernels: bits that no schedule, neighbour or alignment changes, and accesses outside the
-arguments that are reported.
+"""rms_norm_quant_fp8 in the host emulator: y is within the bound of the op's own test, q and s are the reference's for
+that y. For all quantisation kernels: schedule, neighbours and alignment change no bit, and accesses outside the
+arguments are reported.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def norm(x: torch.Tensor, residual: torch.Tensor | None, layout: tuple[int, ...]
 
 
 def _check_special(x: torch.Tensor, residual: torch.Tensor | None) -> None:
-    """As norm(), where the row is finite; elsewhere y is NaN where x is not finite or the row has a NaN, else zero.
-    All against float64 too: s within 4 ulp, and half a step of y's format that y is rounded to before; q within a step.
+    """Checks finite rows as norm() does; elsewhere y is NaN where x is not finite or the row has a NaN, else zero. All
+    against float64 too: s within 4 ulp plus half a step of y's format, to which y is rounded first; q within a step.
     """
     rows, columns = x.shape
     weight = torch.rand(columns, generator=torch.Generator().manual_seed(1)) + 0.5
@@ -88,7 +88,7 @@ def test_rms_norm_quant(rows: int, columns: int, dtype: torch.dtype) -> None:
             _check_special(x, torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(dtype))
 
 
-# One, two, three, four and more chunks per thread; the last two are read twice.
+# One, two, three, four and more chunks per thread; rows of the last two widths are read twice.
 WIDTHS = [8, 128, 160, 576, 2056, 4096, 6144, 8192, 16384, 16392, 20000]
 
 
@@ -137,7 +137,7 @@ def test_bits_do_not_depend_on_the_schedule() -> None:
 
 
 def test_bits_of_a_row_do_not_depend_on_its_neighbours_or_alignment() -> None:
-    """Enough rows that a thread takes several of them, against one row at a time; and against unaligned rows."""
+    """A row has the same bits among enough rows that a thread takes several, alone, and unaligned."""
     x = torch.randn(40, 1152, generator=torch.Generator().manual_seed(0)).bfloat16()
 
     def each(x: torch.Tensor) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
-"""The CUDA kernels of the quantisation ops in the host emulator, its detectors on.
+"""The CUDA kernels of the quantisation ops in the host emulator with its detectors on.
 
-The pure quantisers must have the reference's bits. silu_and_mul_quant_fp8 is within 4 ulp of the scale and one step of
-e4m3 of fp64.
+The pure quantisers must have the reference's bits. silu_and_mul_quant_fp8 is within 4 ulp of fp64 in its scales and
+within one step of e4m3 in its codes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_per_token_group_quant_layouts(rows: int, columns: int, layout: tuple[in
 
 @pytest.mark.parametrize("group_size", [8, 24, 64, 136, 1024, 1400, 2808, 6144])
 def test_per_token_group_quant_group_sizes(group_size: int) -> None:
-    """Above 128 columns a warp takes a group, above 1024 it reads the end of it twice."""
+    """The sizes cover all paths: above 128 columns a warp takes a group, above 1024 it reads the group's end twice."""
     for dtype in DTYPES:
         for layout in (LAYOUTS[0], LAYOUTS[-1]):
             quantise(hostile_input(3, 2808, dtype), group_size, layout, column_major=False)
@@ -74,7 +74,7 @@ def test_every_float16_value() -> None:
 
 
 def test_quotients_at_ties() -> None:
-    """The kernels divide by an FMA step: within 2 ulp of a tie between two codes x / s must round as IEEE division."""
+    """The kernels divide by an FMA step, which rounds as IEEE division does within 2 ulp of a tie between two codes."""
     generator = np.random.default_rng(0)
     amax = np.float32(10.0) ** generator.uniform(-5, 38, (96, 1)).astype(np.float32)
     s = np.maximum(amax, np.float32(1e-4)) / np.float32(448)
@@ -130,7 +130,7 @@ def test_per_block_quant_layouts(rows: int, columns: int, dtype: torch.dtype) ->
 
 
 def dequantise(rows: int, columns: int, dtype: torch.dtype, group: int | None, layout: tuple[int, ...]) -> None:
-    """Random codes, NaN among them, with scales of very different size and special ones. No group: 128 x 128 blocks."""
+    """Random codes, some NaN, with special scales and scales of widely varying size. No group: 128 x 128 blocks."""
     gap, offset, q_gap, q_offset = layout
     generator = torch.Generator().manual_seed(rows + columns)
     shape = (rows, -(-columns // group)) if group else (-(-rows // 128), -(-columns // 128))

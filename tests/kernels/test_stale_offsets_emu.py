@@ -1,5 +1,5 @@
-"""counts_ready is the caller's word that offsets may be read early. Where it is false, a row is NaN or right, never a
-number that looks like one: here the kernel's early look at the offsets sees others than there are.
+"""counts_ready is the caller's promise that offsets may be read early. If it is false, a row is NaN or right, never a
+plausible wrong number: here the kernel's early read sees other offsets than the true ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from support.kernel_mutations import ROOT, Mutation, assert_caught, planted, run
 SIZES = (9, 0, 40, 33)
 SCHEDULER = "gemm/scheduler.cuh"
 EARLY = "const uint32_t digest = walk_groups(p.rows, emit);"
-# Rows of other groups; the third one's rows have not come, so that none of its tiles is made.
+# Rows of other groups; the third group has no rows yet, so the early read makes none of its tiles.
 SEEN = "[&](uint32_t g, uint32_t r, uint32_t n) { if (g != 2) emit(g, r / 2, n); }"
 STALE = f"const uint32_t digest = walk_groups(p.rows, {SEEN}) ^ 1;"
 AGAIN = "if (ptx::any(digest != walk_groups"
@@ -26,7 +26,7 @@ CHECK = "if (tile.row < start ||"
 
 
 def stale(name: str, *more: tuple[str, str]) -> Mutation:
-    """The stale look, and what else is wrong."""
+    """The stale early read, plus further bugs."""
     text = (ROOT / "cuda" / SCHEDULER).read_text()
     new = text
     for before, after in ((EARLY, STALE), *more):
@@ -56,7 +56,7 @@ def product() -> tuple[Tensor, Tensor, tuple[list, Tensor]]:
 def check() -> None:
     out, starts, (parts, wide) = product()
     missing = out.isnan().any(1)
-    assert missing[starts[2] : starts[3]].all()  # its tiles came late
+    assert missing[starts[2] : starts[3]].all()  # the early read made none of its tiles
     for g, part in enumerate(parts):
         rows = out[starts[g] : starts[g + 1]]
         right = ~rows.isnan().any(1)
@@ -65,7 +65,7 @@ def check() -> None:
 
 def test_a_stale_look_at_the_offsets_leaves_nan(library: None, tmp_path: Path) -> None:
     with planted(stale("stale_offsets"), tmp_path):
-        run_in_every_policy(check, detectors=False)  # tiles of both looks overlap
+        run_in_every_policy(check, detectors=False)  # tiles of both reads overlap
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

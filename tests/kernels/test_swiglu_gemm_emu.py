@@ -1,6 +1,6 @@
-"""The GEMM of gate_up with SwiGLU and quantisation in the host emulator, its detectors on: every bucket of tokens,
-ragged ends, rings that wrap, several tiles a block; values against fp64, bits against the unfused kernels. The op's own
-tests run on the kernel too (test_emu_backend.py).
+"""The GEMM of gate_up with SwiGLU and quantisation in the host emulator with its detectors on: every bucket of tokens,
+ragged ends, rings that wrap, several tiles per block; values against fp64, bits against the unfused kernels. The op's
+own tests run on the kernel too (test_emu_backend.py).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ FULL = (8, 16, 24, 32, 48, 64, 96, 128)
 
 
 def assert_near(outs: Sequence[Fp8Pair], parts: Sequence[Fp8Pair], rhs: Fp8Pair, mma: str = "exact") -> None:
-    """Every scale and code within the bound of its own terms."""
+    """Every scale and code is within the bound of its own terms."""
     for out, oracle in zip(outs, expected(parts, rhs, mma == "hopper"), strict=True):
         assert_quantised(*out, *oracle)
 
 
 @pytest.mark.parametrize(("policy", "seed"), list(itertools.product(emulated.POLICIES, (1, 2, 3))))
 def test_every_bucket(policy: str, seed: int) -> None:
-    """Blocks of K go round three stages; 1 to 3 blocks of threads share the tiles. Both ways of adding up, both
-    instances: the small one takes larger groups in tiles of 32 tokens."""
+    """Blocks of K wrap around three stages, and 1 to 3 thread blocks share the tiles, in both accumulation modes and
+    both kernel instances: the small one takes larger groups in tiles of 32 tokens."""
     mma, sizes = ("hopper", FULL) if seed == 3 else ("exact", RAGGED)
     emulated.configure(seed, policy, mma=mma, sms=seed)
     rhs = weights(len(sizes), 72, 384)
@@ -113,7 +113,7 @@ def test_many_groups_of_which_few_have_rows(active: list[int]) -> None:
 
 
 def test_512_experts_need_64_bit_offsets() -> None:
-    """Weights and scales as far apart as weights of a gate_up projection are; rows for three of the groups."""
+    """Weights and scales lie as far apart as the weights of a gate_up projection; three of the groups have rows."""
     stride = 4096 * 6144
     rhs = weights(1, 24, 256)
     codes, s = far_apart(rhs[0][0].view(torch.uint8), stride), far_apart(rhs[1][0], stride)
@@ -125,7 +125,7 @@ def test_512_experts_need_64_bit_offsets() -> None:
 
 
 def test_rows_of_the_next_group_do_not_matter() -> None:
-    """A tile loads them as columns that it does not store: NaN and infinite scales there."""
+    """A tile loads the next group's rows but does not store them: NaN and infinite scales there change nothing."""
     rhs = weights(2, 72, 384)
     parts = [select(part, range(len(part[0]))) for part in activations((3, 6), 384)]
     before = fused(parts, rhs)

@@ -1,4 +1,4 @@
-"""Every planted bug of the suite, also those of the long tier, still has its files and its text, once."""
+"""Every planted bug of the suite, including the long tier's, still finds its files, and its text exactly once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _mutations(value: Any) -> Iterator[Mutation]:
 
 
 def _planted(path: Path) -> list[Mutation]:
-    """Those that the file holds in its lists, by name and launcher."""
+    """The bugs in the lists of the file, each once."""
     spec = importlib.util.spec_from_file_location(f"planted_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -39,7 +39,7 @@ def test_every_text_is_there_once(path: Path) -> None:
 
 
 def test_all_of_them_are_found() -> None:
-    """Nothing hides in a form that is not looked into: a new bug is counted here, too."""
+    """No bug hides in a form that the search misses: a new bug must be counted here, too."""
     assert sum(len(_planted(path)) for path in FILES) == 194
 
 

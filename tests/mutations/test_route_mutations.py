@@ -109,7 +109,7 @@ MUTATIONS = [
 
 
 def check_route() -> None:
-    """Every kind of row, alone, in a cluster and in several blocks, whole and cut rows, padding, ties."""
+    """Every kind of row, one block and several, with and without a clear launch, partial rows, padding, ties."""
     for tokens, experts, zero, top_k, bias_kind, valid in (
         (8, 320, 100, 8, "small", None),
         (29, 40, 16, 20, "two_levels", 20),

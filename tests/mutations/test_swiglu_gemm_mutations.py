@@ -1,5 +1,5 @@
-"""Planted bugs in the GEMM with SwiGLU: each is caught in every policy of the emulator's scheduler. Those of what it
-shares with the other GEMMs are in test_moe_gemm_mutations.py.
+"""Planted bugs in the GEMM with SwiGLU: each is caught in every policy of the emulator's scheduler. Bugs in the code
+that it shares with the other GEMMs are in test_moe_gemm_mutations.py.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MUTATIONS = [
 
 @functools.cache
 def cases() -> list[tuple[list[Fp8Pair], Fp8Pair, dict[str, Any], list[bytes]]]:
-    """Both instances of the kernel and the one that copies rows, h in bulk and in chunks; what the unfused ones say."""
+    """Both kernel instances and the one that copies rows, h in bulk and in chunks; with the unfused kernels' bits."""
     made = []
     for width, k, sizes, options in (
         (160, 384, (9, 40, 33), {}),
@@ -89,5 +89,5 @@ def test_without_a_bug_nothing_is_caught() -> None:
 
 @pytest.mark.parametrize("mutation", in_tiers(MUTATIONS), ids=lambda mutation: mutation.name)
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
-    cases()  # by the library without bugs
+    cases()  # filled by the library without bugs
     assert_caught(mutation, tmp_path, check)

@@ -1,5 +1,5 @@
-"""One rule for every op that takes ids or weights of choices: one of id -1 or of weight 0 is not sent, not computed and
-not counted. So all ways to write that a choice is absent have the same results, bit for bit.
+"""One rule for every op that takes ids or weights of choices: a choice of id -1 or of weight 0 is not sent, not
+computed and not counted. So all ways to write an absent choice have the same results, bit for bit.
 
 tests/kernels/test_emu_backend.py runs this file on the emulated kernels.
 """
@@ -21,14 +21,14 @@ from longcat_ops.testing.op_results import bits
 from support.fused_moe_cases import BF16, F32, fp8_weights, make
 
 EXPERTS, HIDDEN, WIDTH = 6, 128, 64
-POISONED = EXPERTS - 1  # absent choices name it, others never: whoever runs it on a token gets NaN
+POISONED = EXPERTS - 1  # only absent choices name it; running it on a token gives NaN
 BACKENDS = [longcat_ops, reference]
 SIZES = [(0, 4), (1, 1), (1, 4), (8, 5), (9, 4), (33, 3)]  # (tokens, top_k); dense products change above 8 tokens
 SEEDS = [0] if os.environ.get("LONGCAT_OPS_BACKEND") == "emu" else [0, 1, 2]
 
 
 class Choices(NamedTuple):
-    """A random routing: which choices are there, and their experts and weights; at the others those mean nothing."""
+    """A random routing: which choices are present, their experts and weights. Entries of absent choices are unused."""
 
     present: Tensor
     ids: Tensor
@@ -42,7 +42,7 @@ class Choices(NamedTuple):
 
 
 def choices(tokens: int, top_k: int, seed: int) -> Choices:
-    """Token 0 has all of its choices, token 1 none, the others some. Weights of both signs, one of them subnormal."""
+    """Token 0 has all of its choices, token 1 none, the others some. Weights have both signs; one is subnormal."""
     g = torch.Generator().manual_seed(1000 * seed + 10 * tokens + top_k)
     present = torch.rand(tokens, top_k, generator=g) < 0.6
     present[:1], present[1:2] = True, False
@@ -53,7 +53,7 @@ def choices(tokens: int, top_k: int, seed: int) -> Choices:
 
 
 def forms(c: Choices) -> Iterator[tuple[str, Routing]]:
-    """Ways to write the same routing. The first is what `moe_route` leaves."""
+    """Ways to write the same routing. The first is what `moe_route` writes."""
     minus_one, zero = torch.full_like(c.ids, -1), torch.zeros_like(c.weights)
     yield "id -1, weight 0", c.routing(minus_one, zero)
     yield "id -1, weight -0", c.routing(minus_one, -zero)
@@ -80,7 +80,7 @@ def c(request: pytest.FixtureRequest) -> Choices:
 
 
 def test_the_plan_has_a_row_for_every_choice_that_is_there(ops: ModuleType, c: Choices) -> None:
-    """Offsets are those of counting by hand."""
+    """Offsets equal a count by hand, and exactly the present choices have rows."""
     counts = [int((c.ids[c.present] == expert).sum()) for expert in range(EXPERTS)]
     assert counts[POISONED] == 0
     expected = None
@@ -91,12 +91,12 @@ def test_the_plan_has_a_row_for_every_choice_that_is_there(ops: ModuleType, c: C
         assert int((plan.src_of >= 0).sum()) == int(c.present.sum()), name
         expected = expected or bits(plan)
         assert bits(plan) == expected, name
-        if (routing.ids[~c.present] == -1).all():  # the ids say it all
+        if (routing.ids[~c.present] == -1).all():  # the ids alone suffice
             assert bits(ops.moe_plan(routing.ids, EXPERTS)) == expected, name
 
 
 def test_nothing_is_sent_for_the_others(ops: ModuleType, c: Choices) -> None:
-    """Rows behind the last one stay as they are; a token without a choice, here NaN, is in no row."""
+    """Rows past the last one stay unwritten; a token without a choice, here NaN, is in no row."""
     x = torch.randn(len(c.ids), HIDDEN, generator=torch.Generator().manual_seed(1)).bfloat16()
     x[~c.present.any(1)] = torch.nan
     expected = None
@@ -117,7 +117,7 @@ def test_nothing_is_sent_for_the_others(ops: ModuleType, c: Choices) -> None:
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_no_row_of_y_is_read_for_them(ops: ModuleType, c: Choices, dtype: torch.dtype) -> None:
-    """All rows that no choice has are NaN."""
+    """Rows of y that no choice has are NaN, and the output is finite."""
     g = torch.Generator().manual_seed(2)
     x = torch.randn(len(c.ids), HIDDEN, generator=g).to(dtype)
     expected = None
@@ -134,7 +134,7 @@ def test_no_row_of_y_is_read_for_them(ops: ModuleType, c: Choices, dtype: torch.
 
 
 def poisoned_weights(fp8: str) -> tuple:
-    """FP8 pairs for the parts that `fp8` names, dense weights for the others; every weight of one expert is NaN."""
+    """FP8 pairs for the parts that `fp8` names, dense weights for the others; all weights of one expert are NaN."""
     _, _, *dense = make(1, HIDDEN, WIDTH, experts=EXPERTS)
     pairs = fp8_weights(*dense)
     weights = tuple(pair if part in fp8 else w for part, pair, w in zip(("up", "down"), pairs, dense, strict=True))
@@ -145,7 +145,7 @@ def poisoned_weights(fp8: str) -> tuple:
 
 @pytest.mark.parametrize("how", ["up down", "up down, planned", "up", "down", "dense"])
 def test_no_expert_runs_for_them(ops: ModuleType, c: Choices, how: str) -> None:
-    """With FP8 weights, by a plan of its own and by the caller's; with one weight dense; with both."""
+    """The NaN expert never runs: with FP8 weights and the op's or the caller's plan, one dense weight, or two."""
     weights = poisoned_weights(how)
     x = torch.randn(len(c.ids), HIDDEN, generator=torch.Generator().manual_seed(4)).bfloat16()
     expected = None
@@ -160,7 +160,7 @@ def test_no_expert_runs_for_them(ops: ModuleType, c: Choices, how: str) -> None:
 
 
 def routed(tokens: int, **options: object) -> Routing:
-    """By `moe_route`, over 6 FFN and 3 zero experts, a row with NaN among them."""
+    """A routing by `moe_route` over 6 FFN and 3 zero experts; one row has a NaN."""
     logits = torch.randn(tokens, EXPERTS + 3, generator=torch.Generator().manual_seed(tokens))
     logits[2:3, 1] = torch.nan
     return longcat_ops.moe_route(
@@ -171,7 +171,7 @@ def routed(tokens: int, **options: object) -> Routing:
 @pytest.mark.parametrize("fp8", ["up down", "dense"])
 @pytest.mark.parametrize("tokens", [5, 20])
 def test_what_the_router_leaves_may_be_written_as_expert_0(tokens: int, fp8: str) -> None:
-    """Zero experts, padding and a bad row: id -1, weight 0; as engines write it, id 0, weight 0."""
+    """Zero experts, padding and a bad row, at weight 0, give the same bits with id -1 and, as in engines, with id 0."""
     routing = routed(tokens, num_valid=tokens - 1)
     absent = routing.ids < 0
     assert absent[[2, tokens - 1]].all() and absent[0].any() and not absent.all()
@@ -197,7 +197,7 @@ def underflowed(tokens: int) -> Routing:
 
 @pytest.mark.parametrize("tokens", [8, 20])
 def test_an_ffn_expert_whose_weight_underflowed_is_chosen_and_not_computed(tokens: int) -> None:
-    """The router counts it. Its row, which a plan without weights has, adds 0 * y: nothing, but for NaN."""
+    """The router counts it. Its row, which a plan without weights has, adds 0 * y, which only a NaN in y shows."""
     routing = underflowed(tokens)
     gone = routing.weights == 0
     assert gone.sum() == 2 * tokens and (routing.ids[gone] >= 3).all()
@@ -217,7 +217,7 @@ def test_an_ffn_expert_whose_weight_underflowed_is_chosen_and_not_computed(token
 
 
 def test_a_row_of_weight_0_still_shows_a_nan_in_combine(ops: ModuleType) -> None:
-    """The plan alone says which choices are there: 0 * y is NaN where y is NaN or inf, else a zero of its sign."""
+    """Only the plan says which choices are present: 0 * y is NaN where y is NaN or inf, else a zero of its sign."""
     routing = Choices(torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 1).int(), torch.zeros(3, 1), torch.zeros(3))
     routing = routing.routing(routing.ids, routing.weights)
     y = torch.tensor([torch.nan, -torch.inf, 2.0])[:, None].repeat(1, 8)

@@ -1,4 +1,4 @@
-"""The way of `pytest --backend cuda` to the GPU and back, gone between two places of the CPU."""
+"""The copies of `pytest --backend cuda` to the GPU and back, tested between two places on the CPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_strides_gaps_and_offsets_arrive() -> None:
     assert all(there.data_ptr() != here.data_ptr() for there, here in zip(seen, (x, q, s), strict=True))
     assert torch.equal(q[:, 8:168].view(torch.uint8), expected.view(torch.uint8))
     assert torch.equal(s, scales)
-    # What lies around the outputs comes back as it was, and so does the input.
+    # The bytes around the outputs come back unchanged, and so does the input.
     assert (q[:, :8].float() == 7).all()
     assert (q[:, 168:].float() == 7).all()
     assert (s.as_strided((2, 3), (8, 1), 5) == 7).all()

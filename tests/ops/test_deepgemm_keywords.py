@@ -1,5 +1,5 @@
-"""DeepGEMM's keywords: each accepted at the values of its SM90 kernels, where it changes nothing, and refused at others
-with a list of those.
+"""DeepGEMM's keywords: each is accepted at the values of DeepGEMM's SM90 kernels, where it changes nothing, and refused
+at other values with a list of the accepted ones.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ EVERY = [(op, name) for op, names in TAKEN.items() for name in names]
 
 
 def positional(op: str) -> tuple[Any, ...]:
-    """Arguments in DeepGEMM's order: (a, sa), (b, sb), out, then what tells the groups apart."""
+    """Arguments in DeepGEMM's order: (a, sa), (b, sb), out, then those that tell the groups apart."""
     lhs, rhs, *rest = CASES[op]["ragged"]().args
     return lhs, rhs, *(rest or [torch.zeros(5, 72, dtype=torch.bfloat16)])
 
@@ -87,7 +87,7 @@ def test_all_at_once(op: str) -> None:
 
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_refused(op: str, name: str) -> None:
-    """Before anything is written, with what is accepted; `supports` says the same."""
+    """A bad value is refused before anything is written, with the accepted values; `supports` gives the same text."""
     for value in REFUSED[name]:
         arguments = positional(op)
         before = bits(arguments[2])
@@ -103,7 +103,7 @@ def test_refused(op: str, name: str) -> None:
 
 @pytest.mark.parametrize("op", [*TAKEN, "m_grouped_fp8_gemm_nt_offset"])
 def test_keywords_of_other_ops_are_unknown(op: str) -> None:
-    """Even at their legal value; the offset layout is none of DeepGEMM's, and takes none of its keywords."""
+    """They are refused even at legal values; the offset layout is not DeepGEMM's and takes none of its keywords."""
     arguments = CASES[op]["ragged"]().args
     for name in _DEEPGEMM.keys() - set(TAKEN.get(op, ())):
         with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{name}'"):

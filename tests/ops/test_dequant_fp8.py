@@ -14,7 +14,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def oracle(q: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """scales already has the shape of q. e4m3 times float32 is exact in float64, so float32 rounds once."""
+    """`scales` already has the shape of q. e4m3 times float32 is exact in float64, so it is rounded to float32 once."""
     with np.errstate(all="ignore"):
         product = (decode(codes_of(q)) * scales.double().numpy()).astype(np.float32)
     return torch.from_numpy(product).to(dtype)

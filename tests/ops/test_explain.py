@@ -1,4 +1,4 @@
-"""`explain`: bytes and flops against counts made here, floors against the data sheets, for every op; nothing is run."""
+"""`explain` for every op: bytes and flops equal counts made here, floors follow the data sheets; nothing is run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fp8(*shape):
 
 
 def test_flops_and_the_binding_limit_at_model_size():
-    """Down projection of 512 experts: weights bound it at a few tokens each, the tensor cores at many."""
+    """For the down projection of 512 experts, memory is the bound at few tokens each, tensor cores at many."""
     weights = fp8(512, 6144, 2048)
     offsets = torch.empty(513, dtype=torch.int32, device="meta")
     for rows, bound in ((512 * 8, "memory"), (512 * 1024, "tensor cores")):
@@ -68,7 +68,7 @@ def route_launches(tokens, experts):
 
 
 def test_launches_of_moe_route():
-    """A block that is alone, or a cluster of 8, zeroes counts itself; a warp per token always."""
+    """Up to 1056 tokens one launch zeroes counts itself, above that a launch before it does; every token has a warp."""
     for tokens, blocks, warps in (
         (0, 1, 1),
         (1, 1, 1),
@@ -109,7 +109,7 @@ def test_launches_of_moe_plan():
 
 
 def test_launches_of_permute_and_combine():
-    """Four warps a block, one per 256 columns of a token; none without tokens."""
+    """A block has four warps, one per 256 columns of a token; without tokens nothing is launched."""
     for tokens, width, blocks in (
         (0, 6144, 0),
         (1, 8, 1),
@@ -125,7 +125,7 @@ def test_launches_of_permute_and_combine():
         y = meta(tokens * 6, width, dtype=torch.bfloat16)
         for op, arguments in (("moe_permute_quant", (x, plan)), ("moe_combine", (y, plan, routing, x))):
             found = longcat_ops.explain(op, *arguments).launches
-            # 512 and 1024 bytes are used; what is asked for is a multiple of 1024.
+            # The kernels use 512 and 1024 bytes; they request a multiple of 1024.
             assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, 1024)] * (
                 blocks > 0
             )

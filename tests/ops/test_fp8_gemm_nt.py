@@ -38,7 +38,7 @@ def test_against_fp64(m: int, n: int, k: int) -> None:
 @pytest.mark.parametrize("split_k", [2, 4])
 @pytest.mark.parametrize(("m", "n", "k"), [(9, 72, 136), (33, 200, 640)])
 def test_split_k(m: int, n: int, k: int, split_k: int) -> None:
-    """Within the same bound, whether the backend splits K or not."""
+    """The result is within the same bound, whether the backend splits K or not."""
     lhs, rhs = operands(m, n, k)
     for dtype in OUT_DTYPES:
         out = torch.full((m, n), torch.nan, dtype=dtype)
@@ -47,7 +47,7 @@ def test_split_k(m: int, n: int, k: int, split_k: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_outliers(dtype: torch.dtype) -> None:
-    """1e6 beside values around 1, in a row and in a weight. The bound follows the terms of each sum."""
+    """Rows and a weight hold 1e6 beside values around 1; each sum stays within the bound of its own terms."""
     g = torch.Generator().manual_seed(1)
     x, w = torch.randn(9, 384, generator=g), torch.randn(136, 384, generator=g)
     x[0, 5], x[3, 130], w[7, 200] = 1e6, -1e6, 1e6

@@ -39,9 +39,9 @@ def relative(got: Tensor, want: Tensor) -> float:
     return ((got.double() - want.double()).norm() / want.double().norm()).item() if want.numel() else 0.0
 
 
-# A rounding to bfloat16 is 1.7e-3 rms. Six of them (gate, up, silu, their product, the expert's output, the sum; with
-# float32 x not the sum, but x) are 4.1e-3, two (float32 weights) 2.3e-3; few elements scatter, hence a third more.
-# float16 keeps 3 bits more.
+# One rounding to bfloat16 is 1.7e-3 rms. Six of them (gate, up, silu, their product, the expert's output, the sum; with
+# float32 x, x instead of the sum) are 4.1e-3, two (float32 weights) 2.3e-3; limits are a third higher because few
+# elements scatter. float16 keeps 3 bits more.
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize(
     ("dtype", "weight_dtype", "limit"),
@@ -58,7 +58,7 @@ def test_dense(tokens, dtype, weight_dtype, limit):
 
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_the_reference_runs_a_float64_model_in_float64(tokens):
-    """The op itself takes no fp64."""
+    """The reference computes in fp64, which the op itself refuses."""
     arguments = make(tokens, dtype=F64)
     out = reference.fused_moe(*arguments)
     assert out.dtype == F64
@@ -66,11 +66,11 @@ def test_the_reference_runs_a_float64_model_in_float64(tokens):
 
 
 def assert_near_fp8_chain(out: Tensor, x: Tensor, routing: Routing, gate_up: Pair, down: Pair) -> None:
-    """Each element within its bound of fp64. gate_up: before it is interleaved."""
+    """Each element is within its bound of fp64. gate_up is not interleaved."""
     value, limit = quantised_chain(x, routing, widened(gate_up, down), carried.active)
     assert worst((out.double() - value).abs(), limit) <= 1
-    # The worst case of tensor cores is nearly as large as the values. As the emulator adds up for them, outputs are off
-    # by 4.5e-3 in norm, in bf16 by 6.8e-3; a choice left out is a tenth.
+    # The worst case of tensor cores is nearly as large as the values. With tensor cores as the emulator models them,
+    # outputs are off by 4.5e-3 in norm, in bf16 by 6.8e-3; a missing choice is a tenth.
     assert relative(out, value) <= 1e-2
 
 
@@ -83,7 +83,7 @@ def test_fp8(hidden, width, tokens, dtype):
     assert out.dtype == dtype
     assert_near_fp8_chain(out, x, routing, *quantised(gate_up.float(), down.float()))
     exact = loop(x, routing, gate_up, down)
-    assert 5e-3 < relative(out, exact) < 9e-2  # FP8 happened: e4m3 keeps 3 bits, 2.6 % rms, of four operands
+    assert 5e-3 < relative(out, exact) < 9e-2  # FP8 was used: e4m3 keeps 3 bits, 2.6 % rms, of four operands
 
 
 @pytest.mark.parametrize(("hidden", "width"), [(576, 160), (128, 64)])
@@ -119,7 +119,7 @@ def rows_of(routing: Routing, rows: slice) -> Routing:
 
 
 def test_few_and_many_tokens_agree():
-    """T <= 8 runs every expert on all rows, T > 8 gathers: the same sums, in the same order."""
+    """T <= 8 runs every expert on all rows, T > 8 gathers; both add the same sums in the same order."""
     x, routing, gate_up, down = make(24, 128, 96, dtype=F64)
     whole = reference.fused_moe(x, routing, gate_up, down)
     for a in (0, 8, 16):
@@ -138,7 +138,7 @@ def one_row(ids: list[int], weights: list[float], zero_weight: float, tokens: in
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("tokens", [1, 9])
 def test_minus_one_never_indexes(tokens, fp8):
-    """The last expert, which -1 would mean to an index, is NaN; so are the weights of a slot that holds no expert."""
+    """The last expert, which an index of -1 would select, is NaN, as are the weights of slots without an expert."""
     x, _, gate_up, down = make(tokens, 128, experts=3)
     weights = fp8_weights(gate_up, down) if fp8 else (gate_up, down)
     plain = quantised(gate_up, down) if fp8 else (gate_up, down)
@@ -167,7 +167,7 @@ def test_a_nan_row_stays_in_its_row(fp8):
     assert out[4].isnan().all()
     assert torch.allclose(out[others], clean[others], rtol=1e-5, atol=1e-5)
     logits[4, 2] = 0.0
-    x[4, 100] = torch.nan  # what the router saw need not be what the experts get
+    x[4, 100] = torch.nan  # the experts' x may differ from the router's
     out = fused_moe(x, moe_route(logits, bias, **call), *weights)
     assert out[4].isnan().any()
     assert torch.allclose(out[others], clean[others], rtol=1e-5, atol=1e-5)
@@ -191,7 +191,7 @@ def test_padding_rows_are_zero(tokens, fp8):
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("tokens", [2, 8])
 def test_decode_rows_do_not_depend_on_their_neighbours_bit_for_bit(tokens, dtype, fp8):
-    """Up to 8 rows: whatever the other rows hold and choose, so that decode and verify agree."""
+    """Up to 8 rows, a row's bits ignore what the other rows hold and choose, so that decode and verify agree."""
     shape = dict(hidden=256, width=120, experts=16, zero=8, dtype=dtype)
     x, routing, gate_up, down = make(tokens, **shape)
     weights = fp8_weights(gate_up, down) if fp8 else (gate_up, down)
@@ -205,7 +205,7 @@ def test_decode_rows_do_not_depend_on_their_neighbours_bit_for_bit(tokens, dtype
         for a, b in zip(routing[:4], mixed[:4], strict=True):
             b[t] = a[t]
         assert torch.equal(fused_moe(mixed_x, Routing(*mixed), *weights)[t], whole[t])
-        if fp8:  # nor on how many there are: products run on 8 rows; dense ones run on the T of the pass
+        if fp8:  # nor on their number: FP8 products run on 8 rows, dense ones on the T of the pass
             few = slice(0, t + 1)
             assert torch.equal(fused_moe(x[few], rows_of(routing, few), *weights), whole[few])
 
@@ -214,7 +214,7 @@ def test_decode_rows_do_not_depend_on_their_neighbours_bit_for_bit(tokens, dtype
 @pytest.mark.parametrize("tokens", [5, 20])
 @pytest.mark.parametrize("bad", [-2, -(2**31), 6, 2**31 - 1])
 def test_an_id_that_no_weight_has_is_refused(bad, tokens, fp8):
-    """-1 alone stands for no expert, on every path; but FP8 weights on a GPU, where nobody waits to look at ids."""
+    """Only -1 means no expert; but with FP8 weights on a GPU, where the host never reads ids, bad ids act as -1."""
     x, routing, gate_up, down = make(tokens, 128)
     weights = fp8_weights(gate_up, down) if fp8 else (gate_up, down)
     routing.ids[1, 1] = -1
@@ -230,7 +230,7 @@ def test_an_id_that_no_weight_has_is_refused(bad, tokens, fp8):
 
 
 def test_weights_that_do_not_fit():
-    """Dense ones; those in FP8 are among the bad arguments of all ops."""
+    """Dense weights of a wrong shape are refused; test_op_bad_calls.py tests FP8 weights."""
     x, routing, gate_up, down = make(5)
     cases = [
         (

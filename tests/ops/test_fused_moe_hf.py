@@ -27,13 +27,13 @@ BF16, F32 = torch.bfloat16, torch.float32
 
 @functools.cache
 def weights(name: str) -> tuple[Fp8Pair, Fp8Pair, Experts]:
-    """gate_up interleaved, down, and what they stand for; shared by tests, so not to be written to."""
+    """gate_up interleaved, down, and their fp64 values; tests share them and must not write to them."""
     gate_up, down = quantised(*(w.float() for w in weights_of(name, layer_of(name))))
     return longcat_ops.interleave_gate_up(*gate_up), down, widened(gate_up, down)
 
 
 def problem(name: str, dtype: torch.dtype, ops=longcat_ops) -> tuple[Tensor, Routing]:
-    """96 tokens; where most experts are zero experts, at least one has no other."""
+    """96 tokens; where most experts are zero experts, at least one token has no FFN expert."""
     x = tokens_of(name, dtype)
     routing = route(ops, name, layer_of(name), x.float())
     assert name != "mostly_zero_experts" or (routing.num_real == 0).any()
@@ -49,14 +49,14 @@ def test_against_fp64_of_the_same_chain(name, dtype, ops):
     value, limit = quantised_chain(x, routing, experts, CORES)
     out = ops.fused_moe(x, routing, gate_up, down)
     assert worst((out.double() - value).abs(), limit) <= 1
-    # It says something: on the whole it is far below what the outputs are. The worst case of tensor cores is not.
+    # The limit is meaningful: in norm it is far below the outputs. The worst case of tensor cores is not.
     assert CORES or limit.norm() <= 0.03 * value.norm()
-    assert (out - value).norm() <= 1e-2 * value.norm()  # 6.8e-3 as the emulator adds up for tensor cores
+    assert (out - value).norm() <= 1e-2 * value.norm()  # 6.8e-3 with tensor cores as the emulator models them
 
 
 @pytest.mark.skipif(CORES, reason="the worst case of tensor cores is as large as what these bugs do")
 def test_the_fp64_check_notices():
-    """A weight scale 3 % off, gate for up, a choice or the zero experts left out, a token's x of another token."""
+    """The check fails for a weight scale 3 % off, gate for up, a missing choice, no zero experts, another token's x."""
     name = "published_ratio"
     gate_up, down, experts = weights(name)
     x, routing = problem(name, F32)
@@ -78,7 +78,7 @@ def test_the_fp64_check_notices():
 
 
 def hf_output(name: str, x: Tensor) -> Tensor:
-    """HF's layer with the weights that the FP8 ones stand for, in fp64; its router stays as it is."""
+    """HF's layer in fp64 with the dequantised FP8 weights; its router keeps its weights."""
     experts, layer = weights(name)[2], copy.deepcopy(layer_of(name)).double()
     layer.experts.gate_up_proj[: len(experts.gate)] = torch.cat([experts.gate, experts.up], 1)
     layer.experts.down_proj.copy_(experts.down)
@@ -89,20 +89,20 @@ def hf_output(name: str, x: Tensor) -> Tensor:
 @EVERY_LAYER
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_against_hf_whose_activations_are_not_quantised(name, dtype, ops):
-    """Per element: half a step of e4m3 for each element of x and of the SwiGLU output, all in the worst direction."""
+    """The limit of an element is half an e4m3 step of each x and SwiGLU output, all in the worst direction."""
     gate_up, down, experts = weights(name)
     x, routing = problem(name, dtype, ops)
     theirs = hf_output(name, x)
     value, limit = unquantised_bound(x, routing, experts, CORES)
-    assert bool(((value - theirs).abs() <= 4e-6 * (1 + limit)).all())  # two routers, and nothing else
+    assert bool(((value - theirs).abs() <= 4e-6 * (1 + limit)).all())  # only the two routers differ
     assert worst((ops.fused_moe(x, routing, gate_up, down).double() - theirs).abs(), limit) <= 1
 
 
 @EVERY_LAYER
 def test_the_error_against_hf_is_that_of_two_quantisations(name):
-    """The worst case is many times the outputs; this is what happens. A token's squared error, by what independent
-    roundings spread evenly over a step of e4m3 give, is 1 on average: within four standard errors of the mean over the
-    tokens. With one quantisation more or less it would be near 1.5 or 0.5."""
+    """The worst case is many times the outputs; this tests the typical case. A token's squared error, divided by that
+    of independent roundings spread evenly over an e4m3 step, is 1 on average: within four standard errors of the mean
+    over the tokens. One quantisation more or less would give about 1.5 or 0.5."""
     gate_up, down, experts = weights(name)
     x, routing = problem(name, F32)
     error = ((longcat_ops.fused_moe(x, routing, gate_up, down).double() - hf_output(name, x)) ** 2).sum(1)
@@ -113,7 +113,7 @@ def test_the_error_against_hf_is_that_of_two_quantisations(name):
 
 @EVERY_LAYER
 def test_a_token_without_ffn_experts_is_its_zero_experts(name):
-    """No expert, so no FP8: one product and one rounding."""
+    """Without an FFN expert there is no FP8: one product and one rounding."""
     gate_up, down, _ = weights(name)
     x, routing = problem(name, BF16)
     alone = routing._replace(ids=torch.full_like(routing.ids, -1), weights=routing.weights * 0)

@@ -1,4 +1,4 @@
-"""fused_moe by a plan that the caller has, and what the FP8 chain launches: four ops, and no host code in between."""
+"""fused_moe with the caller's plan, and the launches of the FP8 chain: four ops, and no host code in between."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHAIN = [
 
 
 class _Calls(TorchDispatchMode):
-    """(name, arguments) of every op but those that allocate."""
+    """Records (name, arguments) of every op except those that allocate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _Calls(TorchDispatchMode):
 
 
 def calls_on_cuda(case: str) -> list[tuple[str, tuple]]:
-    """What fused_moe's CUDA path calls, on tensors without memory: reading one on the host is an error."""
+    """The calls of fused_moe's CUDA path on tensors without memory: reading one on the host is an error."""
     _, arguments, _ = schema_call("fused_moe", case)
     with FakeTensorMode():
         fake = [
@@ -60,7 +60,7 @@ def test_four_launches_by_a_plan_and_no_host_code_between_them() -> None:
 
 
 def test_the_watch_notices_a_host_read() -> None:
-    """The products of dense weights are chosen by the ids."""
+    """With dense weights, the host reads the ids to choose the products, which raises."""
     with pytest.raises(Exception, match=r"cuda|data.dependent"):
         calls_on_cuda("dense")
 
@@ -71,7 +71,7 @@ def test_the_watch_notices_a_host_read() -> None:
 def test_both_products_know_that_the_counts_are_ready_and_how_many_rows_there_can_be(
     tokens: int, experts: int, hint: int
 ) -> None:
-    """ceil(m + 6 sqrt(m)) for m = 4 T / G rows on average, and never more than T."""
+    """The hint is ceil(m + 6 sqrt(m)) for m = 4 T / G rows on average, and at most T."""
     ids = torch.full((tokens, 4), -1, dtype=torch.int32)
     x, q, s = torch.zeros(tokens, 8), torch.zeros(experts, 16, 8), torch.zeros(experts, 2, 1)
     routing = Routing(ids, torch.zeros(tokens, 4), torch.zeros(tokens), *[torch.zeros(1)] * 3)
@@ -96,7 +96,7 @@ def test_a_plan_gives_the_same_bits_and_ids_are_not_read(tokens: int) -> None:
 
 
 def test_a_plan_of_the_experts_that_are_here() -> None:
-    """Ids of experts elsewhere have no row in it: their share is missing, the zero experts' is not."""
+    """Ids of experts elsewhere have no row in the plan: the result lacks their share, but not the zero experts'."""
     x, routing, gate_up, down = make(33, 128, 64)
     gate_up, down = fp8_weights(gate_up[:2], down[:2])
     plan: Plan = longcat_ops.moe_plan(routing.ids, 2)

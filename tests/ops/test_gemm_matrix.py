@@ -1,7 +1,7 @@
 """The FP8 GEMMs over shapes, numbers of groups, rows of a group, distributions of rows, values, layouts, hints, dtypes:
-every value of one with every value of another, each element within its own fp64 bound. Then what must not change a bit.
+the cases hold every pair of values, each element is within its own fp64 bound. Then what must not change a bit.
 
-Rows of no group are NaN in the operands; in the output they hold NaN or a sentinel, and keep it.
+Rows of no group are NaN in the operands; in the output they keep the NaN or the sentinel that they hold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, VALUES, WEIGHTS, a
 pytestmark = pytest.mark.long
 
 BACKEND = "cuda" if carried.active else os.environ.get("LONGCAT_OPS_BACKEND", "cpu")
-EMULATED = BACKEND == "emu"  # slow: few and small ones; test_moe_gemm_emu.py has the edges of the kernel
+EMULATED = BACKEND == "emu"  # slow: few and small cases; test_moe_gemm_emu.py has the kernel's edge cases
 
 
 class Case(NamedTuple):
@@ -37,8 +37,8 @@ class Case(NamedTuple):
     weights: str
     layout: str
     slack: int  # where groups start, see _run
-    hint: float | None  # times m
-    split_k: int  # of offsets
+    hint: float | None  # in multiples of m
+    split_k: int  # of the offset layout
     column_major: bool
     dtype: torch.dtype
     fill: float
@@ -84,7 +84,7 @@ FULL_CASES = _cases(2**34, 2**28, shape=SMALL + LARGE)
 
 @functools.lru_cache(maxsize=2)
 def base_weights(values: str, n: int, k: int) -> tuple[Fp8Pair, Tensor]:
-    """Some different weights [D, N, K] and their fp64 values; one where they are large."""
+    """D different weights [D, N, K] and their fp64 values; D is 1 where they are large."""
     count = min(8, max(1, 2**19 // (n * k)))
     pairs = [operand(values, n, k, per_block_quant_fp8, seed) for seed in range(count)]
     q, s = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
@@ -92,7 +92,7 @@ def base_weights(values: str, n: int, k: int) -> tuple[Fp8Pair, Tensor]:
 
 
 def factor(group: int, count: int) -> float:
-    """What group g's weight is times the base weight g % count: of another sign and scale than its neighbours'."""
+    """Group g's weight is this factor times base weight g % count; its sign and scale differ from its neighbours'."""
     return (-2.0) ** (group // count % 4)
 
 
@@ -107,8 +107,8 @@ def weights(values: str, n: int, k: int, groups: int) -> Fp8Pair:
 
 
 def _run(case: Case, parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
-    """slack: offsets start at every number mod 8; masked groups have no, one or the rows to spare that make 64 i - 1,
-    64 i or 64 i + 1; so many rows of index -1 are around the groups of contiguous rows."""
+    """slack: the first offset; for masked groups no spare row, one, or as many as make 64 i - 1, 64 i or 64 i + 1 rows;
+    for contiguous rows the number of rows of index -1 around each group."""
     options: dict[str, Any] = {"column_major": case.column_major, "fill": case.fill}
     hint = None if case.hint is None else int(case.hint * case.m)
     if case.layout == "offset":
@@ -158,7 +158,7 @@ def test_every_shape(case: Case) -> None:
 )
 @pytest.mark.skipif(EMULATED, reason="there are fewer cases")
 def test_the_cases_hold_every_pair(cases: list[Case], shapes: list[tuple[int, int]], elements: int) -> None:
-    """But for weights that are too large. Groups start at every number mod 8."""
+    """Only weights that are too large are left out. Groups start at every number mod 8."""
     for a, b in itertools.combinations(Case._fields, 2):
         wanted = itertools.product(*(shapes if name == "shape" else FACTORS[name] for name in (a, b)))
         if (a, b) == ("shape", "groups"):
@@ -177,7 +177,7 @@ def test_the_cases_hold_every_pair(cases: list[Case], shapes: list[tuple[int, in
 @pytest.mark.parametrize("groups", [1, 3, 512])
 @pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
 def test_no_group_has_rows(layout: grouped.Run, groups: int) -> None:
-    """Nothing is written, and nothing is amiss where there is no row at all."""
+    """Nothing is written, and operands without any row are accepted."""
     none = {run_offset: "lead", run_masked: "spare", run_contiguous: "gap"}[layout]
     rhs, parts = weights("normal", 8, 128, groups), activations("normal", [0] * groups, 128)
     for options in ({}, {none: 0}):
@@ -186,13 +186,13 @@ def test_no_group_has_rows(layout: grouped.Run, groups: int) -> None:
 
 N, K = 160, 384
 SHORT = ROWS[:17] if EMULATED else ROWS
-# What the reference promises: it adds up in another order past 8 rows, and takes the dense product as it comes.
+# The reference promises less: past 8 rows it adds in another order, and its dense product may differ in bits.
 STABLE = [m for m in SHORT if m <= 8] if BACKEND == "reference" else SHORT
 
 
 @pytest.mark.parametrize("layout", [run_offset, run_masked, run_contiguous])
 def test_a_row_does_not_depend_on_its_group(layout: grouped.Run) -> None:
-    """The first rows of all groups are the same rows, and then in reverse order: any number of rows, at any place."""
+    """All groups start with the same rows, then hold them in reverse: bits depend on neither row count nor place."""
     b, sb = weights("normal", N, K, 1)
     (pool,) = activations("normal", [max(STABLE)], K)
     rhs = b.view(torch.uint8).expand(len(STABLE), N, K).contiguous().view(b.dtype), sb.expand(len(STABLE), -1, -1)
@@ -204,7 +204,7 @@ def test_a_row_does_not_depend_on_its_group(layout: grouped.Run) -> None:
 
 
 def test_one_expert_is_a_dense_product() -> None:
-    """In every layout; the reference is near it."""
+    """Every layout has the bits of the dense product; the reference is within twice the bound."""
     rhs, (_, b) = weights("normal", N, K, 1), base_weights("normal", N, K)
     for m in SHORT:
         (part,) = activations("normal", [m], K)
@@ -238,7 +238,7 @@ def test_repeats_have_the_same_bits(layout: grouped.Run) -> None:
 
 @pytest.mark.parametrize("aligned", [8, 64, 128])
 def test_groups_that_start_at_a_multiple(aligned: int) -> None:
-    """DeepGEMM's ends of aligned groups, as offsets: the padding is rows of the group before it, of NaN that stays."""
+    """DeepGEMM's aligned group ends work as offsets: padding rows belong to the group before them and stay NaN."""
     rows = (1, 0, aligned + 1, aligned, 7)
     rhs, parts = weights("normal", N, K, len(rows)), activations("normal", rows, K)
     outs = run_offset([place([part], [0], len(part[0]) + -len(part[0]) % aligned) for part in parts], rhs, lead=aligned)

@@ -13,7 +13,7 @@ SHAPES = [(g, width, k) for g in (1, 3) for width in (8, 136, 256) for k in (8, 
 
 
 def source_of(row: int, width: int) -> tuple[int, int]:
-    """Where row `row` of the result comes from: (row, scale row) before."""
+    """The (row, scale row) of the input from which row `row` of the result comes."""
     inner = row // 16 * 8 + row % 8
     up = row % 16 >= 8
     blocks = -(-width // 128)
@@ -22,7 +22,7 @@ def source_of(row: int, width: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("groups", "width", "k"), SHAPES)
 def test_every_row_and_scale_is_where_it_belongs(groups: int, width: int, k: int) -> None:
-    """On all codes, NaN among them, and on scales that are all different."""
+    """Rows and scales move to their places, for all codes including NaN and for scales that all differ."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(256, (groups, 2 * width, k), generator=generator, dtype=torch.uint8)
     blocks = -(-width // 128)
@@ -41,7 +41,7 @@ def test_every_row_and_scale_is_where_it_belongs(groups: int, width: int, k: int
 
 @pytest.mark.parametrize(("groups", "width", "k"), SHAPES)
 def test_values_and_scales_stay_paired(groups: int, width: int, k: int) -> None:
-    """A row of the result, dequantised by the scale row its block of 128 gate or up rows now has, is the row it was."""
+    """A row of the result, dequantised by the new scale row of its block of 128, equals the original row."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         w, s = gate_up(groups, width, k)

@@ -25,7 +25,7 @@ from support.grouped import (
 @pytest.mark.parametrize(("n", "k"), WIDTHS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_against_fp64(sizes: tuple[int, ...], n: int, k: int) -> None:
-    """Each dtype of out, with rows of index -1, which hold NaN, before and after every group."""
+    """Each dtype of out is within its bound, with NaN rows of index -1 before and after every group."""
     grouped.check_against_fp64(run_contiguous, sizes, n, k)
 
 

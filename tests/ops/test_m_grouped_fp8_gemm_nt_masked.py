@@ -14,13 +14,13 @@ from support.grouped import SENTINEL, SIZES, WIDTHS, activations, assert_close, 
 @pytest.mark.parametrize(("n", "k"), WIDTHS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_against_fp64(sizes: tuple[int, ...], n: int, k: int) -> None:
-    """Each dtype of out, with NaN in the rows of each group from masked_m on."""
+    """Each dtype of out is within its bound, with NaN in the rows of each group from masked_m on."""
     grouped.check_against_fp64(run_masked, sizes, n, k)
 
 
 @pytest.mark.parametrize("beyond", [6, 40, 2**31 - 1])
 def test_masked_m_beyond_the_rows_is_clamped(beyond: int) -> None:
-    """Operands and out lie inside of larger tensors, so that the row after the last one can be read and written."""
+    """Operands and out lie inside larger tensors, so that an access past the last row would show."""
     groups, rows, margin = 3, 5, 64
     rhs, wide_b = weights(groups, 72, 160)
     parts = activations((rows,) * groups, 160)

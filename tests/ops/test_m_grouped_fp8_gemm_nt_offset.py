@@ -18,7 +18,7 @@ from support.grouped import SENTINEL, SIZES, WIDTHS, activations, assert_close, 
 @pytest.mark.parametrize(("n", "k"), WIDTHS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_against_fp64(sizes: tuple[int, ...], n: int, k: int) -> None:
-    """Each dtype of out, with NaN in rows of no group before the first and after the last one."""
+    """Each dtype of out is within its bound, with NaN in rows of no group before the first and after the last one."""
     grouped.check_against_fp64(run_offset, sizes, n, k)
 
 
@@ -61,7 +61,7 @@ def test_the_check_notices(what: str, dtype: torch.dtype, factor: float, tensor_
     ids=str,
 )
 def test_offsets_beyond_the_rows_are_cut_off(offsets: list[int]) -> None:
-    """Operands and out lie inside of larger tensors: NaN around what may be read, a sentinel around what is written."""
+    """Operands and out lie inside larger tensors: NaN surrounds what may be read, a sentinel what may be written."""
     rows, margin = 12, 32
     rhs, wide_b = weights(2, 72, 160)
     (part,) = activations((rows,), 160)
@@ -115,7 +115,7 @@ def test_a_row_of_a_small_group_does_not_depend_on_its_neighbours(n: int, k: int
 
 @pytest.mark.parametrize("split_k", [2, 4])
 def test_split_k(split_k: int) -> None:
-    """Within the same bounds, and a row's bits are its own, for each number of pieces."""
+    """For each number of pieces, results are within the same bounds and a row's bits depend on no other row."""
     split = functools.partial(run_offset, split_k=split_k)
     grouped.check_against_fp64(split, (0, 9, 1, 40), 136, 640)
     grouped.check_rows_stand_alone(split, weights(3, 72, 384)[0], 384)

@@ -1,4 +1,4 @@
-"""m_grouped_fp8_swiglu_gemm_nt_offset against fp64: products, SwiGLU, and the quantisation of what float32 leaves."""
+"""m_grouped_fp8_swiglu_gemm_nt_offset against fp64: products, SwiGLU, and quantisation of nearby values."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_against_fp64(sizes: tuple[int, ...], width: int, k: int) -> None:
     parts = activations(sizes, k)
     for (h, sh), (value, error) in zip(run(parts, rhs), expected(parts, rhs), strict=True):
         assert_quantised(h, sh, value, error)
-        # The same once more without codes. e4m3 keeps 4 bits: half a step is 2^-4 of a value, or 2^-10 of a scale where
-        # it has fewer; the division and the scale add 2^-23.
+        # The same check on dequantised values. e4m3 keeps 4 bits: half a step is 2^-4 of a value, or 2^-10 of a scale
+        # where the value is subnormal; the division and the scale add 2^-23.
         scale = sh.double().repeat_interleave(128, 1)[:, :width]
         limit = error + (2.0**-4 + 2.0**-23) * (value.abs() + error) + 2.0**-10 * scale
         assert bool(((dequantised(h, sh) - value).abs() <= limit).all())
@@ -47,7 +47,7 @@ def test_against_fp64(sizes: tuple[int, ...], width: int, k: int) -> None:
 
 @pytest.mark.parametrize(("tensor_cores", "factor"), [(False, 1 + 2.0**-8), (True, 1 + 2.0**-3)])
 def test_the_check_notices(tensor_cores: bool, factor: float) -> None:
-    """Up rows in the place of gate rows, one scale of a weight a little off, a scale off, a code one step off."""
+    """The check fails for up instead of gate rows, a weight scale a little off, a scale off, a code one step off."""
     if carried.active and not tensor_cores:
         pytest.skip("the bound of float32 sums is not for tensor cores")
     rhs = weights(1, 136, 384)
@@ -87,7 +87,7 @@ def test_the_public_function_returns_what_the_bare_op_writes() -> None:
 
 
 def test_outliers() -> None:
-    """1e6 in a row makes h as large as 1e12; the scale of a group of 128 holds it, the rest of the row is not lost."""
+    """1e6 in a row makes h as large as 1e12; the scale of its group of 128 holds it; the row's rest is not lost."""
     x = torch.randn(9, 384, generator=torch.Generator().manual_seed(2))
     x[0, 5], x[4, 200], x[8, 383] = 1e6, -1e6, 1e6
     rhs = weights(3, 136, 384)
@@ -118,7 +118,7 @@ def test_a_nan_stays_in_its_row(rows: int) -> None:
 
 @pytest.mark.parametrize("offsets", [[0, 5, 40], [-4, 3, 9], [-(2**31), 6, 2**31 - 1], [20, 30, 40]], ids=str)
 def test_offsets_beyond_the_rows_are_cut_off(offsets: list[int]) -> None:
-    """Everything lies inside of larger tensors: NaN around what may be read, a sentinel around what is written."""
+    """All tensors lie inside larger ones: NaN surrounds what may be read, a sentinel what may be written."""
     rows, margin = 12, 32
     rhs = weights(2, 136, 160)
     (part,) = activations((rows,), 160)
@@ -148,7 +148,7 @@ def test_hints_and_scales_by_columns_do_not_change_a_bit() -> None:
 
 @pytest.mark.parametrize(("width", "k"), [(136, 384), (8, 160), (256, 128)])
 def test_a_row_of_a_small_group_does_not_depend_on_its_neighbours(width: int, k: int) -> None:
-    """Values and scales of a row side by side, as bytes. Gates are around 1, where the last bit of exp matters."""
+    """Compares a row's values and scales as bytes. Gates are around 1, where the last bit of exp matters."""
 
     def rows_as_bytes(parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
         return [torch.cat([h.view(torch.uint8), sh.view(torch.uint8)], 1) for h, sh in run(parts, rhs)]

@@ -41,7 +41,7 @@ def experts(fp8: bool = True, count: int = N) -> tuple[Tensor | Pair, Tensor | P
 
 
 def rows_of(x: Tensor, ids: Tensor, w_gate_up: Pair, w_down: Pair) -> tuple[Tensor, Plan]:
-    """What the experts of one rank make of their tokens, in float32."""
+    """The float32 output of one rank's experts for their tokens, and its plan."""
     plan = moe_plan(ids, len(w_down[0]))
     hidden = longcat_ops.m_grouped_fp8_swiglu_gemm_nt_offset(moe_permute_quant(x, plan), w_gate_up, plan.offsets)
     y = torch.full((len(plan.src_of), H), torch.nan)
@@ -60,7 +60,7 @@ def test_scale_reaches_zero_experts():
 
 
 def test_weights_are_not_renormalised():
-    """sglang-jax, FlashInfer: scale came only with renormalisation, or was 1 without it."""
+    """sglang-jax, FlashInfer: the scale applied only with renormalisation, or was 1 without it."""
     logits = torch.randn(32, N + Z)
     one, six = route(logits, scale=1.0), route(logits, scale=6.0)
     assert torch.equal(six.weights, one.weights * 6)  # one rounding either way
@@ -71,7 +71,7 @@ def test_weights_are_not_renormalised():
 
 
 def test_bias_is_not_in_the_weights():
-    """A weight is p alone, and not (p + b) - b either: Meituan's kernel lost up to 1.5e-2 of a small p that way.
+    """A weight is p itself, not (p + b) - b: Meituan's kernel lost up to 1.5e-2 of a small p that way.
 
     The logits have short mantissas, so their differences are exact and exp adds 2^-23 at most.
     """
@@ -96,7 +96,7 @@ def test_there_is_no_sentinel_score(low):
 
 
 def test_biases_of_a_thousand():
-    """p + b keeps only four digits of p then; the weights keep all."""
+    """With biases of 1e3, p + b keeps only four digits of p; the weights keep all."""
     logits, bias = torch.randn(4, 768), torch.full((768,), -1e3)
     bias[[700, 500, 3]] = torch.tensor([1e3, 999.0, 998.0])
     got, p = route(logits, bias, zero=256), softmax(logits)
@@ -113,7 +113,7 @@ def test_equal_logits_give_the_lowest_ids(zero):
 
 
 def test_bf16_logits_tie_at_the_last_place():
-    """A fifth of the tokens: whoever leaves ties to chance routes differently on every rank."""
+    """A fifth of the tokens tie there: code that leaves ties to chance routes differently on every rank."""
     logits = torch.randn(256, 768).bfloat16()
     got = route(logits, zero=0)
     ties = 0
@@ -150,7 +150,7 @@ def test_a_bad_row_is_not_taken_for_identity(bad, where, fp8):
 @pytest.mark.parametrize("tokens", [5, 40])
 @pytest.mark.parametrize("expert", [0, N - 1])
 def test_zero_slots_do_not_reach_an_expert(expert, tokens, fp8):
-    """mlx-lm gave them expert 0's output; an index of -1 means the last expert. Whatever weight their slot has."""
+    """mlx-lm gave zero slots expert 0's output; an index of -1 selects the last expert. Slot weights do not matter."""
     logits = torch.randn(tokens, N + Z)
     logits[:, expert] = -torch.inf
     routing = route(logits)
@@ -175,7 +175,7 @@ def test_zero_slots_are_not_sent_to_expert_0():
 
 
 def test_minus_one_does_not_index_the_last_row():
-    """aiter, FluentLLM's placement: Python's -1. Neither the last token nor the last row of y may show."""
+    """aiter and FluentLLM's placement indexed with -1: neither the last token nor the last row of y may show."""
     ids = torch.tensor([[-1, 2], [0, -1], [-1, -1], [1, -1]], dtype=torch.int32)
     plan = moe_plan(ids, 3)
     assert plan.src_of.tolist() == [2, 6, 1, -1, -1, -1, -1, -1]
@@ -193,7 +193,7 @@ def test_minus_one_does_not_index_the_last_row():
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("tokens", [3, 33])
 def test_a_batch_of_zero_experts_only(tokens, fp8):
-    """Seven tokens of a thousand have no FFN expert: nothing to send, and combine still writes them."""
+    """Seven tokens in a thousand have no FFN expert: nothing is sent, and combine still writes them."""
     logits = torch.randn(tokens, N + 16)
     logits[:, N:] += 30
     routing = route(logits, zero=16)
@@ -208,7 +208,7 @@ def test_a_batch_of_zero_experts_only(tokens, fp8):
 
 
 def test_identity_is_not_the_fp8_image_of_x():
-    """The experts see x in FP8; the identity path takes what the router saw, whose last bits FP8 has not."""
+    """The experts see x in FP8; the identity path takes the router's x, whose last bits FP8 lacks."""
     x = torch.randn(9, H).bfloat16()
     routing = route(torch.zeros(9, 16), zero=16, top_k=8, scale=2.0)  # 8 times 2 / 16
     assert (routing.zero_weight == 1).all()
@@ -256,7 +256,7 @@ def test_more_than_eleven_experts_per_token(top_k):
 
 
 def test_padding_costs_no_rows():
-    """FluentLLM's LongCat branch forgot the number of tokens that are no padding."""
+    """FluentLLM's LongCat branch ignored the number of tokens that are not padding."""
     logits = torch.randn(40, N + Z)
     routing = route(logits, num_valid=13)
     plan = moe_plan(routing.ids, N)
@@ -292,7 +292,7 @@ def test_more_than_a_million_rows():
     assert torch.equal(plan.row_of.flatten()[used].long(), torch.arange(len(used)))
     x = torch.arange(tokens).remainder(64).float()[:, None].repeat(1, 8)
     q, s = moe_permute_quant(x, plan)
-    y = q.float() * s  # one value per row: q is 448, whatever it is
+    y = q.float() * s  # a row holds one value, so q is 448 unless it is 0
     assert torch.allclose(y[: len(used), 0], x[used // 12, 0], rtol=1e-6)
     routing = Routing(ids, torch.full((tokens, 12), 0.25), torch.zeros(tokens), *route(torch.zeros(1, 24))[3:])
     want = x[:, 0] * 0.25 * (ids >= 0).sum(1)

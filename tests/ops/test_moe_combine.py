@@ -1,4 +1,4 @@
-"""moe_combine against fp64 and, where float32 has one answer only, bit for bit."""
+"""moe_combine against fp64 and, where float32 has only one answer, bit for bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def column(*values: float, dtype: torch.dtype = F32) -> Tensor:
 
 def case(tokens: int, width: int = 160, y_dtype: torch.dtype = BF16, dtype: torch.dtype = BF16,
          k: int = K) -> tuple[Tensor, Plan, Routing, Tensor, Tensor]:  # fmt: skip
-    """(y, plan, routing, x, add): 0 to k rows per token, weights of both sizes, rows of y that nobody reads NaN."""
+    """(y, plan, routing, x, add): 0 to k rows per token, large and small weights, NaN in unused rows of y."""
     g = torch.Generator().manual_seed(tokens + k)
     ids = torch.rand(tokens, 2 * k, generator=g).argsort(1)[:, :k].to(torch.int32)
     plan = moe_plan(ids.masked_fill(ids >= k + k // 2, -1), 2 * k)
@@ -90,7 +90,7 @@ def fold(terms: list[Tensor]) -> Tensor:
 
 
 def test_sums_in_the_order_of_k():
-    """Not in the order of rows, and not by size: 1e8 + 1 is 1e8 in float32."""
+    """The order is neither that of rows nor that of sizes: 1e8 + 1 is 1e8 in float32."""
     results = set()
     for values in permutations((1e8, 1.0, -1e8)):
         for rows in permutations(range(3)):
@@ -117,7 +117,7 @@ def test_zero_experts_and_then_add_come_after_the_rows():
 @pytest.mark.parametrize("k", [12, 32])
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_the_bits_are_those_of_the_sum_in_k_order(dtype, k):
-    """With weights that are powers of two products are exact, so a fused multiply-add has the same bits."""
+    """Weights are powers of two, so products are exact and a fused multiply-add has the same bits."""
     y, plan, routing, x, add = case(40, k=k, y_dtype=F32, dtype=dtype)
     g = torch.Generator().manual_seed(0)
     routing = routing_of(2.0 ** torch.randint(-3, 4, (40, k), generator=g), torch.full((40,), 0.5))
@@ -129,7 +129,7 @@ def test_the_bits_are_those_of_the_sum_in_k_order(dtype, k):
         assert not torch.equal(got, fold([zero, *rows, last]))
 
 
-# In bfloat16 1 + 2^-8 is a tie and becomes 1: whoever rounds a part of these sums gets 1 instead of 1 + 2^-7.
+# In bfloat16 1 + 2^-8 is a tie and becomes 1: rounding a part of these sums first gives 1 instead of 1 + 2^-7.
 @pytest.mark.parametrize(
     ("y", "x", "add"),
     [
@@ -182,14 +182,14 @@ def test_a_nan_reaches_its_own_row_only():
     y, plan, routing, x, add = case(20)
     clean = moe_combine(y, plan, routing, x, add)
     other = [t for t in range(20) if t != 7]
-    routing.zero_weight[7] = torch.nan  # what moe_route makes of a bad row
+    routing.zero_weight[7] = torch.nan  # what moe_route writes for a bad row
     out = moe_combine(y, plan, routing, x, add)
     assert out[7].isnan().all()
     assert bits(out[other]) == bits(clean[other])
     routing.zero_weight[7] = 1.0
     row = int(plan.row_of[7].max())
     assert row >= 0
-    y[row, 5] = torch.nan  # of an expert's output: that element only
+    y[row, 5] = torch.nan  # in an expert's output: only that element
     out = moe_combine(y, plan, routing, x, add)
     assert out.isnan().nonzero().tolist() == [[7, 5]]
 
@@ -208,7 +208,7 @@ def test_a_token_without_a_row_is_the_scaled_input(rows, dtype):
 @pytest.mark.parametrize("with_add", [False, True])
 @pytest.mark.parametrize("tokens", [255, 256, 257, 600])
 def test_a_row_does_not_depend_on_its_batch(tokens, with_add):
-    """The reference works in chunks of 256 tokens."""
+    """A row's bits are the same alone and in a batch; the reference works in chunks of 256 tokens."""
     y, plan, routing, x, add = case(tokens, width=64)
     add = add if with_add else None
     whole = moe_combine(y, plan, routing, x, add)

@@ -1,4 +1,4 @@
-"""The choice of a tile for the FP8 matrix products, through `explain`: a pure function, so no GPU is asked."""
+"""The tile choice of the FP8 GEMMs, through `explain`: a pure function that needs no GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAIRS = [(128, 128, True), (128, 256, True)]
 
 
 def offset(groups: int, rows: int, n: int, k: int, hint: int | None = None, split_k: int = 1) -> tuple[Candidate, ...]:
-    """`rows` in all."""
+    """`rows` counts the rows of all groups."""
     weights, out = pair(groups, n, k, block_rows=128), meta(rows, n, dtype=BF16)
     offsets = meta(groups + 1, dtype=I32)
     hints = {"max_m_hint": hint, "split_k": split_k}
@@ -34,7 +34,7 @@ def test_a_hint_chooses_the_smallest_tile_that_holds_it(hint: int, tokens: int) 
     [(16, 16 * 8, 32), (16, 16 * 8 + 1, 64), (16, 16 * 33, 256), (64, 33, 32), (64, 1, 32), (4, 100, 128), (1, 33, 64)],
 )
 def test_without_one_a_group_may_be_four_times_the_mean(groups: int, rows: int, tokens: int) -> None:
-    """But no group has more rows than there are."""
+    """The tile holds four times the mean, but no more rows than there are."""
     assert chosen(offset(groups, rows, *GATE_UP)).tokens == tokens
 
 
@@ -57,7 +57,7 @@ def test_the_other_layouts() -> None:
     [(1, GATE_UP, 64), (2, GATE_UP, 64), (3, GATE_UP, 128), (1, DOWN, 64), (2, DOWN, 128), (1, (576, 6144), 64)],
 )
 def test_low_tiles_where_they_put_more_sms_to_work(groups: int, shape: tuple[int, int], rows: int) -> None:
-    """Up to 66 tiles of 128 rows, for 132 SMs."""
+    """Tiles are low up to 66 tiles of 128 rows, for 132 SMs."""
     assert chosen(offset(groups, 8 * groups, *shape, 8)).rows == rows
     assert chosen(offset(groups, 8 * groups, *shape, 8)).blocks == min(132, groups * -(-shape[0] // rows))
 
@@ -71,14 +71,14 @@ def test_low_tiles_where_they_put_more_sms_to_work(groups: int, shape: tuple[int
         (16, 64, GATE_UP, False),  # fewer tokens: memory binds
         (2, 256, GATE_UP, True),  # 64 tiles, cut in two
         (1, 64, GATE_UP, False),  # tiles of 64 rows
-        (80, 256, (128, 2048), False),  # nobody to share with
-        (16, 256, (576, 6144), True),  # of five weight tiles each, so 80, or 96 with empty ones
+        (80, 256, (128, 2048), False),  # one weight tile, so no pair
+        (16, 256, (576, 6144), True),  # five weight tiles per group: 80, or 96 with empty ones
         (23, 256, (576, 6144), False),  # 115 in one wave, or 138 in two
         (40, 256, (576, 6144), True),  # 200 or 240 in two waves
     ],
 )
 def test_blocks_share_tokens_where_l2_binds(groups: int, hint: int, shape: tuple[int, int], paired: bool) -> None:
-    """From 128 tokens on, if pairs need no more waves than single blocks."""
+    """Blocks are paired from 128 tokens on, if pairs need no more waves than single blocks."""
     candidates = offset(groups, 256 * groups, *shape, hint)
     best = chosen(candidates)
     assert best.paired == paired
@@ -94,7 +94,7 @@ def test_no_tile_for_no_rows() -> None:
 
 
 def test_rows_off_16_bytes_are_copied() -> None:
-    """K is no multiple of 16, or the rows of `a` are not."""
+    """Warps copy the rows if K, or the row stride of `a`, is not a multiple of 16."""
     assert "copy them" in chosen(offset(2, 300, 128, 136)).reason
     assert chosen(offset(2, 300, 128, 136)).tokens == 32
     apart = torch.empty_strided((300, 128), (136, 1), dtype=FP8, device="meta")
@@ -139,7 +139,7 @@ def test_every_candidate_can_run(groups: int, rows: int, n: int, k: int) -> None
 )
 def test_split_k(groups: int, shape: tuple[int, int], split_k: int, rows: int, blocks: int) -> None:
     """Clusters of split_k blocks, of which 66 or 32 are resident on 132 SMs: a GPC has 18 SMs at most, so room for 4
-    clusters of 4. Low tiles where they put more of them to work."""
+    clusters of 4. Tiles are low where that keeps more clusters busy."""
     resident = {2: 66, 4: 32}[split_k]
     candidates = offset(groups, groups, *shape, 1, split_k)
     assert [(c.rows, c.tokens) for c in candidates] == [(128, 32), (64, 32)]
@@ -149,10 +149,10 @@ def test_split_k(groups: int, shape: tuple[int, int], split_k: int, rows: int, b
         tiles = groups * -(-shape[0] // c.rows)
         assert c.blocks == split_k * min(resident, tiles)
         assert c.tiles == tiles and c.waves == -(-tiles // resident)
-        # Besides the stages there are float32 sums of a tile from each block of the cluster but the first.
+        # Shared memory also holds float32 sums of a tile from each block of the cluster except the first.
         sums = (split_k - 1) * c.rows * 32 * 4
         assert c.stages * (128 * (c.rows + 32) + 4 * 32) + sums < c.smem_bytes <= 200 * 1024 and c.stages >= 7
-    large = chosen(offset(groups, 300, *shape, 300, split_k))  # more rows take more tiles, no larger ones
+    large = chosen(offset(groups, 300, *shape, 300, split_k))  # more rows take more tiles, not larger ones
     assert large.tokens == 32 and large.tiles == groups * -(-300 // groups // 32) * -(-shape[0] // large.rows)
 
 
@@ -168,7 +168,7 @@ def test_the_report_with_split_k() -> None:
 
 
 def test_counts_with_split_k() -> None:
-    """By hand: a block loads its piece of K; what a cluster costs is the model's."""
+    """Counts equal hand counts: a block loads its piece of K; the model adds the cost of a cluster."""
     for split_k, blocks in ((1, 48), (2, 24), (4, 12)):
         tile = chosen(offset(1, 8, 576, 6144, 8, split_k))
         assert (tile.counts.sm_bytes, tile.counts.pieces) == (blocks * (64 + 8) * 128, split_k)
@@ -178,7 +178,7 @@ def test_counts_with_split_k() -> None:
 
 
 def test_counts() -> None:
-    """By hand: weights once, rows with their scales and bf16 results."""
+    """Counts equal hand counts: weights once, rows with their scales and bf16 results."""
     weights, tokens = 16 * 4096 * 6144, 16 * 32 * (6144 + 4 * 48 + 2 * 4096)
     tile = chosen(offset(16, 16 * 32, *GATE_UP, 32))
     assert tile.counts.bytes == weights + tokens and tile.counts.flops == 2 * 16 * 32 * 4096 * 6144
@@ -186,21 +186,21 @@ def test_counts() -> None:
     for p in tile.predictions:
         assert p == Prediction(p.device, *vars(predict(tile.counts, DEVICES[p.device])).values())
         assert p.bound == "memory"
-    # 256 tokens of one group: 32 tiles in one wave of 48 stages, weights read once a pass. Cut in two there are twice
-    # as many.
+    # 256 tokens of one group give 32 tiles, or 64 if cut in two, in one wave of 48 stages; each pass reads the weights
+    # once.
     best, large = chosen(offset(1, 256, *GATE_UP)), offset(1, 256, *GATE_UP)[3]
     assert (best.rows, best.tokens, best.waves, large.rows, large.tokens, large.waves) == (128, 128, 1, 128, 256, 1)
     for tile, tokens, passes in ((best, 128, 1), (large, 256, 2)):
         assert tile.counts.sm_flops == 48 * 2 * 128 * tokens * 128
         assert tile.counts.sm_smem_bytes == 48 * 128 * (passes * 128 + 2 * tokens)
         assert tile.predictions[0].bound == "tensor cores"
-    # Tiles of half the height all read the tokens.
+    # Each tile of half the height reads all tokens.
     low = offset(1, 256, *GATE_UP)[7]
     assert low.counts.l2_bytes == (4096 + 64 * 256) * 6144
     # Five tiles of the latent projection.
     latent = offset(1, 8, 576, 6144)[0]
     assert latent.counts.sm_bytes == 48 * (128 + 8) * 128 and latent.predictions[0].bound == "loads of an SM"
-    # In pairs two tiles fetch their tokens once: weights and as many bytes of tokens as weights, or half of that.
+    # Single tiles fetch as many bytes of tokens as of weights; pairs, which fetch their tokens once, half of that.
     for tile, fetched in zip((offset(16, 16 * 128, *GATE_UP, 128)[i] for i in (2, 8)), (2.0, 1.5), strict=True):
         assert tile.counts.l2_bytes == fetched * weights
         assert tile.counts.l2_bytes + tile.counts.l2_shared == 2 * weights

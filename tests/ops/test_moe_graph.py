@@ -22,7 +22,7 @@ Tensors = tuple[Tensor, Tensor]
 
 def assert_replays(chain: Callable[[], Tensors], eager: Callable[[], Tensors], x: Tensor, logits: Tensor,
                    num_valid: Tensor) -> None:  # fmt: skip
-    """`chain`, captured once, gives what `eager` gives while its inputs change in place, 100 times."""
+    """`chain`, captured once, has the bits of `eager` in 100 replays while its inputs change in place."""
     chain()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -40,7 +40,7 @@ def assert_replays(chain: Callable[[], Tensors], eager: Callable[[], Tensors], x
 
 @pytest.mark.gpu
 def test_a_graph_replays_with_other_routing() -> None:
-    """Captured once; then x and logits change in place."""
+    """One capture has the eager bits after x, logits and num_valid change in place."""
     x, logits, bias, num_valid = (t.cuda() for t in problem(33, 576))
 
     def chain() -> Tensors:
@@ -57,7 +57,7 @@ def test_a_graph_replays_with_other_routing() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("tokens", "planned"), [(1, False), (33, True), (200, False), (700, False)])
 def test_the_fp8_experts_replay_with_other_routing(tokens: int, planned: bool) -> None:
-    """moe_route and fused_moe captured once; then x, logits and num_valid change in place, 100 times."""
+    """One capture of moe_route and fused_moe has the bits of single launches after its inputs change in place."""
     x, logits, bias, num_valid = (t.cuda() for t in problem(max(tokens, 4), 576))
     x, logits = x[:tokens].contiguous(), logits[:tokens].contiguous()
     gate_up = longcat_ops.interleave_gate_up(*(t.cuda() for t in random_gate_up(REAL, 160, 576)))

@@ -27,8 +27,8 @@ def logical(ids: Tensor, choice: Tensor, experts: int) -> Tensor:
 
 
 def assert_best(chosen: Tensor, choice: Tensor) -> None:
-    """The chosen experts score at least as much as the others, to what float32 may lose of the largest score: two
-    scores nearer to each other than that have no right order, so ids are never compared."""
+    """The chosen experts score at least as much as the others, up to what float32 may lose of the largest score. Two
+    scores closer than that have no right order, so ids are never compared."""
     selected = torch.zeros_like(choice, dtype=torch.bool).scatter(1, chosen.long(), True)
     assert (selected.sum(1) == chosen.shape[1]).all()
     worst = choice.masked_fill(~selected, torch.inf).amin(1)
@@ -51,7 +51,7 @@ def test_router(name, ops, dtype):
     assert_best(ours, choice)
     assert torch.allclose(got.weights.double(), SCALE * p.gather(1, ours) * (ours < experts), rtol=2e-6, atol=0)
 
-    same = (ours.sort(1).values == chosen.sort(1).values).all(1)  # all, unless two scores are that near
+    same = (ours.sort(1).values == chosen.sort(1).values).all(1)  # all rows, unless two scores are that close
     assert same.sum() >= TOKENS - 2
     of_expert = torch.zeros(TOKENS, experts + zero).scatter(1, chosen, weights)
     by_id = torch.zeros(TOKENS, experts + 1).scatter(1, got.ids.long() % (experts + 1), got.weights)
@@ -73,7 +73,7 @@ def test_float32_layer(name, ops):
 @EVERY_LAYER
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_plan_and_combine_around_plain_experts(name, ops, dtype):
-    """The experts' outputs in float32, so that of bfloat16 one rounding is left: 1.7e-3 rms."""
+    """The experts' outputs are float32, so only one rounding to bfloat16 is left: 1.7e-3 rms."""
     layer, x = layer_of(name, dtype), tokens_of(name, dtype)
     routing = route(ops, name, layer, x)
     plan = ops.moe_plan(routing.ids, LAYERS[name][0])

@@ -11,11 +11,11 @@ from longcat_ops import Plan, moe_permute_quant, moe_plan, per_token_group_quant
 OP = torch.ops.longcat_ops.moe_permute_quant.default
 EXPERTS, K = 6, 4
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-NO_BYTE, NO_SCALE = 0x5A, 777.0  # what rows hold that nobody writes
+NO_BYTE, NO_SCALE = 0x5A, 777.0  # the contents of unwritten rows
 
 
 def case(tokens: int, width: int, dtype: torch.dtype = torch.bfloat16, num_local: int = EXPERTS) -> tuple[Tensor, Plan]:
-    """Rows of very different size; 0 to K choices per token, at random places."""
+    """Rows of widely varying magnitude; 0 to K choices per token, at random places."""
     g = torch.Generator().manual_seed(tokens)
     x = torch.randn(tokens, width, generator=g) * 4 ** torch.randn(tokens, 1, generator=g)
     ids = torch.rand(tokens, EXPERTS + 3, generator=g).argsort(1)[:, :K].to(torch.int32)
@@ -27,7 +27,7 @@ def as_bytes(q: Tensor) -> Tensor:
 
 
 def into_sentinels(x: Tensor, plan: Plan, column_major: bool = False) -> tuple[Tensor, Tensor]:
-    """(q, s) of the op in outputs that are marked before."""
+    """The op's (q, s), in outputs that were filled with sentinels."""
     rows, blocks = len(plan.src_of), -(-x.shape[1] // 128)
     q = torch.full((rows, x.shape[1]), NO_BYTE, dtype=torch.uint8).view(torch.float8_e4m3fn)
     s = (
@@ -40,7 +40,7 @@ def into_sentinels(x: Tensor, plan: Plan, column_major: bool = False) -> tuple[T
 
 
 def assert_rows(q: Tensor, s: Tensor, x: Tensor, src_of: Tensor) -> None:
-    """Rows whose source exists are the quantised token; the others are as they were."""
+    """Rows whose source exists are the quantised token; the others are unchanged."""
     want_q, want_s = per_token_group_quant_fp8(x)
     for row, src in enumerate(src_of.tolist()):
         if 0 <= src < len(x) * K:
@@ -69,7 +69,7 @@ def test_equals_the_quantised_rows(tokens, width, dtype, column_major):
 
 
 def test_every_choice_of_a_token_gets_a_copy():
-    """Seen from the token, by row_of."""
+    """Every row that row_of names for a token holds a copy of the quantised token."""
     x, plan = case(33, 160)
     q, s = moe_permute_quant(x, plan)
     want_q, want_s = per_token_group_quant_fp8(x)
@@ -120,7 +120,7 @@ def test_nan_and_inf_stay_in_the_copies_of_their_token(bad):
 
 
 def test_a_row_of_zeros_has_a_finite_scale():
-    """amax is taken as 1e-4 at least: with a scale of 0 the values would be 0 / 0."""
+    """amax is at least 1e-4: with a scale of 0 the values would be 0 / 0."""
     x, plan = case(3, 160)
     x[1] = 0
     q, s = moe_permute_quant(x, plan)

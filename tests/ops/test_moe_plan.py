@@ -1,4 +1,4 @@
-"""moe_plan against Python's stable sort, exactly, and what holds for any ids."""
+"""moe_plan equals Python's stable sort exactly; then the invariants for any ids."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sorted_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> P
 
 
 def random_ids(tokens: int, num_local: int, k: int, seed: int = 0) -> Tensor:
-    """Distinct experts of half as many again as are local, in any order; a third of the others become -1."""
+    """Distinct experts out of 1.5 times the local ones, in any order; a third of the non-local ids become -1."""
     g = torch.Generator().manual_seed(seed)
     experts = max(num_local + num_local // 2, k + k // 2, 2)
     ids = torch.rand(tokens, experts, generator=g).argsort(1)[:, :k].to(torch.int32)
@@ -62,7 +62,7 @@ def as_lists(plan: Plan) -> PlanLists:
 
 
 def assert_sound(plan: Plan, ids: Tensor, num_local: int) -> None:
-    """What holds for every plan, whatever the ids: nothing points outside, and both directions agree."""
+    """Invariants of every plan, for any ids: nothing points outside, and both directions agree."""
     tokens, k = ids.shape
     offsets, row_of, src_of = (t.long() for t in plan)
     rows = tokens * min(k, num_local)
@@ -97,7 +97,7 @@ def test_equals_a_stable_sort(tokens, num_local, k):
 @pytest.mark.parametrize("tokens", [*TOKENS, 300])
 @pytest.mark.parametrize(("num_local", "k"), [(1, 1), (1, 12), (6, 1), (6, 4), (6, 32), (96, 8), (512, 32)])
 def test_choices_of_weight_0_have_no_row(tokens, num_local, k):
-    """Zeros of both signs; NaN, inf, negative and subnormal weights are choices. 300 x 32 is more than one block's."""
+    """Weights of +0 and -0 have no row; NaN, inf, negative and subnormal ones do. 300 x 32 choices exceed a block."""
     ids, weights = plan_oracle.weighted(random_ids(tokens, num_local, k))
     expected = sorted_plan(ids, num_local, weights)
     assert as_lists(moe_plan(ids, num_local, weights)) == expected
@@ -106,7 +106,7 @@ def test_choices_of_weight_0_have_no_row(tokens, num_local, k):
 
 
 def test_what_a_weight_of_0_is():
-    """By hand: the last of K, the only one, all of a token; expert 0 three times, which no row shows."""
+    """By hand: tokens lose their last choice, all but one, or all local ones; a repeated expert 0 takes no row."""
     nan, inf = torch.nan, torch.inf
     ids = torch.tensor([[0, 1, 0, 0], [1, 0, 2, 1], [2, 1, 0, 3]], dtype=torch.int32)
     weights = torch.tensor([[0.0, 2.0, 0.0, -0.0], [nan, 1e-45, -inf, 0.0], [-0.0, 0.0, -0.0, 1.0]])
@@ -134,7 +134,7 @@ def test_other_weights_change_nothing(value):
 
 
 def test_expert_0_at_weight_0_takes_no_row_from_others():
-    """As engines hand over zero experts, up to K - 1 times a token: the rows are those of the real choices."""
+    """Engines pass zero experts this way, up to K - 1 times per token; only the real choices have rows."""
     ids = torch.zeros(50, 12, dtype=torch.int32)
     weights = torch.zeros(50, 12)
     weights[:, 11] = 0.5
@@ -156,7 +156,7 @@ def test_all_sizes_equal_torch_sort(groups):
 
 @pytest.mark.parametrize("tokens", [0, 3, 96])
 def test_every_element_is_written(tokens):
-    """Into outputs that hold something else: the public function hands over empty memory."""
+    """Every element of prefilled outputs is written, as the public function passes uninitialised memory."""
     ids = random_ids(tokens, 6, 4)
     plan = Plan(*(torch.full_like(t, 12345) for t in moe_plan(ids, 6)))
     OP(ids, 6, None, *plan)
@@ -197,7 +197,7 @@ def test_ids_out_of_range_have_no_row():
 @pytest.mark.parametrize(("num_local", "k"), [(1, 32), (2, 5), (3, 12), (6, 32)])
 @pytest.mark.parametrize("tokens", [1, 8, 33])
 def test_repeated_ids_stay_within_the_rows(tokens, num_local, k):
-    """Illegal, and still no write outside: R rows do not hold T * K choices."""
+    """Repeated ids are illegal, but nothing is written outside: R rows do not hold T * K choices."""
     ids = torch.full((tokens, k), num_local - 1, dtype=torch.int32)
     plan = moe_plan(ids, num_local)
     assert_sound(plan, ids, num_local)

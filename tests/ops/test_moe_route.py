@@ -52,8 +52,8 @@ def loop(logits: Tensor, bias: Tensor, top_k: int, zero: int, scale: float) -> t
 def picked(ids: list[int], choice: list[float], zero: int) -> list[int]:
     """The experts behind the ids of one row: each zero slot stands for the best zero expert left.
 
-    Fails unless they are the best, best first, to 2e-7 of the largest score: what float32 softmax and the addition of
-    the bias may lose. Nearer than that, either of two experts is right.
+    Fails unless they are the best in descending order, up to 2e-7 of the largest score, which float32 softmax and
+    adding the bias may lose. Of two closer experts, either is right.
     """
     experts = len(choice)
     zeros = iter(sorted(range(experts - zero, experts), key=lambda i: -choice[i]))
@@ -96,7 +96,7 @@ def test_against_the_loop(experts, zero, top_k, dtype):
 
 @pytest.mark.parametrize(("experts", "zero", "top_k"), SHAPES)
 def test_the_reference_routes_float64_logits_in_float64(experts, zero, top_k):
-    """An fp64 model runs on it; the op itself takes no fp64."""
+    """An fp64 model runs on the reference; the op itself refuses fp64."""
     logits, bias = (t.double() for t in random_case(tokens=16, experts=experts))
     got = reference.moe_route(logits, bias, top_k=top_k, num_experts=experts, num_zero_experts=zero, scale=6.0)
     assert got.weights.dtype == got.zero_weight.dtype == torch.float64
@@ -230,7 +230,7 @@ def test_errors_accumulate_in_the_tensor_that_is_passed():
     errors = torch.tensor([5], dtype=torch.int32)
     assert route(logits, bias, errors=errors).errors is errors
     assert errors.tolist() == [8]
-    route(logits, bias, errors=errors, num_valid=2)  # of the bad rows only one is no padding
+    route(logits, bias, errors=errors, num_valid=2)  # only one of the bad rows is not padding
     assert errors.tolist() == [9]
     route(logits[4:], bias, errors=errors)
     assert errors.tolist() == [9]
@@ -257,7 +257,7 @@ def test_rows_from_num_valid_on_are_padding(stale, valid, as_tensor):
 
 @pytest.mark.parametrize(("count", "valid"), [(9, 5), (-1, 0)])
 def test_a_count_on_the_device_beyond_the_rows_is_safe(count, valid):
-    """Nobody can check it before the launch, unlike an int."""
+    """The host cannot check a count on the device before the launch, so the op clamps it; it refuses a bad int."""
     logits, bias = random_case(tokens=5)
     got = route(logits, bias, num_valid=torch.tensor([count], dtype=torch.int32))
     want = route(logits, bias, num_valid=valid)

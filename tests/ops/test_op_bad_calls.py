@@ -267,7 +267,7 @@ def test_by_hand(op, change, text, error):
     assert text in str(caught.value)
     assert "[LC-" not in str(caught.value)
     assert isinstance(caught.value, LongcatError)
-    if "routing.ids" not in text:  # what tensors hold is seen by the call only
+    if "routing.ids" not in text:  # only the call reads what tensors hold
         supported, reason, fix = longcat_ops.supports(op, *args, **kwargs)
         assert not supported
         assert str(caught.value) == reason + (f"\n  fix: {fix}" if fix else "")

@@ -1,4 +1,4 @@
-"""What holds for every op, from the one list of ops: registration, schema, tracing, layouts of its arguments."""
+"""The contract of every op in the registry: registration, schema, tracing, layouts of its arguments."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from support.op_places import with_blank_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 FP8 = torch.float8_e4m3fn
-# Arguments whose strides must be those of a contiguous tensor; of the others only the last stride must be 1, and of
-# scales none.
+# Arguments that must be contiguous; the others need only a last stride of 1, and scales may have any strides.
 CONTIGUOUS = {"weight", "offsets", "masked_m", "m_indices", "bias", "ids", "row_of", "src_of", "weights", "zero_weight"}
-STACKED = {"b", "gate_up", "w", "w_gate_up", "w_down"}  # contiguous where they are 3-D
+STACKED = {"b", "gate_up", "w", "w_gate_up", "w_down"}  # contiguous if 3-D
 
 
 def test_every_list_of_ops_is_the_same():
@@ -45,7 +44,7 @@ def test_every_list_of_ops_is_the_same():
 
 @pytest.mark.parametrize("op", OPS)
 def test_schema_form(op):
-    """Out-variant: inputs first, then outputs, which alone are marked as written; nothing is returned."""
+    """An op is an out-variant: inputs first, then outputs, which alone are marked as written; it returns nothing."""
     schema = getattr(torch.ops.longcat_ops, op).default._schema
     written = [is_output(spec) for spec in schema.arguments]
     assert any(written) and written == sorted(written)
@@ -93,7 +92,7 @@ def test_only_marked_arguments_change(op, name):
         if isinstance(new, torch.Tensor):
             changed = bits(new) != old
             assert changed <= is_output(spec), spec.name
-            # errors stays 0 where no row is bad; every other output of a case with tokens holds something else than 0
+            # errors stays 0 where no row is bad; with tokens, every other output is not all 0
             if name != "empty" and is_output(spec) and spec.name != "errors":
                 assert changed, spec.name
 
@@ -135,7 +134,7 @@ def test_fakes_and_meta_tensors_have_the_real_outputs(op, name):
 
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_rows_apart_and_misaligned_inputs_give_the_same_bits(op, name):
-    """Every tensor argument in turn: its rows further apart, then everything one element off its alignment."""
+    """Each tensor argument in turn, one element off its alignment or with its rows apart, changes no bit."""
     overload, arguments, _ = schema_call(op, name)
     expected = run_blank(overload, arguments)
     for i, (spec, value) in enumerate(zip(overload._schema.arguments, arguments, strict=True)):
@@ -154,7 +153,7 @@ def test_rows_apart_and_misaligned_inputs_give_the_same_bits(op, name):
 
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_kernel_and_reference_agree(op, name):
-    """The CPU kernel where there is one: bit for bit, but for sums that have another order and for exp."""
+    """CPU kernels equal the reference bit for bit, except for sums in another order and for exp."""
     overload, arguments, _ = schema_call(op, name)
     theirs = with_blank_outputs(overload, arguments)
     schema_form(op, getattr(reference, op))(*theirs)
@@ -187,7 +186,7 @@ def misaligned(t):
     storage = torch.empty(t.numel() + 65, dtype=t.dtype)
     start = (-storage.data_ptr() // t.element_size()) % 16 + 1
     copy = storage[start : start + t.numel()].view(t.shape) if t.is_contiguous() else None
-    if copy is None:  # scales by columns
+    if copy is None:  # column-major scales
         copy = storage[start : start + t.numel()].view(t.shape[::-1]).permute(*range(t.dim())[::-1])
     return copy.copy_(t)
 

@@ -1,5 +1,5 @@
-"""Bad tensors for every op, in a table made from the schemas: nothing is written, and the text says op, argument, got
-and expected.
+"""Bad tensors for every op, in a table made from the schemas: nothing is written, and the text names op, argument, what
+it is and what is expected.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ def test_every_tensor_argument(op, name, index, argument, kind):
             assert text[1] == op
             assert text[3] != text[4]
             if not kind.startswith(("size", "rank", "device", "shares")):
-                # of these the argument itself is to blame; two that do not fit leave the choice to the check
+                # here the argument itself is at fault; of two that do not fit together the check may name either
                 assert argument_name(op, text[2]) == argument, reason
 
 
 def argument_name(op, name):
-    """The schema's name of what a text calls by the public one."""
+    """The schema's name of an argument that a text calls by its public name."""
     public_names = {"w_gate_up scales": "gate_up_scales", "w_down scales": "down_scales"}
     if op == "dequant_fp8" and name == "dtype":
         return "out"

@@ -28,7 +28,7 @@ def with_gradient(value):
 
 
 def swap(value, old, new):
-    """Arguments of a public function with one tensor in the place of another, however deep it lies."""
+    """Arguments of a public function with one tensor replaced by another, at any depth."""
     if value is old:
         return new
     if isinstance(value, tuple):
@@ -75,7 +75,7 @@ def test_functions_refuse_each_input_that_requires_a_gradient(op, name, i):
 
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_results_do_not_depend_on_the_grad_mode(op, name):
-    """Grad mode leads through the autograd kernel, inference mode does not."""
+    """Grad mode runs through the autograd kernel, inference mode does not; both have the same bits."""
     overload, arguments, _ = schema_call(op, name)
     specs, results = overload._schema.arguments, []
     for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
@@ -130,7 +130,7 @@ def test_transforms_are_refused(op, way):
 
 @pytest.mark.parametrize("way", ["function", "torch.ops"])
 def test_transforms_of_something_else_go_through(way):
-    """The op's inputs are constants, or detached, inside a function that is differentiated."""
+    """A transform passes if the op's inputs are constants, or detached, in the differentiated function."""
     x, weight, scale = torch.randn(3, 8), torch.rand(8), torch.tensor(2.0)
     normed = longcat_ops.rms_norm(x, weight, 1e-5)
 

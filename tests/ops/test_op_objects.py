@@ -1,4 +1,4 @@
-"""What is no tensor, or no number, where an op takes one: the call and `supports` refuse it with the same text."""
+"""An object that is not the tensor or number an op takes: the call and `supports` refuse it with the same text."""
 
 from __future__ import annotations
 

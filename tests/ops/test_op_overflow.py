@@ -1,5 +1,5 @@
-"""Scales, values and sums at the edge of float32: NaN and inf lie in the same places in every implementation, where an
-oracle in float64 says that they belong, and never become a number or a code that looks like one.
+"""Scales, values and sums at the edge of float32: every implementation has NaN and inf where a float64 oracle has them,
+and they never become a number or the code of one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def implementations(op):
 
 
 def codes(generator, *sizes, nans=0.0):
-    """Every e4m3 value; some NaN."""
+    """Random e4m3 codes, a share of `nans` of them NaN."""
     values = torch.randint(0, 256, sizes, dtype=torch.uint8, generator=generator)
     values = torch.where(values & 127 == 127, values - 1, values)
     return torch.where(torch.rand(sizes, generator=generator) < nans, 127, values).view(E4M3)
@@ -54,7 +54,7 @@ def sums(a, sa, b, sb):
 
 
 def magnitudes(a, sa, b, sb):
-    """[M, N] in float64: the same with every value's size, which rounding in whatever order is measured by."""
+    """[M, N] in float64: the same sums of magnitudes, the measure of rounding errors in any order."""
     left = a.double().abs() * sa.double().abs().repeat_interleave(128, 1)[:, : a.shape[1]]
     scales = sb.double().abs().repeat_interleave(128, 0)[: len(b)].repeat_interleave(128, 1)
     return left @ (b.double().abs() * scales[:, : b.shape[1]]).T
@@ -161,7 +161,7 @@ def test_swiglu_of_products(left, right):
         assert torch.equal(kind_of(sh), scales), name
         assert torch.equal(h.float().isnan(), nans), name
         infinite = sh.isinf().repeat_interleave(128, 1)[:, :width]
-        assert (h.float()[infinite & ~nans] == 0).all(), name  # a code that is no number times an infinite scale
+        assert (h.float()[infinite & ~nans] == 0).all(), name  # code 0, which is NaN times an infinite scale
         wide = longcat_ops.dequant_fp8(h, sh, torch.float32)
         assert wide[infinite].isnan().all(), name
 
@@ -171,7 +171,7 @@ VALUES = [INF, -INF, NAN, 3.0e38, -3.0e38, 1.0e20, 88.5, -88.5, -89.5, -3.0e38, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_swiglu_of_values(dtype):
-    """Every pair of them, each in a group of its own with small numbers around it."""
+    """Every pair of VALUES, in its own group with small numbers around it, gives the oracle's NaN and inf."""
     pairs = torch.cartesian_prod(torch.tensor(VALUES), torch.tensor(VALUES)).to(dtype)
     gate, up = (torch.ones(len(pairs), 136).to(dtype) for _ in range(2))
     gate[:, 7], up[:, 7] = pairs[:, 0], pairs[:, 1]

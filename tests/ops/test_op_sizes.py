@@ -1,4 +1,4 @@
-"""A size that is no multiple of 8: the text names the dimension, and doing what it says helps."""
+"""A size that is not a multiple of 8: the text names the dimension, and the fix that it gives works."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def routing(tokens):
 
 OFFSETS = torch.tensor([0, 3, 3], dtype=torch.int32)
 PLAN = longcat_ops.moe_plan(torch.zeros(3, 1, dtype=torch.int32), 2)
-# op, its arguments for sizes {}, argument at fault, layout, size at fault, dimension, bad size, size it must have
+# op, its arguments for a size, argument at fault, layout, size at fault, dimension, bad size, size it must have
 CASES = [
     ("per_token_group_quant_fp8", lambda n: (torch.zeros(3, n),), "x", "[T, H]", "H", 1, 100, 104),
     ("per_block_quant_fp8", lambda n: (torch.zeros(3, n),), "w", "[N, K]", "K", 1, 12, 16),

@@ -1,4 +1,4 @@
-"""What stands where an op takes a tensor: memory that is gone, tensors that are no dense memory."""
+"""Tensors that an op cannot read: their memory is gone, or they are not dense memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def freed(value):
 
 
 def shrunk(value):
-    """All of its memory but the last byte."""
+    """A copy whose storage lacks its last byte."""
     copy = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(value)
     reach = sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) + 1
     copy.untyped_storage().resize_(reach * value.element_size() - 1)
@@ -56,7 +56,7 @@ def test_memory_that_is_gone_is_refused_by_torch_ops(op, name, i, take):
     expected = rf"\[LC-SHAPE\] {op}: argument `{argument}` is (without memory|in a storage of \d+ bytes), expected the"
     with pytest.raises(RuntimeError, match=expected):
         overload(*mixed)
-    code, reason, _ = checking.find_problem(op, *mixed)  # as the reference and the emulator ask
+    code, reason, _ = checking.find_problem(op, *mixed)  # the check of the reference and the emulator
     assert code == "LC-SHAPE" and f"argument `{argument}`" in reason
     mixed[i] = mixed[i].as_subclass(Renamed)
     assert checking.find_problem(op, *mixed)[:2] == (code, reason)
@@ -102,7 +102,7 @@ class Bare(torch.Tensor):
 
 
 class Renamed(torch.Tensor):
-    """Plain memory under another name."""
+    """Plain memory under another class name."""
 
 
 def test_a_null_pointer_is_refused_by_torch_ops():
@@ -117,7 +117,7 @@ def test_a_null_pointer_is_refused_by_torch_ops():
 
 
 def kinds(value):
-    """(words of the text, a tensor of this shape that is no dense memory)."""
+    """(words of the text, a tensor of this shape that is not dense memory)."""
     wide = torch.zeros(value.shape)
     yield "of layout torch.sparse_coo", wide.to_sparse()
     if value.dim() == 2:

@@ -50,7 +50,7 @@ def test_zeros_eps_and_non_finite_rows() -> None:
     x = torch.ones(3, 16)
     x[1, 3] = torch.nan
     y = longcat_ops.rms_norm(x, weight, 1e-5)
-    assert bool(y[1].isnan().all()) and bool(y[[0, 2]].isfinite().all())  # a row speaks for itself
+    assert bool(y[1].isnan().all()) and bool(y[[0, 2]].isfinite().all())  # a NaN stays in its row
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
@@ -77,6 +77,6 @@ def test_instruction_sets_agree_bit_for_bit() -> None:
 
 
 def test_fp64_is_refused() -> None:
-    """The sum runs in float32: an fp64 model must not take it for its norm."""
+    """The sum runs in float32, so an fp64 model must not use it for its norm."""
     with pytest.raises(longcat_ops.LongcatShapeError, match=r"`x` is torch.float64, expected torch.bfloat16"):
         longcat_ops.rms_norm(torch.zeros(4, 16, dtype=torch.float64), torch.ones(16), 1e-5)

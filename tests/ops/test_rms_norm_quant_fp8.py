@@ -1,4 +1,4 @@
-"""rms_norm_quant_fp8 against the steps it joins: the addition, rms_norm and the quantisation."""
+"""rms_norm_quant_fp8 against the steps that it fuses: the addition, rms_norm and the quantisation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Ten
     if residual is None:
         assert residual_out is None
     else:
-        # Sums in float32 have more than twice the bits of either format, so rounding them again is rounding once.
+        # A float32 sum has more than twice the bits of either format, so rounding it again equals rounding once.
         assert_same_bits(residual_out, (x.float() + residual.float()).to(x.dtype))
     assert_normed(y, x if residual is None else residual_out, weight, eps)
     expected_q, expected_s = per_token_group_quant_fp8(y, column_major_scales=column_major)
@@ -50,7 +50,7 @@ def test_is_the_chain_of_its_steps(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_the_norm_is_of_the_rounded_sum(dtype: torch.dtype) -> None:
-    """The sum is 1 but for one element 1 + eps; unrounded it is 1 + eps / 2, which makes that element of y one less."""
+    """The sum rounds to 1 except for one element, 1 + eps; unrounded it is 1 + eps / 2, and that y is one step less."""
     x = torch.full((1, 128), 1.0, dtype=dtype)
     half_step = torch.finfo(dtype).eps / 2
     residual = torch.full((1, 128), half_step, dtype=dtype)  # a tie, to the even 1.0
@@ -73,7 +73,7 @@ def test_y_is_rms_norm(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_zero_rows(dtype: torch.dtype) -> None:
-    """Rows of zeros, also as the sum of a row and its negative, give 0 and the smallest scale; other rows do not."""
+    """A row of zeros, also as a sum of a row and its negative, gives 0 and the smallest scale; other rows do not."""
     x, weight, eps, residual = inputs(4, 160, dtype, True)
     x[1], residual[1] = 0, 0
     residual[2] = -x[2]
@@ -103,7 +103,7 @@ def test_a_nan_stays_in_its_row(dtype: torch.dtype, where: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("columns", [8, 160, 6144])
 def test_a_row_does_not_depend_on_its_batch(columns: int, dtype: torch.dtype) -> None:
-    """Up to 8 rows, as in decode."""
+    """Up to 8 rows, as in decode, a row has the same bits in every part of the batch."""
     x, weight, eps, residual = inputs(8, columns, dtype, True)
     whole = rms_norm_quant_fp8(x, weight, eps, residual)
     for begin, end in [(0, 1), (7, 8), (0, 2), (1, 4), (3, 8)]:

@@ -30,7 +30,7 @@ def check(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 65])
 @pytest.mark.parametrize("width", [8, 128, 136, 160, 576])
 def test_against_fp64_on_hostile_values(rows: int, width: int, dtype: torch.dtype) -> None:
-    """Rows of very different magnitude, with 1e6, subnormals, inf and NaN in gate and in up."""
+    """Rows of widely varying magnitude, with 1e6, subnormals, inf and NaN in gate and in up, are within the bound."""
     check(hostile_input(rows, 2 * width, dtype))
     flipped = hostile_input(rows, 2 * width, dtype, seed=1).roll(width, 1)
     check(flipped)
@@ -44,7 +44,7 @@ def test_against_fp64_at_model_width(width: int) -> None:
 
 @pytest.mark.parametrize("rows", [8, 40])
 def test_the_check_notices(rows: int) -> None:
-    """An h that was rounded to bf16 or whose silu is a little off, a scale 2^-18 off, a code one step off."""
+    """The check fails for h rounded to bf16 or with silu a little off, a scale 2^-18 off, a code one step off."""
     x = random(rows, 160)
     exact, error = silu_and_mul(*x.double().chunk(2, -1))
     q, s = check(x)
@@ -93,7 +93,7 @@ def test_groups_of_zero_have_the_smallest_scale(rows: int, dtype: torch.dtype) -
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [8, 12])
 def test_exp_overflows_to_zero(rows: int, dtype: torch.dtype) -> None:
-    """exp(1e4) is inf, and v / inf is 0 and not NaN; below -88 exp of a float32 overflows, above 104 it vanishes."""
+    """For v below -88, exp(-v) overflows float32 to inf and v / inf is 0, not NaN; above 104, exp(-v) vanishes."""
     x = random(rows, 160, dtype)
     x[0, :160] = -1e4
     x[1, :160] = torch.linspace(-110, -80, 160).to(dtype)
@@ -145,7 +145,7 @@ def test_both_layouts_of_scales_are_equal(rows: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [8, 136, 160, 2048, 4640, 12288])
 def test_a_row_does_not_depend_on_its_batch(width: int, dtype: torch.dtype) -> None:
-    """Up to 8 rows, as in decode: alone, in any part of the batch, and at another place."""
+    """Up to 8 rows, as in decode, a row has the same bits alone, in any part of the batch and at another place."""
     for seed in range(-(-2048 // width)):  # some 100 groups each: only the largest element of one shows its last bits
         x = random(8, width, seed=seed)
         x[:, :width] = -x[:, :width].abs()  # where those are the last bits of exp

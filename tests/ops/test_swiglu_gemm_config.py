@@ -1,4 +1,4 @@
-"""The choice of a tile for the GEMM with SwiGLU, through `explain`: a pure function, so no GPU is asked."""
+"""The tile choice of the GEMM with SwiGLU, through `explain`: a pure function that needs no GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH, K = 2048, 6144
 
 
 def swiglu(groups: int, rows: int, width: int = WIDTH, k: int = K, hint: int | None = None) -> tuple[Candidate, ...]:
-    """`rows` in all."""
+    """`rows` counts the rows of all groups."""
     gate_up = meta(groups, 2 * width, k), meta(groups, 2 * -(-width // 128), -(-k // 128), dtype=F32)
     offsets = meta(groups + 1, dtype=I32)
     op = "m_grouped_fp8_swiglu_gemm_nt_offset"
@@ -51,7 +51,7 @@ def test_every_candidate_can_run(groups: int, rows: int, width: int, k: int) -> 
 
 
 def test_counts() -> None:
-    """By hand; h is a byte and a scale per 128."""
+    """Counts equal hand counts; h takes one byte per value and a scale per 128."""
     weights, tokens = 16 * 2 * WIDTH * K, 16 * 32 * (K + 4 * 48 + WIDTH + 4 * 16)
     tile = chosen(swiglu(16, 16 * 32, hint=32))
     assert tile.counts.bytes == weights + tokens and tile.predictions[0].bound == "memory"

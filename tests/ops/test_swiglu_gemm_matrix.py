@@ -1,6 +1,6 @@
-"""m_grouped_fp8_swiglu_gemm_nt_offset over shapes, groups, rows of a group, distributions, values, hints: each value of
-one with each value of another. Codes and scales must be those of float32 values within the fp64 bound, and near those
-of the GEMM with silu_and_mul_quant_fp8 after it. Then NaN, zeros and overflow, which stay where they are.
+"""m_grouped_fp8_swiglu_gemm_nt_offset over shapes, groups, rows of a group, distributions, values, hints: the cases
+hold every pair of values. Codes and scales must be those of float32 values within the fp64 bound, and near those of the
+GEMM followed by silu_and_mul_quant_fp8. Then NaN, zeros and overflow, which stay where they are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from support.swiglu_oracle import FLOOR_SCALE, assert_quantised, expected, run
 pytestmark = pytest.mark.long
 
 BACKEND = "cuda" if carried.active else os.environ.get("LONGCAT_OPS_BACKEND", "cpu")
-EMULATED = BACKEND == "emu"  # slow: few and small ones
+EMULATED = BACKEND == "emu"  # slow: few and small cases
 
 
 class Case(NamedTuple):
@@ -38,7 +38,7 @@ class Case(NamedTuple):
     values: str  # of activations
     weights: str
     lead: int  # where the first group starts
-    hint: float | None  # times m
+    hint: float | None  # in multiples of m
     column_major: bool
 
     def __str__(self) -> str:
@@ -101,12 +101,12 @@ def check(case: Case) -> None:
     if case.values == "zeros":
         assert not (codes_of(h) & 0x7F).any() and (sh.numpy() == FLOOR_SCALE).all()
 
-    # Both ways the products are within their bounds, so the values of h are within twice the one of h of each other.
+    # Both results are within the bound, so their values of h are within twice the bound of each other.
     z, v = (torch.cat(run_offset(parts, half, **options)) for half in (gate, up))
     chain = silu_and_mul_quant_fp8(torch.cat([z, v], 1))
     assert_quantised(*chain, value, bound)
     assert_quantised(h, sh, silu_and_mul(z.double(), v.double())[0], 2 * bound)
-    if BACKEND != "reference":  # where another number of columns is another order of adding up
+    if BACKEND != "reference":  # its order of sums depends on the number of columns
         assert bits((h, sh)) == bits(chain)
 
 
@@ -134,7 +134,7 @@ SHORT = ROWS[:17] if EMULATED else ROWS
 
 @pytest.mark.parametrize("rows", [1, 8, 9, 65])
 def test_a_block_of_zeros_leaves_the_others_alone(rows: int) -> None:
-    """Where gate or up of a block is zero, codes are 0 and the scale is the smallest one."""
+    """Where gate or up of a block is zero, codes are 0 and the scale is the smallest; other blocks do not change."""
     gate, up, both = gate_up("normal", N, K, 2)
     parts = activations("normal", (rows, rows), K)
     (plain, plain_s), plain_second = run(parts, both)
@@ -156,8 +156,8 @@ NANS = [(0, 0, (2, 5, 7), 0), (1, 0, (2, 130, 7), 1), (0, 1, (2, 0, 1), 0), (1, 
 @pytest.mark.parametrize(("half", "tensor", "element", "block"), NANS)
 @pytest.mark.parametrize("rows", [1, 8, 9, 65])
 def test_nan_stays_in_its_row_or_block(rows: int, half: int, tensor: int, element: tuple[int, ...], block: int) -> None:
-    """One in a row of activations or in its scale reaches that row; one in a weight the 128 columns around it, and only
-    in the group of rows of that weight."""
+    """A NaN in a row of activations or in its scale reaches that row; one in a weight or its scale reaches its block of
+    128 columns, only in the weight's own group."""
     gate, up, both = gate_up("normal", N, K, 3)
     parts = [select(part, range(len(part[0]))) for part in activations("normal", (rows, rows + 1, rows), K)]
     plain = run(parts, both)
@@ -178,8 +178,8 @@ def test_nan_stays_in_its_row_or_block(rows: int, half: int, tensor: int, elemen
 
 @pytest.mark.parametrize("rows", [8, 9])
 def test_products_that_overflow(rows: int) -> None:
-    """silu(gate) * up past the largest float32 is infinite: so is the scale of its 128 columns, and codes are NaN there
-    and 0 beside it."""
+    """silu(gate) * up past the largest float32 is infinite, as is the scale of its 128 columns; its code is NaN, and
+    the codes beside it are 0."""
     _, _, both = gate_up("normal", N, K, 1)
     ((q, s),) = activations("normal", (rows,), K)
     s = s.clone()
@@ -193,8 +193,8 @@ def test_products_that_overflow(rows: int) -> None:
 
 
 def test_a_row_does_not_depend_on_its_group() -> None:
-    """The first rows of all groups are the same rows, and then in reverse order: any number of rows, at any place."""
-    stable = [m for m in SHORT if m <= 8] if BACKEND == "reference" else SHORT  # it adds up in another order past 8
+    """All groups start with the same rows, then hold them in reverse: bits depend on neither row count nor place."""
+    stable = [m for m in SHORT if m <= 8] if BACKEND == "reference" else SHORT  # its order of sums changes past 8
     q, s = (t.expand(len(stable), -1, -1).contiguous() for t in gate_up("normal", N, K, 1)[2])
     (pool,) = activations("normal", [max(stable)], K)
     outs = run([select(pool, range(m)) for m in stable], (q, s))

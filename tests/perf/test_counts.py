@@ -1,4 +1,4 @@
-"""Counts of products, dispatch, chain and layer: by hand, and against `explain` and the model's configuration."""
+"""Counts of products, dispatch, chain and layer equal hand counts, `explain` and the model's configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def test_a_product_is_counted_as_explain_does() -> None:
-    """Without tensors, and with the tiles of a call's."""
+    """`products` gives, without tensors, the counts and tiles that `explain` gives for a call."""
     rows, (groups, n, k) = 128, (16, 4096, 6144)
     lhs = meta(rows, k, dtype=torch.float8_e4m3fn), meta(rows, k // 128)
     rhs = meta(groups, n, k, dtype=torch.float8_e4m3fn), meta(groups, n // 128, k // 128)
@@ -38,13 +38,13 @@ def test_a_product_is_counted_as_explain_does() -> None:
 
 
 def test_fewer_sms_have_more_to_do() -> None:
-    """128 tiles of [128, 6144] and 8 rows: one wave on 132 SMs, two on the 78 of an H20."""
+    """128 tiles of [128, 6144] and 8 rows take one wave on 132 SMs, two on the 78 of an H20."""
     one, two = (products.product(4, 32, 4096, 6144, max_rows=8, sms=sms) for sms in (132, 78))
     assert one.bytes == two.bytes and two.sm_bytes == 2 * one.sm_bytes == 2 * (128 + 8) * 6144
 
 
 def test_deep_gemm_reads_whole_blocks() -> None:
-    """4 experts of 70 rows, in blocks of 64: two each, which share the weights in pairs."""
+    """4 experts of 70 rows take two blocks of 64 each, and the two share their weights as a pair."""
     found = products.deep_gemm(4, 70, 4096, 7168, block=64)
     weights, padded = 4 * (4096 * 7168 + 4 * 32 * 56), 4 * 128
     assert found.bytes == weights + padded * (7168 + 4 * 56 + 2 * 4096)
@@ -75,7 +75,7 @@ def test_routing_and_plan_are_counted_as_explain_does(tokens: int) -> None:
 
 @pytest.mark.parametrize(("tokens", "ranks"), [(8, 8), (1, 128)])
 def test_expected_counts_are_those_of_random_choices(tokens: int, ranks: int) -> None:
-    """Within 5 standard errors of 200 draws."""
+    """Expected counts are within 5 standard errors of the mean of 200 draws."""
     share, generator = Share(tokens, ranks), torch.Generator().manual_seed(0)
     drawn = []
     for _ in range(200):
@@ -88,7 +88,7 @@ def test_expected_counts_are_those_of_random_choices(tokens: int, ranks: int) ->
 
 
 def test_bytes_of_one_token() -> None:
-    """8 experts of one row each."""
+    """One token moves the bytes of 8 experts with one row each."""
     quant, gate_up, down, combine = Share(1, 1).fused()
     assert gate_up.bytes == 8 * (4096 * 6144 + 32 * 48 * 4 + 6144 + 48 * 4 + 2048 + 16 * 4)
     assert down.bytes == 8 * (6144 * 2048 + 48 * 16 * 4 + 2048 + 16 * 4 + 2 * 6144)
@@ -118,7 +118,7 @@ def test_sizes_of_a_layer_are_those_of_the_model() -> None:
 
 
 def test_most_bytes_of_a_layer_are_weights() -> None:
-    """Those of one token."""
+    """For one token, weights and cache pages are all but 1 % of a layer's bytes."""
     linear = 2 * (1536 * 6144 + 12288 * 1536 + 576 * 6144 + 6144 * 8192 + 3 * 12288 * 6144)
     absorbed, experts, pages = 2 * 4 * 64 * 512 * 256, 8 * 3 * 2048 * 6144, 2 * 1024 * 576 * 2
     found = layer.predicted(1, H100)

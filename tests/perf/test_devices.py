@@ -1,4 +1,4 @@
-"""The table of devices: complete, with sources, and found by the names that CUDA tells."""
+"""The device table is complete, cites its sources, and is found by the names that CUDA reports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def test_every_figure_is_there_and_has_a_source(name: str) -> None:
     assert device.name == name and figures.keys() - {"copied"} == FIGURES
     assert all(figure.value > 0 and len(figure.source) > 10 for figure in figures.values())
     assert device.l2_low.value < device.l2_high.value
-    # L2 is faster than memory, and bf16 is half of FP8: a digit that slipped would show.
+    # L2 is faster than memory, and bf16 half as fast as FP8: these catch a mistyped digit.
     assert device.memory.value < device.l2_low.value
     assert device.bf16.value == pytest.approx(device.fp8.value / 2, rel=0.002)
     assert device.copied is None or 0.8 < device.copied.value / device.memory.value < 1
 
 
 def test_figures_of_the_data_sheets() -> None:
-    """Written out once more, from the sheets."""
+    """The table equals the data sheets, typed in a second time here."""
     known = {
         name: (d.memory.value / 1e12, d.fp8.value / 1e12, d.sms.value, d.nvlink.value / 1e9)
         for name, d in DEVICES.items()
@@ -43,7 +43,7 @@ def test_figures_of_the_data_sheets() -> None:
 
 
 def test_clocks_are_those_at_which_the_peaks_hold() -> None:
-    """Known from elsewhere: 1.83 GHz of the H100 SXM, 1.62 of its PCIe card."""
+    """The clocks match other sources: 1.83 GHz for the H100 SXM, 1.62 GHz for its PCIe card."""
     assert DEVICES["H100"].clock.value == pytest.approx(1.83e9, rel=0.001)
     assert DEVICES["H100 PCIe"].clock.value == pytest.approx(1.62e9, rel=0.001)
 

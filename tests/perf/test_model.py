@@ -1,4 +1,4 @@
-"""How counts become bands: by hand, monotonic, ordered; and no number without an owner."""
+"""Counts become bands: equal to hand calculations, monotonic in the work, and ordered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from longcat_ops.perf import DEVICES, KIND, UNKIND, Band, Counts, by_name, floor
 from longcat_ops.perf.model import Constants, digits, limits
 
 H100, H200, H20 = (by_name(name) for name in ("H100", "H200", "H20"))
-PARTS = {  # what a launch needs -> what then binds
+PARTS = {  # the count that dominates -> the bound that it sets
     "bytes": "memory",
     "flops": "tensor cores",
     "l2_bytes": "L2",
@@ -25,7 +25,7 @@ PARTS = {  # what a launch needs -> what then binds
 
 
 def test_by_hand() -> None:
-    """3.35 GB of memory: 1000 us at the peak, longer at either share, and the launch."""
+    """3.35 GB of memory take 1000 us at the peak, longer at either share, plus the launch."""
     found = predict(Counts("read", bytes=3.35e9), H100)
     assert found.low == pytest.approx(1000 / 0.94 + 1.5) and found.high == pytest.approx(1000 / 0.75 + 4)
     assert found.bound == "memory" and found.middle == pytest.approx((found.low + found.high) / 2)
@@ -35,14 +35,14 @@ def test_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx((1000 + 1.5, 12e9 / 5.5e12 * 1e6 + 4))
     found = predict(Counts("load", sm_bytes=1.2e6), H200)
     assert (found.low, found.high) == pytest.approx((10 + 1.5, 15 + 4))
-    # A 132nd of the flops on one SM takes as long as all of them on all.
+    # A 132nd of the flops on one SM takes as long as all flops on all SMs.
     all_sms, one_sm = Counts("mma", flops=1.979e12), Counts("mma", sm_flops=1.979e12 / 132)
     assert predict(all_sms, H100) == predict(one_sm, H100)
     assert predict(all_sms, H100).low == pytest.approx(1000 / 0.81 + 1.5)
-    # 1830 MHz, an instruction of one warp in one clock or in 2.5 of slower ones.
+    # At 1830 MHz, one warp issues an instruction per clock, or one per 2.5 slower clocks.
     found = predict(Counts("chain", serial=1830), H100)
     assert (found.low, found.high) == pytest.approx((1 + 1.5, 2.5 / 0.75 + 4), rel=1e-3)
-    # Four instructions a clock and SM.
+    # Four instructions per clock and SM.
     assert limits(Counts("x", issued=4 * 132 * 1830), H100, KIND)["instructions"] == pytest.approx(1, rel=1e-3)
     assert limits(Counts("x", sm_smem_bytes=128 * 1830), H100, KIND)["shared memory"] == pytest.approx(1, rel=1e-3)
 
@@ -76,14 +76,14 @@ def test_more_launches_take_longer() -> None:
 
 
 def test_one_set_is_kinder_in_everything() -> None:
-    """A higher share, a higher rate, a lower cost."""
+    """KIND has the higher share, the higher rate and the lower cost in every field."""
     for field in fields(Constants):
         kind, unkind = getattr(KIND, field.name), getattr(UNKIND, field.name)
         costs = field.name.endswith(("_us", "_clocks"))
         assert kind < unkind if costs else kind > unkind, field.name
     shares = [getattr(c, name) for c in (KIND, UNKIND) for name in ("memory_share", "fp8_share", "clock_share")]
     assert all(0 < share <= 1 for share in shares)
-    # What was measured in public lies between: copies of an H100 and an H200; launches that do not overlap.
+    # Published measurements lie in between: copies on an H100 and an H200; launches that do not overlap.
     for device in (H100, H200):
         assert UNKIND.memory_share < device.copied.value / device.memory.value < KIND.memory_share
     assert KIND.alone_us <= 2.5 <= UNKIND.alone_us and KIND.follows_us <= 2.1 <= UNKIND.follows_us
@@ -101,7 +101,7 @@ def test_the_floor_is_below_every_band() -> None:
 
 
 def test_what_binds_may_differ_between_the_ends() -> None:
-    """1 GB of memory at 3.15 TB/s, and 2.1 GB of L2 at 8 TB/s or at 5.5, where memory is not that much slower."""
+    """1 GB of memory at 3.15 TB/s outlasts 2.4 GB of L2 at 8 TB/s, but at the slow ends L2 at 5.5 TB/s lasts longer."""
     assert predict(Counts("x", bytes=1e9, l2_bytes=2.4e9), H100).bound == "memory or L2"
     assert predict([Counts("x", bytes=1e9)] * 2, H100).bound == ""
 

@@ -1,4 +1,4 @@
-"""Published times of like kernels, beside the bands of the same counts."""
+"""Published times of similar kernels, compared with the bands of the same counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longcat_ops.perf import by_name, floor
 from longcat_ops.perf.published import Published, published
 
 PUBLISHED = published()
-# A time that leaves its band, or comes back into it, is a finding: the page says which are outside.
+# A time that leaves its band, or returns to it, is a finding: the page names those outside.
 OUTSIDE = {
     ("16 experts x 32 rows, 4096 x 7168", "H20"),
     ("16 experts x 32 rows, 7168 x 2048", "H20"),
@@ -50,7 +50,7 @@ def test_only_what_lay_in_l2_is_faster_than_the_floor_allows() -> None:
 
 
 def test_bands_are_narrow_enough_to_be_wrong() -> None:
-    """Less than a factor of 2, and of 1.35 where memory binds and the launch is little."""
+    """A band spans less than a factor of 2, and of 1.35 where memory binds and the launch is a small part."""
     for one in PUBLISHED:
         assert one.band.high < 2 * one.band.low, one.case
         assert one.band.high < 1.35 * one.band.low or one.band.low < 30 or one.band.bound != "memory", one.case

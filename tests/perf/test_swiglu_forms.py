@@ -1,4 +1,4 @@
-"""gate_up with SwiGLU in one kernel or apart: the counts of both, and who is said to be faster."""
+"""gate_up with SwiGLU in one kernel or two: the counts of both, and which one is predicted to be faster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N, K = 4096, 6144
 
 
 def test_apart_is_the_plain_product_and_what_lies_between() -> None:
-    """Gate and up are written once and read once as bf16; h leaves as e4m3 with a scale for 128."""
+    """Gate and up are written once and read once as bf16; h is written as e4m3 with a scale per 128."""
     first, second = apart(4, 256, N, K, max_rows=64)
     assert first == product(4, 256, N, K, max_rows=64)
     assert second.bytes == 256 * (2 * N + N // 2 + 4 * N // 2 // 128)

@@ -1,4 +1,4 @@
-"""FP8 quantisation in numpy, from the definition of e4m3: shares no conversion with the library or torch."""
+"""FP8 quantisation in numpy, written from the definition of e4m3; it shares no conversion with the library or torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`pytest --backend cuda`: the CPU tensors of any test go to the GPU, through the op's CUDA kernel, and back.
+"""`pytest --backend cuda` copies every test's CPU tensors to the GPU, runs the op's CUDA kernel and copies them back.
 
-A tensor travels with the whole of its storage, so strides, gaps, alignment and memory shared between arguments arrive
-as they are, and what a kernel writes outside of its outputs comes back to be seen.
+A tensor's whole storage is copied, so strides, gaps, alignment and memory shared between arguments are preserved, and
+the test sees what a kernel writes outside of its outputs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-active = False  # whether ops of CPU tensors run on a GPU
+active = False  # whether ops on CPU tensors run on a GPU
 
 
 def carried(op: Callable[..., None], device: str) -> Callable[..., None]:
-    """`op` of tensors on `device`, as a function of CPU tensors with the same effect."""
+    """Wraps `op`, which takes tensors on `device`, as a function of CPU tensors with the same effect."""
 
     def run(*arguments: Any) -> None:
         copies: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
@@ -40,7 +40,7 @@ def carried(op: Callable[..., None], device: str) -> Callable[..., None]:
 
 
 def register(device: str = "cuda") -> torch.library.Library:
-    """All ops of CPU tensors run on `device`, as long as the result is kept. Imports longcat_ops."""
+    """Runs all ops on CPU tensors on `device` for as long as the result is kept. Imports longcat_ops."""
     global active
     active = True
     import longcat_ops
@@ -48,7 +48,7 @@ def register(device: str = "cuda") -> torch.library.Library:
 
     longcat_ops._library.load()
     library = torch.library.Library("longcat_ops", "IMPL")
-    with warnings.catch_warnings():  # torch warns of any override; this one was asked for
+    with warnings.catch_warnings():  # torch warns about every override; this one is intended
         warnings.filterwarnings("ignore", message="Warning only once for all operators")
         for op in OPS:
             library.impl(op, carried(getattr(torch.ops.longcat_ops, op), device), "CPU", allow_override=True)

@@ -1,5 +1,5 @@
-"""The FP8 expert chain in fp64, with a bound for every element: of the same chain, whose activations are quantised; and
-of one that quantises nothing, where the bound is what two quantisations of the activations may do.
+"""The FP8 expert chain in fp64, with an error bound for every element. `quantised_chain` quantises the activations as
+the library does; `unquantised_bound` quantises nothing, and its bound covers both quantisations of the activations.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from support.grouped import ROUNDING, Fp8Pair, cut_by_tensor_cores, gemm, wide
 from support.near_oracle import quantised_range, silu_and_mul
 
 _U = 2.0**-24
-# Half a step of e4m3, which keeps 4 bits: of a value, or of a scale where the value has fewer. A little more, for the
-# division by the scale and the scale itself, both in float32.
+# Half a step of e4m3 (4 significant bits), relative to the value, or to its scale where the value is subnormal.
+# Slightly enlarged, because the division by the scale and the scale itself are float32.
 _HALF_STEP, _SMALLEST_HALF_STEP = 2.0**-4 * (1 + 2.0**-20), 2.0**-10 * (1 + 2.0**-20)
 
 
 class Experts(NamedTuple):
-    """fp64 [G, I, H], [G, I, H], [G, H, I]: what FP8 weights stand for."""
+    """The fp64 values of FP8 weights: [G, I, H], [G, I, H], [G, H, I]."""
 
     gate: Tensor
     up: Tensor
@@ -30,19 +30,19 @@ class Experts(NamedTuple):
 
 
 def widened(gate_up: Fp8Pair, down: Fp8Pair) -> Experts:
-    """gate_up: gate rows, then up rows, scale blocks of up starting anew."""
+    """gate_up holds gate rows, then up rows; up starts a new block of scales."""
     halves = zip(gate_up[0].chunk(2, 1), gate_up[1].chunk(2, 1), strict=True)
     return Experts(*(wide(q, s, block_rows=128) for q, s in halves), wide(*down, block_rows=128))
 
 
 def _sum_error(terms: Tensor, weight: Tensor, tensor_cores: bool) -> Tensor:
-    """Of a @ weight.T in float32 in any order, or by tensor cores, for any |a| <= terms; see grouped.gemm."""
+    """Error bound of a @ weight.T for any |a| <= terms: float32 in any order, or tensor cores; see grouped.gemm."""
     error = (terms.shape[1] + 3) * _U * (terms @ weight.abs().mT)
     return error + cut_by_tensor_cores(terms, weight.abs()) if tensor_cores else error
 
 
 class _Sum:
-    """moe_combine: the value, and the bound of what reaches it and of its own float32 roundings."""
+    """The value of moe_combine, and a bound on the errors of its inputs plus its own float32 roundings."""
 
     def __init__(self, x: Tensor, routing: Routing) -> None:
         self.routing, self.dtype = routing, x.dtype
@@ -50,7 +50,7 @@ class _Sum:
         self.sizes, self.error = self.value.abs(), torch.zeros_like(self.value)
 
     def add(self, expert: int, y: Tensor, bound: Tensor) -> None:
-        """y and its bound in the order of `rows(expert)`; an expert's output is rounded to x's dtype."""
+        """Adds y and its bound, ordered as `rows(expert)`. An expert's output is rounded to x's dtype."""
         tokens, k = self.rows(expert)
         bound = bound + ROUNDING[self.dtype] * (y.abs() + bound)
         weight = self.routing.weights[tokens, k].double()[:, None]
@@ -59,19 +59,19 @@ class _Sum:
         self.error.index_add_(0, tokens, weight.abs() * bound)
 
     def rows(self, expert: int) -> tuple[Tensor, Tensor]:
-        """The tokens that chose it, and as which choice."""
+        """The tokens that chose the expert, and at which of their K choices."""
         tokens, k = (self.routing.ids == expert).nonzero(as_tuple=True)
         return tokens, k
 
     def limit(self, of_weights: float = 0.0) -> Tensor:
-        """A term is rounded as a product and by at most K + 1 additions; then the sum to x's dtype."""
+        """A product and at most K + 1 additions round each term; the sum is then rounded to x's dtype."""
         error = self.error + (of_weights + (self.routing.ids.shape[1] + 3) * _U) * self.sizes
         return error + ROUNDING[self.dtype] * (self.value.abs() + error)
 
 
 def quantised_chain(x: Tensor, routing: Routing, experts: Experts, tensor_cores: bool) -> tuple[Tensor, Tensor]:
-    """(value, limit) of the chain as it is: a code of h has one value unless a rounding edge is within the error of h;
-    then h is somewhere between the two."""
+    """(value, limit) of the quantised chain. An element of h has one code unless a rounding edge lies within its error;
+    then its value lies between those of the two codes."""
     codes, s = quantise(x, 1, 128)
     xq = torch.from_numpy(codes).view(torch.float8_e4m3fn), torch.from_numpy(s)
     total = _Sum(x, routing)
@@ -87,15 +87,15 @@ def quantised_chain(x: Tensor, routing: Routing, experts: Experts, tensor_cores:
 
 
 def _scales(amax_of: Tensor) -> Tensor:
-    """The 1x128 scale of each element, from the sizes of all."""
+    """The 1x128 scale of each element, from the magnitudes of all."""
     groups = torch.nn.functional.pad(amax_of, (0, -amax_of.shape[1] % 128)).unflatten(1, (-1, 128))
     scale = groups.amax(2).clamp(min=1e-4) / 448
     return scale.repeat_interleave(128, 1)[:, : amax_of.shape[1]]
 
 
 def unquantised_bound(x: Tensor, routing: Routing, experts: Experts, tensor_cores: bool) -> tuple[Tensor, Tensor]:
-    """(value, limit): the value with activations as they are, the limit that of the chain that quantises x and h, if
-    every rounding goes the worst way. Routing weights may differ by 4e-6: two float32 softmaxes."""
+    """(value, limit). The value uses unquantised activations; the limit covers the chain that quantises x and h, with
+    every rounding at its worst. Routing weights may differ by a relative 4e-6: two float32 softmaxes."""
     wide_x = x.double()
     dx = torch.maximum(_HALF_STEP * wide_x.abs(), _SMALLEST_HALF_STEP * _scales(wide_x.abs()))
     total = _Sum(x, routing)
@@ -112,7 +112,7 @@ def unquantised_bound(x: Tensor, routing: Routing, experts: Experts, tensor_core
 
 
 def _variance(values: Tensor) -> Tensor:
-    """Of the rounding of each value to e4m3: spread evenly over a step, whose width is that of the value's binade."""
+    """Variance of rounding each value to e4m3: the error is spread evenly over one step of the value's binade."""
     scale = _scales(values.abs())
     exponent = torch.log2((values.abs() / scale).clamp(min=2.0**-6)).floor()
     return (scale * 2.0 ** (exponent - 4)) ** 2 / 3
@@ -135,7 +135,7 @@ def expected_square_error(x: Tensor, routing: Routing, experts: Experts, token: 
 
 
 def worst(error: Tensor, limit: Tensor) -> float:
-    """The largest share of its limit that an element is off by; NaN counts as infinite."""
+    """The largest ratio of an element's error to its limit; NaN counts as infinite."""
     error, limit = error.numpy(), limit.numpy()
     share = np.divide(error, limit, out=np.zeros_like(limit), where=error != 0)
     return float(np.nan_to_num(share, nan=np.inf).max(initial=0.0))

@@ -15,7 +15,7 @@ def python(code: str) -> tuple[str, ...]:
 
 
 def command(name: str, code: str, limit: float = 30) -> Step:
-    """A step that runs a program, on a GPU and in a rehearsal."""
+    """A step that runs `code` both on a GPU and in a rehearsal."""
 
     def run(*_: object) -> tuple[str, ...]:
         return python(code)
@@ -28,7 +28,7 @@ def prints(name: str, text: str = PASSED, status: int = 0) -> Step:
 
 
 def counting(name: str, folder: Path, then: str = "") -> Step:
-    """Counts how often it ran, by a file of its own."""
+    """A step that appends one byte to its own file on every run."""
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     return command(name, f"open({str(file)!r}, 'a').write('x'); {then or 'pass'}; print({PASSED!r})")

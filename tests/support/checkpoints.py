@@ -13,7 +13,7 @@ NEVER_FP8 = ("norm", "embed_tokens", "lm_head", "router", ".m.weight")
 
 
 def write(folder: Path, config, tensors: dict[str, torch.Tensor], shards: int = 1) -> Path:
-    """config.json and the tensors, dealt to `shards` files with an index when there is more than one."""
+    """Writes config.json and the tensors, dealt to `shards` files; more than one file gets an index."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     tensors = {name: t.contiguous() for name, t in tensors.items()}
@@ -31,7 +31,7 @@ def write(folder: Path, config, tensors: dict[str, torch.Tensor], shards: int = 
 
 
 def quantise(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """e4m3 of 128x128 blocks, in plain loops."""
+    """Quantises 128x128 blocks to e4m3, in plain loops."""
     rows, cols = w.shape
     q = torch.empty(rows, cols, dtype=torch.float8_e4m3fn)
     s = torch.empty(-(-rows // 128), -(-cols // 128))
@@ -49,7 +49,7 @@ def dequantise(q: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
 
 
 def to_fp8(tensors: dict[str, torch.Tensor], wanted=lambda name: True) -> dict[str, torch.Tensor]:
-    """Every projection that `wanted` accepts as an FP8 pair, the rest as it is."""
+    """Quantises every projection that `wanted` accepts to an FP8 pair; keeps the other tensors."""
     out = {}
     for name, t in tensors.items():
         if wanted(name) and not any(part in name for part in NEVER_FP8):
@@ -60,7 +60,7 @@ def to_fp8(tensors: dict[str, torch.Tensor], wanted=lambda name: True) -> dict[s
 
 
 def widened(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What an FP8 checkpoint means, in fp32."""
+    """The fp32 values of an FP8 checkpoint."""
     return {
         name: dequantise(t, tensors[f"{name}_scale_inv"]) if t.dtype == torch.float8_e4m3fn else t.float()
         for name, t in tensors.items()

@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests: a small random checkpoint with a tokenizer, its model, one thread."""
+"""Fixtures of the CLI tests: a small random checkpoint with a tokenizer, its model, one thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCAB = 288
 
 
 def train_tokenizer(vocab: int) -> Tokenizer:
-    """Byte-level BPE as published tokenizers are: ids 0 .. 2 are special, then all 256 bytes, then merges."""
+    """Byte-level BPE in the published layout: ids 0 .. 2 are special, all 256 bytes follow, then the merges."""
     tokenizer = Tokenizer(tokenizer_models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -37,7 +37,7 @@ def train_tokenizer(vocab: int) -> Tokenizer:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Matrices this small lose time to a second thread, and much of it on a busy machine."""
+    """A second thread slows down matrices this small, and more so on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in the published layout. Few tokens can win, so that drafts are accepted now and then."""
+    """Random weights in the published layout. Only two tokens have large logits, so that some drafts are accepted."""
     folder = tmp_path_factory.mktemp("model")
     changes = {"vocab_size": VOCAB, "max_position_embeddings": 128, "eos_token_id": None}
     tensors = models.tensors(models.config(**changes), mtp=True)

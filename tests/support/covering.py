@@ -1,4 +1,4 @@
-"""Few rows that hold every pair of values of two factors, where the product of all factors has far too many."""
+"""Pairwise test design: few rows that hold every pair of values of two factors, where the full product is too large."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
-Pair = tuple[str, int, str, int]  # two factors, in their order, and the indices of their values
+Pair = tuple[str, int, str, int]  # two factors, in their order, each with the index of its value
 
 
 def design(factors: dict[str, Sequence[Any]], feasible: Callable[[Row], bool]) -> list[Row]:
-    """Rows that hold every pair that a feasible row can hold. `feasible` also judges rows in which factors are missing,
-    and must refuse one only if it cannot be completed."""
+    """Rows that hold every pair that a feasible row can hold. `feasible` also receives rows with missing factors and
+    must reject one only if no completion is feasible."""
     names, rows, held = list(factors), [], set()
     uses = {(name, i): 0 for name in names for i in range(len(factors[name]))}
 

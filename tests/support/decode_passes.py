@@ -1,4 +1,4 @@
-"""The same tokens through decode passes of one token a sequence, and through passes with right and wrong drafts."""
+"""The same tokens through decode passes of one token per sequence, and through passes with right and wrong drafts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def gather(ids, cache, width):
 
 
 def plain(model, ids, starts, fill=None):
-    """logits [B,NEW,V], one token a pass."""
+    """logits [B,NEW,V], one token per pass."""
     cache = prefilled(model, ids, starts, fill)
     return torch.cat([model(gather(ids, cache, 1), cache) for _ in range(NEW)], 1)
 
 
 def verified(model, ids, starts, seed):
-    """The same logits from passes of one or two tokens a sequence, the second right (kept) or wrong (rolled back)."""
+    """The same logits from passes of one or two tokens per sequence; the second is right (kept) or wrong (undone)."""
     draw = torch.Generator().manual_seed(seed)
     cache = prefilled(model, ids, starts)
     out = torch.zeros(len(starts), NEW, model.config.vocab_size, dtype=model.lm_head.dtype)

@@ -1,6 +1,6 @@
-"""DeepGEMM's public interface on SM90, by its version 2.6.1 (54e2261), and the two names of the SM90 MoE layer in one
-launch that its main branch has had since (pull request 383). Left out: environment, Triton kernels' `_impl`, and what
-`import *` drags along (torch, typing).
+"""DeepGEMM's public interface on SM90 at version 2.6.1 (54e2261), plus the two names that pull request 383 has since
+added to its main branch for the one-launch SM90 MoE layer. Left out: environment, Triton kernels' `_impl`, and the
+modules that `import *` pulls in (torch, typing).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ a_fused_m_grouped_bf16_gemm_nn_contiguous_tl a_fused_k_grouped_bf16_gemm_tn_cont
 b_fused_k_grouped_bf16_gemm_tn_contiguous_tl
 """)
 
-# By module, "" is the package: as `from .. import *` and the functions' own modules have them.
+# Names by module, as `from .. import *` and the functions' own modules export them; "" is the package.
 BY_MODULE = {
     "": [*PUBLIC, *MODULES, *MEGA, *LAYOUT, *MATH, *DIST[:2]],
     "mega": MEGA,
@@ -64,7 +64,7 @@ BY_MODULE = {
 
 _RECIPES = "recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', disable_ue8m0_cast=False"
 _CONTIGUOUS = "use_psum_layout=False, ensure_zero_padding=True, expected_m_for_psum_layout=None"
-# Parameters of what computes or keeps something here. DeepGEMM's setters and sizes name no parameters.
+# Parameters of the functions that compute or store something here. DeepGEMM's setters and sizes name none.
 SIGNATURES = {
     "fp8_gemm_nt": f"a, b, d, c=None, {_RECIPES}",
     "fp8_fp4_gemm_nt": f"a, b, d, c=None, {_RECIPES}",

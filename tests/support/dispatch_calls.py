@@ -1,4 +1,4 @@
-"""Calls of the permute and combine kernels in the host emulator, and what their results are held to."""
+"""Calls of the permute and combine kernels in the host emulator, and checks of their results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from longcat_ops import Plan, Routing, reference
 from support.build_oracle import assert_same_bits, hostile_input
 from support.emulated_kernels import DTYPES, LAYOUTS, apart, assert_gaps_untouched, copied, run, scales
 
-# (T, K, H): no token, one, more than a block's warps; up to 32 choices; half groups, odd chunks, a row of 24 warps.
+# (T, K, H): no token, one, more than a block has warps; up to 32 choices; half groups, odd chunks, a row of 24 warps.
 SHAPES = [(0, 4, 128), (1, 1, 8), (2, 4, 160), (7, 12, 576), (31, 8, 128), (33, 12, 136), (96, 32, 8), (1, 12, 6144)]
 
 
 def choices(tokens: int, k: int, seed: int = 0) -> Plan:
-    """0 to k rows per token; the first token has all, the second none."""
+    """A plan with 0 to k rows per token; the first token has all k, the second none."""
     g = torch.Generator().manual_seed(100 * tokens + k + seed)
     ids = torch.rand(tokens, 2 * k, generator=g).argsort(1)[:, :k].to(torch.int32)
     ids.masked_fill_(ids >= k + k // 2, -1)
@@ -25,7 +25,7 @@ def choices(tokens: int, k: int, seed: int = 0) -> Plan:
 
 def permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0],
                   column_major: bool = False) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(q, s) of the kernel in outputs of fillers."""
+    """The kernel's (q, s), in outputs that held FILLER."""
     gap, offset, q_gap, q_offset = layout
     rows, width = len(plan.src_of), x.shape[1]
     q = apart(rows, width, torch.float8_e4m3fn, q_gap, q_offset)
@@ -36,7 +36,7 @@ def permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0],
 
 
 def assert_permuted(actual: Tensor, rows: Tensor, plan: Plan) -> None:
-    """Each row of the plan is that of its token; the others are fillers still."""
+    """Each row that the plan uses equals its token's row; the other rows still hold FILLER."""
     expected = apart(*actual.shape, actual.dtype)
     used = plan.src_of >= 0
     token = plan.src_of[used].long() // plan.row_of.shape[1]
@@ -53,8 +53,8 @@ def check_permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...], column_m
 
 
 def check_a_plan_that_disagrees_with_itself_is_safe() -> None:
-    """Rows that do not exist, one row for two choices, sources that do not exist: nothing is written there, and of two
-    choices that want a row the one it names has it."""
+    """Row indices out of range, one row claimed by several choices, sources out of range: nothing is written there, and
+    a contested row goes to the choice that src_of names for it."""
     x, plan = hostile_input(7, 160, torch.bfloat16), choices(7, 4)
     rows = len(plan.src_of)
     garbage = torch.tensor([rows, 2**31 - 1, -2, -(2**31)], dtype=torch.int32)
@@ -71,7 +71,7 @@ def check_a_plan_that_disagrees_with_itself_is_safe() -> None:
 
 
 def combine_case(tokens: int, k: int, width: int, y_dtype: torch.dtype, dtype: torch.dtype) -> tuple:
-    """(y, plan, routing, x, add): hostile values in all of them, in zero_weight a NaN; unused rows of y NaN."""
+    """(y, plan, routing, x, add), all with hostile values; zero_weight has a NaN, and unused rows of y are NaN."""
     plan, g = choices(tokens, k), torch.Generator().manual_seed(width)
     y = hostile_input(len(plan.src_of), width, y_dtype, seed=1)
     y[int(plan.offsets[-1]) :] = torch.nan
@@ -101,7 +101,7 @@ def check_combine(tokens: int, k: int, width: int, dtype: torch.dtype) -> None:
 
 
 def check_a_sum_of_negative_zeros() -> None:
-    """-0 only if every choice has a row and every term is -0: a choice without a row counts as +0, as in the
+    """The sum is -0 only if every choice has a row and every term is -0: a choice without a row adds +0, as in the
     reference."""
     unused = torch.zeros(1, dtype=torch.int32)
     row_of = torch.tensor([[0, 1], [0, -1], [-1, 1], [-1, -1]], dtype=torch.int32)

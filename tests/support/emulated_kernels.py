@@ -1,4 +1,4 @@
-"""Calls of the CUDA kernels in the host emulator over arguments with gaps, offsets and fillers, and their fixtures."""
+"""Calls of the CUDA kernels in the host emulator, on arguments with gaps, offsets and fillers, and their fixtures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LC_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ROWS, COLUMNS = (0, 1, 7, 4097), (8, 128, 160, 576, 6144)
 SMALL_SHAPES = [(0, 8), (1, 160), (7, 576), (129, 8)]
-FILLER = 0xA5  # of the bytes between rows
+FILLER = 0xA5  # each byte between rows
 
 
 def shapes(longest: int) -> list:
@@ -31,13 +31,13 @@ def shapes(longest: int) -> list:
 
 @pytest.fixture(scope="module", autouse=True)
 def library() -> None:
-    """liblongcat_emu.so of this source tree, built when it is out of date."""
+    """Rebuilds this source tree's liblongcat_emu.so if it is out of date."""
     subprocess.run([sys.executable, ROOT / "tools" / "build_emulator.py"], check=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other longer than these small tensors take."""
+    """On a busy machine torch's threads wait for each other longer than these small tensors take to compute."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,8 +55,8 @@ KINDS = 7
 
 
 def special_rows(rows: int, columns: int, dtype: torch.dtype, first: int = 0, run: int = 1) -> torch.Tensor:
-    """Rows of seven kinds by turns, `run` rows of each: ordinary ones of very different size, zeros of both signs,
-    subnormals, +-1e6 (or the largest of the format), and with one NaN, inf or -inf.
+    """Rows of seven kinds in turn, `run` rows of each: random values of widely varying magnitude, zeros of both signs,
+    subnormals, +-1e6 (or the format's largest value), and rows with one NaN, inf or -inf.
     """
     generator = torch.Generator().manual_seed(rows + columns + first)
     x = torch.randn(rows, columns, generator=generator)
@@ -73,7 +73,7 @@ def special_rows(rows: int, columns: int, dtype: torch.dtype, first: int = 0, ru
 
 
 def special_inputs(rows: int, columns: int, dtype: torch.dtype, run: int = 1) -> Iterator[torch.Tensor]:
-    """Every kind: in one tensor where it has rows enough, else in one each."""
+    """Every kind of row: in one tensor if it has enough rows, otherwise in one tensor each."""
     for first in range(KINDS if 0 < rows < run * KINDS else 1):
         yield special_rows(rows, columns, dtype, first, run)
 
@@ -89,7 +89,7 @@ def lc_matrix(t: torch.Tensor) -> _Matrix:
 
 
 class PermuteArgs(ctypes.Structure):
-    """lc_moe_permute_args: of the function that no op calls."""
+    """lc_moe_permute_args, the arguments of a function that no op calls."""
 
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
@@ -103,19 +103,19 @@ class PermuteArgs(ctypes.Structure):
 
     @classmethod
     def of(cls, x: torch.Tensor, row_of: torch.Tensor, src_of: torch.Tensor, out: torch.Tensor) -> PermuteArgs:
-        """The tensors must live."""
+        """The caller keeps the tensors alive."""
         tables = row_of.data_ptr(), row_of.shape[1], src_of.data_ptr(), len(src_of)
         return cls(ctypes.sizeof(cls), lc_matrix(x), *tables, lc_matrix(out))
 
 
 def run(op: str, *arguments: object) -> None:
-    """Also with arguments that the op refuses."""
+    """Calls the kernel even with arguments that the op refuses."""
     with emulated.unchecked():
         emulated.kernel(op)(*arguments)
 
 
 def apart(rows: int, columns: int, dtype: torch.dtype, gap: int = 0, offset: int = 0) -> torch.Tensor:
-    """[rows, columns] with `gap` elements between rows, `offset` elements after a 64-byte boundary, all of FILLER."""
+    """[rows, columns] with `gap` elements between rows, `offset` elements after a 64-byte boundary, all FILLER."""
     storage = torch.empty((rows + 1) * (columns + gap) + offset + 64, dtype=dtype)
     storage.view(torch.uint8).fill_(FILLER)
     return storage[offset:].as_strided((rows, columns), (columns + gap, 1))
@@ -140,7 +140,7 @@ def assert_gaps_untouched(*tensors: torch.Tensor) -> None:
         assert bool((everything.view(torch.uint8).view(-1, t.element_size())[~inside] == FILLER).all())
 
 
-# (gap of x, offset of x, gap of q, offset of q): aligned; rows apart; a base off 16 bytes; q off 8; all at once.
+# (gap of x, offset of x, gap of q, offset of q): aligned; rows apart; x off 16 bytes; q off 8 bytes; all at once.
 LAYOUTS = [(0, 0, 0, 0), (8, 0, 8, 0), (0, 1, 0, 0), (0, 0, 0, 3), (3, 5, 1, 7)]
 
 
@@ -151,9 +151,9 @@ def _steps(codes: np.ndarray) -> np.ndarray:
 
 
 def assert_near_fp64(q: torch.Tensor, s: torch.Tensor, h: np.ndarray, rounded: float = 0.0) -> None:
-    """s within 4 ulp, q within a step of the quantisation of the float64 values h, rounded to float32 first.
+    """s is within 4 ulp and q within a step of the quantisation of h, float64 values that are first rounded to float32.
 
-    rounded: half a step of the format, relative, that the kernel rounds its values to before it quantises them.
+    rounded: relative half step of the format to which the kernel rounds its values before it quantises them.
     """
     columns = h.shape[1]
     codes = codes_of(q)

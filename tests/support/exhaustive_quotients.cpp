@@ -1,4 +1,4 @@
-// Tries the division of cuda/device/fp8_scale.cuh against IEEE division. Prints "ok", or what differs and exits with 1.
+// Checks the division of cuda/device/fp8_scale.cuh against IEEE. Prints "ok", or the difference and exits with 1.
 #include <cstdint>
 #include <cstdio>
 
@@ -16,8 +16,8 @@ int main() {
     return 1;
   }
 
-  // Every significand of a divisor and of a tie of e4m3 (5 bits), the dividends within 2 ulp of their product. One
-  // further off has a quotient more than an ulp off the tie, and the division errs by less.
+  // Every significand of a divisor times every e4m3 tie (5 bits), with dividends within 2 ulp of the product. A
+  // dividend further off has a quotient more than an ulp from the tie, and the division errs by less.
   for (uint32_t significand = 0; significand < 1u << 23; ++significand) {
     const float divisor = bits_float(0x3f800000u | significand), inverse = 1.0f / divisor;
     for (int sixteenths = 16; sixteenths < 32; ++sixteenths) {

@@ -1,4 +1,4 @@
-"""A stand-in of DeepGEMM on a CPU."""
+"""A CPU stand-in for DeepGEMM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longcat_ops import reference
 
 
 class DeepGemm:
-    """In the place of the library: its layouts, checked, then our reference, which has its functions."""
+    """Checks the layouts that DeepGEMM requires, then calls this library's reference, which has the same functions."""
 
     def __init__(self) -> None:
         self.sms, self.used = 132, []

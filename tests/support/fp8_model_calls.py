@@ -1,5 +1,5 @@
-"""Run as a program: a checkpoint folder loaded with precision="fp8", a prefill and a decode step, and what they asked
-of the ops, written to a file. LONGCAT_OPS_BACKEND says by what the ops run.
+"""Run as a program: loads a checkpoint folder with precision="fp8", runs a prefill and a decode step, and writes their
+op calls to a file. LONGCAT_OPS_BACKEND selects the ops' backend.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NEXT = torch.tensor([[32]])
 
 
 class _Recorder(TorchDispatchMode):
-    """(op, arguments) of calls that the model makes, outputs as they were written."""
+    """Records (op, arguments) of the model's calls, after each call has written its outputs."""
 
     def __init__(self) -> None:
         super().__init__()

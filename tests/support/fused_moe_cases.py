@@ -33,7 +33,7 @@ def make(tokens: int, hidden: int = 64, width: int = 48, experts: int = 6, zero:
 
 
 def quantised(gate_up: Tensor, down: Tensor) -> tuple[Pair, Pair]:
-    """FP8 pairs of gate rows, then up rows, whose blocks start anew, and of down."""
+    """FP8 pairs of gate_up and down; gate_up holds gate rows, then up rows, which start a new block of scales."""
     width = gate_up.shape[1] // 2
     pairs = [[per_block_quant_fp8(half) for half in w.split(width)] for w in gate_up]
     q = torch.stack([torch.cat([a[0], b[0]]) for a, b in pairs])
@@ -43,6 +43,6 @@ def quantised(gate_up: Tensor, down: Tensor) -> tuple[Pair, Pair]:
 
 
 def fp8_weights(gate_up: Tensor, down: Tensor) -> tuple[Pair, Pair]:
-    """As fused_moe takes them."""
+    """FP8 pairs in the layout that fused_moe takes."""
     pair, down_pair = quantised(gate_up.float(), down.float())
     return longcat_ops.interleave_gate_up(*pair), down_pair

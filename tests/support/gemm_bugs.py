@@ -1,4 +1,4 @@
-"""The sources of the grouped FP8 GEMM that planted bugs replace."""
+"""The sources of the grouped FP8 GEMM in which bugs are planted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of the grouped FP8 GEMM kernels in the host emulator, and what their results are held to."""
+"""Calls of the grouped FP8 GEMM kernels in the host emulator, and checks of their results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEDULES = list(itertools.product(("random", "eager", "lazy"), (1, 2, 3)))
 
 def offset(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.bfloat16, *, hint: int | None = None,
            ready: bool = False, column_major: bool = False) -> list[Tensor]:  # fmt: skip
-    """Rows of no group are NaN, before, after and between the groups' rows; the output there must stay as it was."""
+    """Rows of no group, before and after the groups' rows, are NaN; the output there must stay unchanged."""
     starts = list(itertools.accumulate([LEAD, *(len(q) for q, _ in parts)]))
     a, sa = place(parts, starts[:-1], starts[-1] + 5)
     out = torch.full((len(a), rhs[0].shape[1]), SENTINEL, dtype=dtype)
@@ -49,7 +49,7 @@ def masked(parts: Sequence[Fp8Pair], rhs: Fp8Pair, spare: int, mean: int = 1) ->
 
 
 def contiguous(parts: Sequence[Fp8Pair], rhs: Fp8Pair, gap: Sequence[int]) -> list[Tensor]:
-    """With rows of the indices `gap`, which are of no group, before every group and after the last one."""
+    """Puts rows with the indices `gap`, which belong to no group, before every group and after the last one."""
     indices, starts = list(gap), []
     for g, (q, _) in enumerate(parts):
         starts.append(len(indices))
@@ -73,7 +73,7 @@ def one_weight(groups: int, n: int, k: int) -> tuple[Fp8Pair, Tensor]:
 
 
 def assert_near(outs: Sequence[Tensor], parts: Sequence[Fp8Pair], wide: Sequence[Tensor], mma: str) -> None:
-    """Each element within the bound of its own terms."""
+    """Each element is within the error bound of its own terms."""
     for out, part, b in zip(outs, parts, wide, strict=True):
         value, bound = gemm(part, b, tensor_cores=mma == "hopper")
         limit = bound + ROUNDING[out.dtype] * (value.abs() + bound)
@@ -82,7 +82,7 @@ def assert_near(outs: Sequence[Tensor], parts: Sequence[Fp8Pair], wide: Sequence
 
 
 def far_apart(t: Tensor, stride: int) -> Tensor:
-    """512 views of t's shape, `stride` elements apart in memory, little of which is touched; 0, 256 and 511 hold t."""
+    """512 views of t's shape, `stride` elements apart; 0, 256 and 511 hold t, the others stay untouched in memory."""
     no_reserve = 0x4000
     size = 512 * stride * t.element_size()
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
@@ -93,7 +93,7 @@ def far_apart(t: Tensor, stride: int) -> Tensor:
 
 
 def check_512_experts_need_64_bit_offsets() -> None:
-    """Weights and scales as far apart as weights of a gate_up projection are; rows for three of the groups."""
+    """Weights and scales lie as far apart as the weights of a gate_up projection; three of the groups have rows."""
     stride = 4096 * 6144
     (b, sb), wide = weights(1, 40, 256)
     codes, scales = far_apart(b[0].view(torch.uint8), stride), far_apart(sb[0], stride)

@@ -1,5 +1,5 @@
-"""Grouped FP8 GEMMs: operands, an fp64 oracle with a bound for every element, and one call per layout that also checks
-that rows of no group are neither read nor written. What holds for all three layouts is checked here too.
+"""Grouped FP8 GEMMs: operands, an fp64 oracle with an error bound for every element, and one call per layout that also
+checks that rows of no group are neither read nor written; then the checks that all three layouts share.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from support.build_oracle import codes_of, decode
 Fp8Pair = tuple[Tensor, Tensor]
 Run = Callable[..., list[Tensor]]
 
-# Rows of each group: one group; three; eight. Around 8 the CPU path changes its number of rows. Empty groups anywhere,
-# nothing but empty groups, only the last group active.
+# Rows of each group, for one, three and eight groups. The CPU path takes up to 8 rows at once. Some cases have empty
+# groups in any place, only empty groups, or only the last group active.
 SIZES = [
     (0,),
     (1,),
@@ -45,7 +45,7 @@ SIZES = [
     (9, 0, 33, 1, 0, 7, 8, 1),
 ]
 WIDTHS = list(itertools.product((8, 72, 136, 576), (128, 160, 384)))  # N, K: below, at and past the edge of a block
-if os.environ.get("LONGCAT_OPS_BACKEND") == "emu":  # slow; test_moe_gemm_emu.py has what the kernel needs beyond these
+if os.environ.get("LONGCAT_OPS_BACKEND") == "emu":  # slow; test_moe_gemm_emu.py has the kernel's other cases
     SIZES = [(0,), (9,), (0, 0, 0), (33, 0, 7), (9, 0, 33, 1, 0, 7, 8, 1)]
     WIDTHS = [(8, 160), (136, 384), (576, 128)]
 OUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -64,25 +64,25 @@ def wide(q: Tensor, s: Tensor, *, block_rows: int) -> Tensor:
 
 
 def gemm(lhs: Fp8Pair, b: Tensor, tensor_cores: bool | None = None) -> tuple[Tensor, Tensor]:
-    """lhs @ b.T in fp64 and the bound of a sum of the same terms: in float32 and any order, or by tensor cores (None:
-    where the tests run on a GPU).
+    """lhs @ b.T in fp64, and the error bound of summing the same terms in float32 in any order, or on tensor cores
+    (None: on tensor cores if the tests run on a GPU).
 
     With u = 2^-24: widening a and b and their product round each term three times, and no term goes through more than
     K - 1 additions. So the error is at most ((1 + u)^(K + 2) - 1) * sum |terms|; one more factor covers the rounding of
     the fp64 sums.
     """
     a = wide(*lhs, block_rows=1)
-    terms = [a.abs() @ rows.abs().mT for rows in b.split(512)]  # small copies: memory of large ones is mapped anew
+    terms = [a.abs() @ rows.abs().mT for rows in b.split(512)]  # small copies: large ones would be mapped anew
     bound = math.expm1((a.shape[1] + 3) * math.log1p(2.0**-24)) * torch.cat(terms, 1)
     cut = carried.active if tensor_cores is None else tensor_cores
     return a @ b.mT, bound + cut_by_tensor_cores(a, b) if cut else bound
 
 
 def cut_by_tensor_cores(a: Tensor, b: Tensor) -> Tensor:
-    """What sums over each 128 of K lose at most. An instruction aligns 32 products and the accumulator to their largest
-    one and cuts all 33, then their sum, after 13 fraction bits: each cut is less than 2^-13 of what it is aligned to.
-    That is 2^-9 of sum |terms| where these are alike, and 2^-6 where one makes the others small. Not covered: rows of
-    nothing but subnormals, which are aligned like 2^-6.
+    """Upper bound of what tensor cores lose in sums over each 128 of K. An instruction aligns 32 products and the
+    accumulator to the largest of these and truncates all 33, then their sum, after 13 fraction bits: each truncation
+    loses less than 2^-13 of the value aligned to. That is 2^-9 of sum |terms| where the terms are alike, and 2^-6 where
+    one dwarfs the others. Not covered: rows of nothing but subnormals, which are aligned like 2^-6.
     """
     lost = torch.zeros(len(a), len(b), dtype=a.dtype)
     for at in range(0, a.shape[1], 32):
@@ -90,7 +90,7 @@ def cut_by_tensor_cores(a: Tensor, b: Tensor) -> Tensor:
         if at % 128 == 0:
             total, cut = torch.zeros_like(lost), torch.zeros_like(lost)
         sizes = x.abs() @ y.abs().mT
-        product = torch.minimum(sizes, x.abs().amax(1, keepdim=True) * y.abs().amax(1))  # not less than the largest
+        product = torch.minimum(sizes, x.abs().amax(1, keepdim=True) * y.abs().amax(1))  # at least the largest
         step = 33 * 2.0**-13 * torch.maximum(product, total.abs() + cut)
         total = total + x @ y.mT
         step += 2.0**-13 * (total.abs() + cut + step)
@@ -109,7 +109,7 @@ def assert_close(out: Tensor, value: Tensor, bound: Tensor) -> None:
 
 @functools.cache
 def weights(groups: int, n: int, k: int) -> tuple[Fp8Pair, Tensor]:
-    """Random weights [G, N, K] and their fp64 values; shared by tests, so not to be written to."""
+    """Random weights [G, N, K] and their fp64 values; tests share them and must not write to them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 * n + k)
         rhs = stacked_weight(groups, n, k)
@@ -149,7 +149,7 @@ def place(parts: Sequence[Fp8Pair], starts: Sequence[int], rows: int) -> Fp8Pair
 
 
 def collect(out: Tensor, parts: Sequence[Fp8Pair], starts: Sequence[int], fill: float = SENTINEL) -> list[Tensor]:
-    """The rows of each part, after a check that all other rows of `out` [M, N] hold what they held."""
+    """The rows of each part, after a check that all other rows of `out` [M, N] still hold `fill`."""
     free = torch.ones(len(out), dtype=torch.bool)
     spans = [slice(start, start + len(q)) for (q, _), start in zip(parts, starts, strict=True)]
     for span in spans:
@@ -184,7 +184,7 @@ def run_masked(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torc
 
 def run_contiguous(parts: Sequence[Fp8Pair], rhs: Fp8Pair, dtype: torch.dtype = torch.float32, *,
                    column_major: bool = False, gap: int = _LEAD, fill: float = SENTINEL) -> list[Tensor]:  # fmt: skip
-    """With `gap` rows of index -1 before every group and after the last one."""
+    """Puts `gap` rows of index -1 before every group and after the last one."""
     indices, starts = [-1] * gap, []
     for g, (q, _) in enumerate(parts):
         starts.append(len(indices))
@@ -204,12 +204,12 @@ def check_against_fp64(run: Run, sizes: Sequence[int], n: int, k: int) -> None:
     for outs in results.values():
         for out, (value, bound) in zip(outs, expected, strict=True):
             assert_close(out, value, bound)
-    for dtype in OUT_DTYPES:  # one rounding of one sum
+    for dtype in OUT_DTYPES:  # each dtype rounds the same float32 sum once
         assert bits(results[dtype]) == bits([out.to(dtype) for out in results[torch.float32]])
 
 
 def check_outliers(run: Run, dtype: torch.dtype) -> None:
-    """1e6 beside values around 1, in rows and in a weight. The bound follows the terms of each sum."""
+    """Rows and a weight hold 1e6 beside values around 1; each sum stays within the bound of its own terms."""
     generator = torch.Generator().manual_seed(1)
     x, w = torch.randn(11, 384, generator=generator), torch.randn(3, 136, 384, generator=generator)
     x[0, 5], x[3, 130], x[9, 383] = 1e6, -1e6, 1e6
@@ -224,7 +224,7 @@ def check_outliers(run: Run, dtype: torch.dtype) -> None:
 
 
 def check_nan_stays(run: Run) -> None:
-    """A NaN row makes that row NaN, a NaN scale of a weight the 128 columns of its block in its group."""
+    """A NaN in a row makes its output row NaN; a NaN weight scale makes the 128 columns of its block and group NaN."""
     (q, s), _ = weights(3, 136, 384)
     s = s.clone()
     s[1, 0, 2] = torch.nan
@@ -238,7 +238,7 @@ def check_nan_stays(run: Run) -> None:
 
 
 def check_rows_stand_alone(run: Run, rhs: Fp8Pair, k: int) -> None:
-    """In a group of up to 8 rows, as in decode, a row has the bits it has beside any other rows, at any place."""
+    """In a group of up to 8 rows, as in decode, a row's bits depend neither on the other rows nor on its place."""
     (pool,) = activations((24,), k)
     nan, outlier = 8, 9
     pool[0].view(torch.uint8)[nan] = NAN_CODE

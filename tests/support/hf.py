@@ -17,7 +17,7 @@ BASE = dict(
 
 
 def build(seed: int = 0, dtype: torch.dtype = torch.float32, std: float = 0.1, attention: str = "eager", **changes):
-    """(HF model, our config) with random weights: norms in [0.5, 1.5], bias N(0, 0.05), so that every factor shows."""
+    """(HF model, our config) with random weights; norms in [0.5, 1.5] and bias N(0, 0.05) make every factor matter."""
     torch.manual_seed(seed)
     settings = BASE | changes
     theta = settings.pop("rope_theta", 1e4)
@@ -38,18 +38,18 @@ def build(seed: int = 0, dtype: torch.dtype = torch.float32, std: float = 0.1, a
             layer.mlp.experts.register_forward_pre_hook(_second_choice)
     inv_freq = model.model.rotary_emb.inv_freq.clone()
     keep_router_fp32(model.to(dtype))
-    model.model.rotary_emb.inv_freq = inv_freq  # a cast of the whole module rounds it; the published model never does
+    model.model.rotary_emb.inv_freq = inv_freq  # the cast above rounds it; the published model never does
     return model, LongcatFlashConfig.from_dict(settings | {"rope_theta": theta, "num_nextn_predict_layers": 0})
 
 
 def _second_choice(experts, args):
-    """HF's expert loop squeezes away a single choice; a second one of weight 0 changes nothing."""
+    """HF's expert loop squeezes a single choice away; a second one of weight 0 changes no result."""
     x, chosen, weights = args
     return x, torch.cat([chosen, torch.where(chosen == 0, 1, 0)], 1), torch.cat([weights, weights * 0], 1)
 
 
 def keep_router_fp32(model) -> None:
-    """As the published model computes; a bf16 cast of the whole module rounds both."""
+    """Lets the router compute in fp32, as the published model does; a bf16 cast of the module rounds both tensors."""
     for layer in model.model.layers:
         router = layer.mlp.router
         if router.classifier.weight.dtype == torch.bfloat16:
@@ -75,7 +75,7 @@ def published(model) -> dict[str, torch.Tensor]:
 
 
 def compute_wide(monkeypatch, dtype: torch.dtype) -> None:
-    """Let HF's RMSNorm and router compute in `dtype` where they hard-code fp32, so that an fp64 model is fp64
+    """Makes HF's RMSNorm, router and softmax, which hard-code fp32, compute in `dtype`, so that an fp64 model is fp64
     throughout.
     """
 

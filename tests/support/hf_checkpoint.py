@@ -33,7 +33,7 @@ def widened(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def from_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> torch.nn.Module:
-    """transformers' LongcatFlashForCausalLM with the folder's weights (MTP tensors have no place in it)."""
+    """transformers' LongcatFlashForCausalLM with the folder's weights; it has no place for MTP tensors."""
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = HFConfig(
         **{k: v for k, v in raw.items() if k in HFConfig.__dataclass_fields__ and k != "quantization_config"}

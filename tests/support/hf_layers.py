@@ -33,7 +33,7 @@ EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
 
 @functools.cache
 def layer_of(name: str, dtype: torch.dtype = torch.float32) -> LongcatFlashMoE:
-    """Weights in `dtype`, the router's in float32; logits of standard deviation 2, so that p decides next to bias."""
+    """A layer in `dtype` with a float32 router; logits have standard deviation 2, so that p matters beside the bias."""
     experts, zero, top_k, hidden, width = LAYERS[name]
     model, _ = hf.build(
         dtype=dtype, num_layers=1, n_routed_experts=experts, zero_expert_num=zero, moe_topk=top_k, hidden_size=hidden,
@@ -58,5 +58,5 @@ def route(ops, name: str, layer: LongcatFlashMoE, x: Tensor) -> Routing:
 
 
 def weights_of(name: str, layer: LongcatFlashMoE) -> tuple[Tensor, Tensor]:
-    """HF allocates gate_up for the zero experts too."""
+    """gate_up and down of the FFN experts; HF allocates gate_up rows for the zero experts too."""
     return layer.experts.gate_up_proj[: LAYERS[name][0]], layer.experts.down_proj

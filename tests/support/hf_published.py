@@ -1,4 +1,4 @@
-"""Checkpoint folders in the published layout, and what a door into transformers is compared with."""
+"""Checkpoint folders in the published layout, and error measures for the tests of the transformers adapter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from support import checkpoints, models
 
 F32, BF16 = torch.float32, torch.bfloat16
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
-EXPERTS_IN_FP8 = {"*.mlp.experts.*": "fp8", "*": "bf16"}  # a policy: what the adapter keeps, for this library's loader
-# Keys of this library's config that a published file does not have.
+EXPERTS_IN_FP8 = {"*.mlp.experts.*": "fp8", "*": "bf16"}  # loader policy: FP8 where the adapter keeps it
+# Keys of this library's config that a published config.json lacks.
 _OWN = ("lora_norm_eps", "torch_dtype", "quantization_config", "num_nextn_predict_layers", "pad_token_id")
 
 SHAPES = {
-    # Of the tiny config in transformers' own test file, with a scale that shows.
+    # From the tiny config in transformers' own test file, with a scale that affects the output.
     "theirs": dict(
         vocab_size=99, hidden_size=144, ffn_hidden_size=288, expert_ffn_hidden_size=48, num_layers=1,
         num_attention_heads=8, kv_lora_rank=16, q_lora_rank=48, qk_rope_head_dim=4, v_head_dim=8, qk_nope_head_dim=8,
@@ -38,9 +38,9 @@ SHAPES = {
 
 def write(folder: Path, name: str = "odd", dtype: torch.dtype = F32, *, fp8: bool = False, placeholders: bool = True,
           **keys: object) -> Path:  # fmt: skip
-    """A folder as published: FFN experts one by one, an MTP head, router in fp32; config.json has no model_type, an
-    integer scale and, beside `keys`, remote code that is not there. With placeholders, which transformers writes, zero
-    experts have gate and up, of values that would show.
+    """Writes a folder as published: FFN experts one by one, an MTP head, router in fp32. config.json has no model_type,
+    an integer scale, `keys`, and an auto_map to remote code that does not exist. With `placeholders`, which
+    transformers writes, zero experts have gate and up, with values large enough to show in the output.
     """
     config = models.config(**SHAPES[name])
     tensors = {n: t if "router" in n else t.to(dtype) for n, t in models.tensors(config, std=0.08).items()}
@@ -70,13 +70,13 @@ def write(folder: Path, name: str = "odd", dtype: torch.dtype = F32, *, fp8: boo
 
 
 def row_errors(got: Tensor, truth: Tensor) -> Tensor:
-    """Relative error of each row: a router choice that rounding flips changes a whole row, in any implementation."""
+    """Relative error of each row: rounding can flip a router choice and so change a row, in any implementation."""
     return ((got.double() - truth.double()).norm(dim=-1) / truth.double().norm(dim=-1)).flatten()
 
 
 def count_greedy(tokens: Tensor, logits: Tensor, near: float = 1e-4) -> tuple[int, int]:
-    """(tokens that are not the best, of them those where the best two are not within `near`); tokens [T], logits [T,V]
-    of the rows that chose them.
+    """(number of tokens that are not the argmax, number of these whose top two logits differ by more than `near`);
+    tokens [T], logits [T,V] of the rows that chose them.
     """
     best = logits.topk(2).values
     other = logits.argmax(-1) != tokens

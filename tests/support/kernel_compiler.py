@@ -28,17 +28,17 @@ needs_cuobjdump = pytest.mark.skipif(
 
 
 class Compiler:
-    """Compiles each source once for each kind and standard. wgmma_shapes.inc is generated for it."""
+    """Generates wgmma_shapes.inc, then compiles each source once for each kind and standard."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder  # like one of a build tree's objects: they lie in it as their sources do in the project
+        self.folder = folder  # as in a build tree, objects lie here as their sources do in the project
         self.shapes = folder / "ptx" / "wgmma_shapes.inc"
         subprocess.run([sys.executable, GENERATOR, self.shapes], check=True)
         self.flags = [*nvcc_flags(), f"-I{ROOT / 'cuda'}", f"-I{folder}"]
         self.compiled: set[tuple] = set()
 
     def compile(self, source: Path, kind: str = "cubin", standard: int = 20) -> Path:
-        """The cubin or object (o) of a source. What cmake/compile_kernel.py keeps lies beside it, as in a build."""
+        """The cubin or object (o) of a source. cmake/compile_kernel.py leaves its files beside it, as in a build."""
         target = self.folder / f"{source.relative_to(ROOT)}.{kind}"
         if (source, kind, standard) not in self.compiled:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ class Compiler:
         return target
 
     def instructions(self, name: str) -> list[str]:
-        """SASS, one instruction with its operands a line, predicates and addresses removed."""
+        """SASS lines: one instruction with its operands each, without predicates and addresses."""
         cubin = self.compile(SOURCES / f"{name}.cu")
         text = subprocess.run([NVDISASM, "-c", cubin], capture_output=True, text=True, check=True).stdout
         lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*(.*?)\s*;", text, re.MULTILINE)

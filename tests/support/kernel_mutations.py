@@ -1,5 +1,5 @@
-"""Planted bugs: a kernel with one piece of its source replaced, compiled over the host emulator, in the place of the
-library that the tests call. The production source holds nothing for it.
+"""Planted bugs: one piece of a kernel's source is replaced, the kernel is compiled over the host emulator, and tests
+call the result instead of the usual library. The production source has no hooks for this.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pytest
 from longcat_ops.ops import emulated
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "emu"  # of tools/build_emulator.py
+BUILD = ROOT / "build" / "emu"  # written by tools/build_emulator.py
 
 
 class Mutation(NamedTuple):
-    """In `header`, below cuda/, `old`, which is there once, becomes `new`. `launcher` is the .cu that includes it."""
+    """Replaces `old`, which occurs once in cuda/`header`, with `new`. `launcher` is the .cu that includes it."""
 
     name: str
     launcher: str
@@ -31,7 +31,7 @@ class Mutation(NamedTuple):
 
 
 def text_problem(mutation: Mutation) -> str:
-    """Why the bug cannot be planted any more: its files or its text moved. Empty if it can."""
+    """Why the bug can no longer be planted: a file or its text moved. Empty if it can."""
     gone = [path for path in (mutation.launcher, mutation.header) if not (ROOT / "cuda" / path).is_file()]
     if gone:
         return f"{mutation.name}: cuda/{gone[0]} does not exist"
@@ -43,8 +43,8 @@ def text_problem(mutation: Mutation) -> str:
 
 @contextlib.contextmanager
 def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[None]:
-    """Inside, calls of the emulator reach a library with this launcher's functions alone, compiled in `folder`, or
-    with all the others beside them."""
+    """In this context, emulator calls reach a library compiled in `folder`. It holds the functions of this launcher
+    alone or, if `whole`, of all launchers."""
     emulated.use(_compile(mutation, folder, whole))
     try:
         yield
@@ -53,7 +53,7 @@ def planted(mutation: Mutation, folder: Path, whole: bool = False) -> Iterator[N
 
 
 def in_tiers(mutations: Sequence[Mutation], quick: int = 5) -> list[Any]:
-    """Parameters of a test: the first `quick` bugs of a family in every run, the others in the long tier alone."""
+    """Parameters of a test: every run has the first `quick` bugs of a family, only the long tier has the others."""
     return [*mutations[:quick], *(pytest.param(mutation, marks=pytest.mark.slow) for mutation in mutations[quick:])]
 
 
@@ -64,13 +64,13 @@ def run_in_every_policy(check: Callable[[], None], **settings: int) -> None:
 
 
 def assert_caught(mutation: Mutation, folder: Path, check: Callable[[], None], **settings: int) -> None:
-    """Planted, the bug makes `check` fail or the emulator complain, in every policy."""
+    """The planted bug makes `check` fail or the emulator report an error, in every policy."""
 
     def caught() -> None:
         with pytest.raises((emulated.EmulatorError, AssertionError)):
             check()
 
-    # NOTE: each library keeps its fibers' stacks until the thread ends that ran them; a process has 65530 mappings.
+    # NOTE: each library keeps its fibers' stacks until the thread that ran them ends; a process has 65530 mappings.
     with planted(mutation, folder), ThreadPoolExecutor(1) as thread:
         thread.submit(run_in_every_policy, caught, **settings).result()
 
@@ -81,7 +81,7 @@ def _compile(mutation: Mutation, folder: Path, whole: bool) -> Path:
         pytest.skip("no C++ compiler")
     assert not text_problem(mutation), text_problem(mutation)
     text = (ROOT / "cuda" / mutation.header).read_text()
-    header = folder / mutation.header  # found before the one it stands for
+    header = folder / mutation.header  # found before the original header
     header.parent.mkdir(parents=True)
     header.write_text(text.replace(mutation.old, mutation.new))
     library = folder / f"{Path(mutation.launcher).stem}.so"
@@ -89,7 +89,7 @@ def _compile(mutation: Mutation, folder: Path, whole: bool) -> Path:
     command += [f"-I{path}" for path in (folder, ROOT / "cuda", ROOT / "cpp", ROOT / "cuda" / "include")]
     command += ["-x", "c++", ROOT / "cuda" / mutation.launcher, "-x", "none"]
     objects = BUILD / "CMakeFiles" / "longcat_emu.dir"
-    command += sorted(path for part in ("cpp", "cuda") for path in (objects / part).rglob("*.o"))  # of all launchers
+    command += sorted(path for part in ("cpp", "cuda") for path in (objects / part).rglob("*.o"))  # for all launchers
     if whole:
         own = f"{Path(mutation.launcher).stem}.cpp.o"
         command += sorted(path for path in (objects / "generated").rglob("*.o") if path.name != own)

@@ -1,8 +1,8 @@
-"""Environments that make one machine compute as others do, and the tests whose results may depend on that.
+"""Environments that make one machine compute as others do, and the tests whose results may depend on them.
 
-Each takes effect in a new process only. A setting that this CPU lacks the instructions for is lowered by the library
-that reads it, so all of them run everywhere. MKL listens to MKL_ENABLE_INSTRUCTIONS on Intel CPUs alone; elsewhere
-`interposed` is a small library that makes it take its Intel path.
+A setting takes effect only in a new process. If this CPU lacks the instructions, the library that reads the setting
+lowers it, so every setting runs everywhere. MKL obeys MKL_ENABLE_INSTRUCTIONS only on Intel CPUs; elsewhere
+`interposed` builds a small library that makes MKL take its Intel path.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
 }
 
-# Relative to tests/. Each passes in each setting.
+# Relative to tests/. Every file passes in every setting.
 SENSITIVE_FILES = (
     "model/test_invariance.py",
     "model/test_model_bitwise.py",
@@ -65,8 +65,8 @@ _INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }\nint mkl_serv_intel_cp
 
 
 def interposed(folder: Path) -> dict[str, str]:
-    """{"LD_PRELOAD": ...} of a library, built in `folder`, with which MKL takes any CPU for one of Intel's; {} where
-    there is no C compiler, and a warning.
+    """Builds a library in `folder` that makes MKL take any CPU for an Intel one; returns {"LD_PRELOAD": ...}. Without a
+    C compiler, it prints a warning and returns {}.
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -79,7 +79,7 @@ def interposed(folder: Path) -> dict[str, str]:
 
 
 def environment(name: str, folder: Path) -> dict[str, str]:
-    """The setting as variables of a process; `folder` is where what they need is built."""
+    """The setting as environment variables; the library that they need is built in `folder`."""
     setting = SETTINGS[name]
     return setting | (interposed(folder) if "MKL_ENABLE_INSTRUCTIONS" in setting else {})
 

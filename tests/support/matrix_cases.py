@@ -1,4 +1,4 @@
-"""What the matrices of FP8 GEMMs are made of: rows of groups in some distribution, and values that force edges."""
+"""Factors of the FP8 GEMM test matrices: distributions of rows over groups, and values that force edge cases."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def sizes(m: int, groups: int, distribution: str) -> tuple[int, ...]:
 
 
 def feasible(row: Row, products: int, elements: int) -> bool:
-    """Whether a row has at most so many products, or rows in one group only, and weights of at most so many elements.
-    Factors that are missing may yet take the cheapest value."""
+    """Whether a row has at most `products` products, or rows in one group only, and at most `elements` elements in its
+    weights and in its other tensors. Missing factors take their cheapest value."""
     n, k = row.get("shape", (8, 128))
     m, groups = row.get("m", 1), row.get("groups", 1)
     rows = sizes(m, groups, row.get("distribution", "only the last"))
@@ -51,7 +51,7 @@ def operand(values: str, rows: int, k: int, quantise: Callable[[Tensor], Fp8Pair
         x.zero_()
     elif values == "outliers":  # one in each group of 128
         x[:, 5::128] = 1e6
-    elif values == "peaks":  # beside which tensor cores cut off much of the other terms
+    elif values == "peaks":  # beside these, tensor cores truncate much of the other terms
         x.abs_()[:, 5::128] *= 1000
     q, s = quantise(x)
     codes = q.view(torch.uint8)
@@ -59,7 +59,7 @@ def operand(values: str, rows: int, k: int, quantise: Callable[[Tensor], Fp8Pair
         codes &= 0x87
     elif values == "saturated":
         codes.bitwise_and_(0x80).bitwise_or_(0x7E)
-    elif values == "equal":  # all products of one sign, so that errors of one direction add up
+    elif values == "equal":  # all products have one sign, so that errors in one direction add up
         codes.fill_(0x3D)
         s.fill_(1 / 3)
     elif values == "powers of two":

@@ -1,5 +1,5 @@
-"""1x128 quantisation of values that are known up to an error: what SwiGLU may leave in float32, and what e4m3 codes and
-scales may then be.
+"""1x128 quantisation of values known up to an error: bounds of SwiGLU in float32, and the e4m3 codes and scales that
+such values may have.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _U = 2.0**-24
 
 def silu_and_mul(gate: Tensor, up: Tensor, gate_error: Tensor | float = 0.0,
                  up_error: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """h = silu(gate) * up in fp64, and how far from it a float32 evaluation may be, on operands off by these errors.
+    """h = silu(gate) * up in fp64, and the error bound of a float32 evaluation whose operands are off by these errors.
 
-    With u = 2^-24: exp is off by at most 2 ulp = 4u; 1 + exp, the division and the product add u each; 7u < 2^-21.
-    The slope of silu is within -0.1 .. 1.1. Below -88, where float32 exp overflows, silu is within 1e-36 of 0.
+    With u = 2^-24: exp is off by at most 2 ulp = 4u; 1 + exp, the division and the product add u each; 7u < 2^-21. The
+    slope of silu is within -0.1 .. 1.1. Below -88, where float32 exp overflows, silu is within 1e-36 of 0.
     """
     silu = gate / (1 + torch.exp(-gate))
     h = silu * up
@@ -29,8 +29,8 @@ def silu_and_mul(gate: Tensor, up: Tensor, gate_error: Tensor | float = 0.0,
 
 
 def quantised_range(h: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """fp64 (low, high): between which values the 1x128 quantisation of some float32 values within `error` of h lies,
-    each multiplied out with its scale. h is finite."""
+    """fp64 (low, high): the range of the 1x128 quantisation, multiplied by its scale, of any float32 values within
+    `error` of h. h is finite."""
     low, high = torch.empty_like(h), torch.empty_like(h)
     for start in range(0, h.shape[1], 128):
         part = np.s_[:, start : start + 128]
@@ -40,7 +40,7 @@ def quantised_range(h: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
 
         def ends(to: np.ndarray, pick: np.ufunc, u: float, scales: tuple = (small, large)) -> np.ndarray:
             quotient = pick(to / scales[0], to / scales[1])
-            code = decode(encode(quotient + u * np.abs(quotient)))  # u: the division
+            code = decode(encode(quotient + u * np.abs(quotient)))  # u: error of the division
             return pick(code * scales[0], code * scales[1])
 
         low.numpy()[part], high.numpy()[part] = (

@@ -52,7 +52,7 @@ def ffn(p: str, width: int, hidden: int) -> dict[str, Shape]:
 
 
 def shapes(c: dict[str, Any], *, mtp: bool = False) -> dict[str, Shape]:
-    """Name -> shape of every tensor, written from the published index; the MTP head brings its own embedding."""
+    """Name -> shape of every tensor, written from the published index; the MTP head has its own embedding."""
     hidden, vocab, width = c["hidden_size"], c["vocab_size"], c["ffn_hidden_size"]
     experts, zero = c["n_routed_experts"], c["zero_expert_num"]
     found = {"model.embed_tokens.weight": (vocab, hidden), "lm_head.weight": (vocab, hidden)}
@@ -148,7 +148,7 @@ class _Network:
         return self.linear(out, f"{p}.o_proj")
 
     def moe(self, x: np.ndarray, p: str) -> np.ndarray:
-        """Zero experts hand their input on; a weight is the softmax score, its bias only steers the choice."""
+        """Zero experts return their input; a weight is the softmax score, and the bias affects only the choice."""
         scores = _softmax(self.linear(x, f"{p}.router.classifier"))
         biased = scores + self.w[f"{p}.router.e_score_correction_bias"]
         chosen = np.argsort(-biased, axis=-1, kind="stable")[:, : self.topk]
@@ -170,7 +170,7 @@ class _Network:
 
 def forward64(c: dict[str, Any], weights: dict[str, Tensor], ids: list[int], *, topk: int | None = None,
               theta: float | None = None) -> np.ndarray:  # fmt: skip
-    """Logits f64[S,V] of one sequence; topk and theta stand for those of the config."""
+    """Logits f64[S,V] of one sequence; topk and theta override those of the config."""
     net = _Network(c, weights, c["moe_topk"] if topk is None else topk, c["rope_theta"] if theta is None else theta)
     x = net.w["model.embed_tokens.weight"][np.asarray(ids)]
     for i in range(c["num_layers"]):

@@ -1,4 +1,4 @@
-"""RMSNorm with quantisation in fp64, and how near a kernel must come."""
+"""RMSNorm in fp64, and the error bound of a kernel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ HALF_STEP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.
 def assert_normed(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
     """y is rms_norm of x in float32, rounded once.
 
-    With u = 2^-24: a sum of H squares in 16 or more lanes rounds H / 16 + 5 times, its mean and + eps twice more; the
-    square root halves that. Root, inverse and two products add 4u. So the error is below (H / 32 + 8) * u.
+    With u = 2^-24: a sum of H squares in 16 or more lanes rounds H / 16 + 5 times, the mean and adding eps twice more;
+    the square root halves that. Root, inverse and two products add 4u. So the error is below (H / 32 + 8) * u.
     """
     wide = x.double()
     expected = wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt() * weight.double()

@@ -1,5 +1,5 @@
-"""How far the outputs of an op may be from the reference's where both round on their way: by the sums they have made,
-whose order is a library's own affair.
+"""Bounds on the difference between an op's outputs and the reference's where both round intermediate sums: each library
+is free to choose the order of a sum.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDED = {*PRODUCTS, SWIGLU, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_qu
 
 
 def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
-    """Of products: each element is within the bound of its own terms, sum |a| |b|, of the product in fp64."""
+    """Each element of a product is within the bound of its own terms, sum |a| |b|, of the fp64 product."""
     a, sa = arguments[:2]
     if op == SWIGLU:
         h, sh = outputs
@@ -55,8 +55,8 @@ def _by_offsets(offsets: Tensor) -> Iterator[slice]:
 
 
 def assert_near(arguments: tuple, ours: Tensor, theirs: Tensor) -> None:
-    """Of sums without cancellation, over the last dimension of the first argument: each rounds at most once a term, exp
-    and what follows at most 2^-21 of it. What is then rounded to a format may fall on the neighbour's side.
+    """For sums without cancellation over the last dimension of the first argument: each rounds at most once per term,
+    and exp and what follows add at most a relative 2^-21. Rounding to a format may then reach the neighbouring value.
     """
     relative = 2 * (arguments[0].shape[-1] * 2.0**-24 + 2.0**-21)
     a, b = ours.double(), theirs.double()

@@ -1,4 +1,4 @@
-"""The first call of every op with something else in the place of one of its tensors, and how it must be refused."""
+"""Replaces one tensor in the first call of every op with something else, and checks how the op refuses the call."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def put(value, path, new):
 
 
 def call_with(op, made, path, new):
-    """(args, kwargs) of a call with something else at one place."""
+    """(args, kwargs) of a call with `new` at one place."""
     names = list(made.kwargs)
     flat = put((*made.args, *made.kwargs.values()), path, new)
     return flat[: len(made.args)], dict(zip(names, flat[len(made.args) :], strict=True))
 
 
 def with_blank_outputs(overload, arguments):
-    """The same call into zeroed outputs; a counter keeps what it holds."""
+    """The same call into zeroed outputs; a counter keeps its value."""
     pairs = zip(overload._schema.arguments, arguments, strict=True)
     return tuple(blank(a) if is_output(spec) and a is not None else a for spec, a in pairs)
 
 
 def tensor_arguments(cases, wanted):
-    """(op, case, place in the schema) of each tensor of those calls that is `wanted`."""
+    """(op, case, place in the schema) of each tensor in these calls for which `wanted` is true."""
     return [
         pytest.param(op, name, i, id=f"{op}-{name}-{spec.name}")
         for op, name in cases
@@ -62,7 +62,7 @@ def tensor_at(op, path):
 
 
 def refused_alike(op, args, kwargs):
-    """The text of the error, which `supports` must give too."""
+    """The text of the error; `supports` must give the same text."""
     with pytest.raises(LongcatShapeError) as caught:
         public(op)(*args, **kwargs)
     text = str(caught.value)
@@ -81,7 +81,7 @@ def schema_name(op, path):
     return None if index is None else getattr(torch.ops.longcat_ops, op).default._schema.arguments[index].name
 
 
-# Every place of a function's first call with a tensor, and the schema's name of it; then those that the op reads.
+# Every place that holds a tensor in an op's first call, with its name in the schema; then the places that the op reads.
 ALL_PLACES = [
     pytest.param(op, path, schema_name(op, path), id=f"{op}-{'.'.join(map(str, path))}")
     for op, name in FIRST

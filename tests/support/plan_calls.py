@@ -1,4 +1,4 @@
-"""Calls of the moe_plan kernels in the host emulator, and what their results are held to."""
+"""Calls of the moe_plan kernels in the host emulator, and checks of their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.plan_oracle import experts, sorted_plan, weighted
 
 
 def plan(ids: Tensor, groups: int, weights: Tensor | None = None) -> Plan:
-    """Of the kernels, into outputs of fillers."""
+    """The kernels' plan, in outputs that held FILLER."""
     (tokens, top_k), rows = ids.shape, len(ids) * min(ids.shape[1], groups)
     made = Plan(
         offsets=apart(1, groups + 1, torch.int32)[0],
@@ -34,7 +34,7 @@ def check_weighted(tokens: int, groups: int, top_k: int, seed: int) -> None:
 
 
 def check_no_choice_at_all() -> None:
-    """No id that an expert has; no weight but zeros."""
+    """Either no expert has any of the ids, or every weight is 0."""
     for tokens in (9, 300):
         ids, weights = torch.full((tokens, 32), -1, dtype=torch.int32), torch.zeros(tokens, 32)
         weights[:, ::2] = -0.0
@@ -43,7 +43,7 @@ def check_no_choice_at_all() -> None:
 
 
 def check_repeated_ids_write_nothing_outside(tokens: int) -> None:
-    """Illegal, more choices than rows: the rows there are go to the first choices, and both tables agree."""
+    """Illegal ids with more choices than rows: the first choices get the rows, and both tables agree."""
     ids = torch.full((tokens, 32), 2, dtype=torch.int32)
     made = plan(ids, 3)
     rows = 3 * tokens

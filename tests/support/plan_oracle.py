@@ -1,4 +1,4 @@
-"""Plans by torch's stable sort, and choices that force the edges of a counting sort."""
+"""Plans by torch's stable sort, and choices that force the edge cases of a counting sort."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ TOP_K = (1, 4, 8, 12, 32)
 
 
 def experts(tokens: int, groups: int, top_k: int, seed: int = 0) -> Tensor:
-    """No token names an expert twice; half as many again as are local; a third of the others are -1. Some tokens have
-    no choice here, and neighbours often choose the same.
+    """No token names an expert twice. Ids cover 1.5 times the local experts, and a third of the non-local ids are -1.
+    Some tokens have no choice here, and neighbours often choose the same experts.
     """
     g = torch.Generator().manual_seed(10000 * seed + 100 * tokens + top_k)
     known = max(groups + groups // 2, top_k + 2)
@@ -25,12 +25,12 @@ def experts(tokens: int, groups: int, top_k: int, seed: int = 0) -> Tensor:
     return ids.contiguous()
 
 
-# A third of all weights is 0, of either sign; the others are choices, also the smallest, the negative and NaN.
+# A third of all weights is +0 or -0; each other weight is a choice, even if it is subnormal, negative, NaN or infinite.
 WEIGHTS = (0.0, -0.0, 0.0, 1.0, -1.0, 1e-45, -1e-45, torch.nan, torch.inf)
 
 
 def weighted(ids: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(ids, weights f32 [T, K]): half of the choices of weight 0 name expert 0, the others keep theirs."""
+    """(ids, weights f32 [T, K]): half of the choices of weight 0 name expert 0, the others keep their expert."""
     g = torch.Generator().manual_seed(seed)
     weights = torch.tensor(WEIGHTS)[torch.randint(len(WEIGHTS), ids.shape, generator=g)]
     moved = (torch.rand(ids.shape, generator=g) < 0.5) & (weights == 0)
@@ -38,7 +38,7 @@ def weighted(ids: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def sorted_plan(ids: Tensor, groups: int, weights: Tensor | None = None) -> Plan:
-    """By torch's stable sort, for tokens that name no expert twice, choices of weight 0 left out."""
+    """A plan by torch's stable sort, for tokens that name no expert twice; choices of weight 0 are left out."""
     rows = len(ids) * min(ids.shape[1], groups)
     flat = ids.flatten().long()
     key = flat.masked_fill((flat < 0) | (flat >= groups), groups)

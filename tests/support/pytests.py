@@ -1,4 +1,4 @@
-"""A pytest of its own, started by a test."""
+"""Starts a separate pytest process from a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_pytest(*arguments: str, timeout: float = 1800, **environment: str) -> subprocess.CompletedProcess:
-    """Of this source tree, one thread, without what the pytest around it and its workers left in the environment."""
+    """Runs pytest on this source tree with one thread, without the environment of the outer pytest and its workers."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LONGCAT_OPS_", "PYTEST_"))}
     path = os.pathsep.join([str(ROOT / "python"), clean.get("PYTHONPATH", "")])
     clean |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}

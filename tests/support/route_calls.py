@@ -1,4 +1,4 @@
-"""Calls of the moe_route kernel in the host emulator, and what their results are held to."""
+"""Calls of the moe_route kernel in the host emulator, and checks of their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCALE = 6.0
 
 def route(logits: Tensor, bias: Tensor, top_k: int, zero: int, num_valid: int | None = None,
           errors: int = 0) -> Routing:  # fmt: skip
-    """The kernel, into outputs of fillers."""
+    """The kernel's routing, in outputs that held FILLER."""
     tokens, experts = logits.shape
     got = Routing(
         ids=apart(tokens, top_k, torch.int32),

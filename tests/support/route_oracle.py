@@ -1,4 +1,4 @@
-"""Routing in fp64 with the gap rule for what float32 cannot tell apart, and batches with every kind of row."""
+"""Routing in fp64, with slack for scores that float32 cannot tell apart, and batches with every kind of row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BIASES = ("small", "none", "large", "two_levels")
 
 
 def batch(tokens: int, experts: int, zero: int, seed: int = 0) -> tuple[Tensor, list[str]]:
-    """Float32 logits that bf16 holds exactly, and the kind of each row; the kinds take turns."""
+    """Float32 logits that bf16 holds exactly, and the kind of each row; the kinds alternate."""
     g = torch.Generator().manual_seed(1000 * seed + tokens + experts)
     logits = torch.randn(tokens, experts, generator=g)
     kinds = [KINDS[(t + seed) % len(KINDS)] for t in range(tokens)]
@@ -53,7 +53,7 @@ def batch(tokens: int, experts: int, zero: int, seed: int = 0) -> tuple[Tensor, 
 
 
 def biases(kind: str, experts: int) -> Tensor:
-    """two_levels: +1e3 and -1e3, where float32 keeps nothing of a small score, so that ids decide."""
+    """two_levels: +1e3 or -1e3, next to which float32 keeps nothing of a small score, so that ids decide."""
     g = torch.Generator().manual_seed(experts)
     if kind == "two_levels":
         return torch.where(torch.rand(experts, generator=g) < 0.3, 1e3, -1e3)
@@ -62,7 +62,7 @@ def biases(kind: str, experts: int) -> Tensor:
 
 def assert_routed(got: Routing, logits: Tensor, bias: Tensor, *, top_k: int, zero: int, scale: float,
                   num_valid: int | None = None, errors: int = 0) -> None:  # fmt: skip
-    """`got` is a routing of `logits`. `errors` is what was counted before."""
+    """`got` is a correct routing of `logits`; `errors` is the count before the call."""
     tokens, experts = logits.shape
     ffn = experts - zero
     valid = tokens if num_valid is None else min(max(num_valid, 0), tokens)
@@ -88,13 +88,13 @@ def assert_routed(got: Routing, logits: Tensor, bias: Tensor, *, top_k: int, zer
     taken = torch.zeros_like(biased).scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64))
     assert (taken <= 1).all()
 
-    # The best, best first: up to what float32 loses in softmax and in the addition of the bias.
+    # The choices are the best ones in descending order, up to what float32 loses in softmax and in adding the bias.
     slack = 2e-7 * biased.abs().amax(-1, keepdim=True)
     scores = biased.gather(1, chosen)
     assert (scores[:, :-1] >= scores[:, 1:] - slack).all()
     assert (biased.masked_fill(taken > 0, -torch.inf) <= scores[:, -1:] + slack).all()
 
-    # Zero experts about as good as the last one taken may have been taken in its place: nobody can see which.
+    # A zero expert about as good as the last one taken may have replaced it: the outputs do not tell.
     last = biased.masked_fill((taken == 0) | (torch.arange(experts) < ffn), torch.inf).amin(-1, keepdim=True)
     near = (biased[:, ffn:] - last).abs() <= slack
     near &= (near & (taken[:, ffn:] == 0)).any(-1, keepdim=True)
@@ -109,5 +109,5 @@ def assert_routed(got: Routing, logits: Tensor, bias: Tensor, *, top_k: int, zer
 
 
 def assert_close(actual: Tensor, expected: Tensor, slack: Tensor | float = 0.0) -> None:
-    """2e-6: exp of a difference of up to 8, whose last bit is 2^-21, and a few roundings more; 1e-37: subnormals."""
+    """2e-6: exp of a difference of up to 8, whose last bit is 2^-21, plus a few roundings; 1e-37: subnormals."""
     assert ((actual - expected).abs() <= 2e-6 * expected.abs() + 1e-37 + slack).all()

@@ -1,4 +1,4 @@
-"""Calls of the FP8 GEMM kernels with split K in the host emulator, and the sums they are held to."""
+"""Calls of the split-K FP8 GEMM kernels in the host emulator, and the sums that they must equal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = (2, 4)
 
 def offset(parts: Sequence[Fp8Pair], rhs: Fp8Pair, split_k: int, dtype: torch.dtype = torch.float32, *,
            hint: int | None = None, ready: bool = False) -> list[Tensor]:  # fmt: skip
-    """Rows of no group are NaN, before and after the groups' rows; the output there must stay as it was."""
+    """Rows of no group, before and after the groups' rows, are NaN; the output there must stay unchanged."""
     starts = list(itertools.accumulate([LEAD, *(len(q) for q, _ in parts)]))
     a, sa = place(parts, starts[:-1], starts[-1] + 5)
     out = torch.full((len(a), rhs[0].shape[1]), SENTINEL, dtype=dtype)
@@ -28,7 +28,7 @@ def offset(parts: Sequence[Fp8Pair], rhs: Fp8Pair, split_k: int, dtype: torch.dt
 
 
 def columns(pair: Fp8Pair, begin: int, end: int) -> Fp8Pair:
-    """Blocks of 128 columns, as views."""
+    """Views of the blocks `begin` to `end` of 128 columns."""
     return pair[0][..., 128 * begin : 128 * end], pair[1][..., begin:end]
 
 

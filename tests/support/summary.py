@@ -1,4 +1,4 @@
-"""What a test leaves for the end of the run."""
+"""Stash keys for what a test reports at the end of the run."""
 
 import pytest
 

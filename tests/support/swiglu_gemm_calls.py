@@ -1,4 +1,4 @@
-"""Calls of the FP8 GEMM kernel with SwiGLU in the host emulator, and the chain it is held to."""
+"""Calls of the FP8 GEMM kernel with SwiGLU in the host emulator, and of the unfused kernels that it must equal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def unfused(parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Fp8Pair]:
 
 
 def special(size: int, k: int) -> Fp8Pair:
-    """Rows of which some are zeros, are huge or tiny, have a NaN, an infinite or a NaN scale."""
+    """Random rows, some of them zero, huge, tiny, with a NaN code, or with an infinite or NaN scale."""
     q, s = select(activations((size,), k)[0], range(size))
     codes = q.view(torch.uint8)
     codes[1 % size] = 0
@@ -52,7 +52,7 @@ def special(size: int, k: int) -> Fp8Pair:
 
 
 def check_channels_beyond_the_width_take_no_part() -> None:
-    """Zeros stand for their weights: an infinite scale makes them NaN, and these positive sums infinite."""
+    """They have zero weights: an infinite scale makes their sums NaN, but the real, positive sums infinite."""
     (q, s), (a, sa) = weights(1, 24, 128), activations((9,), 128)[0]
     positive, a = ((t.view(torch.uint8) & 0x7F).view(FP8) for t in (q, a))
     ((_, sh),) = fused([(a, torch.full_like(sa, torch.inf))], (positive, s))
@@ -60,7 +60,7 @@ def check_channels_beyond_the_width_take_no_part() -> None:
 
 
 def check_rows_apart(width: int, gap: int, start: int) -> None:
-    """Nothing between rows and around the groups' rows is written, however h and its scales lie."""
+    """Nothing between rows and around the groups' rows is written, for any layout of h and its scales."""
     rhs = weights(2, width, 128)
     parts = activations((9, 35), 128)
     plain = fused(parts, rhs)

@@ -28,7 +28,7 @@ _LEAD, _TAIL = 2, 3  # rows of no group before the first and after the last one
 
 @functools.cache
 def weights(groups: int, width: int, k: int) -> Fp8Pair:
-    """Random interleaved weights, gate and up of [G, I, K] each; shared by tests, so not to be written to."""
+    """Random interleaved weights, gate and up of [G, I, K] each; tests share them and must not write to them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 * width + k)
         return interleave_gate_up(*op_cases.gate_up(groups, width, k))
@@ -44,7 +44,7 @@ def halves(pair: Fp8Pair, group: int) -> tuple[Fp8Pair, Fp8Pair]:
 def expected(parts: Sequence[Fp8Pair], gate_up: Fp8Pair,
              tensor_cores: bool | None = None) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
     """h of each part in fp64, before it is quantised, and its bound: the errors of two sums (as in `grouped.gemm`),
-    then those of SwiGLU in float32."""
+    plus those of SwiGLU in float32."""
     results = []
     for group, part in enumerate(parts):
         if not len(part[0]):
@@ -58,8 +58,8 @@ def expected(parts: Sequence[Fp8Pair], gate_up: Fp8Pair,
 
 def run(parts: Sequence[Fp8Pair], gate_up: Fp8Pair, *, column_major: bool = False, max_m_hint: int | None = None,
         counts_ready: bool = False, lead: int = _LEAD, op: Callable[..., None] = OP) -> list[Fp8Pair]:  # fmt: skip
-    """(h, sh) of each part through the bare op, into outputs that hold something; rows of no group are NaN, and stay
-    unwritten."""
+    """(h, sh) of each part from the bare op, in prefilled outputs; rows of no group are NaN in the input and stay
+    unwritten in the output."""
     starts = list(itertools.accumulate([lead, *(len(q) for q, _ in parts)]))
     a, sa = place(parts, starts[:-1], starts[-1] + _TAIL)
     sa = by_columns(sa) if column_major else sa

@@ -1,4 +1,4 @@
-"""What `explain` says of the tiles of an FP8 matrix product, over tensors without storage."""
+"""Asks `explain` for the tiles of an FP8 GEMM, with tensors without storage."""
 
 from __future__ import annotations
 

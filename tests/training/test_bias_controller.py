@@ -17,7 +17,7 @@ def route(controller, scores):
 
 
 def simulate(steps, mu, *, seed=0, **options):
-    """A router with fixed, uneven preferences, FFN experts first, fresh tokens; returns controller and counts."""
+    """A router with fixed, uneven preferences that favour FFN experts, fresh tokens; returns controller and counts."""
     generator = torch.Generator().manual_seed(seed)
     preference = 0.5 * torch.randn(EXPERTS + ZERO, generator=generator)
     preference[:EXPERTS] += 0.5

@@ -1,4 +1,4 @@
-"""What FP8 costs the tiny checkpoint is what its recorded figures say; measured again on the first held-out chapter."""
+"""FP8 costs the tiny checkpoint what its recorded figures say, as measured again on the first held-out chapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tiny_precision
 RECORD = json.loads((tiny_precision.FOLDER / "precision.json").read_text(encoding="utf-8"))
 README = (tiny_precision.FOLDER / "README.md").read_text(encoding="utf-8")
 NEW_TOKENS = 24
-# Sums in another order, as on another CPU, move these by less than rounding everything to bf16 once more would.
+# Another summation order, as on another CPU, changes these by less than one more rounding of everything to bf16.
 BITS_PER_BYTE, AGREEMENT = 2e-3, 0.01
 
 
@@ -30,7 +30,7 @@ def test_the_first_chapter_gives_the_recorded_figures(measured: dict, name: str)
 
 
 def test_fp8_is_not_bf16(measured: dict) -> None:
-    """The figures differ where the bits do: quantised activations change some tokens, bf16 fewer."""
+    """Quantised activations change some tokens, and bf16 changes fewer."""
     agreed = {name: rows[0]["agreed"] for name, rows in measured["variants"].items()}
     assert agreed["f32"] == measured["positions"][0] > agreed["bf16"] > agreed["fp8"]
 
@@ -46,7 +46,7 @@ def test_what_the_page_says_of_it_is_the_record() -> None:
 
 
 def test_the_requantised_weights_are_on_another_grid() -> None:
-    """Hardly a weight keeps its value, and none moves by more than half a step: the cost is that of a quantisation."""
+    """Requantising changes nearly every weight, none by more than half a step: the cost is that of one quantisation."""
     tensors = tiny_precision.load_file(tiny_precision.FOLDER / "model.safetensors")
     again = tiny_precision.requantised(tensors)
     name = "model.layers.0.mlp.experts.3.up_proj.weight"
