@@ -14,7 +14,7 @@ TEST(cluster_strong_operations) {
     red_add_relaxed_cluster(sum, 1);
     const uint32_t mine = atomic_add_acq_rel_cluster(ticket, 1);
     while (load_acquire_cluster<uint32_t>(turn) != mine) spin_pause();
-    store_shared_cluster(sum + 24, mine);  // one after the other
+    store_shared_cluster(sum + 24, mine);  // one thread at a time
     if (mine == 127) store_release_cluster(wide, uint64_t{5} << 32);
     store_release_cluster(turn, mine + 1);
     cluster_sync();
@@ -154,7 +154,7 @@ static void ring(Free how, Wait wait, uint64_t seed, emu::Policy policy) {
         if (wait == Wait::kSharedFence) fence_acquire_shared_cluster();
         mbarrier_arrive_expect_tx(full(s), 128);
         if (cluster_rank() == 0) bulk_load_multicast(word(32 * s), data + 32 * step, 128, full(s), 0b11);
-        if (cluster_rank() == 1) mbarrier_wait(full(s), parity);  // else it would run ahead of the phases
+        if (cluster_rank() == 1) mbarrier_wait(full(s), parity);  // else CTA 1 would run ahead of the phases
         continue;
       }
       mbarrier_wait(full(s), parity);
@@ -182,7 +182,7 @@ TEST(cluster_multicast_ring) {
     }
 }
 
-// CTA 1 arrives at an mbarrier of two arrivals in CTA 0, where nobody waits until it is over.
+// CTA 1 arrives `arrivals` times at CTA 0's mbarrier of two arrivals; CTA 0 waits only after all of them.
 static void arrive_ahead(uint32_t arrivals) {
   run_clusters(2, 32, [=] {
     const uint32_t bar = shared_barrier(2);
