@@ -26,7 +26,7 @@ except ImportError:
 _CARRIED = pytest.StashKey()  # the registration that --backend cuda keeps
 TESTS = Path(__file__).parent
 LONG_FILES = ("test_readme.py", "test_emu_backend.py", "test_model_checkpoint.py", "test_conformance.py")
-# No compiler and no pytest of their own.
+# Folders whose tests start no compiler and no pytest of their own.
 QUICK_FOLDERS = ("cli", "compat", "engine", "integrations", "loading", "model", "ops", "perf")
 
 
@@ -55,7 +55,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # On a CI machine pytest writes whole diffs, and one of two results of a few hundred kB takes minutes.
+    # With these set, pytest writes whole diffs, and diffing two results of a few hundred kB takes minutes.
     for name in ("CI", "BUILD_NUMBER"):
         os.environ.pop(name, None)
     backend = config.getoption("--backend")
@@ -117,7 +117,7 @@ def _is_quick(item: pytest.Item) -> bool:
 
 
 def _starts_late(item: pytest.Item) -> bool:
-    """Files that take a minute come first, so that no worker is left alone with one at the end."""
+    """Sorts files that take a minute first, so that no worker runs one alone at the end."""
     return item.path.name not in LONG_FILES
 
 
@@ -135,7 +135,7 @@ def pytest_testnodedown(node: object, error: object) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What tests/conformance/test_conformance.py found, if it ran."""
+    """Prints what tests/conformance/test_conformance.py found, if it ran."""
     if lines := config.stash.get(summary.PRIMITIVES, None):
         terminalreporter.section("primitives of cuda/ptx")
         for line in lines:

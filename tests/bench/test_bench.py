@@ -1,5 +1,5 @@
-"""The bench of the grouped FP8 GEMM, as far as it goes without a GPU: what it refuses to time, its predictions, and
-what is made of its results. Graphs and clocks are replaced: a replay calls what was captured."""
+"""The bench of the grouped FP8 GEMM without a GPU: what it refuses to time, its predictions, its tables and plots.
+CUDA graphs and clocks are faked: replaying a graph runs the captured calls on the CPU."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def problem(cell: Cell) -> Problem:
 
 
 class FakeGraph(graph_time.Graph):
-    """Its replays run the calls on the CPU and take 50 us a call."""
+    """Replaying it runs the calls on the CPU and reports 50 us a call."""
 
     us = 50.0
 
@@ -48,7 +48,7 @@ class FakeGraph(graph_time.Graph):
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An H100."""
+    """Fakes an H100."""
 
     def capture(runs: list[Callable], repeats: int = 1) -> FakeGraph:
         return FakeGraph(None, repeats * len(runs), runs)
@@ -77,7 +77,7 @@ def doubled(made: Problem) -> list:
 
 
 def only_once(made: Problem) -> list:
-    """Runs nothing in a graph."""
+    """A peer that computes once at preparation, so its captured graph is empty."""
     calls = ours.prepare(made)
     for call in calls:
         call.run()
@@ -133,7 +133,7 @@ def test_bytes_flops_and_floors_are_those_of_explain(cell: Cell) -> None:
 
 
 def fabricated(kind: str = "measured", device: str = H100, factor: float = 1.0, **machine: object) -> dict:
-    """Two shapes, two numbers of experts, two of tokens, two implementations, and one that has no time."""
+    """Results of two shapes, two expert counts and two token counts; two implementations have times, a third none."""
     benchmarks = []
     for shape, size in (("gate_up", 25e6), ("down", 12e6)):
         for groups in (1, 4):
@@ -249,7 +249,7 @@ def test_plots(tmp_path: Path) -> None:
 
 
 def test_the_short_grid_ends_within_the_step_of_the_gpu_check() -> None:
-    """If our op takes under a second a cell (not measured yet), what the limit leaves to peers is time enough."""
+    """The step's limit covers SHORT_SECONDS plus one second a cell for our op (an assumption, not measured yet)."""
     (limit,) = (step.limit_s for step in PLAN if step.name == "bench/bench_moe_gemm")
     cells = [cell for cell in bench_moe_gemm.cells("short") if cell.shape != "tiny"]
     assert bench_moe_gemm.SHORT_SECONDS + len(cells) <= limit <= 600

@@ -1,4 +1,4 @@
-"""The bench of a whole expert layer: what a peer is given, and when there is a ratio."""
+"""The bench of a whole expert layer: a peer gets the same layer, and a ratio needs both times from one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ E, H, W = 8, 256, 128
 
 
 def wide(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """[E,N,K] in float64."""
+    """The dequantised weights [E,N,K] in float64."""
     rows = scales.repeat_interleave(128, 1).repeat_interleave(128, 2)
     return values.double() * rows[:, : values.shape[1], : values.shape[2]].double()
 
@@ -28,8 +28,8 @@ def quantised(x: torch.Tensor) -> torch.Tensor:
 
 
 def layer_as_documented(hidden, w13, sw13, w2, sw2, topk_ids, topk_w):
-    """What fish-scales-ops says that its layer computes: activations quantised 1x128 and bf16 between the products,
-    the rest in float64."""
+    """The layer as fish-scales-ops documents it: activations quantised 1x128, bf16 between the two products, the rest
+    in float64."""
     gate_up, down = wide(w13, sw13), wide(w2, sw2)
     out, x = torch.zeros(hidden.shape, dtype=torch.float64), quantised(hidden)
     for t, (ids, weights) in enumerate(zip(topk_ids.tolist(), topk_w.tolist(), strict=True)):
@@ -64,7 +64,7 @@ def test_128_tokens_give_every_expert_8_rows() -> None:
 
 
 def test_a_ratio_only_beside_a_time_of_the_same_run(monkeypatch: pytest.MonkeyPatch, peer: SimpleNamespace) -> None:
-    """The peer is checked before it is timed; one that is wrong is a reason and has no time."""
+    """The peer is checked before it is timed: a wrong one gets a reason and no time."""
     small = partial(bench_expert_layer.Problem, device="cpu", experts=E, hidden=H, width=W)
     monkeypatch.setattr(bench_expert_layer, "Problem", lambda tokens, _: small(tokens))
     monkeypatch.setattr(graph_time, "capture", lambda runs, repeats: runs)

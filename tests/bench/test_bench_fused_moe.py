@@ -1,4 +1,4 @@
-"""The benches of the FP8 expert chain and of a layer without a GPU: the chains that are timed, a step of a layer."""
+"""The benches of the FP8 expert chain and of a layer, without a GPU: the timed chains agree, and a layer decodes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from support.models import config
 
 @pytest.fixture
 def small() -> Share:
-    """16 experts, of which a rank has 4, of 256 x 128."""
+    """16 experts of 256 x 128, 4 of them on a rank."""
     return Share(5, 4, experts=16, hidden=256, width=128)
 
 
 def test_the_chains_run(small: Share, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The problem's counts are those of its plan; the chains agree, one with another weight does not."""
+    """The problem's counts are those of its plan; all chains agree, and a chain with a changed weight is caught."""
     monkeypatch.setattr(deep_gemm, "module", DeepGemm)
     problem = bench_fused_moe.Problem(small, "cpu")
     assert torch.equal(problem.plan.offsets.diff(), problem.counts)
-    assert problem.counts.sum() != small.rows  # an expectation: none of the rows that came may be left out
+    assert problem.counts.sum() != small.rows  # small.rows is an expectation; every row that arrived counts
     expected = bench_fused_moe.fused(problem)()
     assert expected.shape == problem.x.shape and expected.isfinite().all()
     runs = {"unfused": bench_fused_moe.unfused(problem)}
@@ -45,6 +45,6 @@ def test_a_chain_that_cannot_run_is_a_reason(small: Share) -> None:
 
 
 def test_the_layer_decodes() -> None:
-    """Two sequences behind 70 rows each."""
+    """Two sequences, each with 70 cached rows, decode one step."""
     out = bench_layer.step(2, "cpu", config(hidden_size=128, num_layers=1), context=70)()
     assert out.shape == (2, 128) and out.isfinite().all()

@@ -1,5 +1,5 @@
-"""What the peers of bench/peers/ compute, and that one which computes something else is found: on CPU tensors, with the
-libraries that need a GPU replaced by our reference behind the layouts that they ask for."""
+"""The peers of bench/peers/ compute the expected product, and one that does not is caught. Everything runs on CPU
+tensors: our reference, called in each library's layouts, stands in for the libraries that need a GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problem(cell: Cell) -> Problem:
 
 
 def result(prepare: Callable, cell: Cell, rounding: float = 0.0) -> str | None:
-    """What is wrong with the first call of a peer; its outputs are NaN before."""
+    """What is wrong with a peer's first call, or None; its outputs are filled with NaN beforehand."""
     made = problem(cell)
     calls = prepare(made)
     assert len(calls) == len(made.copies) == 2
@@ -64,7 +64,7 @@ def test_our_op_and_plain_torch_agree_with_what_is_expected(cell: Cell) -> None:
 
 
 def test_who_computes_something_else_is_found() -> None:
-    """One wrong scale of 2 x 2 x 3, a row missing, a row too many."""
+    """One wrong scale of 2 x 2 x 3, a missing row and a row of NaN are each reported."""
     cell = Cell("tiny", 2, 3)
     made = problem(cell)
     value, _ = made.expected
@@ -85,7 +85,7 @@ def test_layouts_of_deep_gemm(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(deep_gemm, "module", lambda: library)
     for peer in deep_gemm.PEERS:
         assert result(peer.prepare, cell) is None, peer.name
-    assert library.used == [132, 131] and library.sms == 132  # an odd number has no pairs
+    assert library.used == [132, 131] and library.sms == 132  # an odd number of SMs forms no pairs
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -118,7 +118,7 @@ for groups, tokens, skewed in [(6, 1, True), (1, 33, False), (2, 130, False)]:
 
 
 def test_the_triton_kernel_in_its_interpreter() -> None:
-    """In float32: the interpreter cuts bf16 off instead of rounding it."""
+    """The Triton kernel agrees in float32 (the interpreter truncates to bf16 instead of rounding)."""
     pytest.importorskip("triton", reason="triton is not installed; torch for CUDA brings it")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-c", INTERPRETED]

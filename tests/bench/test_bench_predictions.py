@@ -1,4 +1,4 @@
-"""Benches without a GPU: predictions are printed and kept as predictions; what did not run has no time anywhere."""
+"""Benches without a GPU print and store predictions as predictions; nothing that did not run gets a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def without_a_gpu(tmp_path: Path, *selection: str) -> tuple[str, str, dict]:
-    """stdout, the text of --benchmark-json and the content of --predictions-json of a bench where no GPU is."""
+    """stdout, the text of --benchmark-json and the content of --predictions-json of a bench that sees no GPU."""
     measured, predicted = tmp_path / "measured.json", tmp_path / "predicted.json"
     files = f"--benchmark-json={measured}", f"--predictions-json={predicted}"
     done = run_pytest(*selection, *files, "--grid=full", CUDA_VISIBLE_DEVICES="")
@@ -27,7 +27,7 @@ def without_a_gpu(tmp_path: Path, *selection: str) -> tuple[str, str, dict]:
 
 
 def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
-    """The bench itself. With a GPU it measures; this asks for the branch without one."""
+    """The bench predicts when it sees no GPU; the GPU is hidden because the bench would measure with one."""
     bench = "bench/products/bench_moe_gemm.py::test_against_the_floor"
     out, _, kept = without_a_gpu(tmp_path, f"{bench}[gate_up-G4-m8]", f"{bench}[down-G16-m8-skewed]")
     assert "predictions, nothing ran" in out and "DeepGEMM contiguous: needs a GPU" in out
@@ -52,7 +52,7 @@ RUN_ANYWHERE = {"engine/bench_generate.py", "ops/bench_ops.py"}
 
 
 def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
-    """No table, no statistic, no entry of pytest-benchmark, in any bench that predicts."""
+    """A bench that predicts prints no table or statistic of pytest-benchmark and stores no entry of it."""
     benches = {path.relative_to(ROOT / "bench").as_posix() for path in (ROOT / "bench").glob("**/bench_*.py")}
     assert benches == PREDICTING.keys() | RUN_ANYWHERE
     first = str(next(iter(shares())))

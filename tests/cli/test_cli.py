@@ -1,4 +1,4 @@
-"""The command line: text, report and JSON of `generate` against the library and hand computations, and bad requests."""
+"""`generate`'s text, report and JSON agree with the library and hand computations; bad requests end in a message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_facts_agree_with_the_library(checkpoint, model, capsys):
     assert decode["new_tokens"] == 40 and decode["prompt_tokens"] == len(ids)
     assert decode["drafted"] > 0 and 0 < decode["accepted"] < decode["drafted"]
     assert decode["acceptance"] == decode["accepted"] / decode["drafted"]
-    # Each step yields its own token and the accepted draft; the first token is the prompt's.
+    # Each step yields its own token and the accepted draft; the prompt's pass yields the first token.
     assert decode["steps"] + decode["accepted"] == 39
     assert decode["tokens_per_step"] == 39 / decode["steps"]
     assert decode["tokens_per_second"] == pytest.approx(39 / decode["seconds"])
@@ -85,7 +85,7 @@ def test_products_that_run_on_fewer_rows_are_named(checkpoint, capsys, monkeypat
 
 
 def test_teacher_forced_acceptance_by_hand(checkpoint, model):
-    """One position at a time, each from a prompt of its own, instead of one pass over the text."""
+    """One pass over the text counts the same acceptances as a separate prefill for each position."""
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     ids = torch.tensor(encode(tokenizer, TOY[:90], 1))
     agreed = 0
@@ -164,7 +164,7 @@ def test_only_text(checkpoint, tmp_path, capsys):
 
 @pytest.mark.parametrize("extra", [[], ["--json"], ["--no-report", "--compare"]])
 def test_a_difference_is_exit_code_one(checkpoint, monkeypatch, capsys, extra):
-    """The comparison is with a plain decode: only that one is disturbed here."""
+    """A plain decode that differs ends in exit code 1; only that decode is disturbed here."""
 
     def disturbed(*args, **options):
         result = longcat_ops.generate(*args, **options)

@@ -1,4 +1,4 @@
-"""Arguments, files and streams that are odd: one message on stderr, exit code 2, no traceback, whatever it is."""
+"""Odd arguments, files and streams: each ends in one message on stderr, exit code 2 and no traceback."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SHORT = "--max-new-tokens 3"
         ("$RUN doctor >&-", "stdout is closed"),
         (f"$RUN generate $DIR {SHORT} >/dev/full", "No space left on device"),
         ("$RUN doctor >/dev/full", "No space left on device"),
-        ("PYTHONUNBUFFERED= $RUN --help >/dev/full", "No space left on device"),  # unbuffered, argparse hides it
+        ("PYTHONUNBUFFERED= $RUN --help >/dev/full", "No space left on device"),  # argparse hides it if unbuffered
         ("$RUN plan $DIR --json >/dev/full", "No space left on device"),
     ],
 )

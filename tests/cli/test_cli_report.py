@@ -33,7 +33,7 @@ def test_split_characters_wait_for_their_last_byte():
 
 @pytest.fixture
 def clock(monkeypatch) -> Counter:
-    """A clock that only work advances: MLA 1 s, dense FFN 10 s, MoE 100 s a call; it counts the calls too."""
+    """A clock that only calls advance: MLA 1 s, dense FFN 10 s, MoE 100 s each. Returns the call counts."""
     calls: Counter[str] = Counter()
     prices = {MLA: 1, FFN: 10, MoE: 100, MTP: 0}
 

@@ -1,4 +1,4 @@
-"""Where `generate` stops: at any id of config.json or generation_config.json."""
+"""`generate` stops at any stop id of config.json or generation_config.json."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.long
 
 
 def until(new: list[int], *stops: int) -> list[int]:
-    """The tokens up to the first that is one of `stops`."""
+    """The tokens up to and including the first one in `stops`."""
     return new[: next((i + 1 for i, token in enumerate(new) if token in stops), len(new))]
 
 
 def with_ids(source: Path, folder: Path, config: object, generation: object) -> Path:
-    """A copy of the checkpoint whose two files have these ids; ...: no key, and no file."""
+    """A copy of the checkpoint with these stop ids; `...` leaves out config.json's key or the whole generation file."""
     shutil.copytree(source, folder)
     raw = json.loads((folder / "config.json").read_text())
     raw.pop("eos_token_id")
@@ -31,7 +31,7 @@ def with_ids(source: Path, folder: Path, config: object, generation: object) -> 
     return folder
 
 
-CASES = [  # of config.json, of generation_config.json, both as places in the plain text; all of them stop
+CASES = [  # (config.json, generation_config.json), as positions in the plain text; every one stops
     ([9, 20], ...), (20, [9, 20]), (None, 9), (None, [20, 9]), ([20], 9), ([9], [20]), (20, None), (9, ...),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`doctor`: true about each op here, and alive on a machine where torch, the library or the packages are broken."""
+"""`doctor` reports each op correctly, and still runs where torch, the library or the packages are broken."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_dense(column_major: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("column_major", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_contiguous(sizes: tuple[int, ...], column_major: bool) -> None:
-    """NaN in rows of index -1, before, between and behind the groups; they become 0, in a d that is part of another."""
+    """Rows of index -1, before, between and after the groups, hold NaN and become 0; d is a view of a larger tensor."""
     rhs, wide = weights(len(sizes), N, K)
     parts = activations(sizes, K)
     indices, starts = [-1] * 3, []
@@ -73,8 +73,8 @@ def test_contiguous(sizes: tuple[int, ...], column_major: bool) -> None:
 @pytest.mark.parametrize("alignment", [1, 8, 96, 128])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_psum(sizes: tuple[int, ...], alignment: int, zero_padding: bool) -> None:
-    """Groups start at multiples of the alignment that is set. NaN between them stays in rows between them; rows behind
-    the last group's padding are not written; an empty group may end where it starts or where the one before ended."""
+    """Groups start at multiples of the set alignment. NaN in the padding between them reaches no group's rows; rows
+    after the last padding are not written; an empty group may end at its start or at the previous group's end."""
     deep_gemm.set_mk_alignment_for_contiguous_layout(alignment)
     rhs, wide = weights(len(sizes), N, K)
     parts = activations(sizes, K)
@@ -191,7 +191,7 @@ def test_measures() -> None:
 
 
 def test_the_dense_product_is_the_op() -> None:
-    """Bit for bit, with every keyword at its default."""
+    """With every keyword at its default, the product equals the op bit for bit."""
     (b, sb), _ = weights(1, N, K)
     (a,) = activations((9,), K)
     d = torch.empty(9, N, dtype=torch.bfloat16)

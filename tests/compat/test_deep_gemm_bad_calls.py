@@ -1,4 +1,4 @@
-"""Bad calls under DeepGEMM's names: the exception and its text, in DeepGEMM's words, and nothing written."""
+"""Bad calls under DeepGEMM's names raise the right exception, with a text in DeepGEMM's words, and write nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ends(values: list[int], dtype: torch.dtype = torch.int32) -> Tensor:
 
 
 def refused(product: str, given: Arguments, error: type[LongcatError]) -> str:
-    """The text of the refusal, after a check that d is as it was."""
+    """The text of the refusal, after checking that d is unchanged."""
     d = given["d"]
     before = bits(d.detach()) if type(d) is Tensor and d.layout is torch.strided else None
     with pytest.raises(error) as caught:

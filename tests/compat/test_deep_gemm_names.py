@@ -1,4 +1,4 @@
-"""DeepGEMM's names: all are there, with DeepGEMM's parameters; each computes, keeps a value, or is refused by name."""
+"""Every DeepGEMM name exists with DeepGEMM's parameters; each computes, keeps a value or is refused by name."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_what_has_no_op_is_refused_by_name(where: str, name: str) -> None:
 
 
 def test_what_is_named_instead_exists() -> None:
-    """Every dotted name of torch or longcat_ops in a refusal."""
+    """Every dotted name of torch or longcat_ops in a refusal resolves."""
     texts = {getattr(module(where), name).__doc__ for where, name in REFUSED}
     names = {name for text in texts for name in re.findall(r"(?:torch|longcat_ops)(?:\.\w+)+", text)}
     assert len(names) >= 10

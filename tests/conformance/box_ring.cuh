@@ -1,4 +1,4 @@
-// A ring of boxes that TMA loads, as the products of the library read their weights.
+// A ring of TMA boxes: the access pattern with which the library's GEMMs read their weights.
 #pragma once
 
 #include "case.h"
@@ -8,8 +8,8 @@ namespace longcat_ops::conformance {
 constexpr uint32_t kBoxBytes = 128, kBoxRows = 128, kRingBoxes = 8;
 constexpr uint32_t kRingSmem = 1024 + kRingBoxes * kBoxBytes * kBoxRows;
 
-// Block b reads the boxes b, b + grid, ... below `boxes` of a matrix with rows of `columns` boxes, up to kRingBoxes in
-// flight, and adds up their first words into sums [blocks].
+// Block b loads the boxes b, b + grid, ... below `boxes` of a matrix that is `columns` boxes wide, up to kRingBoxes in
+// flight, and sums their first words into sums [blocks].
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
     box_ring_kernel(LC_GRID_CONSTANT ptx::TensorMap map, uint32_t boxes, uint32_t columns, uint32_t* sums) {
   const uint32_t bar = ptx::dynamic_smem_base(), ring = bar + 1024;
@@ -40,7 +40,7 @@ inline Tensor ring_tensor(uint32_t columns, uint32_t rows) {
   return {Element::kU8, {width, uint64_t{kBoxRows} * rows}, {width}, {kBoxBytes, kBoxRows}, ptx::Swizzle::k128B};
 }
 
-// 3 x 11 boxes for 2 blocks: the ring goes round twice.
+// 3 x 11 boxes for 2 blocks: the ring wraps around.
 inline void box_ring(Machine& machine) {
   constexpr uint32_t kColumns = 3, kRows = 11, kBlocks = 2;
   const auto words = random_values<uint32_t>(kColumns * kRows * kBoxBytes * kBoxRows / 4, 3);

@@ -5,7 +5,7 @@
 
 namespace longcat_ops::conformance {
 
-// in to shared memory in pieces of 16, 32, 64, ... bytes and the rest, then out the same way backwards.
+// Copies in to shared memory in pieces of 16, 32, 64, ... bytes and the rest, then on to out in the same pieces.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) bulk_copy_kernel(const uint8_t* in, uint8_t* out, uint32_t bytes) {
   const uint32_t bar = ptx::dynamic_smem_base(), buffer = bar + 128;
   if (ptx::lane_index() != 0) return;
@@ -31,11 +31,11 @@ inline void bulk_copies(Machine& machine) {
   }
 }
 
-// One buffer of 64 words, stored to out [8][64] again and again: rewritten as soon as wait_read allows.
+// Stores a buffer of 64 words to out [8][64] eight times and rewrites it as soon as wait_read allows.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) reuse_kernel(uint32_t* out) {
   const uint32_t buffer = ptx::dynamic_smem_base(), lane = ptx::lane_index();
   for (uint32_t round = 0; round < 8; ++round) {
-    // Two halves take turns, so one group may still read.
+    // Two halves alternate, so one group may still be reading.
     const uint32_t half = buffer + 256 * (round % 2);
     if (lane == 0) ptx::bulk_wait_read<1>();
     ptx::warp_sync();
@@ -60,8 +60,8 @@ inline void bulk_reuse(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Block 0 writes data [64] and raises the flag; block 1 acquires, fences and reads them by a bulk copy. BOTH: the fence
-// over all of memory. The wait is bounded.
+// Block 0 writes data [64] and raises the flag; block 1 acquires, fences and reads the data by a bulk copy. BOTH: the
+// fence covers all state spaces. The wait is bounded.
 template <bool BOTH>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) fenced_copy_kernel(uint32_t* data, uint32_t* flag, uint32_t* out) {
   const uint32_t bar = ptx::dynamic_smem_base(), buffer = bar + 128;

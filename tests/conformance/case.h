@@ -1,6 +1,6 @@
-// A conformance case: tiny kernels whose raw outputs say what a primitive of cuda/ptx does, and what the PTX ISA says
-// those outputs are. Written once; g++ compiles it over the emulator, nvcc for sm_90a. docs/hardware.md tells how to
-// add one.
+// A conformance case: tiny kernels whose raw outputs show what a primitive of cuda/ptx does, and the outputs that the
+// PTX ISA specifies. g++ compiles the same source over the emulator, nvcc for sm_90a. docs/hardware.md tells how to add
+// one.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Launch {
   uint32_t grid = 1;
   uint32_t block = 32;
   uint32_t smem = 0;       // bytes
-  bool dependent = false;  // programmatic dependent launch: may start before the launch ahead of it ends
+  bool dependent = false;  // programmatic dependent launch: may start before the previous launch ends
   uint32_t cluster = 1;    // blocks
 };
 
@@ -44,7 +44,7 @@ struct Tensor {
   }
 };
 
-// What a case produced, output after output, and what it should have.
+// A case's concatenated outputs, and what they should be.
 struct Result {
   std::vector<uint8_t> actual, expected;
 };
@@ -89,8 +89,8 @@ class Machine;
 
 struct Case {
   std::string name;        // chapter/what
-  std::string primitives;  // the wrappers of cuda/ptx that it shows, with spaces between
-  std::string note;        // what the machine is free to choose, and how the output hides it; or whence the expectation
+  std::string primitives;  // the wrappers of cuda/ptx that it covers, separated by spaces
+  std::string note;        // what the machine may choose and how the output hides it, or the expectation's source
   std::function<void(Machine&)> run;
 };
 

@@ -1,11 +1,11 @@
-// Thread-block clusters: who a block is, the cluster's barrier, loads, stores, atomics and mbarriers across its blocks.
+// Thread-block clusters: ranks, the cluster barrier, loads, stores, atomics and mbarriers across blocks.
 #pragma once
 
 #include "case.h"
 
 namespace longcat_ops::conformance {
 
-// out [blocks][3 + size]: rank, size, cluster, and the rank that each block found where cluster_address says.
+// out [blocks][3 + size]: rank, size, cluster, and the rank read through cluster_address from each block.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) cluster_register_kernel(uint32_t* out) {
   const uint32_t base = ptx::dynamic_smem_base(), size = ptx::cluster_size(), rank = ptx::cluster_rank();
   if (ptx::thread_index() == 0) ptx::store_shared(base + 64, 1000 + rank);
@@ -36,7 +36,8 @@ inline void cluster_registers(Machine& machine) {
   }
 }
 
-// Every thread stores a value to the next block, and reads from the one after it what that was given. in, out [4][64].
+// Every thread stores a value to the next block and reads from the block after that the value stored there.
+// in, out [4][64].
 template <class T, bool FENCED>
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) cluster_exchange_kernel(const T* in, T* out) {
   const uint32_t base = ptx::dynamic_smem_base(), rank = ptx::cluster_rank(), t = ptx::thread_index();
@@ -57,8 +58,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) cluster_exchange_kernel(const T* in, T* out) {
   meet();
 }
 
-// Bytes of `per_block` values of T for each of 4 blocks: what kernels are given, and those of block rank + `turn` as
-// block `rank` should have them.
+// Bytes of `per_block` values of T for each of 4 blocks; block `rank` gets the values of block rank + `turn`. turn 0 is
+// the input, another turn the expected output.
 template <class T>
 std::vector<uint8_t> block_values(uint32_t per_block, uint32_t turn) {
   const auto values = random_values<uint8_t>(4 * per_block * sizeof(T), sizeof(T));
@@ -79,8 +80,8 @@ void cluster_exchange(Machine& machine) {
   machine.expect(out, block_values<T>(64, 1));
 }
 
-// 128 threads of 4 blocks at counters of block 0. out [132]: at each ticket its number + 1; two sums; a 64-bit sum that
-// every thread took and released in turn.
+// The 128 threads of 4 blocks update counters of block 0. out [132]: at each ticket its number + 1; two sums; a 64-bit
+// sum that the threads update in turn, each acquiring and releasing it.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) cluster_atomics_kernel(uint32_t* out) {
   const uint32_t base = ptx::dynamic_smem_base(), first = ptx::cluster_address(base, 0);
   const uint32_t ticket = first, relaxed = first + 4, released = first + 8, turn = first + 12, wide = first + 16;
@@ -91,7 +92,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) cluster_atomics_kernel(uint32_t* out) {
   ptx::red_add_relaxed_cluster(relaxed, mine);
   ptx::red_add_release_cluster(released, 3);
   while (ptx::load_acquire_cluster<uint32_t>(turn) != mine) ptx::spin_pause();
-  // One thread after the other.
+  // From here to the release, one thread at a time.
   const uint64_t before = ptx::load_relaxed_cluster<uint64_t>(wide);
   ptx::store_relaxed_cluster(wide, before + (uint64_t{1} << 32) + mine);
   ptx::store_release_cluster(turn, mine + 1);
@@ -117,8 +118,8 @@ inline void cluster_atomics(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Block 1 works on an mbarrier of block 0 step by step; after each step block 0 asks whether phase 0 is over.
-// out [6]: the answers; at the end a word that came by store_async.
+// Block 1 updates an mbarrier of block 0 step by step; after each step block 0 tests whether phase 0 is complete.
+// out [6]: the five answers, then a word that store_async delivered.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) cluster_mbarrier_kernel(uint32_t* out) {
   const uint32_t bar = ptx::dynamic_smem_base(), word = bar + 64, rank = ptx::cluster_rank();
   const bool lead = ptx::thread_index() == 0;
@@ -141,7 +142,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) cluster_mbarrier_kernel(uint32_t* out) {
       ptx::store_global(out + step, static_cast<uint32_t>(ptx::mbarrier_test_wait_cluster(bar, 0)));
     ptx::cluster_sync();
   }
-  // 16 bytes are missing.
+  // The phase still lacks 16 bytes.
   if (lead && rank == 1) ptx::store_async(ptx::cluster_address(word, 0), ptx::Vec16{5, 6, 7, 8}, there);
   if (lead && rank == 0) {
     while (!ptx::mbarrier_try_wait_cluster(bar, 0)) {
@@ -160,7 +161,7 @@ inline void cluster_mbarrier(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Each of 4 blocks gets a value of every thread of the block before it. in, out [4][32].
+// Every thread sends a value to the next of 4 blocks. in, out [4][32].
 template <class T>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) store_async_kernel(const T* in, T* out) {
   const uint32_t bar = ptx::dynamic_smem_base(), words = bar + 64, t = ptx::thread_index(), rank = ptx::cluster_rank();

@@ -1,4 +1,4 @@
-// Conversions and arithmetic, whose bits IEEE 754 and the ISA fix.
+// Conversions and arithmetic: IEEE 754 and the ISA fix every bit.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 namespace longcat_ops::conformance {
 
-// The values of a format by its codes 0, 1, ... (no sign), in order; exact.
+// The exact value of a format's code without its sign; codes 0, 1, ... are in order of value.
 inline double e4m3_value(uint32_t code) {
   const int exponent = static_cast<int>(code >> 3), mantissa = static_cast<int>(code & 7);
   return exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
@@ -19,7 +19,7 @@ inline double f16_value(uint32_t code) {
 }
 inline double bf16_value(uint32_t code) { return bits_float(code << 16); }
 
-// Nearest code to |x| among 0 .. last, ties to the even code; one past the last where x rounds beyond it.
+// Nearest code to x >= 0 among 0 .. last, ties to the even code; last + 1 where x rounds beyond the last.
 inline uint32_t nearest_code(double x, double (*value)(uint32_t), uint32_t last, double next_after_last) {
   uint32_t low = 0, high = last + 1;  // value(low) <= x < value(high)
   auto at = [&](uint32_t code) { return code > last ? next_after_last : value(code); };
@@ -50,7 +50,7 @@ inline uint32_t bf16_code(float x) {
   return code | (std::signbit(x) ? 0x8000 : 0);
 }
 
-// For every item i: F::apply takes the F::kIn words at in and gives the F::kOut words at out.
+// For every item i, F::apply maps F::kIn words of in to F::kOut words of out.
 template <class F>
 LC_KERNEL LC_LAUNCH_BOUNDS(256, 1) map_kernel(const uint32_t* in, uint32_t* out, uint32_t count) {
   for (uint32_t i = ptx::thread_index(); i < count; i += 256) {
@@ -107,7 +107,7 @@ struct UnpackF16x2 : Map<1, 2> {
   }
 };
 
-// HOST gives the F::kOut words that F::apply should give.
+// `host` computes the F::kOut words that F::apply should return.
 template <class F, class Host>
 void add_map_case(Cases& cases, const char* name, const char* primitive, const std::vector<uint32_t>& in, Host host) {
   cases.add(name, primitive, [=](Machine& machine) {
@@ -120,7 +120,7 @@ void add_map_case(Cases& cases, const char* name, const char* primitive, const s
   });
 }
 
-// Floats of every `step`-th sign, exponent and seven mantissa bits, each with lower halves on both sides of a tie.
+// Floats with every `step`-th upper half (sign, exponent, seven mantissa bits), each with lower halves around a tie.
 inline std::vector<uint32_t> float_sweep(uint32_t step) {
   std::vector<uint32_t> bits;
   for (uint32_t upper = 0; upper < 1 << 16; upper += step)
@@ -136,7 +136,7 @@ inline std::vector<uint32_t> all_pairs() {
   return words;
 }
 
-// A float of an exact value; NaN as the device writes it.
+// The bits of an exactly representable value; NaN as the device encodes it.
 inline uint32_t exact_bits(bool negative, bool nan, double magnitude) {
   if (nan) return 0x7fffffff;
   return float_bits(static_cast<float>(negative ? -magnitude : magnitude));

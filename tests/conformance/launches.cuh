@@ -1,4 +1,4 @@
-// What launches of a stream see of each other, and a kernel that does nothing but be there.
+// What launches of a stream see of each other's writes, and a kernel that only occupies its multiprocessor.
 #pragma once
 
 #include "case.h"
@@ -9,20 +9,20 @@ constexpr uint32_t kSeenBlocks = 8, kSeenThreads = 128, kSeenWords = 4096;
 
 // data [kSeenWords] becomes value, value + 1, ...
 LC_KERNEL LC_LAUNCH_BOUNDS(kSeenThreads, 1) write_words_kernel(uint32_t* data, uint32_t value) {
-  ptx::grid_dependency_wait();  // what is read now must not change
+  ptx::grid_dependency_wait();  // earlier launches may still be reading data
   ptx::grid_dependency_launch();
   const uint32_t first = kSeenThreads * ptx::block_index() + ptx::thread_index();
   for (uint32_t i = first; i < kSeenWords; i += kSeenBlocks * kSeenThreads) ptx::store_global(data + i, value + i);
 }
 
-// Lets its successor start when it has waited for its predecessor; has other work to do then.
+// Waits for its predecessor, then lets its successor start, then does unrelated work.
 LC_KERNEL LC_LAUNCH_BOUNDS(kSeenThreads, 1) pass_on_kernel(uint32_t* other) {
   ptx::grid_dependency_wait();
   ptx::grid_dependency_launch();
   ptx::store_global(other + kSeenThreads * ptx::block_index() + ptx::thread_index(), 1u);
 }
 
-// wrong [1] grows by the words that are not what write_words_kernel wrote. Reads them before it waits.
+// Adds to wrong [1] the number of words that differ from what write_words_kernel wrote. Reads them before it waits.
 LC_KERNEL LC_LAUNCH_BOUNDS(kSeenThreads, 1) read_early_kernel(const uint32_t* data, uint32_t value, uint32_t* wrong) {
   uint32_t mine = 0;
   const uint32_t first = kSeenThreads * ptx::block_index() + ptx::thread_index();
@@ -33,8 +33,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kSeenThreads, 1) read_early_kernel(const uint32_t* da
   if (mine != 0) ptx::red_add_relaxed_gpu(wrong, mine);
 }
 
-// What a kernel wrote is seen two launches later, before the wait, if the one between has waited: `rounds` times, over
-// the same memory, which the multiprocessors may still hold as it was. Returns the count of wrong words of all rounds.
+// A kernel's writes are visible two launches later, even before the wait, if the launch between has waited. Repeats it
+// `rounds` times over the same memory, of which multiprocessors may hold stale copies. Returns the wrong words' count.
 inline uint32_t* see_two_back(Machine& machine, uint32_t rounds) {
   auto* data = machine.output<uint32_t>(kSeenWords);
   auto* other = machine.output<uint32_t>(kSeenBlocks * kSeenThreads);
@@ -54,8 +54,8 @@ inline void seen_two_back(Machine& machine) {
   machine.expect(wrong, std::vector<uint32_t>{0});
 }
 
-// One thread a block stays until `stop` is not 0, or for `limit_ns`. started [blocks] becomes 1 when it is there;
-// places [blocks][2]: its multiprocessor, and 1 or 2: stopped, or over its time.
+// One thread a block spins until `stop` is not 0, or for `limit_ns`. started [blocks] becomes 1 when it runs;
+// places [blocks][2]: its multiprocessor, and 1 if it was stopped or 2 if its time ran out.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
     stay_kernel(const uint32_t* stop, uint64_t limit_ns, uint32_t* started, uint32_t* places) {
   if (ptx::thread_index() != 0) return;
@@ -68,7 +68,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
   ptx::store_global(places + 2 * block + 1, stopped ? 1u : 2u);
 }
 
-// A block that is told to stop before it comes, and one that nobody tells.
+// One block has its stop flag set before it starts; for the other the flag stays 0.
 inline void stay(Machine& machine) {
   for (const uint32_t told : {1u, 0u}) {
     auto *started = machine.output<uint32_t>(1), *places = machine.output<uint32_t>(2);

@@ -8,7 +8,7 @@
 namespace longcat_ops::conformance {
 namespace {
 
-// The text of `function`, or null with conformance_error set.
+// The text that `function` returns, or null with conformance_error set.
 template <class Function>
 const char* answer(const Function& function) {
   static std::string text;
@@ -26,13 +26,13 @@ std::optional<Neighbour> neighbour;
 }  // namespace
 }  // namespace longcat_ops::conformance
 
-// A JSON object. `number`: multiprocessors of "box_rate", rounds of "two_back"; the others have none.
+// Returns a JSON object. `number`: multiprocessors for "box_rate", rounds for "two_back"; other probes ignore it.
 LC_EXPORT const char* conformance_probe(const char* what, uint32_t number) {
   using namespace longcat_ops::conformance;
   return answer([&] { return probe(what, number); });
 }
 
-// Blocks that stay, on a stream of their own, until conformance_neighbour_stop or for limit_ms: see neighbour.cuh.
+// Starts blocks that run on their own stream until conformance_neighbour_stop or for limit_ms: see neighbour.cuh.
 LC_EXPORT const char* conformance_neighbour_start(uint32_t blocks, uint32_t bytes, int carveout, uint32_t limit_ms) {
   using namespace longcat_ops::conformance;
   return answer([&] {
@@ -42,7 +42,7 @@ LC_EXPORT const char* conformance_neighbour_start(uint32_t blocks, uint32_t byte
   });
 }
 
-// Where they were.
+// Stops them and returns on which multiprocessors they ran.
 LC_EXPORT const char* conformance_neighbour_stop() {
   using namespace longcat_ops::conformance;
   return answer([&] {

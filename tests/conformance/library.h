@@ -55,7 +55,7 @@ LC_EXPORT const char* conformance_primitives(int i) {
 }
 LC_EXPORT const char* conformance_note(int i) { return longcat_ops::conformance::all_cases()[i].note.c_str(); }
 
-// Runs case i; 0 when it produced its outputs, whatever they are. A GPU takes no notice of seed and policy.
+// Runs case i; returns 0 if it produced its outputs, right or wrong. A GPU ignores seed and policy.
 LC_EXPORT int conformance_run(int i, uint64_t seed, int policy) {
   using namespace longcat_ops::conformance;
   last_result = {};
@@ -72,7 +72,7 @@ LC_EXPORT int conformance_run(int i, uint64_t seed, int policy) {
 }
 
 LC_EXPORT const char* conformance_error() { return longcat_ops::conformance::last_error.c_str(); }
-// Outputs of the last run, and what they should be: as many bytes.
+// Outputs of the last run and the expected outputs, equally many bytes.
 LC_EXPORT size_t conformance_size() { return longcat_ops::conformance::last_result.actual.size(); }
 LC_EXPORT const uint8_t* conformance_actual() { return longcat_ops::conformance::last_result.actual.data(); }
 LC_EXPORT const uint8_t* conformance_expected() { return longcat_ops::conformance::last_result.expected.data(); }

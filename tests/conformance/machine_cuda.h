@@ -1,4 +1,4 @@
-// The machine of a case: a GPU, device 0. machine_emu.h has the same interface. Compiled by nvcc, needs no libcuda.
+// The machine of a case: GPU device 0. machine_emu.h has the same interface. nvcc compiles it; it links no libcuda.
 #pragma once
 
 #include <cuda.h>
@@ -11,7 +11,7 @@ inline void check(cudaError_t error, const char* call) {
 }
 #define LC_CHECK(call) ::longcat_ops::conformance::check(call, #call)
 
-// An entry point of the driver, found at run time.
+// Looks up an entry point of the driver at run time.
 template <class Function>
 Function* driver_function(const char* name) {
   void* found = nullptr;
@@ -52,7 +52,7 @@ class Machine {
     static auto* const encode = driver_function<decltype(cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
     const std::vector<cuuint64_t> sizes(tensor.sizes.begin(), tensor.sizes.end());
     std::vector<cuuint64_t> strides(tensor.strides.begin(), tensor.strides.end());
-    strides.push_back(0);  // a tensor of rank 1 has none, but the pointer must not be null
+    strides.push_back(0);  // a tensor of rank 1 has no strides, but the pointer must not be null
     const std::vector<cuuint32_t> steps(sizes.size(), 1);
     CUtensorMap encoded;
     const CUresult status =
@@ -69,7 +69,7 @@ class Machine {
 
   template <class... P, class... A>
   void launch(void (*kernel)(P...), const Launch& launch, const A&... arguments) {
-    constexpr uint32_t kDefaultSmem = 48 * 1024;  // more must be asked for
+    constexpr uint32_t kDefaultSmem = 48 * 1024;  // more needs an attribute
     if (launch.smem > kDefaultSmem)
       LC_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(launch.smem)));

@@ -52,7 +52,7 @@ class Machine {
     world_.launch(std::move(one));
   }
 
-  // Adds memory that the launches wrote to the result, with what the ISA says of it.
+  // Appends memory that the launches wrote, and the values that the ISA specifies, to the result.
   template <class T>
   void expect(const T* memory, const std::vector<T>& expected) {
     world_.synchronize();

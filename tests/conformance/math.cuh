@@ -1,4 +1,4 @@
-// Arithmetic rounded once: IEEE 754 fixes every bit, the ISA the NaN.
+// Arithmetic rounded once: IEEE 754 fixes every bit, the ISA fixes the NaN.
 #pragma once
 
 #include "convert.cuh"
@@ -32,7 +32,7 @@ inline std::vector<uint32_t> interesting_floats() {
   return bits;
 }
 
-// Every tuple of the interesting ones, and random ones: of any bits, and of near exponents, which cancel.
+// Every tuple of the interesting floats, then random ones: of any bits, and of close exponents, which cancel.
 template <uint32_t N>
 std::vector<uint32_t> float_tuples(uint64_t seed) {
   const std::vector<uint32_t> values = interesting_floats();

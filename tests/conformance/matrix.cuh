@@ -1,11 +1,11 @@
-// ldmatrix and stmatrix: bytes of shared memory against registers of lanes.
+// ldmatrix and stmatrix: which bytes of shared memory belong to which register of which lane.
 #pragma once
 
 #include "case.h"
 
 namespace longcat_ops::conformance {
 
-// image [8 X rows][8] u16 to shared memory, lane l addressing row l % (8 X); out [32][X] u32.
+// Loads image [8 X rows][8] u16 through shared memory, lane l addressing row l % (8 X); out [32][X] u32.
 template <int X, bool TRANS>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) load_matrix_kernel(const uint32_t* image, uint32_t* out) {
   const uint32_t base = ptx::dynamic_smem_base(), lane = ptx::lane_index();
@@ -17,7 +17,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) load_matrix_kernel(const uint32_t* image, uint
   for (uint32_t i = 0; i < X; ++i) ptx::store_global(out + X * lane + i, r[i]);
 }
 
-// in [32][X] u32, the fragments; out the bytes of shared memory.
+// in [32][X] u32: the fragments; out: the bytes of shared memory.
 template <int X, bool TRANS>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) store_matrix_kernel(const uint32_t* in, uint32_t* out) {
   const uint32_t base = ptx::dynamic_smem_base(), lane = ptx::lane_index();

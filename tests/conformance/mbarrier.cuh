@@ -1,16 +1,16 @@
-// mbarrier objects: what waiting says along scripts of arrivals and bytes.
+// mbarrier objects: what tests and waits return during scripts of arrivals and bytes.
 #pragma once
 
 #include "case.h"
 
 namespace longcat_ops::conformance {
 
-// One step of a script, run by one thread. kCopy starts a bulk copy of `argument` bytes, which completes at some time;
-// kAwait waits for the phase of parity `argument`, kTry the same by try_wait alone.
+// One step of a script, run by one thread. kCopy starts a bulk copy of `argument` bytes, which completes at some later
+// time; kAwait waits for the phase of parity `argument`, kTry does so by try_wait alone.
 enum Step : uint32_t { kInit, kArrive, kArriveN, kExpect, kArriveExpect, kCopy, kAwait, kTry, kTest };
 
-// script [steps][2]: step, argument. out [steps]: for kTest, test_wait of parity 0 + 2 * that of parity 1; for kTry 1;
-// else 0. The outcome of kTest is fixed as long as no copy in flight could complete the phase.
+// script [steps][2]: step, argument. out [steps]: for kTest, test_wait of parity 0 plus 2 * test_wait of parity 1; for
+// kTry 1; else 0. The result of kTest is deterministic as long as no copy in flight could complete the phase.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
     script_kernel(const uint32_t* script, uint32_t steps, const uint8_t* source, uint32_t* out) {
   if (ptx::thread_index() != 0) return;
@@ -47,8 +47,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
   }
 }
 
-// ISA, mbarrier: the phase ends when no arrival and no byte is pending; then the count is renewed and the phase's
-// number goes up. test_wait of parity p is true when the current phase has the other parity.
+// ISA, mbarrier: a phase completes when no arrival and no byte is pending; then the arrival count is reset and the next
+// phase begins. test_wait of parity p is true when the current phase has the other parity.
 inline std::vector<uint32_t> play(const std::vector<uint32_t>& script) {
   std::vector<uint32_t> answers;
   int64_t count = 0, pending = 0, bytes = 0, phase = 0;
@@ -82,7 +82,7 @@ inline void run_script(Machine& machine, const std::vector<uint32_t>& script) {
   machine.expect(out, play(script));
 }
 
-// All 128 threads arrive and wait, 5 phases; between them each reads what its neighbour wrote. out [5][128].
+// All 128 threads arrive and wait in 5 phases; between phases each reads what its neighbour wrote. out [5][128].
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) meet_kernel(uint32_t* out) {
   const uint32_t t = ptx::thread_index(), bar = ptx::dynamic_smem_base(), slots = bar + 128;
   if (t == 0) {

@@ -1,11 +1,11 @@
-// Loads, stores, reductions, and what orders them between threads and blocks.
+// Loads, stores and reductions, and the accesses and fences that order them between threads and blocks.
 #pragma once
 
 #include "case.h"
 
 namespace longcat_ops::conformance {
 
-// Thread t of 64 moves element t to shared memory, and element 63 - t from there to out [0]; out [1] by load_global_nc.
+// Thread t of 64 writes element t to shared memory and element 63 - t from there to out [0]; out [1]: load_global_nc.
 template <class T>
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) move_kernel(const T* in, T* out) {
   const uint32_t t = ptx::thread_index(), base = ptx::dynamic_smem_base(), bytes = sizeof(T);
@@ -30,7 +30,7 @@ void move(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Every strong load of in [4] and every strong store, to out [4][4].
+// Reads in [4] by every strong load and writes out [4][4] by every strong store.
 template <class T>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) strong_kernel(const T* in, T* out) {
   if (ptx::lane_index() != 0) return;
@@ -56,7 +56,7 @@ void strong(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// 3 blocks of 96 threads add; sums [5], and marks [288] that count how often atomic_add returned each value.
+// 3 blocks of 96 threads add to sums [5]; marks [288] count how often atomic_add returned each value.
 LC_KERNEL LC_LAUNCH_BOUNDS(96, 1) add_kernel(uint32_t* sums, uint32_t* marks) {
   const uint32_t i = 96 * ptx::block_index() + ptx::thread_index();
   ptx::red_add_relaxed_gpu(sums, i);
@@ -76,7 +76,7 @@ inline void additions(Machine& machine) {
   machine.expect(marks, std::vector<uint32_t>(kThreads, 1));
 }
 
-// How a flag hands data on: release and acquire at this scope, or a fence and relaxed accesses.
+// How a flag publishes data: release and acquire at this scope, or a fence and relaxed accesses.
 enum class Handover { kGpu, kSys, kFenceCta, kFenceCluster, kFenceGpu, kFenceSys, kRedGpu, kRedSys, kAtomic };
 
 template <Handover HOW>
@@ -110,8 +110,8 @@ LC_DEVICE bool raised(const uint32_t* flag) {
   return up;
 }
 
-// Writes data [32], raises the flag; the reader (another block, or with kFenceCta and kFenceCluster another warp)
-// waits for it and copies them. The wait is bounded, so a machine that never shows the flag gives a wrong result.
+// The writer writes data [32] and raises the flag; the reader (another block, or with kFenceCta and kFenceCluster
+// another warp) waits for it and copies the data. The wait is bounded: if the flag never shows, the result is wrong.
 template <Handover HOW>
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) hand_over_kernel(uint32_t* data, uint32_t* flag, uint32_t* out) {
   constexpr bool kOneBlock = HOW == Handover::kFenceCta || HOW == Handover::kFenceCluster;
@@ -139,8 +139,8 @@ void hand_over(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Two blocks of 32 threads send each other lines of data and flag, 8 or 16 bytes: thread t its element of in [2][32],
-// to slots [2][32] of the other, who copies what came to out [2][32]. Words with another flag than 1 are not there yet.
+// Two blocks of 32 threads send each other lines of data and flag, 8 or 16 bytes: in [2][32] goes to the other block's
+// slots [2][32], and that block copies its lines to out [2][32]. A line has arrived when its flags are 1.
 template <class T>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) lines_kernel(const T* in, T* slots, T* out) {
   const uint32_t t = ptx::thread_index(), mine = 32 * ptx::block_index() + t,

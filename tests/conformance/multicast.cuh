@@ -1,12 +1,12 @@
-// Copies from global memory to several blocks of a cluster.
+// Multicast copies from global memory to blocks of a cluster.
 #pragma once
 
 #include "case.h"
 
 namespace longcat_ops::conformance {
 
-// Every block of the cluster starts with 512 bytes of 0xee; block `source` has a box copied to the blocks of the mask.
-// out [4][128] words: what all blocks then have.
+// Every block of the cluster starts with 512 bytes of 0xee; block `source` copies a box to the blocks of the
+// mask. out [4][128] words: what every block then holds.
 template <class Copy>
 LC_DEVICE void multicast(uint32_t* out, uint32_t source, uint32_t mask, uint32_t bytes, Copy copy) {
   const uint32_t bar = ptx::dynamic_smem_base(), data = bar + 1024, t = ptx::thread_index();
@@ -27,7 +27,7 @@ LC_DEVICE void multicast(uint32_t* out, uint32_t source, uint32_t mask, uint32_t
   ptx::cluster_sync();
 }
 
-// kLast: with a policy, which changes nothing that is seen here.
+// kLast: with an L2 policy, which does not change the result.
 template <int R, bool kLast>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) tma_multicast_kernel(LC_GRID_CONSTANT ptx::TensorMap map, uint32_t* out,
                                                        uint32_t source, uint32_t mask, uint32_t bytes) {
@@ -48,7 +48,7 @@ struct MulticastForm {
 };
 constexpr MulticastForm kMulticastForms[] = {{0, 0b1111}, {1, 0b0101}, {2, 0b1000}, {3, 0b1000}};
 
-// What the blocks have when those of the mask received `words`.
+// What all blocks hold once those of the mask have received `words`.
 inline std::vector<uint32_t> received(uint32_t mask, const std::vector<uint32_t>& words) {
   std::vector<uint32_t> all(4 * 128, 0xeeeeeeee);
   for (uint32_t rank = 0; rank < 4; ++rank)
@@ -83,8 +83,8 @@ void tma_multicast(Machine& machine) {
   }
 }
 
-// A ring of two stages that block 0 fills in both blocks; a stage is free when both have read it. kRelaxed: waited for
-// with a fence for shared memory alone. out [2][6][32].
+// Block 0 fills a ring of two stages in both blocks; a stage is free when both have read it. kRelaxed: block 0 waits
+// for a free stage by relaxed waits and a fence of shared memory alone. out [2][6][32].
 template <bool kRelaxed>
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) multicast_ring_kernel(LC_GRID_CONSTANT ptx::TensorMap map, uint32_t* out) {
   const uint32_t bars = ptx::dynamic_smem_base(), rank = ptx::cluster_rank(), lane = ptx::lane_index();
@@ -142,7 +142,7 @@ void multicast_ring(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Block 1 writes words of block 0, which stores them in bulk. out [32].
+// Block 1 writes words into block 0, which writes them out by a bulk store. out [32].
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) fenced_store_kernel(uint32_t* out) {
   const uint32_t words = ptx::dynamic_smem_base(), t = ptx::thread_index(), rank = ptx::cluster_rank();
   ptx::cluster_sync();

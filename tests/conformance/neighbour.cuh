@@ -1,4 +1,4 @@
-// A neighbour for other kernels: blocks that hold shared memory and stay until they are told to go. CUDA only.
+// A neighbour for other kernels: blocks that hold shared memory and run until they are stopped. CUDA only.
 #pragma once
 
 #include <chrono>
@@ -12,7 +12,7 @@ namespace longcat_ops::conformance {
 
 class Neighbour {
  public:
-  // Returns when all blocks have started. carveout: per cent of shared memory that the kernel prefers, -1 for none.
+  // Returns when all blocks have started. carveout: preferred shared memory carveout in per cent, -1 for no preference.
   Neighbour(uint32_t blocks, uint32_t bytes, int carveout, uint32_t limit_ms) : blocks_(blocks), machine_(0, 0) {
     LC_CHECK(cudaHostAlloc(&flags_, (blocks + 1) * sizeof(uint32_t), cudaHostAllocMapped));
     for (uint32_t i = 0; i <= blocks; ++i) flags_[i] = 0;
@@ -38,7 +38,7 @@ class Neighbour {
   Neighbour(const Neighbour&) = delete;
   Neighbour& operator=(const Neighbour&) = delete;
 
-  // Blocks that have started, the multiprocessors they are on, and blocks whose time was over before they were told.
+  // Reports the started blocks, the multiprocessors they ran on, and the blocks whose time ran out before the stop.
   std::string stop() {
     JsonObject facts;
     facts.add("blocks", started());
@@ -66,7 +66,7 @@ class Neighbour {
 
   uint32_t blocks_;
   Machine machine_;
-  volatile uint32_t* flags_ = nullptr;  // of the blocks, then whether they are to stop
+  volatile uint32_t* flags_ = nullptr;  // a started flag per block, then the stop flag
   uint32_t* places_ = nullptr;
   cudaStream_t stream_ = nullptr;
 };

@@ -1,4 +1,4 @@
-// What a device is and what it can do at most: facts as JSON, and three rates that no kernel can beat. CUDA only.
+// A device's properties as JSON, and three peak rates that bound every kernel. CUDA only.
 #pragma once
 
 #include <algorithm>
@@ -10,9 +10,9 @@
 namespace longcat_ops::conformance {
 
 constexpr uint32_t kReadStages = 4, kReadBytes = 32768;
-constexpr int kProducts = 16;  // of a round, one after another on the same accumulators
+constexpr int kProducts = 16;  // in a round, issued back to back on the same accumulators
 
-// Every block reads its share of `data` by bulk copies, four in flight, and looks at none of it.
+// Every block reads its share of `data` by bulk copies, four in flight, and uses none of it.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) read_kernel(const uint8_t* data, uint32_t pieces) {
   const uint32_t bar = ptx::dynamic_smem_base(), buffer = bar + 1024;
   if (ptx::thread_index() != 0) return;
@@ -32,7 +32,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) read_kernel(const uint8_t* data, uint32_t piec
   for (; done < issued; ++done) ptx::mbarrier_wait(bar + 8 * (done % kReadStages), done / kReadStages % 2);
 }
 
-// Two warpgroups a block multiply the same 64 x 128 and 256 x 128 tiles again and again, m64n256k32.
+// Two warpgroups a block multiply the same 64 x 128 and 256 x 128 tiles repeatedly, by m64n256k32.
 LC_KERNEL LC_LAUNCH_BOUNDS(256, 1) multiply_kernel(uint32_t rounds, float* out) {
   const uint32_t base = ptx::dynamic_smem_base(), t = ptx::thread_index();
   // Codes without NaN: numbers of both signs and many exponents.
@@ -54,7 +54,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(256, 1) multiply_kernel(uint32_t rounds, float* out) 
   ptx::store_global(out + 256 * ptx::block_index() + t, acc[0]);
 }
 
-// Median milliseconds of 7 calls, after one that is not counted.
+// Median milliseconds of 7 calls, after one uncounted warm-up call.
 template <class Call>
 double milliseconds(Call call) {
   cudaEvent_t start, end;
@@ -116,7 +116,7 @@ inline std::string device_facts() {
   return facts.text();
 }
 
-// Whether this one device could take part in a multicast object. Nothing is bound: with members missing that blocks.
+// Whether this device could join a multicast object. Binds no memory: binding blocks until every member has joined.
 inline std::string multicast_facts() {
   JsonObject facts;
   CUdevice device;
@@ -156,7 +156,7 @@ inline std::string multicast_facts() {
   return facts.text();
 }
 
-// Bytes and operations a second. read: by TMA into shared memory; copy: within the device, bytes read and written.
+// Bytes and operations a second. read: by TMA into shared memory; copy: device to device, reads plus writes.
 inline std::string rates() {
   const auto sms = static_cast<uint32_t>(attribute(cudaDevAttrMultiProcessorCount));
   constexpr size_t kBytes = size_t{1} << 31;
@@ -179,7 +179,7 @@ inline std::string rates() {
   return facts.text();
 }
 
-// out [2]: the smallest step of the device's timer, and the steps seen. In ns.
+// out [2]: the smallest step of the device's timer in ns, and the number of steps seen.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) timer_kernel(uint64_t* out) {
   if (ptx::thread_index() != 0) return;
   uint64_t before = ptx::globaltimer_ns(), least = ~uint64_t{0}, steps = 0;
@@ -207,8 +207,8 @@ inline std::string timer() {
   return facts.text();
 }
 
-// What `sms` multiprocessors read by TMA, in boxes of 128 x 128 bytes, from memory: each 4 MB, of a matrix that is far
-// larger than L2 and read from another place each time.
+// The rate at which `sms` multiprocessors read HBM by TMA in boxes of 128 x 128 bytes: 4 MB each, from a matrix far
+// larger than L2, starting at a different row each time.
 inline std::string box_rate(uint32_t sms) {
   constexpr uint32_t kColumns = 48, kRows = 2048, kBoxesEach = 256;  // rows of 6144 bytes, 1.6 GB
   Machine machine(0, 0);
@@ -234,7 +234,7 @@ inline std::string box_rate(uint32_t sms) {
   return facts.text();
 }
 
-// Words that were not seen, of `rounds` times kSeenWords.
+// Counts stale words among `rounds` times kSeenWords.
 inline std::string two_back(uint32_t rounds) {
   Machine machine(0, 0);
   const uint32_t* wrong = see_two_back(machine, rounds);

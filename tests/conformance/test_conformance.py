@@ -1,4 +1,4 @@
-"""Every primitive of cuda/ptx does in the emulator what the ISA says, and what a GPU did where its results are here."""
+"""In the emulator every primitive of cuda/ptx does what the ISA specifies and, where recorded, what a GPU did."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_problems_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc was not found on PATH, in CUDA_HOME or in /usr/local/cuda")
 def test_the_cases_compile_for_a_gpu(emulated: Library, tmp_path: Path) -> None:
-    """To the same cases, with no warning, no note of ptxas, no stack and no spill."""
+    """nvcc compiles the same cases without a warning, a ptxas advisory, a stack frame or a spill."""
     path, printed = library.build_for_device(tmp_path)
     kernels = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", printed)
     assert len(kernels) > 10 and set(kernels) == {("0", "0", "0")}

@@ -1,4 +1,4 @@
-// Who a thread is, and how the threads of a warp, a block and a grid meet.
+// Thread indices, and how the threads of a warp, a block and a grid communicate and synchronise.
 #pragma once
 
 #include "case.h"
@@ -25,7 +25,7 @@ inline void indices(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// out [2]: the base modulo 1024, and whether the last word of the block's shared memory is its own.
+// out [2]: the base modulo 1024, and the last word of the block's shared memory, read back.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) smem_base_kernel(uint32_t* out, uint32_t bytes) {
   const uint32_t base = ptx::dynamic_smem_base();
   if (ptx::lane_index() != 0) return;
@@ -40,7 +40,7 @@ inline void smem_base(Machine& machine) {
   machine.expect(out, std::vector<uint32_t>{0, 0x12345678});
 }
 
-// out [1]: how often in 64 readings the time went back, plus 1000 if it is zero.
+// out [1]: how often in 64 readings the time went backwards, plus 1000 if it is zero.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) globaltimer_kernel(uint32_t* out) {
   if (ptx::lane_index() != 0) return;
   uint32_t backwards = 0;
@@ -59,7 +59,7 @@ inline void globaltimer(Machine& machine) {
   machine.expect(out, std::vector<uint32_t>{0});
 }
 
-// out [4][2]: that all threads of a block are on one multiprocessor, and that it has a small number.
+// out [4][2]: whether all threads of a block are on one multiprocessor, and whether its number is below 1024.
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) sm_index_kernel(uint32_t* out) {
   const uint32_t base = ptx::dynamic_smem_base(), sm = ptx::sm_index();
   if (ptx::thread_index() == 0) ptx::store_shared(base, sm);
@@ -76,7 +76,7 @@ inline void sm_index(Machine& machine) {
   machine.expect(out, std::vector<uint32_t>(8, 1));
 }
 
-// out [warps][3]: lanes elected, and whether the second and third call elect the same.
+// out [warps][3]: the number of elected lanes, and whether the second and third call elect the same one.
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) elect_kernel(uint32_t* out) {
   const uint32_t first = ptx::ballot(ptx::elect_one());
   const uint32_t second = ptx::ballot(ptx::elect_one());
@@ -146,7 +146,7 @@ inline void votes(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// values [count][32 lanes]; out [count][32 lanes][4]: the largest, the smallest, the lanes alike, their number.
+// values [count][32 lanes]; out [count][32 lanes][4]: maximum, minimum, mask of lanes with the same value, its count.
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) compare_kernel(const uint32_t* values, uint32_t count, uint32_t* out) {
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t at = 32 * i + ptx::lane_index(), value = ptx::load_global(values + at);
@@ -158,7 +158,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) compare_kernel(const uint32_t* values, uint32_
   }
 }
 
-// Warps of values below 1, 2, 5 and 100, of 0x7fffffff and above, and of any: unsigned, often alike, all different.
+// Warps of values below 1, 2, 5 and 100, from 0x7fffffff up (compared unsigned), and of any bits: from all equal to all
+// different.
 inline void comparisons(Machine& machine) {
   std::vector<uint32_t> values, expected;
   Numbers numbers(11);
@@ -181,7 +182,7 @@ inline void comparisons(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// Every thread hands its value to the next, of its warp (WARP) or of the block, 8 times over; out [threads].
+// Every thread passes its value to the next thread of its warp (WARP) or of the block, 8 times; out [threads].
 template <bool WARP>
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) hand_on_kernel(uint32_t* out) {
   const uint32_t t = ptx::thread_index(), base = ptx::dynamic_smem_base();
@@ -229,7 +230,8 @@ inline void named_barriers(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// 384 threads start with 168 registers each; one warpgroup gives, two take. out [384]: a value kept across it.
+// 384 threads start with 168 registers each; one warpgroup releases registers, two acquire them. out [384]: a value
+// kept across the change.
 LC_KERNEL LC_LAUNCH_BOUNDS(384, 1) setmaxnreg_kernel(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ptx::thread_index(), value = ptx::load_global(in + t);
   if (ptx::warp_index() < 4) {
@@ -250,7 +252,7 @@ inline void setmaxnreg(Machine& machine) {
   machine.expect(out, expected);
 }
 
-// FIRST lets its successor start, then writes; the second waits, then adds what it finds. 4 blocks of 64.
+// FIRST lets its successor start, then writes `between`; the second waits, then copies it reversed. 4 blocks of 64.
 template <bool FIRST>
 LC_KERNEL LC_LAUNCH_BOUNDS(64, 1) dependent_kernel(uint32_t* between, uint32_t* out) {
   const uint32_t i = 64 * ptx::block_index() + ptx::thread_index();

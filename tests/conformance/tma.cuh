@@ -5,11 +5,11 @@
 
 namespace longcat_ops::conformance {
 
-constexpr uint32_t kTileAt = 1024;  // of the box in shared memory: its barrier lies before it
+constexpr uint32_t kTileAt = 1024;  // the box's offset in shared memory, behind its barrier
 
 enum class Evict { kUnsaid, kFirst, kLast };
 
-// One box to shared memory that held 0xee bytes; out: the bytes of the box as they lie there.
+// Loads one box over 0xee bytes in shared memory; out: the bytes of shared memory in their order.
 template <int R, Evict kEvict>
 LC_KERNEL LC_LAUNCH_BOUNDS(32, 1)
     tma_load_kernel(LC_GRID_CONSTANT ptx::TensorMap map, const int32_t* coords, uint32_t bytes, uint32_t* out) {
@@ -52,14 +52,14 @@ LC_KERNEL LC_LAUNCH_BOUNDS(32, 1) tma_store_kernel(LC_GRID_CONSTANT ptx::TensorM
   ptx::bulk_wait<0>();
 }
 
-// ISA, swizzling modes: the 16-byte chunk's number within the span is XORed with the address bits from 128 bytes up.
+// ISA, swizzling modes: a 16-byte chunk's index within the span is XORed with the address bits from 128 bytes up.
 inline uint32_t swizzled_offset(uint32_t offset, ptx::Swizzle swizzle) {
   const uint32_t chunks = swizzle == ptx::Swizzle::k128B ? 8 : swizzle == ptx::Swizzle::k64B ? 4 : 2;
   return swizzle == ptx::Swizzle::kNone ? offset : offset ^ offset / 128 % chunks * 16;
 }
 
-// Calls visit(offset in shared memory, offset in the tensor or -1 if outside) for every element of the box, which lies
-// in shared memory with its first dimension fastest, dense but for the swizzle.
+// Calls visit(offset in shared memory, offset in the tensor or -1 if outside) for every element of the box. In shared
+// memory the box is dense apart from the swizzle, first dimension fastest.
 template <class Visit>
 void for_each_element(const Tensor& tensor, const std::vector<int32_t>& coords, Visit visit) {
   const uint32_t size = element_bytes(tensor.element), rank = static_cast<uint32_t>(tensor.sizes.size());
@@ -117,7 +117,7 @@ inline Tensor rank_2() { return {Element::kU16, {21, 11}, {48}, {16, 5}}; }
 inline Tensor rank_3() { return {Element::kU32, {6, 5, 4}, {32, 160}, {4, 3, 2}}; }
 inline Tensor rank_4() { return {Element::kU8, {40, 3, 4, 3}, {48, 144, 720}, {16, 2, 3, 2}}; }
 inline Tensor rank_5() { return {Element::kU16, {9, 2, 3, 2, 3}, {32, 64, 192, 576}, {8, 2, 2, 1, 2}}; }
-// Rows as long as the swizzle's span, 20 of them, so that its period of 8 x 128 bytes comes more than once.
+// Boxes of 20 rows as long as the swizzle's span, so that its period of 8 x 128 bytes repeats.
 inline Tensor swizzled_tensor(ptx::Swizzle swizzle) {
   const uint32_t span = 16u << static_cast<int>(swizzle);
   return {Element::kU8, {span + 16, 30}, {span + 16}, {span, 20}, swizzle};

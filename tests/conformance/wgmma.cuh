@@ -1,4 +1,4 @@
-// wgmma: where operands lie in shared memory and in registers, and where the accumulators come out.
+// wgmma: the layout of operands in shared memory and registers, and of the accumulators.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +43,7 @@ struct OperandPlace {                                    // in shared memory
   ptx::Swizzle swizzle;
 };
 
-// `steps` products in a row; the first adds to `initial` [128][N / 2] if there is any. image: all of shared memory.
+// `steps` consecutive products; the first adds to `initial` [128][N / 2] if it is given. image: all of shared memory.
 struct ProductParams {
   const uint32_t* image;
   uint32_t words;
@@ -84,8 +84,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) product_kernel(LC_GRID_CONSTANT ProductParams
 }
 
 // ISA, "Shared memory matrix layout": an operand is a stack of lines (rows of M or N when K-major, else values of k),
-// cut into spans of the swizzle's width (16 bytes without one); 8 lines of one span are contiguous, then the swizzle
-// XORs. Groups of 8 lines follow each other, and each next span of a line lies behind all its lines.
+// cut into spans of the swizzle's width (16 bytes without one). 8 lines of one span are contiguous, and the swizzle
+// XORs within them. Groups of 8 lines follow each other; the next span begins after all lines of this one.
 struct Layout {
   ptx::Swizzle swizzle;
   bool mn_major;
@@ -101,7 +101,7 @@ struct Layout {
     const uint32_t plain = byte / span() * next_span() + line * span() + byte % span();
     return plain ^ plain / 128 % (span() / 16) * 16;
   }
-  // K slices of `k` values start at row 0, whose chunks the swizzle moves nowhere.
+  // Offset of the K slice that starts at value `k`: in row 0, whose chunks the swizzle does not move.
   uint32_t slice_at(uint32_t k) const { return offset(0, k); }
   OperandPlace place(uint32_t at, uint32_t slice) const {
     // NOTE: MN-major without swizzle, the leading offset goes along k and the stride offset along M or N.
@@ -143,7 +143,7 @@ inline std::vector<uint32_t> fragments_of(const Codes& a, uint32_t k_count, bool
   return words;
 }
 
-// Runs A [64][K] times B [N][K] in slices of one instruction; `element_of(row, column)` is the expected accumulator.
+// Runs A [64][K] times B [N][K] in K slices of one instruction; `element_of(row, column)` is the expected accumulator.
 template <Kind KIND, int N, class Expect>
 void run_product(Machine& machine, ptx::Swizzle swizzle_a, ptx::Swizzle swizzle_b, uint32_t k_count, const Codes& a,
                  const Codes& b, const std::vector<float>& initial, Expect element_of) {
@@ -185,7 +185,7 @@ void run_product(Machine& machine, ptx::Swizzle swizzle_a, ptx::Swizzle swizzle_
   machine.expect(out, expected);
 }
 
-// Small integers, whose products and sums no way of adding can round.
+// Small integers: their products and sums are exact in every order of addition.
 template <Kind KIND, int N>
 void layout_case(Machine& machine, ptx::Swizzle swizzle_a, ptx::Swizzle swizzle_b, uint32_t k_count, bool accumulate) {
   constexpr bool kE4m3 = is_e4m3(KIND);

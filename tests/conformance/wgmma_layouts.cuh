@@ -1,4 +1,4 @@
-// The table of layouts and shapes in which wgmma is asked for its fragment order.
+// The table of wgmma layouts and shapes whose fragment order is checked.
 #pragma once
 
 #include "wgmma.cuh"
@@ -10,7 +10,7 @@ inline const char* swizzle_name(ptx::Swizzle swizzle) {
   return kNames[static_cast<int>(swizzle)];
 }
 
-// Two groups in flight: the first is taken while the second may still run. A is all ones, B ones and then
+// Two groups in flight: the first result is read while the second product may still run. A is all ones, B ones and then
 // twos, K-major, not swizzled.
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) two_groups_kernel(float* out) {
   const uint32_t base = ptx::dynamic_smem_base(), t = ptx::thread_index();
@@ -44,7 +44,7 @@ inline void two_groups(Machine& machine) {
 
 constexpr const char* kProduct = " make_descriptor wgmma_fence wgmma_commit wgmma_wait_for";
 
-// One K slice, 128-byte swizzle where there is shared memory.
+// Products with 128-byte swizzle for the operands in shared memory.
 template <Kind KIND, int... N>
 void add_shapes(Cases& cases, const char* name, const char* primitive) {
   const auto swizzle = ptx::Swizzle::k128B;
@@ -54,7 +54,7 @@ void add_shapes(Cases& cases, const char* name, const char* primitive) {
    ...);
 }
 
-// Every K slice of a span: the descriptor's address moves inside the swizzled rows.
+// Products over every K slice of a span: the descriptor's address moves inside the swizzled rows.
 template <Kind KIND, int N>
 void add_swizzles(Cases& cases, const char* name, const char* primitive) {
   for (int i = 0; i < 4; ++i) {

@@ -1,7 +1,7 @@
-// How wgmma adds: raw accumulators on inputs that tell one way of adding from another. The ISA leaves it open, so the
-// expectation is the published model of an H100: products and accumulator are aligned to the largest exponent among
-// them, cut toward zero at a number of fraction bits, added exactly, and the sum is cut again. For e4m3 that number is
-// 13 and was checked on an H100 (mmaemu); for bf16, 25 (24 significant bits and more) is from the literature.
+// How wgmma adds: raw accumulators on inputs that distinguish ways of adding. The ISA leaves it open. Expected is the
+// published model of an H100: products and accumulator are aligned to the largest exponent among them, truncated toward
+// zero at a number of fraction bits, added exactly, and the sum is truncated again. For e4m3 that number is 13 and was
+// checked on an H100 (mmaemu); for bf16, 25 (24 significant bits and more) is from the literature.
 #pragma once
 
 #include "wgmma.cuh"
@@ -11,7 +11,7 @@ namespace longcat_ops::conformance {
 // significand * 2^scale, exactly.
 struct Exact {
   int64_t significand;
-  int exponent;  // of the alignment: a product has the sum of its factors' exponents, not renormalised
+  int exponent;  // for alignment: a product has the sum of its factors' exponents, not renormalised
   int scale;
 };
 
@@ -23,7 +23,7 @@ inline Exact split(double value, int fraction_bits, int smallest_exponent) {
   return {static_cast<int64_t>(std::ldexp(value, fraction_bits - exponent)), exponent, exponent - fraction_bits};
 }
 
-// value * 2^(-at), cut toward zero to an integer.
+// significand * 2^(scale - at), truncated toward zero to an integer.
 inline int64_t cut(int64_t significand, int scale, int at) {
   const int shift = scale - at;
   if (shift >= 0) return significand * (int64_t{1} << shift);
@@ -77,7 +77,7 @@ void chain(Machine& machine, const Codes& a, const Codes& b, const std::vector<f
                         });
 }
 
-// Codes [rows][k_count] of values that `value(row, k)` gives.
+// Codes [rows][k_count] of the values `value(row, k)`.
 template <Kind KIND, class Value>
 Codes codes_of(uint32_t rows, uint32_t k_count, Value value) {
   Codes codes;
@@ -96,14 +96,14 @@ inline float spread(Numbers& numbers, int low, int high) {
   return std::ldexp(numbers.below(2) ? significand : -significand, exponent);
 }
 
-// Random values of this range of exponents.
+// Random values with exponents low .. high.
 template <Kind KIND>
 void random_chain(Machine& machine, uint32_t k_count, int low, int high, bool accumulate) {
   Numbers numbers(k_count + 7 * static_cast<uint32_t>(high - low));
   auto value = [&](uint32_t, uint32_t) { return spread(numbers, low, high); };
   const Codes a = codes_of<KIND>(64, k_count, value), b = codes_of<KIND>(16, k_count, value);
   std::vector<float> initial(accumulate ? 64 * 16 : 0);
-  for (float& c : initial) {  // all 24 bits used, so that a cut of the accumulator shows
+  for (float& c : initial) {  // all 24 bits used, so that truncation of the accumulator shows
     c = std::ldexp(1.0f + static_cast<float>(numbers.below(1 << 23)) * 0x1p-23f,
                    low + static_cast<int>(numbers.below(static_cast<uint32_t>(2 * (high - low) + 6))));
     if (numbers.below(2)) c = -c;
@@ -111,8 +111,8 @@ void random_chain(Machine& machine, uint32_t k_count, int low, int high, bool ac
   chain<KIND>(machine, a, b, initial);
 }
 
-// Row r puts one large product beside small ones 2^-(r % 32) as large, of either sign: where does a term fall out, and
-// is what is cut off lost toward zero? Column c moves the large one through the slice.
+// Row r puts one large product beside small ones 2^-(r % 32) as large, of either sign. Shows at which size a term drops
+// out and whether its cut-off bits are lost toward zero. Column c moves the large product through the slice.
 template <Kind KIND>
 void one_large(Machine& machine, uint32_t k_count) {
   const float large = is_e4m3(KIND) ? 256.0f : 0x1p15f;
@@ -129,7 +129,7 @@ void one_large(Machine& machine, uint32_t k_count) {
   chain<KIND>(machine, a, b, {});
 }
 
-// +x and -x cancel exactly, and what is left is small: was it kept beside them?
+// +x and -x cancel exactly, and the remaining terms are small: shows which of their bits survive beside x.
 template <Kind KIND>
 void cancellation(Machine& machine, uint32_t k_count) {
   const float large = is_e4m3(KIND) ? 448.0f : 0x1p20f;
@@ -163,7 +163,7 @@ void add_sum_cases(Cases& cases, const std::string& type, const char* primitive)
   add("cancellation", [](Machine& m) { cancellation<KIND>(m, kSlice); });
 }
 
-// NaN in a row of A or B: the whole row or column is NaN, the rest is not. out in the order of sums.
+// A NaN in a row of A or B makes that whole row or column of the result NaN and nothing else.
 inline void nan_products(Machine& machine) {
   const Codes a = codes_of<Kind::kE4m3>(64, 32, [](uint32_t row, uint32_t k) {
     return row % 9 == 4 && k == row % 32 ? std::numeric_limits<float>::quiet_NaN() : 1.0f;

@@ -1,5 +1,5 @@
-// All-reduce through multicast memory, in two shots: every rank sums its shard over all ranks and writes the sum to
-// all. Block b of a rank meets block b of the others and nobody else: channel b.
+// Two-shot all-reduce through multicast memory: every rank sums its shard over all ranks and writes the sum to all
+// ranks. Block b of a rank synchronises only with block b of the other ranks: channel b.
 #pragma once
 
 #include "ptx/ptx.cuh"
@@ -12,15 +12,15 @@ enum class ReduceBug {
   kNoExitBarrier,
   kRelaxedExit,         // the sums are not released
   kRelaxedAfterCopy,    // the copied input is not released
-  kNoSyncBeforeSignal,  // thread 0 signals for others that may not be done
-  kNoSyncAfterWait,     // others go on without thread 0
+  kNoSyncBeforeSignal,  // thread 0 signals before the other threads may be done
+  kNoSyncAfterWait,     // the other threads continue before thread 0 has waited
   kRelaxedWait,
   kGpuScope,
   kPlainStore,     // to the multicast address
-  kOwnStore,       // of the sum, to this rank alone
-  kOwnSignal,      // to this rank alone
+  kOwnStore,       // the sum goes to this rank alone
+  kOwnSignal,      // the signal goes to this rank alone
   kWrongEpoch,     // one arrival too few
-  kEpochNotSaved,  // the next launch takes old arrivals for its own
+  kEpochNotSaved,  // the next launch counts old arrivals as its own
   kCopyElsewhere,  // a block copies what another channel sums
 };
 
@@ -28,7 +28,7 @@ struct AllReduceParams {
   longcat_ops::ptx::Vec16* data;         // [packs] of 8 bf16, this rank's: input and result
   longcat_ops::ptx::Vec16* mc_data;      // the same of all ranks
   uint32_t* inbox;                       // [blocks] arrivals of all ranks, never reset
-  uint32_t* mc_inbox;                    //
+  uint32_t* mc_inbox;                    // the same of all ranks
   uint32_t* epoch;                       // [blocks] arrivals that this rank has waited for
   const longcat_ops::ptx::Vec16* input;  // [packs] copied to data first; null: an earlier launch wrote data
   longcat_ops::ptx::Vec16* out;          // [packs] the result is read back to here; null: a later launch reads data
@@ -69,7 +69,7 @@ LC_KERNEL all_reduce_kernel(LC_GRID_CONSTANT AllReduceParams p) {
   const uint32_t lane = thread_index(), threads = 32, stride = threads * grid_size();
   const uint32_t shard = (p.packs + p.ranks - 1) / p.ranks;
   const auto end = [&](uint32_t rank) { return rank * shard + shard < p.packs ? rank * shard + shard : p.packs; };
-  const uint32_t first = block_index() * threads + lane;  // of a shard, this thread's
+  const uint32_t first = block_index() * threads + lane;  // this thread's first pack of a shard
   uint32_t epoch = lane == 0 ? load_global(p.epoch + block_index()) : 0;
 
   if (p.input != nullptr) {

@@ -59,12 +59,12 @@ namespace ptx = longcat_ops::ptx;
 
 constexpr emu::Policy kPolicies[] = {emu::Policy::kRandom, emu::Policy::kEager, emu::Policy::kLazy};
 
-// Of what a kernel reads; the world reports it as a "launch" error.
+// Checks a value that a kernel read; the world reports a failure as a "launch" error.
 inline void require(bool condition) {
   if (!condition) throw std::runtime_error("a condition in the kernel does not hold");
 }
 
-// One launch in a world, to its end.
+// Runs one launch in a world to its end.
 template <class Body>
 void run(emu::World& world, uint32_t grid, uint32_t block, uint32_t smem, Body body) {
   world.launch({.grid = grid, .block = block, .smem_bytes = smem, .registers_per_thread = 64, .body = body});

@@ -1,11 +1,11 @@
-// What the tests of clusters share.
+// Helpers of the cluster tests.
 #pragma once
 
 #include "check.h"
 
 namespace test {
 
-// One launch of `clusters` clusters, to its end.
+// Runs one launch of `clusters` clusters to its end.
 template <class Body>
 void run_clusters(emu::World& world, uint32_t clusters, uint32_t size, uint32_t block, Body body) {
   world.launch({.grid = clusters * size,
@@ -25,7 +25,7 @@ void run_clusters(uint32_t size, uint32_t block, Body body) {
     }
 }
 
-// An mbarrier at the start of every CTA's shared memory, known to the whole cluster.
+// Initialises an mbarrier at the start of every CTA's shared memory and makes it visible to the whole cluster.
 inline uint32_t shared_barrier(uint32_t count) {
   const uint32_t bar = ptx::dynamic_smem_base();
   if (ptx::thread_index() == 0) {

@@ -9,7 +9,7 @@ namespace test {
 
 constexpr int kDevices = 3;
 
-// An array of each device and the multicast address over them.
+// One array per device, and the multicast address over all of them.
 template <class T>
 struct Shared {
   Shared(emu::World& world, size_t count, bool initialised = true) {

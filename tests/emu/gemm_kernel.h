@@ -107,13 +107,13 @@ LC_DEVICE void multiply_block(const GemmParams& p, GemmStages<N> smem, uint32_t 
   if (BUG == Bug::kEarlyRelease && lane == 0) mbarrier_arrive(smem.empty(s));
   if (BUG == Bug::kTouchAccumulator) acc[0] += 1.0f;
   if (BUG != Bug::kNoWgmmaWait) wgmma_wait<0>();
-  if (BUG != Bug::kNoWarpSync) warp_sync();  // lane 0 frees the stage for all that have read scales from it
+  if (BUG != Bug::kNoWarpSync) warp_sync();  // lane 0 frees the stage once all lanes have read its scales
   if (BUG != Bug::kEarlyRelease && lane == 0) mbarrier_arrive(smem.empty(s));
   for (int i = 0; i < N / 2; ++i) sum[i] += acc[i] * (weight_scale * x_scale[2 * (i / 4) + (i & 1)]);
   static_assert(Layout::kStages > 1);
 }
 
-// Transposed through shared memory: a 128B-swizzled tile of [token][64 weight rows].
+// Stores the tile transposed through shared memory, as a 128B-swizzled tile of [token][64 weight rows].
 template <int N, Bug BUG>
 LC_DEVICE void store_tile(const GemmParams& p, GemmStages<N> smem, uint32_t group, int32_t row, int32_t token,
                           const float (&sum)[N / 2]) {

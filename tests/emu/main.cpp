@@ -1,4 +1,5 @@
-// emu_tests --list, or emu_tests NAME..., or all. `planted` prints what is found of each planted bug, `time` figures.
+// emu_tests [--list | NAME...]; without arguments all run. `planted` prints how each planted bug is found, `time`
+// prints timings.
 #include <cstring>
 
 #include "check.h"

@@ -1,5 +1,4 @@
-// Tables of planted bugs: small kernels that are right without one, and must be reported with any of them in every
-// schedule.
+// Tables of planted bugs in small kernels. Without a bug a kernel is right; with any bug every schedule must report it.
 #pragma once
 
 #include <cstdio>
@@ -16,13 +15,13 @@ struct PlantedBug {
   const char* name;
   void (*run)(emu::World& world, Bug bug);  // launches and synchronises
   Bug bug;
-  std::set<std::string> kinds;  // of the report that is due
+  std::set<std::string> kinds;  // the kinds of report that count as found
 };
 
 constexpr uint64_t kPlantedSeeds = 3;
 constexpr int kPlantedSchedules = 3 * int(kPlantedSeeds);
 
-// Prints a line for each bug; those that went unreported, or were reported as something else.
+// Prints a line for each bug. Returns the bugs that some schedule did not report as one of their kinds.
 template <class Bug, size_t N>
 std::string check_planted(const PlantedBug<Bug> (&table)[N]) {
   std::string missed;
@@ -49,7 +48,7 @@ std::string check_planted(const PlantedBug<Bug> (&table)[N]) {
   return missed;
 }
 
-// The kernels of the table without a bug: no complaint for any seed.
+// Runs the table's kernels without a bug: no seed may report anything.
 template <class Bug, size_t N>
 void check_no_complaints(const PlantedBug<Bug> (&table)[N], Bug none, uint64_t seeds) {
   std::set<void (*)(emu::World&, Bug)> kernels;

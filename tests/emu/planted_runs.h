@@ -1,5 +1,5 @@
-// Tables of bugs planted in whole kernels: every one is found in every schedule; what is found of it without the
-// detectors is luck.
+// Tables of bugs planted in whole kernels. With the detectors, every schedule finds every bug; without them, a bug is
+// found by luck.
 #pragma once
 
 #include <functional>
@@ -17,13 +17,13 @@ struct Schedule {
 
 struct PlantedRun {
   const char* name;
-  std::function<long(const Schedule&)> wrong;  // runs it; how many numbers are wrong
-  bool silent = false;                         // no result can show it here, in whatever order things happen
+  std::function<long(const Schedule&)> wrong;  // runs the kernel; returns the count of wrong numbers
+  bool silent = false;                         // no order of events makes it show in a result here
 };
 
 struct Found {
   int schedules = 0;
-  std::string first = "-";  // kind of the first report; "numbers": a run to its end with wrong results
+  std::string first = "-";  // kind of the first report; "numbers": the run ended with wrong results
 };
 
 inline Found find(const PlantedRun& bug, bool detectors) {

@@ -11,7 +11,7 @@ using namespace longcat_ops::ptx;
 
 constexpr uint32_t kRanks = 8, kBlocks = 4, kRounds = 2;
 
-// Integers whose sums bf16 holds exactly, so that the order of a sum does not matter.
+// Integers whose sums bf16 represents exactly, so the order of addition does not matter.
 int input(uint32_t rank, uint32_t round, uint32_t i) { return int((i * 7 + rank * 5 + round * 3) % 13) - 6; }
 
 int expected(uint32_t round, uint32_t i) {
@@ -44,7 +44,7 @@ struct Group {
       data.push_back(r.data = world.alloc_array<Vec16>(packs, rank, "data"));
       inboxes.push_back(r.inbox = world.alloc_array<uint32_t>(kBlocks, rank, "inbox", true));
       r.epoch = world.alloc_array<uint32_t>(kBlocks, rank, "epoch", true);
-      // Shortly before the counters wrap around.
+      // The counters start shortly before they wrap around.
       for (uint32_t b = 0; b < kBlocks; ++b) r.inbox[b] = r.epoch[b] = 0u - 2 * kRanks;
       for (uint32_t round = 0; round < kRounds; ++round) {
         r.out[round] = world.alloc_array<Vec16>(packs, rank, "out");
@@ -93,8 +93,8 @@ constexpr uint32_t kFewPacks = 515;
 // Some threads have two packs of a shard, and the last shard is shorter.
 constexpr uint32_t kMorePacks = 1027;
 
-// In place: on each device a launch writes the input, one reduces, one reads the result. Nothing but the kernels' own
-// barriers orders the devices.
+// In place: on each device one launch writes the input, one reduces and one reads the result. Only the kernels' own
+// barriers order the devices.
 template <ReduceBug BUG = ReduceBug::kNone, bool ALIAS_FENCES = false>
 long in_place(const Schedule& schedule) {
   emu::World world(schedule.seed, schedule.policy, schedule.settings);
@@ -164,8 +164,8 @@ TEST(allreduce_without_detectors) {
 }
 TEST(allreduce_planted) { check_planted_runs(kPlanted); }
 
-// The letter of the ISA: fence.proxy.alias on both sides of every barrier, or a report. The start and the end of a
-// launch are fences too.
+// By the letter of the ISA, a barrier without fence.proxy.alias on both sides is reported. The start and the end of a
+// launch count as such fences.
 TEST(allreduce_pedantic_aliases) {
   emu::Settings settings;
   settings.pedantic_aliases = true;

@@ -7,7 +7,7 @@ using namespace longcat_ops::ptx;
 
 namespace {
 
-// One warp of one CTA; lane 0 has initialised an mbarrier at the start of shared memory.
+// Runs `body` in one CTA of `block` threads, after thread 0 has initialised an mbarrier at the start of shared memory.
 template <class Body>
 void with_barrier(uint32_t count, uint32_t block, Body body) {
   for (const emu::Policy policy : kPolicies) {
@@ -70,7 +70,7 @@ TEST(mbarrier_misuse) {
   CHECK_ERROR("mbarrier", with_barrier(1, 1, [](uint32_t bar) { mbarrier_arrive_n(bar, 2); }));
   CHECK_ERROR("mbarrier", with_barrier(1, 1, [](uint32_t bar) {
                 mbarrier_arrive(bar);
-                mbarrier_arrive(bar);  // nobody has seen phase 0 complete
+                mbarrier_arrive(bar);  // no thread has observed that phase 0 completed
               }));
   CHECK_ERROR("mbarrier", with_barrier(1, 1, [](uint32_t bar) { store_shared(bar + 4, 1u); }));
   CHECK_ERROR("mbarrier", with_barrier(1, 1, [](uint32_t bar) { (void)load_shared<Vec16>(bar); }));

@@ -7,7 +7,7 @@ using namespace longcat_ops::ptx;
 
 namespace {
 
-// Stores one buffer, then does something to it.
+// Stores two pieces of a buffer in two bulk groups, then runs `after`.
 template <class After>
 void store_then(After after) {
   for (const emu::Policy policy : kPolicies) {
@@ -43,7 +43,7 @@ TEST(bulk_groups) {
                 bulk_wait<0>();
               }));
   CHECK_ERROR("race", store_then([](uint32_t, uint32_t* out) {
-                bulk_wait_read<0>();  // reading the source is not writing the destination
+                bulk_wait_read<0>();  // the source has been read, the destination perhaps not written
                 (void)load_global(out);
               }));
   CHECK_ERROR("exit", store_then([](uint32_t base, uint32_t* out) {

@@ -21,7 +21,7 @@ TEST(cluster_registers_and_addresses) {
 
 TEST(cluster_ctas_are_resident_together) {
   emu::Settings settings;
-  settings.max_resident_ctas = 3;  // clusters of 4 run all the same, one by one
+  settings.max_resident_ctas = 3;  // clusters of 4 still run, one by one
   emu::World world(1, emu::Policy::kRandom, settings);
   auto* out = world.alloc_array<uint32_t>(12, 0, "out");
   run_clusters(world, 3, 4, 32, [=] {

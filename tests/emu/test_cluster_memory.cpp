@@ -14,7 +14,7 @@ TEST(cluster_strong_operations) {
     red_add_relaxed_cluster(sum, 1);
     const uint32_t mine = atomic_add_acq_rel_cluster(ticket, 1);
     while (load_acquire_cluster<uint32_t>(turn) != mine) spin_pause();
-    store_shared_cluster(sum + 24, mine);  // one after the other
+    store_shared_cluster(sum + 24, mine);  // one thread at a time
     if (mine == 127) store_release_cluster(wide, uint64_t{5} << 32);
     store_release_cluster(turn, mine + 1);
     cluster_sync();
@@ -168,7 +168,7 @@ TEST(cluster_multicast_ring) {
     }
 }
 
-// CTA 1 arrives at an mbarrier of two arrivals in CTA 0, where nobody waits until it is over.
+// CTA 1 arrives `arrivals` times at CTA 0's mbarrier of two arrivals; CTA 0 waits only after all of them.
 static void arrive_ahead(uint32_t arrivals) {
   run_clusters(2, 32, [=] {
     const uint32_t bar = shared_barrier(2);

@@ -96,7 +96,7 @@ TEST(tma_load_1d_to_5d_with_edges) {
   check_load<3>({20, 5, 4}, {8, 3, 2}, {16, 3, 3}, Swizzle::kNone);
   check_load<4>({8, 5, 4, 3}, {4, 2, 3, 2}, {4, 4, -1, 2}, Swizzle::kNone);
   check_load<5>({8, 3, 4, 3, 2}, {4, 2, 2, 2, 2}, {6, 2, 3, -1, 1}, Swizzle::kNone);
-  check_load<2>({40, 10}, {16, 4}, {400, 8}, Swizzle::kNone);  // nothing of it inside
+  check_load<2>({40, 10}, {16, 4}, {400, 8}, Swizzle::kNone);  // entirely outside
 }
 
 TEST(tma_load_swizzles) {

@@ -1,4 +1,4 @@
-// Several devices: who may access what, at which scope, and at which addresses.
+// Several devices: which memory a device may access, at which scope and by which addresses.
 #include "devices.h"
 
 namespace test {
@@ -90,13 +90,13 @@ TEST(multimem_addresses) {
   };
   constexpr auto kF32 = MultimemType::kF32;
   with([](auto& s) { (void)multimem_load_add_relaxed_sys<kF32>(s.mc + 3); });
-  // Others than multimem operations.
+  // Operations other than multimem on a multicast address.
   CHECK_ERROR("multicast", with([](auto& s) { (void)load_global(s.mc); }));
   CHECK_ERROR("multicast", with([](auto& s) { store_global(s.mc + 1, Vec16{}); }));
   CHECK_ERROR("multicast", with([](auto& s) { (void)load_acquire_sys(&s.mc->x); }));
   CHECK_ERROR("multicast", with([](auto& s) { red_add_relaxed_sys(&s.mc->x, 1); }));
   CHECK_ERROR("multicast", with([](auto& s) { (void)load_global(s.mc + 4); }));
-  // Other addresses.
+  // Multimem operations on other addresses.
   CHECK_ERROR("multicast", with([](auto& s) { (void)multimem_load_add_weak<kF32>(s.of[0]); }));
   CHECK_ERROR("multicast", with([](auto& s) { multimem_store_relaxed_sys(s.of[0], Vec16{}); }));
   CHECK_ERROR("multicast", with([](auto& s) { multimem_red_add_relaxed_sys(&s.of[0]->x, 1u); }));

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _test_names() -> list[str]:
-    """Read from the sources, so that collecting builds nothing."""
+    """The C++ tests' names, read from the sources so that collecting builds nothing."""
     names = []
     for source in sorted((ROOT / "tests" / "emu").glob("*.cpp")):
         for line in source.read_text().splitlines():
@@ -54,7 +54,7 @@ def test_cpp(results: dict[str, str], name: str) -> None:
 
 @pytest.mark.slow
 def test_sanitizers_find_nothing() -> None:
-    """Every C++ test under the address and undefined-behaviour sanitizers, in a build of its own: minutes."""
+    """Every C++ test passes under the address and undefined-behaviour sanitizers (its own build, takes minutes)."""
     folder = build_emulator.build_sanitized()
     done = subprocess.run([folder / "emu_tests", *_test_names()], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -62,7 +62,7 @@ def test_sanitizers_find_nothing() -> None:
 
 
 def test_hopper_accumulation_has_the_bits_of_mmaemu(build_directory: Path) -> None:
-    """Chains of K / 32 instructions, one for each of 64 x 40 elements of three products: 7680."""
+    """Chains of K / 32 instructions for 64 x 40 elements of three products, 7680 in all, have the bits of mmaemu."""
     torch = pytest.importorskip("torch")
     mmaemu = pytest.importorskip("mmaemu")
     library = ctypes.CDLL(str(build_directory / "libemu_numerics.so"))
@@ -80,7 +80,7 @@ def test_hopper_accumulation_has_the_bits_of_mmaemu(build_directory: Path) -> No
     for k, scale in ((128, 1.0), (128, 100.0), (2048, 1.0)):
         shape_a, shape_b = (64, k), (40, k)
         a = (torch.randn(shape_a, generator=generator) * scale).to(torch.float8_e4m3fn)
-        # Rows of very different size make the alignment matter.
+        # Rows of very different magnitude make the alignment matter.
         spread = torch.exp2(torch.randint(-6, 3, shape_b, generator=generator).float())
         b = (torch.randn(shape_b, generator=generator) * spread).to(torch.float8_e4m3fn)
         expected = mmaemu.accumulate(a, b, use_fast_accum=True, splitk=1)

@@ -1,4 +1,4 @@
-// A whole kernel: right numbers in every schedule, and no complaints.
+// A whole kernel: correct results in every schedule, and no reports.
 #include "gemm.h"
 
 namespace test {
@@ -49,7 +49,7 @@ TEST(gemm_without_detectors) {
   CHECK_EQ(result.stats.cell_checks, 0u);
 }
 
-// Not a check: `emu_tests time` prints figures.
+// Not a check: `emu_tests time` prints timings.
 TEST(time) {
   for (const bool detectors : {true, false}) {
     emu::Settings settings;

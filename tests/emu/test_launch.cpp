@@ -27,7 +27,7 @@ TEST(waves_run_all_ctas_and_find_races_between_them) {
   auto* data = world.alloc_array<uint32_t>(100 * 32, 0, "data");
   run(world, 100, 32, 64, [=] { store_global(data + block_index() * 32 + thread_index(), block_index()); });
   for (uint32_t i = 0; i < 3200; ++i) CHECK_EQ(data[i], i / 32);
-  // CTA 0 has long ended when CTA 90 runs, perhaps in its place; that is no order.
+  // CTA 0 has long ended when CTA 90 runs, perhaps in its place, but nothing orders the two.
   for (uint64_t seed = 1; seed < 10; ++seed) {
     emu::Settings one;
     one.max_resident_ctas = 1;
@@ -145,7 +145,7 @@ TEST(what_a_launch_waited_for_before_it_triggered_is_over_for_the_next) {
   for (const emu::Policy policy : kPolicies)
     for (uint64_t seed = 1; seed <= 5; ++seed) {
       run_behind(seed, policy, {});
-      run_behind(seed, policy, {.one_thread_waits = true});  // the CTA triggers by its end
+      run_behind(seed, policy, {.one_thread_waits = true});  // the CTA triggers when it ends
       for (const Middle how : {Middle{.trigger_first = true}, Middle{.wait = false}}) {
         try {
           run_behind(seed, policy, how);

@@ -1,4 +1,4 @@
-// Lines of data and flag without any barrier: every rank sends each of its values to all, and sums what all sent.
+// Lines of data and flag without any barrier: every rank sends each of its values to all and sums what it receives.
 #include <cstring>
 
 #include "planted_runs.h"
@@ -19,13 +19,13 @@ enum class Line {
 enum class LineBug {
   kNone,
   kOneFlag,          // {data, data, data, flag} in 16 bytes
-  kFirstFlagOnly,    // of two
-  kMulticastVector,  // 16 bytes to all at once: four words to the ISA
+  kFirstFlagOnly,    // the second of two flags is ignored
+  kMulticastVector,  // 16 bytes to all at once: to the ISA, four separate words
   kApart,            // data and flag in two stores
   kPlainStore,
   kPlainLoad,
-  kSameFlag,  // in every round
-  kOneSlot,   // for all rounds: a fast rank overwrites what a slow one has not read
+  kSameFlag,  // every round uses the same flag
+  kOneSlot,   // all rounds share a slot: a fast rank overwrites what a slow one has not read
 };
 
 struct LineParams {
@@ -85,7 +85,7 @@ template <Line LINE, LineBug BUG>
 void line_kernel(const LineParams& p) {
   const uint32_t line = block_index() * kThreads + thread_index();
   const uint32_t flag = BUG == LineBug::kSameFlag ? 1 : p.round + 1;
-  // A rank is at most one round ahead: it has read from all what they sent in the round before.
+  // A rank is at most one round ahead: it has read what every rank sent in the previous round.
   const uint32_t parity = BUG == LineBug::kOneSlot ? 0 : p.round % 2;
   const auto slot = [&](uint32_t rank) { return (parity * kRanks + rank) * kLines + line; };
   send<LINE, BUG>(p, slot(p.rank), line, flag);
@@ -141,7 +141,7 @@ const PlantedRun kPlantedLines[] = {
     {"plain_store", plant<Line::kWord, LineBug::kPlainStore>},
     {"plain_load", plant<Line::kWord, LineBug::kPlainLoad>, true},
     {"same_flag", plant<Line::kWord, LineBug::kSameFlag>},
-    // Breaks no rule of memory: one rank must be fast and another slow, which some round brings.
+    // Breaks no memory rule. It shows when one rank is fast and another slow, which happens in some round.
     {"one_slot", [](const Schedule& schedule) { return exchange<Line::kWord, LineBug::kOneSlot>(schedule, 12); }},
 };
 

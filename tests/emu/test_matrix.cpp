@@ -51,7 +51,7 @@ TEST(load_and_store_matrix) {
 
 namespace {
 
-// Nearest value of a format by search in all of its values; ties go to the even code.
+// Nearest value of a format, found by searching all its values; ties go to the even code.
 uint32_t nearest(float v, uint32_t codes, float (*value_of)(uint32_t)) {
   uint32_t best = 0;
   double distance = std::numeric_limits<double>::infinity();

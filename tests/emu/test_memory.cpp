@@ -100,7 +100,7 @@ TEST(memory_registered_host_memory) {
   emu::World world(1);
   world.register_memory(input.data(), 256, 0, "input");
   world.register_memory(output.data(), 256, 0, "output", false);
-  world.register_memory(input.data() + 4, 16, 0, "a view");  // nothing changes
+  world.register_memory(input.data() + 4, 16, 0, "a view");  // changes nothing
   uint32_t *in = input.data(), *out = output.data();
   run(world, 2, 32, 0, [=] {
     const uint32_t i = block_index() * 32 + thread_index();

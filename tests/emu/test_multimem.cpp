@@ -22,7 +22,7 @@ TEST(multimem_load_sums_in_fp32_in_any_order) {
   const auto f32 = std::integral_constant<MultimemType, MultimemType::kF32>();
   const auto bf16 = std::integral_constant<MultimemType, MultimemType::kBF16>();
   const auto f16 = std::integral_constant<MultimemType, MultimemType::kF16>();
-  // 2^24 + 1 + 1 is 2^24 or 2^24 + 2, as the order has it: both must come.
+  // 2^24 + 1 + 1 is 2^24 or 2^24 + 2, depending on the order: both must occur.
   std::set<uint32_t> seen;
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     const Vec16 r =
@@ -32,7 +32,7 @@ TEST(multimem_load_sums_in_fp32_in_any_order) {
     CHECK_EQ(r.w, 7u);  // a subnormal number is kept
   }
   CHECK(seen == (std::set<uint32_t>{bits(0x1p24f), bits(0x1p24f + 2)}));
-  // 1 + 2^-9 + 2^-9 in bf16 steps would stay 1; in fp32, rounded once, it is a tie to even: 1. With 3 * 2^-9 it is not.
+  // 1 + 2^-9 + 2^-9 is 1 in bf16 steps and, a tie to even, in fp32 rounded once. 1 + 2^-9 + 3 * 2^-10 is no tie there.
   for (uint64_t seed = 1; seed <= 5; ++seed) {
     const uint32_t one = pack_bf16x2(1, -2), small = pack_bf16x2(0x1p-9f, 0), more = pack_bf16x2(0x1p-9f + 0x1p-10f, 0);
     CHECK_EQ(sum(seed, bf16, {{one, one, 0, 0}, {small, small, 0, 0}, {small, more, 0, 0}}).x, pack_bf16x2(1, -2));

@@ -124,7 +124,7 @@ TEST(multimem_aliases) {
     for (const int between : {kNothing, kBarrier, kSysFence, kSignal})
       CHECK_ERROR("alias", read_back(between, true, seed));
   }
-  // A write that overtakes a read through the other address.
+  // A write overtakes a read through the other address.
   for (const bool pedantic : {false, true}) {
     emu::Settings settings;
     settings.pedantic_aliases = pedantic;

@@ -61,7 +61,7 @@ void start(uint32_t count, uint32_t barriers) {
   cluster_wait_acquire();
 }
 
-// Each CTA writes its own words, reads its peer's after a barrier, then both end together.
+// Each CTA writes its own words and reads its peer's after a barrier; then both end together.
 void exchange(emu::World& world, Bug bug) {
   run_clusters(world, 2, 2, 64, [=] {
     const uint32_t i = thread_index(), peer = bug == Bug::kRankOutside ? 2 : peer_rank();
@@ -88,7 +88,7 @@ void exchange(emu::World& world, Bug bug) {
   });
 }
 
-// CTA 1 stores into CTA 0 and arrives at its mbarrier; CTA 0 copies what came to global memory.
+// CTA 1 stores into CTA 0 and arrives at its mbarrier; CTA 0 copies the stored words to global memory.
 void push(emu::World& world, Bug bug) {
   auto* out = world.alloc_array<uint32_t>(32, 0, "out");
   run_clusters(world, 1, 2, 32, [=] {

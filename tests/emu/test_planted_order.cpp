@@ -46,7 +46,7 @@ constexpr uint32_t kCount = 128;
 
 uint32_t global_index() { return block_index() * 64 + thread_index(); }
 
-// Three kernels, each of which may start once the one ahead has triggered: b = a + 1; c = b + 1, a = 0; d = c + b.
+// Three kernels, each of which may start once the previous one has triggered: b = a + 1; c = b + 1, a = 0; d = c + b.
 void dependent(emu::World& world, Bug bug) {
   auto* a = world.alloc_array<uint32_t>(kCount, 0, "a", true);
   auto* b = world.alloc_array<uint32_t>(kCount, 0, "b");
@@ -77,7 +77,7 @@ void dependent(emu::World& world, Bug bug) {
                   const bool skip = bug == Bug::kNoWait || bug == Bug::kMiddleDoesNotWait ||
                                     (bug == Bug::kOneThreadWaits && thread_index() != 0);
                   if (!skip) grid_dependency_wait();
-                  if (bug == Bug::kMiddleDoesNotWait) {  // needs nothing of the first kernel itself
+                  if (bug == Bug::kMiddleDoesNotWait) {  // does not itself depend on the first kernel
                     store_global(c + i, i);
                     return grid_dependency_launch();
                   }
@@ -167,7 +167,7 @@ void flag(emu::World& world, Bug bug) {
   world.synchronize();
 }
 
-// The same from one device to another.
+// The same handover from one device to another.
 void devices(emu::World& world, Bug bug) {
   auto* data = world.alloc_array<uint32_t>(1, 0, "data");
   auto* ready = world.alloc_array<uint32_t>(1, 0, "ready", true);
@@ -192,7 +192,7 @@ void devices(emu::World& world, Bug bug) {
   world.synchronize();
 }
 
-// Four CTAs add up in the shared memory of the first: flags of cluster scope. Data of another cluster is out of reach.
+// Four CTAs count in the first one's shared memory, a flag of cluster scope. It does not order another cluster's data.
 void cluster_flag(emu::World& world, Bug bug) {
   auto* data = world.alloc_array<uint32_t>(8, 0, "data");
   auto* ready = world.alloc_array<uint32_t>(1, 0, "ready", true);
@@ -212,7 +212,7 @@ void cluster_flag(emu::World& world, Bug bug) {
                     while (load_acquire_cluster<uint32_t>(first) < 4) spin_pause();
                     for (uint32_t i = 0; i < 4; ++i)
                       require(load_global(data + 4 * cluster_index() + i) == 4 * cluster_index() + i);
-                    // One cluster tells the other; the fence must reach further than the cluster.
+                    // One cluster signals the other: the fence needs a wider scope than the cluster.
                     if (block_index() == 0) {
                       if (bug == Bug::kOtherCluster)
                         fence_acq_rel_cluster();

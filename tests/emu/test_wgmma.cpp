@@ -16,7 +16,7 @@ uint32_t swizzle_span(Swizzle swizzle) {
 }
 
 // Where the layouts of the ISA put byte `byte` of line `line` of an operand (line: row of M or N when K-major, else k).
-// Tiles of 8 lines of one span; spans one after another along the line are `next_span` bytes apart.
+// A tile is 8 lines of one span; consecutive spans of a line are `next_span` bytes apart.
 uint32_t element_offset(Swizzle swizzle, uint32_t line, uint32_t byte, uint32_t next_span, uint32_t next_lines) {
   const uint32_t span = swizzle_span(swizzle);
   uint32_t address = line / 8 * next_lines + byte / span * next_span + line % 8 * span + byte % span;
@@ -56,7 +56,7 @@ float decode(T value) {
   return sizeof(T) == 1 ? detail::from_e4m3(value) : detail::from_bf16(value);
 }
 
-// The instruction for one form; the template parameters of the primitives are compile-time.
+// Issues the instruction of one form; the primitives take its properties as template parameters.
 template <int N>
 void issue(const Form& form, float (&acc)[N / 2], const uint32_t (&fragment)[4], uint64_t a, uint64_t b) {
   if (!form.bf16 && form.register_a) return wgmma_e4m3<N>(acc, fragment, b, form.accumulate);

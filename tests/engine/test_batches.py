@@ -1,4 +1,4 @@
-"""What a sequence yields does not depend on the company it has in its batch: tokens, drafts, acceptance, experts."""
+"""A sequence's tokens, drafts, acceptance and experts do not depend on the other sequences of its batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support import models
 
 pytestmark = pytest.mark.long
 
-# Few tokens to choose from, so that drafts of a random head are often right; lengths on both sides of a page.
+# A small vocabulary, so that drafts of a random head are often right; lengths on both sides of a page.
 VOCAB = 7
 SHAPE = dict(vocab_size=VOCAB, hidden_size=160, q_lora_rank=96, kv_lora_rank=80, ffn_hidden_size=200,
              expert_ffn_hidden_size=72)  # fmt: skip
@@ -35,7 +35,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def wide():
-    """fp64, where a batch of one and a batch of many, whose passes differ in size, agree to the last token."""
+    """An fp64 model: passes of a batch of one and of many differ in size, and in fp64 they agree to the last token."""
     return models.build(torch.float64, **SHAPE)
 
 
@@ -54,7 +54,7 @@ def drafts(monkeypatch):
 
 
 def outcome(result, drafts, b):
-    """Everything there is to know of sequence b."""
+    """Every result of sequence b."""
     out = result.sequences[b].tolist(), result.steps[b], result.drafted[b], result.accepted[b], drafts.get(b)
     return *out, result.num_real[b].tolist()
 
@@ -80,7 +80,7 @@ def test_speculative_is_plain(model, batch):
                          ids=["greedy", "argmax", "sampled"])  # fmt: skip
 @pytest.mark.parametrize("batch", [4, 8])
 def test_other_neighbours_change_nothing(model, batch, options, drafts):
-    """Bit for bit, in every dtype: the passes have the same size."""
+    """Other neighbours change no bit in any dtype, because the passes have the same size."""
     prompts = PROMPTS[:batch]
     result, drawn = run(model, prompts, drafts, seed=5, **options)
     assert 0 < sum(result.accepted) < sum(result.drafted)
@@ -94,9 +94,9 @@ def test_other_neighbours_change_nothing(model, batch, options, drafts):
 
 @pytest.mark.parametrize("draft", ["greedy", "argmax", "sampled"])
 def test_alone_is_in_a_batch(wide, draft, drafts, monkeypatch):
-    """Acceptance too: a draft from another sequence's rows would leave the tokens right and be rejected more often."""
+    """Acceptance agrees too: drafts from another sequence's rows keep the tokens right but are rejected more often."""
 
-    # A sequence's random stream follows its place in the batch. Here it follows its tokens, which are the same alone.
+    # A sequence's random stream depends on its place in the batch. Here it depends on its tokens, the same when alone.
     def uniform(s, count):
         seed = zlib.crc32(repr((s.ids, count)).encode())
         return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -110,7 +110,7 @@ def test_alone_is_in_a_batch(wide, draft, drafts, monkeypatch):
 
 
 def test_sequences_that_end_leave_the_others_alone(wide, drafts):
-    """They end one by one; the drafts of those that go on are of their own rows."""
+    """As sequences end one by one, the remaining ones keep drafting from their own rows."""
     whole, drawn = run(wide, PROMPTS, drafts)
     new = [s[len(p) :].tolist() for s, p in zip(whole.sequences, PROMPTS, strict=True)]
     for eos in range(0, VOCAB, 2):

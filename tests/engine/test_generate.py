@@ -1,4 +1,4 @@
-"""generate: speculation is lossless whatever the draft, stops where it must, and counts what it did."""
+"""generate: speculation is lossless for any draft, stops where it must, and counts its steps and drafts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def same(a, b):
 
 
 def check_counts(out, prompts, model):
-    """For runs that no EOS cut short."""
+    """Checks the counts of a run that no EOS cut short."""
     for s, p, steps, accepted, drafted, real in zip(
         out.sequences, prompts, out.steps, out.accepted, out.drafted, out.num_real, strict=True
     ):
@@ -88,7 +88,7 @@ def test_greedy_is_lossless(model, batch, count, kind, monkeypatch):
 
 
 def test_plain_greedy_is_argmax_of_the_whole_sequence():
-    """fp64, so that prefill and decode cannot differ by rounding; each sequence of the ragged batch on its own."""
+    """Each sequence of a ragged batch is the argmax of its own whole-sequence pass (fp64: no rounding differences)."""
     model = models.build(torch.float64)
     for speculative in (False, True):
         out = generate(model, PROMPTS, 12, speculative=speculative, eos_token_id=-1)
@@ -104,7 +104,7 @@ def test_plain_greedy_is_argmax_of_the_whole_sequence():
 @pytest.mark.parametrize("kind", ["real", "right", "wrong"])
 @pytest.mark.parametrize("at", range(7))
 def test_eos_anywhere(small, at, kind, monkeypatch):
-    """EOS as the first token, inside a draft, as the bonus token behind a draft, as a plain token."""
+    """EOS stops decoding as the first token, as a draft, as the bonus token after a draft and as a plain token."""
     plain = generate(small, PROMPTS[:1], 12, speculative=False, eos_token_id=-1)
     new = plain.sequences[0][len(PROMPTS[0]) :].tolist()
     eos = new[at]
@@ -118,7 +118,7 @@ def test_eos_anywhere(small, at, kind, monkeypatch):
     # An EOS taken from a draft ends the step before its second token.
     assert first + 1 == 1 + out.steps[0] + out.accepted[0] - seen[-1][2]
     if kind == "right" and first:
-        assert seen[-1][2] == (first % 2 == 1)  # odd places come from drafts, even ones behind them
+        assert seen[-1][2] == (first % 2 == 1)  # odd places come from drafts, even ones follow them
 
 
 def test_eos_of_the_config_and_of_one_sequence_only(small):
@@ -186,12 +186,12 @@ def test_seeds(small, draft):
     assert same(a, b)
     assert not same(a, c)
     others = run([PROMPTS[0], models.prompt(4, seed=99), models.prompt(30, seed=98)], 7)
-    assert torch.equal(others.sequences[0], a.sequences[0])  # its neighbours do not move its stream
+    assert torch.equal(others.sequences[0], a.sequences[0])  # its neighbours do not change its random stream
     assert not torch.equal(run([PROMPTS[0]] * 3, 7).sequences[1], a.sequences[0])  # each has its own
     check_counts(a, PROMPTS, small)
     state = torch.random.get_rng_state()
     run(PROMPTS, None)
-    assert torch.equal(torch.random.get_rng_state(), state)  # the global stream is left alone
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global stream is untouched
     assert not same(run(PROMPTS, None), run(PROMPTS, None))
 
 

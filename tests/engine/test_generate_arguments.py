@@ -1,4 +1,4 @@
-"""What generate says of arguments of every type and value."""
+"""generate accepts or refuses, by name, arguments of every type and value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The observer of a decode: it stands around each pass and each choice of a token, and changes nothing."""
+"""The observer of a decode encloses each pass and each sampling of a token, and changes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from longcat_ops.engine import measure
 from longcat_ops.engine.observer import Work
 from support import models
 
-# Few tokens to choose from, so that drafts of a random head are often right; the last prompt takes several chunks.
+# A small vocabulary, so that drafts of a random head are often right; the last prompt takes several chunks.
 VOCAB, NEW = 7, 12
 PROMPTS = [models.prompt(n, seed=n, vocab=VOCAB) for n in (5, 1, 40)]
 OPTIONS = {
@@ -30,7 +30,7 @@ def model():
 
 
 class Recorder:
-    """Notes all work, in order, as (work, rows), and which one is going on."""
+    """Records all work in order as (work, rows), and the work in progress."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Work, int]] = []
@@ -52,7 +52,7 @@ class Recorder:
 
 @contextmanager
 def counted_passes(model, recorder):
-    """{place in recorder.seen: rows that modules of the model ran on meanwhile}."""
+    """{index in recorder.seen: rows that the model's modules processed during that work}."""
     found: dict[int, int] = {}
 
     def note(rows, kinds):
@@ -93,7 +93,7 @@ def test_the_order_of_a_step(model, length, taken):
     assert out.accepted == [taken]
     sampled = (Work.SAMPLING, 1)
     first = [(Work.PROMPT, length), sampled, (Work.DRAFT_PROMPT, length), sampled, (Work.TARGET, 2), sampled]
-    # The last token has no draft, but the head sees the row before it all the same.
+    # The last token has no draft, but the head still processes the row before it.
     rest = [sampled] if taken else [(Work.DRAFT, 1), (Work.TARGET, 1), sampled]
     assert recorder.seen == first + rest
 
@@ -114,7 +114,7 @@ def test_work_that_fails_is_left():
 
 
 def test_without_an_observer_nothing_is_called(model):
-    """Nor does one stay behind, in the model or anywhere else."""
+    """A run without an observer calls none, and an earlier observer leaves nothing behind in the model."""
     recorder, before = Recorder(), dict(vars(model))
     generate(model, PROMPTS[:1], NEW, observer=recorder)
     seen = list(recorder.seen)

@@ -1,4 +1,4 @@
-"""Sampling: the cuts against plain Python, and the rejection rule against the target's distribution."""
+"""Sampling: top-k and top-p agree with plain Python, and the rejection rule follows the target's distribution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ V = 48
 
 
 def cut(logits, temperature, top_k, top_p):
-    """probabilities() of one row in Python floats."""
+    """probabilities() of one row, computed in Python floats."""
     top = max(logits)
     weights = [math.exp((v - top) / temperature) for v in logits]
     order = sorted(range(len(logits)), key=lambda i: (-weights[i], i))
@@ -48,7 +48,7 @@ def test_cuts_against_python(logits, temperature, top_k, top_p):
     if max(logits) == -math.inf:
         logits[0] = 0.0
     got = sampling.probabilities(torch.tensor([logits], dtype=torch.float64), temperature, top_k, top_p)[0]
-    # Where top_p meets a running sum exactly, one rounding decides which side of it a token falls on.
+    # Where top_p equals a running sum exactly, one rounding decides whether a token is kept.
     runs = [cut(logits, temperature, top_k, p) for p in (top_p, top_p * (1 - 1e-12), top_p * (1 + 1e-12))]
     assert any(got.tolist() == pytest.approx(want, abs=1e-12) for want in runs)
 
@@ -72,7 +72,7 @@ def test_edges_of_the_cuts():
 
 def test_top_p_is_of_what_top_k_left():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    # After top_k = 2 the first holds 4/7 = 0.571 of the rest, which is enough for 0.55; of the whole it holds only 0.4.
+    # Among the top_k = 2 tokens the first has 4/7 = 0.571, enough for 0.55; of the whole it has only 0.4.
     assert sampling.probabilities(logits, 1.0, 2, 0.55).tolist() == [[1, 0, 0, 0]]
     assert sampling.probabilities(logits, 1.0, 0, 0.55)[0].count_nonzero() == 2
 
@@ -84,7 +84,7 @@ def test_draw_is_the_inverse_of_the_running_sum():
 
 
 def chi_square_p(counts, probabilities, n):
-    """P(chi-square >= the observed); rare tokens are pooled, and one of probability 0 is never drawn."""
+    """P(chi-square >= the observed one). Rare tokens are pooled; drawing a token of probability 0 gives 0."""
     expected = probabilities * n
     if counts[expected == 0].any():
         return 0.0
@@ -114,7 +114,7 @@ def distributions(cuts, seed=0):
 
 
 def verified(p, q, rule, *, seed=1, bias=0.0, keep_q=False, n=DRAWS):
-    """n tokens through draft and verification. bias: accept that much too often; keep_q: a residual that forgets q."""
+    """Drafts and verifies n tokens. bias: accepts that much too often; keep_q: the residual does not subtract q."""
     g = torch.Generator().manual_seed(seed)
     parts = []
     for uniform in torch.rand(n, 3, generator=g, dtype=torch.float64).split(20_000):
@@ -133,7 +133,7 @@ def verified(p, q, rule, *, seed=1, bias=0.0, keep_q=False, n=DRAWS):
 def test_verified_tokens_follow_the_target(name, rule):
     p, q = distributions(CUTS[name])
     taken, token = verified(p, q, rule)
-    assert 0.05 < taken.double().mean() < 0.95  # both branches are walked
+    assert 0.05 < taken.double().mean() < 0.95  # both branches are taken
     counts = torch.bincount(token, minlength=V).double()
     assert chi_square_p(counts, p[0], DRAWS) > 1e-3
     rate = p[0, q.argmax()].item() if rule == "argmax" else torch.minimum(p, q).sum().item()
@@ -152,7 +152,7 @@ def test_a_one_percent_fault_is_seen(rule, fault):
 
 @pytest.mark.parametrize("rule", ["argmax", "sampled"])
 def test_windows_of_two_tokens_follow_the_joint_target(rule):
-    """A first token through verification, then a second one from the row that the first selects."""
+    """A verified first token and a second one, drawn from the row that the first selects, follow the joint target."""
     g = torch.Generator().manual_seed(3)
     v = 8
     p1 = (torch.randn(1, v, generator=g)).double().softmax(-1)
@@ -178,7 +178,7 @@ def test_verify_at_the_edges():
 
 @pytest.mark.parametrize("draft", ["argmax", "sampled"])
 def test_pairs_from_generate_follow_the_model(draft):
-    """Tokens two and three of many continuations of one prompt, speculative, against the model's own probabilities."""
+    """The first three tokens of many speculative continuations of one prompt follow the model's own probabilities."""
     v, copies = 6, 120
     model = models.build(num_layers=1, vocab_size=v, std=0.25)
     start = torch.tensor([0, 3, 1])
@@ -199,4 +199,4 @@ def test_pairs_from_generate_follow_the_model(draft):
     n = 4 * copies
     assert chi_square_p(counts.sum(2).flatten().double(), joint.sum(2).flatten(), n) > 1e-3
     assert chi_square_p(counts.flatten().double(), joint.flatten(), n) > 1e-3
-    assert 0.05 * n < taken < 0.95 * n  # both branches were walked
+    assert 0.05 * n < taken < 0.95 * n  # both branches were taken

@@ -1,4 +1,4 @@
-"""Where decoding stops: at any id of the config, or of those that the call names."""
+"""Decoding stops at any stop id of the config, or of those that the call names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plain(small) -> list[int]:
 
 
 def until(new: list[int], *stops: int) -> list[int]:
-    """The tokens up to the first that is one of `stops`."""
+    """The tokens up to and including the first one in `stops`."""
     return new[: next((i + 1 for i, token in enumerate(new) if token in stops), len(new))]
 
 

@@ -1,4 +1,4 @@
-"""The budget of machine code: the build measures the kernels after linking and fails when they have become too many."""
+"""The budget of machine code: after linking, the build measures the kernels' code and fails if it is too large."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDS = {
 
 
 def measure(folder: Path, code: int, library: int) -> tuple[int, list[str]]:
-    """Exit status and lines, for 100,000 bytes of code in a library of 5,000 and budgets of `code` and `library`."""
+    """Exit status and lines for 100,000 bytes of code and a library of 5,000, under budgets `code` and `library`."""
     for source, record in RECORDS.items():
         kept = folder / f"{source}.o.code"
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def test_an_exceeded_budget_fails(tmp_path: Path, code: int, library: int, probl
 
 
 def test_the_build_asks() -> None:
-    """With the two budgets of CMakeLists.txt, after every link."""
+    """After every link the build checks the two budgets of CMakeLists.txt."""
     text = " ".join((ROOT / "CMakeLists.txt").read_text().split())
     assert re.search(r"TARGET longcat_kernels POST_BUILD COMMAND [^)]*code_budget\.py [^)]*LONGCAT_CODE_BUDGET", text)
 
@@ -67,7 +67,7 @@ def test_the_build_asks() -> None:
 @pytest.mark.slow
 @needs_cuobjdump
 def test_the_records_are_right() -> None:
-    """As cuobjdump lists the library: an instruction has 16 bytes."""
+    """The recorded sizes are those that cuobjdump lists for the library, at 16 bytes an instruction."""
     objects = compilation.find_objects(LIBRARY) if LIBRARY.exists() else None
     if objects is None:
         pytest.skip("no kernels, or not of a build in this tree")

@@ -1,4 +1,4 @@
-"""The built library passes every gate of tools/check_kernels.py, and each gate finds what is planted for it."""
+"""The built library passes every gate of tools/check_kernels.py, and each gate finds the mistake planted for it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_wgmma_in_ptx(planted: Library) -> None:
     ],
 )
 def test_a_change_to_the_ptx_of_a_main_loop(planted: Library, old: str, new: str, finding: str) -> None:
-    """The main loop of a whole GEMM kernel as nvcc compiles it, right and with one instruction gone or added."""
+    """The main loop of a GEMM kernel as nvcc compiles it passes; with one instruction removed or added it fails."""
     (compilation,) = planted.compilations
     symbol = next(symbol for symbol, name in planted.names.items() if name == GEMM)
     (text,) = (".entry " + part for part in compilation.ptx.split(".entry ") if part.startswith(f"{symbol}("))
@@ -99,7 +99,7 @@ def test_a_change_to_the_ptx_of_a_main_loop(planted: Library, old: str, new: str
 
 @needs_nvcc
 def test_opcodes(planted: Library) -> None:
-    """Present, missing, unwanted; a row that names no kernel."""
+    """The gate reports missing and unwanted opcodes, and a row that names no kernel."""
     names = ("QGMMA", "UTMALDG.2D", "UTMASTG.2D", "UBLKCP", "USETMAXREG", "STSM", "SYNCS", "WARPGROUP")
     assert planted.check_opcodes((Row(r"gemm_kernel<.*>", must=names, never=("LDL", "STL")),)).problems == []
     table = (Row(".*", never=("LDL",)), Row("(spilling|unbounded)_kernel", must=("STG", "QGMMA")), Row("no_kernel<.*>"))
@@ -130,7 +130,7 @@ def test_foreign_code(tmp_path: Path) -> None:
 
 @needs_nvcc
 def test_registers(planted: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A changed, a new and a lost kernel; then the renewed baseline; then another nvcc."""
+    """Changed, new and lost kernels are reported until the baseline is renewed; another nvcc may change counts."""
     path = tmp_path / "registers.txt"
     (problem,) = planted.check_registers(path).problems
     assert problem.endswith("make it: python tools/check_kernels.py --renew")
@@ -157,14 +157,14 @@ def test_registers(planted: Library, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @needs_nvcc
 def test_registers_that_are_handed_over(planted: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """GEMM takes registers over and has 168, whichever nvcc it was."""
+    """GEMM redistributes registers, so it must have at least kFewestRegisters (168) under any nvcc."""
     assert planted.check_handed_over().problems == []
     monkeypatch.setattr(check_kernels, "FEWEST_REGISTERS", 176)
     assert f"{GEMM}: 168 registers, expected at least 176 (kFewestRegisters)" in planted.check_handed_over().problems
 
 
 def test_the_number_is_that_of_the_kernels() -> None:
-    """kFewestRegisters: what producers give up must be enough for what two consumer warpgroups take."""
+    """At kFewestRegisters, and no fewer, the producers release enough registers for two consumer warpgroups."""
     text = (ROOT / "cuda/gemm/layout.h").read_text()
     consumers, producers = map(
         int, re.search(r"kConsumerRegisters = (\d+), kProducerRegisters = (\d+);", text).groups()
@@ -175,13 +175,13 @@ def test_the_number_is_that_of_the_kernels() -> None:
 
 
 def instructions(*opcodes: str | tuple[str, int]) -> list[Instruction]:
-    """Of 16 bytes each; a branch with the number of the instruction that it goes to."""
+    """Instructions of 16 bytes each; a branch is given with the number of its target instruction."""
     parts = [(code, None) if isinstance(code, str) else (code[0], 16 * code[1]) for code in opcodes]
     return [Instruction(16 * i, opcode, target) for i, (opcode, target) in enumerate(parts)]
 
 
 def test_inner_loops() -> None:
-    """A loop over tiles, in it one of two stages of one pass, and one of a stage with two passes."""
+    """Stages are counted in a loop over tiles that holds a loop of two one-pass stages and one of a two-pass stage."""
     product, poll = "QGMMA.64x8x32.F32.E4M3.E4M3", "SYNCS.PHASECHK.TRANS64.TRYWAIT"
     stage = (poll, *[product] * 4)
     code = instructions(*[product] * 4, *stage, "FFMA", *stage, ("BRA", 4), "EXIT", poll, *[product] * 8, ("BRA", 17),
@@ -221,7 +221,7 @@ def test_short_names() -> None:
 
 @needs_nvcc
 def test_kernels_without_a_record(planted: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library of another tree, or one whose objects were compiled without the launcher."""
+    """A library of another tree, or one built without the compiler launcher, is reported and gives no baseline."""
     (problem,) = Library(planted.path, tmp_path).check_notes().problems
     assert problem.startswith(f"{len(planted.resources)} kernels, ")
     assert "have no record of their compilation" in problem

@@ -1,6 +1,6 @@
-"""cuda/ptx: every wrapper compiles for sm_90a to the instruction it is named after, and nothing else holds asm.
+"""cuda/ptx: every wrapper compiles for sm_90a to the instruction it is named after, and no other code holds asm.
 
-Nothing here runs on a GPU. The compiled tests need nvcc, those that read machine code nvdisasm too.
+Nothing here runs on a GPU. Tests that compile need nvcc; those that read machine code also need nvdisasm.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
     [("ptx_layer", 17), ("ptx_layer", 20), ("ptx_cluster", 20), ("ptx_multimem", 20), ("ptx_wgmma", 20)],
 )
 def test_compiles_without_a_word(compiler: Compiler, name: str, standard: int) -> None:
-    """Warnings of nvcc, spills, and ptxas notes such as C7510 (wgmma serialised) would all be printed.
+    """nvcc prints nothing: no warning, no spill, no ptxas note such as C7510 (wgmma serialised).
 
-    tests/gates/test_kernel_gates.py sees to it that they are.
+    tests/gates/test_kernel_gates.py shows that each of these would be printed.
     """
     cubin = compiler.compile(SOURCES / f"{name}.cu", standard=standard)
     assert Path(f"{cubin}.notes").read_text() == ""
@@ -51,7 +51,7 @@ def test_every_wrapper_is_called() -> None:
     assert [name for name in names if not re.search(rf"\bptx::{name}\b", text)] == []
 
 
-# What nvcc 13.0 makes of each wrapper: opcode and, where it matters, its operands.
+# The machine code that nvcc 13.0 generates for each wrapper: opcode and, where it matters, operands.
 LAYER = {
     # thread.cuh
     r"S2U?R \w+, SR_VIRTUALSMID": 1,  # smid
@@ -111,7 +111,7 @@ LAYER = {
     r"HADD2\.F32 ": 6,  # f16 to f32
 }  # fmt: skip
 
-# Shared memory of other blocks is reached by generic addresses: LD, ST, ATOM instead of LDS, STS, ATOMS.
+# Shared memory of other blocks is accessed by generic addresses: LD, ST, ATOM instead of LDS, STS, ATOMS.
 CLUSTER = {
     r"S2U?R \w+, SR_CgaCtaId": 1,
     r"PRMT R\d+, R\d+, 0x654, ": 1,  # mapa: the rank into the topmost byte
@@ -135,7 +135,7 @@ CLUSTER = {
     **{rf"UTMALDG\.{rank}D\.MULTICAST .*, desc\[": 1 for rank in range(1, 6)},  # with a policy
 }  # fmt: skip
 
-# Weak loads are strong in machine code. Stores and reductions are those of ordinary addresses.
+# Weak loads become strong ones in machine code. Stores and reductions are the same opcodes as for ordinary addresses.
 MULTIMEM = {
     **{rf"LDGMC\.E\.ADD\.F32{size}\.RN\.STRONG\.SYS ": 3 for size in ("", "x2", "x4")},
     **{rf"LDGMC\.E\.{op}\.{kind}{size}\.RN\.STRONG\.SYS ": count for kind in ("BF16", "F16")
@@ -171,8 +171,8 @@ def test_instructions_of_the_layer(compiler: Compiler, name: str, expected: dict
 @needs_nvcc
 @needs_nvdisasm
 def test_release_of_shared_memory_does_not_wait_for_global_memory(compiler: Compiler) -> None:
-    """What fence_release_shared_cluster and fence_acquire_shared_cluster are for: the release of a remote arrival is a
-    fence of the whole GPU, the acquire of a wait at cluster scope throws away the L1."""
+    """fence_release_shared_cluster and fence_acquire_shared_cluster avoid what a remote arrival's release and a wait's
+    acquire at cluster scope cost: a fence of the whole GPU, and an invalidation of the L1."""
     every = compiler.instructions("ptx_cluster")
     lines = [line for line in every if re.match(r"MEMBAR|SYNCS\.ARRIVE", line)]
     arrivals = [i for i, line in enumerate(lines) if ".RED.A1T0" in line]
@@ -188,7 +188,7 @@ def test_instructions_of_wgmma(compiler: Compiler) -> None:
     for n in range(8, 257, 8):
         e4m3 = [line for line in lines if line.startswith(f"QGMMA.64x{n}x32.F32.E4M3.E4M3 ")]
         bf16 = [line for line in lines if line.startswith(f"HGMMA.64x{n}x16.F32.BF16 ")]
-        # Two products of every kind. The first of each has accumulate false, and so RZ for an accumulator.
+        # Two products of every kind. The first of each has accumulate false, so RZ is its accumulator input.
         assert (len(e4m3), len(bf16)) == (4 + 2 * (n == 8), 8)
         assert sum(", RZ, !UPT" in line for line in e4m3 + bf16) == 6 + 2 * (n == 8)
         assert sum(".tnspA.tnspB" in line for line in bf16) == 2
@@ -207,7 +207,7 @@ def test_accumulators_are_tied_to_the_wait(compiler: Compiler) -> None:
 
 
 def test_generated_shapes(compiler: Compiler) -> None:
-    """Operand numbers of all shapes: %0.. are the accumulators, the rest follow in order and each is used."""
+    """In every shape %0.. are the accumulators; the other operands follow in order, and each is used."""
     text = compiler.shapes.read_text()
     shapes = re.split(r"(?=#define LC_PTX_ACC )", text)[1:]
     assert len(shapes) == 32
@@ -241,7 +241,7 @@ def test_asm_only_in_the_ptx_layer() -> None:
     files = [
         p for folder in ("cuda", "cpp") for p in (ROOT / folder).rglob("*") if p.suffix in {".cu", ".cuh", ".cpp", ".h"}
     ]
-    # The emulator's fibers switch stacks, which C++ cannot say.
+    # The emulator's fibers switch stacks, which C++ cannot express.
     fiber = [p for p in files if p.parent == ROOT / "cpp" / "emu" and p.name.startswith("fiber")]
     others = [p for p in files if PTX not in p.parents and p not in fiber]
     assert len(others) > 20
@@ -252,7 +252,7 @@ def test_asm_only_in_the_ptx_layer() -> None:
 
 @pytest.mark.parametrize("path", sorted(PTX.glob("*.cuh")), ids=lambda p: p.name)
 def test_every_wrapper_says_where_the_isa_describes_it(path: Path) -> None:
-    """A wrapper stands under a comment with a link, its own or that of the wrappers it directly follows."""
+    """Every wrapper follows a comment that links to the ISA: its own, or that of the wrappers directly before it."""
     text = path.read_text()
     for paragraph in re.split(
         r"\n{2,}", re.sub(r"namespace detail \{.*?\}  // namespace detail\n", "", text, flags=re.DOTALL)
@@ -267,7 +267,7 @@ def test_every_wrapper_says_where_the_isa_describes_it(path: Path) -> None:
 
 @pytest.mark.skipif(CXX is None, reason="no C++ compiler: g++ was not found")
 def test_exp(tmp_path: Path) -> None:
-    """device/math.cuh on the host, against double, over every 101st float of the range, subnormal results included."""
+    """On the host exp of device/math.cuh is within 1 ulp of double at every 101st float, subnormal results included."""
     program = tmp_path / "exp_sweep"
     command = [CXX, "-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-DLC_EMULATE"]
     command += [f"-I{SOURCES / 'shim'}", f"-I{ROOT / 'cuda'}", SOURCES / "exp_sweep.cpp", "-o", program]

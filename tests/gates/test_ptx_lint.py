@@ -1,4 +1,4 @@
-"""tools/kernel_gates/ptx_lint.py on PTX written by hand: what it must report, and what it must leave alone."""
+"""tools/kernel_gates/ptx_lint.py on hand-written PTX: it reports every violation and nothing else."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PING, PONG = [FENCE, Y, COMMIT, WAIT_1, USE_X], [FENCE, X, COMMIT, WAIT_1, USE_Y
 
 
 def kernel(*lines: str) -> str:
-    """One a line from line 4 on, so that lines[i] is in line i + 4."""
+    """A kernel with one of `lines` a line, from line 4 on: lines[i] is line i + 4."""
     return "\n".join([".visible .entry some_kernel(.param .u64 p)", "{", ".reg .f32 %f<10>;", *lines, "ret;", "}"])
 
 
 def findings(*lines: str) -> list[tuple[int, str]]:
-    """Index of each line with a finding, and which it is."""
+    """The index of each line with a finding, and the finding's kind."""
     kinds = (TOUCHES, OVERWRITES, ENDS, NO_FENCE, OTHER_ROLE)
     return [(found.line - 4, next(kind for kind in kinds if kind in found.problem)) for found in lint(kernel(*lines))]
 
@@ -39,19 +39,19 @@ def findings(*lines: str) -> list[tuple[int, str]]:
     [
         [FENCE, X, X, COMMIT, WAIT, USE_X],
         [f"{{ .reg .pred p; {FENCE}", X + "}", COMMIT, WAIT, USE_X],
-        # Two groups; the older is over.
+        # Two groups; the older one has completed.
         [FENCE, X, COMMIT, Y, COMMIT, WAIT_1, USE_X, WAIT, USE_Y],
-        # An empty commit makes a group, too.
+        # An empty commit also forms a group.
         [FENCE, X, COMMIT, COMMIT, WAIT_1, USE_X],
-        # A loop that is one group ahead of its waits, as a pipeline is.
+        # A pipelined loop that runs one group ahead of its waits.
         [FENCE, "$L1:", X, COMMIT, WAIT_1, "setp.lt.u32 %p1, %r1, %r2;", "@%p1 bra $L1;", WAIT, USE_X],
-        # Two groups in turn, each used when the other has started.
+        # Two alternating groups, each used once the other has started.
         [FENCE, X, COMMIT, "$L1:", *PING, *PONG, "@%p1 bra $L1;", WAIT, USE_X],
-        # Each branch waits for itself.
+        # Each branch has its own wait.
         [FENCE, X, COMMIT, "@%p1 bra $L1;", WAIT, "bra.uni $L2;", "$L1:", WAIT, "$L2:", USE_X],
         # Reading what a product reads, and writing it after the wait.
         ["mov.b32 %r1, 1;", FENCE, FROM_REGISTERS, COMMIT, "st.global.u32 [%rd1], %r1;", WAIT, "mov.b32 %r1, 2;"],
-        # Registers of no product; text that only looks like one.
+        # Registers that no product uses; a comment that only looks like an instruction.
         [FENCE, X, COMMIT, "add.f32 %f11, %f12, %f13;", "// add.f32 %f9, %f1, %f1;", WAIT],
         # A kernel without products.
         [USE_X, COMMIT, USE_Y],
@@ -70,7 +70,7 @@ def test_nothing_to_report(lines: list[str]) -> None:
         ([FENCE, X, COMMIT, "st.shared.v2.f32 [%r1], {%f1, %f2};", WAIT], [(3, TOUCHES)]),
         ([FENCE, X, COMMIT, USE_X], [(3, TOUCHES), (4, ENDS)]),
         ([FENCE, X, COMMIT, Y, COMMIT, WAIT_1, USE_X, USE_Y, WAIT], [(7, TOUCHES)]),
-        ([FENCE, X, WAIT, USE_X, COMMIT, WAIT], [(3, TOUCHES)]),  # not yet in a group when it waits
+        ([FENCE, X, WAIT, USE_X, COMMIT, WAIT], [(3, TOUCHES)]),  # not yet committed to a group at the wait
         ([FENCE, X, COMMIT, WAIT_1], [(4, ENDS)]),
         # Fences.
         ([X, COMMIT, WAIT], [(0, NO_FENCE)]),
@@ -90,10 +90,10 @@ def test_nothing_to_report(lines: list[str]) -> None:
         ([FENCE, X, COMMIT, "@!%p1 ret;", WAIT], [(3, ENDS)]),
         ([FENCE, X, COMMIT, "$T: .branchtargets $L1, $L2;", "brx.idx %r1, $T;", "$L1:", WAIT, "$L2:", USE_X, WAIT],
          [(8, TOUCHES)]),
-        # Round a loop: used at its head while the last iteration's product runs; one group too few waited for.
+        # Around a loop: used at its head while the last iteration's product runs; a wait that covers one group too few.
         ([FENCE, "$L1:", USE_X, FENCE, X, COMMIT, "@%p1 bra $L1;", WAIT], [(2, TOUCHES)]),
         ([FENCE, X, COMMIT, "$L1:", FENCE, Y, COMMIT, WAIT_1, USE_Y, "@%p1 bra $L1;", WAIT], [(8, TOUCHES)]),
-        # The same label in two scopes: each branch means its own.
+        # The same label in two scopes: each branch targets its own.
         ([FENCE, X, COMMIT, "{", "@%p1 bra W;", WAIT, "W:", "}", "{", "@%p1 bra W;", "W:", WAIT, "}", USE_X], []),
         ([FENCE, X, COMMIT, "{", "@%p1 bra W;", WAIT, "W:", USE_X, "}", "{", "@%p1 bra W;", "W:", WAIT, "}"],
          [(7, TOUCHES)]),
@@ -104,7 +104,7 @@ def test_findings(lines: list[str], expected: list[tuple[int, str]]) -> None:
 
 
 def walk(lines: list[str], choose: random.Random) -> set[int]:
-    """One thread through a program, branches by chance: lines where it does what the rules forbid."""
+    """Walks one thread through a program with random branches; returns the lines that break the rules."""
     wrong: set[int] = set()
     groups: list[set[str]] = [set()]  # accumulators of each pending group, the last not committed
     touched = {f"%f{i}" for i in range(1, 9)}
@@ -138,7 +138,7 @@ def walk(lines: list[str], choose: random.Random) -> set[int]:
 
 
 def test_finds_what_any_walk_meets() -> None:
-    """Random programs: what goes wrong on some path through one is found, and nothing else."""
+    """In random programs the lint finds exactly the lines that break the rules on some path."""
     choose = random.Random(1)
     seen = 0
     for _ in range(300):
@@ -159,7 +159,7 @@ def test_a_finding_says_all() -> None:
 
 
 def test_several_functions() -> None:
-    """Each on its own; declarations, data and debug sections are no functions."""
+    """Each function is checked separately; declarations, data and debug sections are not functions."""
     text = "\n".join(
         [
             ".version 9.0",

@@ -1,4 +1,4 @@
-"""What the built libraries depend on, and the device rule, none of which needs a GPU."""
+"""What the built libraries depend on, the rules for devices and registers, and ops on CUDA against CPU tensors."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def test_check_refuses_what_no_caller_may_send() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_cuda_tensors_give_what_cpu_tensors_give(op: str, name: str) -> None:
-    """By the CUDA kernel or the reference on the GPU; exact but for sums in another order and for exp. Tensor cores cut
-    sums of e4m3 products at about 14 bits: 2^-13 of the terms' magnitudes, which are a few times the largest result."""
+    """The CUDA kernel, or the reference on the GPU, gives the CPU's result but for the order of sums and exp. Tensor
+    cores keep about 14 bits of sums of e4m3 products: 2^-13 of the terms, which are a few times the largest result."""
     made = CASES[op][name]()
     expected = public(op)(*made.args, **made.kwargs)
     made = CASES[op][name]()
@@ -126,7 +126,7 @@ def test_cuda_tensors_give_what_cpu_tensors_give(op: str, name: str) -> None:
     for ours, theirs in zip(tensors(settled(op, made, actual)), tensors(settled(op, made, expected)), strict=True):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
         step = {torch.float8_e4m3fn: 2**-3, torch.bfloat16: 2**-7}.get(ours.dtype, 2**-19)
-        # fused_moe rounds what each expert gives to bf16 before the sum: a step there is 2^-7 of it.
+        # fused_moe rounds each expert's result to bf16 before the sum: one step there is 2^-7 of it.
         share = 2**-6 if op == "fused_moe" else 2**-10 if "fp8_gemm" in op else 0.0
         cut = share * float(theirs.float().abs().max()) if theirs.numel() else 0.0
         assert torch.allclose(ours.float(), theirs.float(), rtol=step, atol=1e-5 + cut)

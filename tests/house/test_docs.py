@@ -1,4 +1,4 @@
-"""The page of ops is what its docstrings make, registers in docs are on record, every error class has its paragraph."""
+"""The ops page is generated from docstrings, register counts in docs are on record, every error class is described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing is silent, quick and cannot fail; every way to be half installed has one message on first use."""
+"""Importing is silent, quick and never fails; every partial installation gets one message on first use."""
 
 from __future__ import annotations
 

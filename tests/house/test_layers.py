@@ -1,4 +1,4 @@
-"""Who may include whom: cuda/ compiles alone, torch stops at cpp/bindings, folders form no circle."""
+"""Includes follow the layers: cuda/ compiles alone, only cpp/bindings sees torch, folders form no cycle."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 SOURCES = (".h", ".cuh", ".inc", ".cpp", ".cu")
-ROOTS = ("cuda", "cuda/include", "cpp")  # include paths, in their order
-GENERATED = {"common/version.h": "cuda/common", "ptx/wgmma_shapes.inc": "cuda/ptx"}  # and where they belong
+ROOTS = ("cuda", "cuda/include", "cpp")  # include paths, in search order
+GENERATED = {"common/version.h": "cuda/common", "ptx/wgmma_shapes.inc": "cuda/ptx"}  # generated file -> its folder
 
-# Every folder and what it may include beside itself. What cuda/ has besides these is a family of kernels.
+# Every folder and what it may include besides itself. Any other folder of cuda/ is a family of kernels.
 SHARED = {"cuda/include", "cuda/common", "cuda/ptx", "cuda/device", "cuda/launch"}
 LAYERS = {
     "cuda/include": set(),
@@ -31,17 +31,17 @@ LAYERS = {
     "cpp/emu": {"cuda/include", "cuda/common", "cuda/ptx", "cuda/launch"},
     "cpp/bindings": {"cpp/ops", "cpp/check", "cpp/cpu", "cuda/include", "cuda/common", "cuda/launch"},
 }
-# With LC_EMULATE the emulator takes the place of the PTX layer.
+# With LC_EMULATE the emulator replaces the PTX layer.
 EXCEPTIONS = {("cuda/ptx/ptx.cuh", "cpp/emu/ptx.h")}
 
-FOREIGN = {  # libraries, and the only folders that know them
+FOREIGN = {  # libraries, and the only folders that may include them
     r"(torch|ATen|c10|pybind11|Python)\b": ("cpp/bindings",),
     r"cuda(_\w+)?\.h$|crt/|cooperative_groups": ("cuda",),
 }
 
 
 def folder_of(path: str) -> str:
-    """The part of the house: two levels, so that cpp/emu/ptx is cpp/emu."""
+    """The layer of a path: its first two levels, so cpp/emu/ptx belongs to cpp/emu."""
     return "/".join(path.split("/")[:-1][:2])
 
 

@@ -1,4 +1,4 @@
-"""Imports inside the package have one direction and no circle, and no module names a folder outside the package."""
+"""Imports inside the package go one way without cycles, and no module names a folder outside the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "python" / "longcat_ops"
 
-# From the lowest up: a module imports modules of its own row and of rows before it. A name is a module or a folder of
+# From the lowest up: a module may import modules of its own row and of earlier rows. A name is a module or a folder of
 # the package; "" is the package's own __init__.py.
 LAYERS = (
     ("errors", "types", "_environment"),
@@ -29,26 +29,26 @@ LAYERS = (
     ("cli", "__main__", "testing"),
     ("compat",),  # other libraries' interfaces: nothing imports them
 )
-# Folders that may import less than their row allows: the only modules of the package and from outside.
+# Folders that may import less than their row allows: (modules of the package, modules from outside).
 ONLY = {
     "reference": ({"reference", "errors", "types", "_torch"}, {"torch"}),
-    "perf": ({"perf", "errors", "_library"}, set()),  # `explain` of ops asks it
+    "perf": ({"perf", "errors", "_library"}, set()),  # `explain` of ops calls it
     "types": (set(), {"torch"}),
     "errors": (set(), set()),
 }
 STANDARD = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "types", "typing", "warnings"}
-# Folders that nothing may import but their own files and these: doctor asks whether an adapter fits what is installed.
+# Folders that only their own files and these may import: doctor checks whether an adapter fits the installed package.
 ASKED_BY = {"integrations": {"doctor"}}
-# Imports that point up, by name, with the reason.
+# Imports that point to a higher row, with the reason.
 ALLOWED = {
-    # `from_pretrained` is a method of the model, and reading a checkpoint builds the model over a Recorder to learn its
-    # tensors: the import waits for the call.
+    # `from_pretrained` is a method of the model, and loading a checkpoint builds the model over a Recorder to learn its
+    # tensors. So the model imports the loader only inside that call.
     ("model.model", "loading.checkpoint"),
 }
-# Frameworks, which the adapters of `integrations` import when they are called.
+# Frameworks: the adapters of `integrations` import them only when called.
 FRAMEWORKS = {"transformers", "deep_gemm", "vllm", "sglang"}
 OUTSIDE = ("tests/", "bench/", "tools/")
-# Texts that name a file of a clone on purpose: remedies for who works in one.
+# Texts that name a file of the repository on purpose: remedies for users who work in a clone.
 NAMED = {
     ("_library", "python tools/build_emulator.py"),
 }
@@ -67,7 +67,7 @@ class Module:
 
 
 def find_problems(package: Path) -> list[str]:
-    """What the modules of the folder `package` do that the tables above forbid."""
+    """What the modules of the folder `package` do against the tables above."""
     modules = read_modules(package)
     found = [problem for module in modules.values() for problem in wrong_imports(module)]
     arrows = {m.name: {to for to in m.inside if (m.name, to) not in ALLOWED} for m in modules.values()}
@@ -92,7 +92,7 @@ def module_name(package: Path, file: Path) -> str:
 
 
 def read_module(package: Path, file: Path, name: str, names: set[str]) -> Module:
-    """The imports of a file: those inside functions and under TYPE_CHECKING too."""
+    """The imports of a file, including those inside functions and under TYPE_CHECKING."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     module = Module(
         name, calls_ops=any(ast.unparse(n) == "torch.ops" for n in ast.walk(tree) if isinstance(n, ast.Attribute))
@@ -103,7 +103,7 @@ def read_module(package: Path, file: Path, name: str, names: set[str]) -> Module
         if root != package.name:
             module.outside.add(root)
         else:
-            # `from . import gemm` gives "ops.gemm", `from .gemm import f` gives "ops.gemm.f": the longest that is one.
+            # `from . import gemm` gives "ops.gemm", `from .gemm import f` "ops.gemm.f": take the longest known module.
             while rest and rest not in names:
                 rest = rest.rpartition(".")[0]
             module.inside.add(rest)
@@ -112,7 +112,7 @@ def read_module(package: Path, file: Path, name: str, names: set[str]) -> Module
 
 
 def imported(tree: ast.AST, folder: str, package: str) -> Iterator[str]:
-    """Full dotted names of what is imported; for `from x import y`, x.y."""
+    """The full dotted name of every import; x.y for `from x import y`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -143,7 +143,7 @@ def wrong_imports(module: Module) -> Iterator[str]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """A way around for each knot of modules that reach themselves."""
+    """One cycle for each group of modules that import each other."""
     found, done = [], set()
 
     def visit(name: str, way: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The README is true: its commands and snippets run, its paths exist."""
+"""The README's commands and snippets run, and its paths exist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_it_has_what_is_tested() -> None:
 def test_command(command: str) -> None:
     done = run(["bash", "-c", command])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() + done.stderr.strip()  # each says what it did
+    assert done.stdout.strip() + done.stderr.strip()  # each prints what it did
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))

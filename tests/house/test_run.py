@@ -1,4 +1,4 @@
-"""The decisions of ./run, in a copy of the tree with an interpreter that records instead of installing."""
+"""./run decides what to install and build, tested in a copy of the tree with an interpreter that only records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Answers the questions that ./run asks a Python, from FAKE_* variables; pip and venv only leave a trace.
+# Answers ./run's queries to a Python from FAKE_* variables; pip and venv only leave a trace.
 FAKE_PYTHON = f"""#!/usr/bin/env bash
 case "$*" in
   "-c ") true ;;
@@ -83,7 +83,7 @@ class Tree:
         )
 
     def installs(self) -> list[str]:
-        """What was installed or made since the last call."""
+        """What was installed or created since the last call."""
         lines = self.trace.read_text().splitlines() if self.trace.exists() else []
         self.trace.unlink(missing_ok=True)
         return lines
@@ -118,7 +118,7 @@ def test_second_run_installs_nothing(tree: Tree) -> None:
 def test_what_the_tests_share_is_built_before_them(tree: Tree) -> None:
     log = tree.root / "build" / "run.log"
     assert tree.run("test", "--fast").returncode == 0
-    assert "EMULATOR" not in log.read_text()  # no test of that tier needs it
+    assert "EMULATOR" not in log.read_text()  # no test of that tier needs the emulator
     assert tree.run("test").returncode == 0
     assert log.read_text() == "EMULATOR tools/build_emulator.py --tests\n"
 
@@ -129,7 +129,7 @@ def test_machines_are_a_tier_of_their_own(tree: Tree) -> None:
 
 
 def test_a_python_of_the_environment_means_the_same_build(tree: Tree) -> None:
-    """./run makes .venv for python3; started with PYTHON=.venv/bin/python it finds the same build."""
+    """./run creates .venv for python3; run with PYTHON=.venv/bin/python, it finds the same build."""
     assert tree.run("build", FAKE_IN_VENV="no").returncode == 0
     tree.installs()
     assert "building" not in tree.run("build", PYTHON=str(tree.root / ".venv" / "bin" / "python")).stderr

@@ -1,5 +1,5 @@
-"""Published checkpoints through transformers: its logits with our MoE are those of its own modules filled by hand, and
-those of this library's network.
+"""Published checkpoints through transformers: its logits with our MoE equal those of its own modules, filled by hand,
+and those of this library's network.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def expert_bytes(model):
 
 
 def test_stock_transformers_cannot_load_it(tmp_path):
-    """Four reasons in a row, each with those before repaired; and one more for FP8."""
+    """It fails for four reasons, each shown with the previous ones repaired, and for a fifth in FP8."""
 
     def published(name, **options):
         return write(tmp_path / name, "blocks", placeholders=False, **options)
@@ -74,7 +74,7 @@ def test_stock_transformers_cannot_load_it(tmp_path):
     repaired = dict(model_type="longcat_flash", routed_scaling_factor=6.0)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # its gate_up_proj has rows for zero experts
         AutoModelForCausalLM.from_pretrained(published("d", **repaired))
-    # FP8 asks for accelerate, then for a GPU; without one it widens all weights, and fails as above.
+    # FP8 needs accelerate, then a GPU; without a GPU transformers widens all weights and fails as above.
     with pytest.raises((ImportError, RuntimeError), match=r"accelerate|ignore_mismatched_sizes"):
         AutoModelForCausalLM.from_pretrained(published("e", fp8=True, **repaired))
     for name in "abcde":
@@ -85,7 +85,7 @@ def test_stock_transformers_cannot_load_it(tmp_path):
 def test_fp32_logits(name, tmp_path):
     folder = write(tmp_path, name)
     model, info = load(folder, output_loading_info=True)
-    assert not any(info.values())  # nothing missing, unexpected, mismatched: the MTP head and zero experts are known
+    assert not any(info.values())  # nothing missing, unexpected or mismatched: MTP head and zero experts are known
     assert type(model) is LongcatFlashForCausalLM and not model.training
     assert model.config.routed_scaling_factor == 6.0 and model.config.head_dim == model.config.qk_rope_head_dim
     ids = prompts(model.config.vocab_size, 3, 33)
@@ -132,7 +132,7 @@ def test_bf16_keeps_the_router_as_stored(tmp_path):
     ids = prompts(61, 2, 64)
     truth = logits(hf_checkpoint.from_checkpoint(folder), ids)
     got, theirs = row_errors(logits(model, ids), truth).median(), row_errors(logits(stock, ids), truth).median()
-    # Each of some 25 roundings on the way is 2^-9 of a value at most.
+    # Each of about 25 roundings on the way is at most 2^-9 of a value.
     assert got <= 25 * 2**-9 and got <= 2 * theirs
 
 
@@ -155,8 +155,8 @@ def test_fp8_experts_stay_fp8(dtype, tmp_path):
     stock, network = hf_checkpoint.from_checkpoint(folder), ours(folder, dtype, EXPERTS_IN_FP8)
     ids = prompts(53, 2, 40)
     got, truth, same = logits(model, ids), logits(stock, ids), network(ids).float()
-    # This library, with the same weights in FP8, differs by fp32 rounding; where that turns a code of an activation,
-    # a row moves. transformers quantises no activation: two roundings to 2^-4 an expert lie between.
+    # This library, with the same weights in FP8, differs by fp32 rounding; where that changes an activation's code,
+    # the row changes. transformers quantises no activation: the difference is two roundings to 2^-4 an expert.
     near = row_errors(got, same)
     assert near.median() <= (1e-5 if dtype == F32 else 25 * 2**-9 + 2**-4)
     assert row_errors(got, truth).median() <= 2**-4 + (0 if dtype == F32 else 25 * 2**-9)
@@ -164,7 +164,7 @@ def test_fp8_experts_stay_fp8(dtype, tmp_path):
 
 
 def test_memory_of_the_experts(tmp_path):
-    """The figures of docs/integrations.md."""
+    """The experts take the memory that docs/integrations.md states."""
     tiny, wide = load(TINY), hf_checkpoint.from_checkpoint(TINY, BF16)
     scales = sum(p.nbytes for n, p in tiny.named_parameters() if n.endswith("_scale_inv"))
     assert expert_bytes(tiny) == 2 * 32 * 3 * 256 * 128 + scales and scales == 2 * 32 * 3 * 2 * 4
@@ -177,7 +177,7 @@ def test_memory_of_the_experts(tmp_path):
 
 
 def test_greedy_decoding_of_a_padded_batch(tmp_path):
-    """Left padding, a cache, several sequences: every token is the best of each network, but for near ties."""
+    """With left padding, a cache and several sequences, every token is each network's best, except near ties."""
     folder = write(tmp_path)
     model, stock, network = load(folder), hf_checkpoint.from_checkpoint(folder), ours(folder, F32)
     lengths, width, new = (5, 9, 2), 9, 12
@@ -214,7 +214,7 @@ def test_sampled_decoding(tmp_path):
 
 
 def test_the_trained_checkpoint(tmp_path):
-    """FP8, text of the Bible: this library's network with FP8 experts gives the same text and the same loss."""
+    """On Bible text in FP8, this library's network with FP8 experts gives the same text and the same logits."""
     model = load(TINY, dtype=F32)
     for file in ("config.json", "model.safetensors"):
         (tmp_path / file).symlink_to(TINY / file)

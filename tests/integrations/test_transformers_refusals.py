@@ -1,4 +1,4 @@
-"""Configs of other networks and checkpoints that do not hold together are refused, by name."""
+"""Configs of other networks and inconsistent checkpoints are refused, by name."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def rewritten(folder, change):
 )
 @pytest.mark.parametrize("fp8", [False, True])
 def test_a_checkpoint_without_a_tensor(missing, fp8, tmp_path):
-    """One of an expert leaves a stack of another size; transformers says so. A whole stack it would draw at random."""
+    """Without one expert's tensor a stack has the wrong size, which transformers reports; it would fill a missing stack
+    at random."""
     folder = rewritten(write(tmp_path / "part", "blocks", fp8=fp8), lambda t: t.pop(f"model.layers.1.mlp.{missing}"))
     with enabled(), pytest.raises((LongcatCheckpointError, RuntimeError), match=r"router.classifier|report|conver"):
         from_published(folder)

@@ -1,4 +1,4 @@
-"""Being enabled: what is replaced in transformers comes back, nothing else notices, and every misuse is named."""
+"""Enabling restores what it replaces in transformers, affects nothing else, and names every misuse."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def state():
 
 @pytest.fixture(autouse=True)
 def restored(tmp_path):
-    """No test leaves a trace."""
+    """Checks that no test leaves a change behind."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         hf.build(num_layers=1)  # transformers caches on first use
@@ -102,7 +102,7 @@ def test_failing_half_way_restores(monkeypatch):
 
 
 def test_threads(folder):
-    """Some load a published checkpoint while others build stock models; the last one out restores."""
+    """Threads load a published checkpoint while others build stock models; the last one to leave restores."""
     ids, out, meet = torch.randint(3, 61, (1, 7)), {}, threading.Barrier(4)
 
     def published(i):

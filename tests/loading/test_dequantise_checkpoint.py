@@ -1,4 +1,4 @@
-"""tools/dequantise_checkpoint.py: the bf16 form of an FP8 checkpoint."""
+"""tools/dequantise_checkpoint.py writes the bf16 form of an FP8 checkpoint."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def fp8(rows, columns, seed):
 
 
 def by_element(weight, scales):
-    """The definition, one element at a time."""
+    """Dequantisation by its definition, one element at a time."""
     rows, columns = weight.shape
     wide, out = weight.float(), torch.empty(rows, columns)
     for i in range(rows):

@@ -1,4 +1,4 @@
-"""Folders as downloads, copies and strangers leave them: one message that names the file, at once."""
+"""Broken or malicious checkpoint folders are refused at once, with one message that names the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def no_hang() -> Iterator[None]:
-    """A read that waits, of a FIFO say, ends the process with a traceback: it may wait in native code, out of reach."""
+    """Ends the process with a traceback if a read blocks, say on a FIFO: it may block in native code."""
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -57,7 +57,7 @@ def refused(call: Callable[[], object], *names: object) -> str:
 
 
 def in_place_of(file: Path, kind: str) -> str:
-    """Puts something that is no regular file where `file` was; returns what the message must call it."""
+    """Replaces `file` by something that is no regular file; returns what the message must call it."""
     file.unlink(missing_ok=True)
     if kind == "FIFO":
         os.mkfifo(file)
@@ -199,7 +199,7 @@ def test_nan_is_no_json(folder, word):
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", INDEX])
 def test_files_that_are_too_large_are_not_read(folder, name):
     with (folder / name).open("wb") as file:
-        file.truncate(2**38)  # sparse: it takes no room
+        file.truncate(2**38)  # sparse: takes no disk space
     call = (lambda: load_tokenizer(folder)) if name == "tokenizer.json" else (lambda: load(folder))
     refused(call, folder / name, f"has {2**38} bytes, expected at most")
 
@@ -260,7 +260,7 @@ def test_a_report_is_not_kept_waiting_by_notes_beside_the_weights(folder):
 
 
 def test_a_key_that_stands_there_twice(folder):
-    """Among 100,000: searched for name by name, it would take minutes, which the watch above does not grant."""
+    """A duplicate among 100,000 keys is found quickly; comparing name by name would exceed the time limit above."""
     pairs = ", ".join(f'"a{i}": "x"' for i in range(10**5)) + ', "a99999": "y"'
     (folder / INDEX).write_text('{"weight_map": {' + pairs + "}}")
     refused(lambda: load(folder), folder / INDEX, "key 'a99999' stands there twice")

@@ -1,4 +1,4 @@
-"""A device that this machine does not have is refused before a weight is read, by every way to make a model."""
+"""Every way to make a model refuses a device that this machine lacks, before it reads a weight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG = models.config(num_layers=1)
 
 @pytest.fixture(params=["from_pretrained", "from_state_dict", "random"])
 def make(request, tmp_path, monkeypatch):
-    """A function of the device, in which no weight may be read."""
+    """A function that makes a model on a device and fails if it reads a weight."""
     tensors = models.tensors(CONFIG)
     checkpoints.write(tmp_path, CONFIG, tensors)
 
@@ -49,7 +49,7 @@ def test_a_gpu_that_is_not_there(make, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(LongcatUnsupportedError, match=f"{PREFIX}'cuda:2', expected cpu, or cuda:0 .. cuda:1"):
         make("cuda:2")
-    with pytest.raises(AssertionError, match="was read before"):  # this one is there
+    with pytest.raises(AssertionError, match="was read before"):  # this device exists
         make("cuda:1")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that load: names, FP8 by tensor, one rank's experts, MTP, precision, and no byte more than needed."""
+"""Checkpoints that load: names, FP8 per tensor, one rank's experts, MTP, precision, and no unneeded byte is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support import checkpoints, models
 
 load = LongcatFlashForCausalLM.from_pretrained
 IDS = models.prompt(20).view(2, 10)
-# kv_a_proj_with_mqa has 576 rows, as released: 5 row blocks, the last one half. Experts are 136 wide: 2 blocks a half.
+# kv_a_proj_with_mqa has 576 rows, as released: 5 row blocks, the last half full. Gate and up have 136: 2 blocks each.
 RAGGED = dict(hidden_size=192, kv_lora_rank=568, q_lora_rank=136, expert_ffn_hidden_size=136, ffn_hidden_size=200,
               num_layers=1, n_routed_experts=4, zero_expert_num=2)  # fmt: skip
 
@@ -31,7 +31,7 @@ def same_network(a, b):
 
 
 def test_the_published_names():
-    """Spelled out here, so that a renamed block does not pass unseen."""
+    """The names are the published ones, spelled out so that a renamed block fails."""
     c = models.config(num_layers=1, n_routed_experts=2, zero_expert_num=1, moe_topk=1)
     h, heads = 64, 4
     attention = {
@@ -104,7 +104,7 @@ def test_loading_twice_folds_once(tmp_path):
     assert same_network(*models_)
     assert all(torch.equal(t, before[n]) for n, t in tensors.items())
     norm = tensors["model.layers.0.self_attn.0.q_a_layernorm.weight"]
-    assert torch.equal(models_[0].layers[0].self_attn[0].q_a_layernorm.weight, norm)  # as published; scaled when used
+    assert torch.equal(models_[0].layers[0].self_attn[0].q_a_layernorm.weight, norm)  # as published; scaled at use
     folder = checkpoints.write(tmp_path, c, tensors)
     content = (folder / "model.safetensors").read_bytes()
     assert same_network(load(folder), load(folder))
@@ -174,7 +174,7 @@ def test_precision_fp8_quantises_every_projection(tmp_path):
     for name, t in made.named_buffers():
         want = dict(stored.named_buffers())[name]
         assert t.dtype == want.dtype, name
-        if ".kv_b_proj" not in name and ".w_k" not in name and ".w_v" not in name:  # stays as it was stored
+        if ".kv_b_proj" not in name and ".w_k" not in name and ".w_v" not in name:  # keeps its stored form
             a, b = (x.view(torch.uint8) if x.itemsize == 1 else x for x in (t, want))
             assert torch.equal(a, b), name
 

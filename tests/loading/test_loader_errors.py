@@ -1,4 +1,4 @@
-"""Checkpoints that do not load: one message that names the file and every tensor, before a byte of weights is read."""
+"""Checkpoints that do not load give one message that names the file and every tensor, before weights are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tensors():
 
 @pytest.fixture(autouse=True)
 def nothing_read(monkeypatch):
-    """No weight may be read in this file: what is wrong is found in the headers."""
+    """Fails if any test of this file reads a weight: the headers must reveal every error."""
 
     def fetch(self, name, shape):
         raise AssertionError(f"{name} was read before the check was done")
@@ -59,7 +59,7 @@ def test_every_problem_at_once(tmp_path, tensors):
 
 
 def test_a_long_list_is_cut_and_found_quickly(tmp_path):
-    """Tens of thousands of wrong names, as from another model: the message must not take minutes to make."""
+    """Tens of thousands of wrong names, as in another model's checkpoint, are reported within a minute."""
     expected = expected_tensors(models.config(num_layers=8, n_routed_experts=400), mtp=False)
 
     other = SimpleNamespace(path=tmp_path, shape={f"transformer.{name}": e.shape for name, e in expected.items()})

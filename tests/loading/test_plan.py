@@ -1,4 +1,4 @@
-"""`plan`: sizes against published totals, hand formulas and the bytes of a loaded model."""
+"""`plan`'s sizes equal published totals, hand formulas and the bytes of a loaded model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EMBEDDING = 131072 * H
 
 @pytest.fixture
 def released(tmp_path: Path) -> Path:
-    """The released config: every default, as a JSON file alone."""
+    """The released config, all defaults, as a JSON file without weights."""
     file = tmp_path / "config.json"
     file.write_text(json.dumps(asdict(LongcatFlashConfig())))
     return file
@@ -73,7 +73,7 @@ def test_bytes_of_a_rank_by_hand(released):
     experts = 28 * 64 * EXPERT
     assert plan.parts["experts"].scale_bytes == experts // 128**2 * 4
     assert plan.parts["experts"].bytes == experts + experts // 128**2 * 4
-    # kv_a has 576 rows: the last block is half.
+    # kv_a has 576 rows: the last block is half full.
     a_layer = 12 * 48 + 96 * 12 + 5 * 48 + 48 * 64
     assert plan.parts["attention"].scale_bytes == 56 * a_layer * 4
     kv_b = HEADS * 256 * 512
@@ -84,7 +84,7 @@ def test_bytes_of_a_rank_by_hand(released):
 
 
 def test_the_published_deployments_fit(released):
-    """FP8 goes on one node of eight 141 GB cards, bf16 on sixteen of 80 GB."""
+    """The FP8 model fits on one node of eight 141 GB cards, the bf16 model on sixteen cards of 80 GB."""
     by_card = {fit.card: fit for fit in size_rank(released, ep=8, tp=8, precision="fp8").fits}
     assert by_card["141 GB"].fits
     sixteen = size_rank(released, ep=16, tp=16, precision="bf16")

@@ -1,4 +1,4 @@
-"""What `plan` takes the stored precision for, from a config, an index or headers: exceptions, spellings, doubts."""
+"""`plan` finds the stored precision in a config, an index or headers, with exceptions, spellings and doubts."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def doubts(sizing: Sizing) -> list[str]:
 
 
 def projections(excepted: tuple[str, ...]) -> int:
-    """Scales of a network whose projections are FP8 but those with one of these texts in their names; every one of them
-    is a single 128 x 128 block, and kv_b is held dense."""
+    """The number of scales if all projections are FP8 except those whose names contain one of these texts. Each is a
+    single 128 x 128 block; kv_b stays dense."""
     names = [n for n in net_oracle.shapes(BASE) if n.endswith("_proj.weight") or "kv_a_proj" in n]
     return sum("kv_b" not in n and not any(text in n for text in excepted) for n in names)
 
@@ -147,7 +147,7 @@ def test_a_dtype_that_torch_has_not(tmp_path):
 
 
 def test_names_tell_more_than_the_config(tmp_path):
-    """An index has the scales' names, headers the dtypes; both agree with the model that is loaded from them."""
+    """An index's scale names and headers' dtypes override the config and agree with the model loaded from them."""
     config = BASE | FEW | {"torch_dtype": "float32", "quantization_config": FP8 | {"ignored_layers": ["o_proj"]}}
     weights = to_fp8(net_oracle.tensors(BASE), lambda name: ".mlps." in name)
     folder = net_oracle.write(tmp_path / "headers", config, weights)

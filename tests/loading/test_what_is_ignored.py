@@ -1,6 +1,6 @@
-"""Tensors beside those of the network: what transformers writes for zero experts is passed over, all else is named.
+"""Extra tensors: the loader ignores what transformers writes for zero experts and names everything else.
 
-An MTP head that is promised and absent; rules and widths of FP8 that cannot be.
+Also: an MTP head that the config announces and the files lack; impossible FP8 rules and widths.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def refused(folder: Path, kind=LongcatCheckpointError, **options) -> str:
 
 
 def expert(layer: int | str, number: int | str, *parts: str, shape=None) -> dict[str, torch.Tensor]:
-    """NaN, which would show in the logits, under the names of one expert."""
+    """One expert's tensors full of NaN, which would show in the logits if read."""
     shapes = {"gate": (WIDTH, HIDDEN), "up": (WIDTH, HIDDEN), "down": (HIDDEN, WIDTH)}
     prefix = f"model.layers.{layer}.mlp.experts.{number}"
     return {f"{prefix}.{p}_proj.weight": torch.full(shape or shapes[p], torch.nan) for p in parts}
@@ -45,7 +45,8 @@ def expert(layer: int | str, number: int | str, *parts: str, shape=None) -> dict
 
 @pytest.mark.parametrize("ffn,zero", [(8, 16), (12, 12), (15, 9)])
 def test_stored_experts_that_the_config_does_not_count(tmp_path, ffn, zero):
-    """16 FFN and 8 zero experts stored: the router has the same width, and ids of FFN experts would be zero experts."""
+    """16 FFN and 8 zero experts are stored, and other counts of the same sum are refused: the router's width fits, but
+    ids of FFN experts would become zero experts."""
     folder = net_oracle.write(
         tmp_path, BASE | {"n_routed_experts": ffn, "zero_expert_num": zero}, net_oracle.tensors(BASE)
     )
@@ -161,7 +162,7 @@ def test_rules_that_fit_are_followed(tmp_path, pattern):
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize(("key", "good", "bad"), [("ffn_hidden_size", 72, 68), ("expert_ffn_hidden_size", 40, 36)])
 def test_widths_that_fp8_products_do_not_take(tmp_path, monkeypatch, stored, key, good, bad):
-    """Eight is taken, four more is not, by the ops and by the loader before it reads a weight."""
+    """A width that is a multiple of 8 runs; one with a remainder of 4 is refused before a weight is read."""
     for width in (good, bad):
         config = SMALL | {key: width}
         weights = to_fp8(net_oracle.tensors(config)) if stored else net_oracle.tensors(config)

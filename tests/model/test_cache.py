@@ -1,4 +1,4 @@
-"""LatentCache against a dictionary of rows: pages out of order, growth, roll-back, reuse."""
+"""LatentCache agrees with plain lists of rows: pages out of order, growth, roll-back, reuse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new(batch=3, limit=LIMIT):
 
 
 def append(cache, sequence, count, value):
-    """Write `count` rows behind the valid ones of every slot; row i of slot s holds value + i + 1000 * s."""
+    """Appends `count` rows to every slot; row i of slot s holds value + i + 1000 * s."""
     start = cache.lengths[sequence]
     cache.reserve(sequence, start + count)
     index = cache.row_index([sequence] * count, list(range(start, start + count)))
@@ -34,7 +34,7 @@ def append(cache, sequence, count, value):
 
 
 class Pages(RuleBasedStateMachine):
-    """Any order of growing, rolling back and releasing three sequences."""
+    """Grows, rolls back and releases three sequences in any order."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,8 @@ def test_a_sequence_that_grows_alone_is_read_without_a_copy():
 
 @pytest.mark.parametrize("pages", list(itertools.permutations(range(4))), ids=str)
 def test_pages_in_any_order_are_read_in_theirs(pages):
-    """Adjacent as a set, as 0 2 1 3 is, does not mean adjacent in order: a view would be of other rows."""
+    """Pages are read in the sequence's order, also if they are contiguous only as a set, as 0 2 1 3: a view would show
+    other rows."""
     cache = new(batch=1, limit=256)
     cache.pages[0], cache._free = list(pages), []
     append(cache, 0, 250, 0.0)
@@ -109,7 +110,7 @@ def test_pages_in_any_order_are_read_in_theirs(pages):
 
 
 def test_pages_of_a_released_sequence_come_back_in_another_order():
-    """Regrown after a truncation too: rows of every sequence stay apart from those of its neighbours."""
+    """Every sequence keeps its own rows when released pages are reused, also after a truncation."""
     cache = new(batch=4, limit=256)
     for sequence in (0, 1, 2, 3):
         append(cache, sequence, 65 + sequence, 0.1 * sequence)
@@ -134,7 +135,8 @@ def test_a_row_written_again_replaces_the_rejected_one():
 
 
 def test_released_pages_hold_nothing_of_their_last_owner():
-    """A masked row still meets the product with weight 0: a NaN in it would reach the next sequence."""
+    """A released page is cleared: a masked row enters the product with weight 0, so a NaN in it would reach the next
+    sequence."""
     cache = new()
     append(cache, 0, 100, torch.nan)
     cache.release(0)

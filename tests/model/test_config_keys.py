@@ -1,4 +1,4 @@
-"""config.json: every key has a type, a range and its spellings, and what would make another network is refused."""
+"""config.json: every key has a type, a range and its spellings; a config of another network is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.net_oracle import BASE
 
 IDS = [3, 4, 5, 60, 7, 96, 0, 2]
 HUGE = pytest.param(10**5000, id="5000 digits")
-# Without these a file is no config of the family; without the others, the network has a default of its own.
+# A config of the family must have these keys; every other key has a default.
 REQUIRED = (
     "vocab_size", "hidden_size", "num_layers", "num_attention_heads", "q_lora_rank", "kv_lora_rank",
     "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "ffn_hidden_size", "expert_ffn_hidden_size",
@@ -48,8 +48,8 @@ def refused(kind: type[LongcatError], drop: tuple[str, ...] = (), **changes) -> 
 
 
 def agrees(folder, **oracle) -> None:
-    """The model in fp64 against the oracle. Its angles are fp32, below 8 and so off by 2^-21 at most; the rest is fp64
-    and the logits are off by a smaller share (measured: 2^-26)."""
+    """Compares the fp64 model with the oracle. The model's angles are fp32 and below 8, so off by at most 2^-21; the
+    rest is fp64, and the logits' relative error is smaller (measured: 2^-26)."""
     weights = net_oracle.tensors(BASE)
     want = net_oracle.forward64(BASE, weights, IDS, **oracle)
     model = LongcatFlashForCausalLM.from_pretrained(folder, dtype=torch.float64, progress=False)
@@ -133,7 +133,7 @@ def test_another_spelling_of_the_top_k_is_computed_with(tmp_path):
 
 
 def rope_changes():
-    """Every way to state theta at three places, none, one or several at once."""
+    """Every way to state theta in none, one or several of three places."""
     top = [{}, {"rope_theta": 3e3}]
     inner = [None, {}, {"rope_type": "default"}, {"rope_theta": 7e2}, {"type": "default", "rope_theta": 5e2}]
     for a, b, c in itertools.product(top, inner, inner):

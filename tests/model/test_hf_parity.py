@@ -1,4 +1,4 @@
-"""The whole network against HF transformers on the same random weights: prefill, token by token, verify, ragged."""
+"""The whole network agrees with HF transformers on the same random weights: prefill, decode, verify, ragged batches."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from support import hf
 
 pytestmark = pytest.mark.long
 
-# Every configuration keeps routed_scaling_factor 6 and a non-zero bias: a factor of 1 or 0 hides mistakes. Two draw
-# smaller weights (std): at 0.1 some of their tokens amplify rounding so that HF itself is 1e-5 from its fp64 truth.
+# Every configuration keeps routed_scaling_factor 6 and a non-zero bias: 1 and 0 would hide mistakes. Two draw smaller
+# weights (std): at 0.1 some of their tokens amplify rounding until HF itself is 1e-5 from its fp64 truth.
 CONFIGS = {
     "base": {},
     "one_layer": dict(num_layers=1),
@@ -152,8 +152,8 @@ def record_routing(monkeypatch):
     "name", ["base", "three_layers", "no_zero_experts", "mostly_zero_experts", "top_1", "many_experts"]
 )
 def test_router_choices(name, monkeypatch):
-    """Equal experts and weights in every layer. Rows that nearly tie at the K-th choice are few and skipped."""
-    # Logits that differ by 2e-5 move a weight by at most 6 * s * (1 - s) * 2 * 2e-5.
+    """Every layer chooses equal experts and weights; the few rows that nearly tie at the K-th choice are skipped."""
+    # Logits that differ by 2e-5 change a weight by at most 6 * s * (1 - s) * 2 * 2e-5.
     tolerance = 6e-5
     eps, rows, skipped = 2e-5, 0, 0
     reference, model = pair(**CONFIGS[name])
@@ -182,13 +182,13 @@ def test_router_choices(name, monkeypatch):
 
 
 def row_errors(got, truth):
-    """The median row: a router choice that bf16 flips changes a whole row, in either implementation."""
+    """The median row's error: in either implementation, a router choice that bf16 flips changes a whole row."""
     return ((got.double() - truth.double()).norm(dim=-1) / truth.double().norm(dim=-1)).median().item()
 
 
 @pytest.mark.parametrize(("layers", "std", "limit"), [(1, 0.02, 5e-3), (2, 0.02, 6e-3), (2, 0.1, 1.5e-2)])
 def test_bf16_is_nearer_the_truth_than_hf(layers, std, limit):
-    """Both bf16 networks against fp32 on the same bf16-rounded weights; ours keeps RoPE, norms and logits wider."""
+    """On the same bf16-rounded weights ours is nearer to fp32 than HF: it keeps RoPE, norms and logits wider."""
     for seed in range(3):
         reference, model = pair(torch.bfloat16, seed=seed, num_layers=layers, std=std)
         assert all(layer.mlp.router.dtype == layer.mlp.bias.dtype == torch.float32 for layer in model.layers)

@@ -1,4 +1,4 @@
-"""Products whose rows get other bits at another place: they are noticed, and decoding does without them."""
+"""Products whose rows change bits with their position are detected, and decoding avoids them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def threads_are_restored():
 
 
 def spoil(monkeypatch, of: int, rows: list[int], change):
-    """Products of `of` rows, linear and batched, give `rows` what `change` makes of the right values."""
+    """Makes products of `of` rows, linear and batched, return `change` of the right values in `rows`."""
     for owner, name in ((F, "linear"), (torch, "bmm")):
         real = getattr(owner, name)
 
@@ -55,7 +55,7 @@ def last_bit(y):
     return torch.nextafter(y, torch.full_like(y, torch.inf))
 
 
-# What CPUs do: MKL with AVX2 at 8 rows, MKL with SSE4.2 at 2; and a machine on which only single rows are safe.
+# Which rows differ on CPUs: with MKL and AVX2 at 8 rows, with MKL and SSE4.2 at 2; last, only single rows are safe.
 MACHINES = {
     "rows 6 and 7 of 8": [(8, [6, 7])],
     "row 1 of 2": [(2, [1])],
@@ -114,7 +114,7 @@ def test_decode_equals_verify_on_such_a_machine(kind, machine, monkeypatch):
 
 
 def test_generation_on_such_a_machine(monkeypatch):
-    """Values so far off that other tokens are chosen: whether a draft stood beside a token must still not show."""
+    """Even errors large enough to change tokens do not make speculative and plain decoding differ."""
     model = models.build()
     prompts = [models.prompt(n, seed=n) for n in (5, 1, 61, 9, 3, 30, 2, 17)]
     spoil(monkeypatch, 8, [6, 7], lambda y: y * 1.05)
@@ -137,7 +137,7 @@ SIZES = [(61, 64), (160, 200), (9, 160), (72, 160), (1024, 256), (200, 33), (7, 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_of_this_machine(dtype, threads, large, monkeypatch):
-    """Values of their own, not the trial's, in every place of a pass, at weights that begin anywhere."""
+    """Fresh values, not the trial's, give equal bits in every row of a pass, for weights at any alignment."""
     torch.set_num_threads(threads)
     monkeypatch.setattr(invariance, "_LARGE", large)
     draw = torch.Generator().manual_seed(1)
@@ -158,7 +158,8 @@ def test_rows_of_this_machine(dtype, threads, large, monkeypatch):
 
 @pytest.mark.parametrize("heads", [0, 2])
 def test_a_large_weight_of_which_one_column_shows_it_in_one_of_four_sums(heads, monkeypatch):
-    """What torch without vector instructions does to the last column of a batched product in float64."""
+    """Eight draws find a fault in a quarter of one column's sums. Torch without vector instructions has it in the last
+    column of a float64 batched product."""
 
     def rarely(y):
         last = y[..., -1].view(torch.int64)
@@ -185,12 +186,12 @@ def test_a_large_weight_of_which_one_column_shows_it_in_one_of_four_sums(heads, 
                     invariance.linear(torch.ones(2, 64).double(), weight)
             groups += [group for form, group in invariance._groups.items() if form.rows == 2]
         missed.append(groups.count(2))
-    assert missed[0] > 12 and missed[1] < 6  # 0.75 and 0.75 ** 8 of 24 are to be expected
+    assert missed[0] > 12 and missed[1] < 6  # expected: 0.75 and 0.75 ** 8 of 24
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_silu_of_a_pass(dtype):
-    """Any width, so that the end of the tensor falls into the last row in every way."""
+    """Rows get equal bits at any width, so wherever the tensor's vector tail falls in the last row."""
     draw = torch.Generator().manual_seed(2)
     for width in [*range(1, 70), 96, 200, 4096, 4099]:
         row = torch.randn(1, width, generator=draw).mul(4).to(dtype)
@@ -226,7 +227,7 @@ def test_a_form_is_tried_once_for_each_number_of_threads(monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("zeros", [False, True])
 def test_large_weights(zeros, dtype, monkeypatch):
-    """They are their own trial, unless they are zeros now and not later."""
+    """A large weight serves as its own trial, but not while it is all zeros, since it may hold values later."""
     spoil(monkeypatch, 8, [7], last_bit)
     monkeypatch.setattr(invariance, "_LARGE", 1)
     draw = torch.Generator().manual_seed(0)

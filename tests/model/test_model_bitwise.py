@@ -1,4 +1,4 @@
-"""Decode = verify, bit for bit: a row's logits do not show whether a draft stood beside it, taken or rolled back."""
+"""Decode = verify, bit for bit: a draft beside a row, accepted or rolled back, does not change the row's logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.decode_passes import NEW, gather, plain, prefilled, verified
 
 pytestmark = pytest.mark.long
 
-# Wide enough that a CPU library blocks its sums differently for other numbers of rows; no width fills whole vectors.
+# Wide enough that a CPU library blocks its sums differently for different row counts; no width fills whole vectors.
 SHAPE = dict(hidden_size=160, q_lora_rank=96, kv_lora_rank=80, ffn_hidden_size=200, expert_ffn_hidden_size=72,
              n_routed_experts=8, zero_expert_num=4, moe_topk=4)  # fmt: skip
 KINDS = {
@@ -52,14 +52,14 @@ def test_decode_equals_verify(model, batch, threads):
 
 
 def test_rows_of_an_earlier_use_do_not_leak(model):
-    """Whole pages are read, so rows past the length take part with weight 0; their finite values must not show."""
+    """Whole pages are read, so rows past the length enter with weight 0; their finite values change no bit."""
     ids = torch.stack([models.prompt(80, seed=b) for b in range(3)])
     starts = [60, 1, 30]
     assert torch.equal(plain(model, ids, starts, fill=1e4), plain(model, ids, starts))
 
 
 def test_neighbours_do_not_change_a_row(model):
-    """In a batch, a sequence's logits do not depend on what the others hold or on whether they still run."""
+    """A sequence's logits do not depend on the contents of other sequences or on whether they still run."""
     ids = torch.stack([models.prompt(80, seed=b) for b in range(3)])
     other = torch.stack([ids[0], models.prompt(80, seed=8), models.prompt(80, seed=9)])
     whole, mixed = (plain(model, x, [60, 5, 30])[0] for x in (ids, other))
@@ -70,7 +70,7 @@ def test_neighbours_do_not_change_a_row(model):
 
 
 def test_logits_and_hidden_of_a_wider_pass(model):
-    """Up to 8 new tokens a sequence go through the same groups."""
+    """Up to 8 new tokens a sequence get the bits of single-token passes: they run in the same groups."""
     ids = models.prompt(80)[None]
     alone = plain(model, ids, [60])
     cache = prefilled(model, ids, [60])

@@ -1,4 +1,4 @@
-"""The trained small checkpoint: speculative ids are plain ids on held-out text, and transformers writes the same."""
+"""The trained small checkpoint on held-out text: speculative and plain ids are equal, and transformers agrees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "checkpoints" / "longcat-tiny"
 TEXT = FOLDER / "heldout.txt"
-NEW, BATCH = 24, 24  # a batch decodes in groups of 8 rows: 24 leaves none half empty
+NEW, BATCH = 24, 24  # a batch decodes in groups of 8 rows: 24 fill whole groups
 KINDS = {
     "fp32": dict(dtype=torch.float32, precision="bf16"),
     "bf16": dict(dtype=torch.bfloat16, precision="bf16"),
@@ -51,7 +51,7 @@ def test_speculative_ids_are_plain_ids(prompts, kind, count):
 
 
 def test_transformers_writes_the_same(prompts):
-    """Greedy, fp32, from the same dequantised weights; a step whose two best logits nearly tie is not judged."""
+    """Greedy in fp32 from the same dequantised weights, transformers picks the same tokens, except near ties."""
     from support.hf_checkpoint import from_checkpoint
 
     reference = from_checkpoint(FOLDER)

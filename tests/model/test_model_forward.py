@@ -1,4 +1,4 @@
-"""model.forward: its forms, its bookkeeping, and what it says of bad arguments; the configuration's checks."""
+"""model.forward: its forms, its bookkeeping and its refusals of bad arguments; the configuration's checks."""
 
 from __future__ import annotations
 

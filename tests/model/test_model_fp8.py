@@ -1,5 +1,5 @@
-"""from_pretrained(precision="fp8") on every backend of CPU tensors: projections are FP8 products, experts are the FP8
-chain, each as near to fp64 as float32 sums allow.
+"""from_pretrained(precision="fp8") on every backend of CPU tensors: projections run as FP8 products and experts as the
+FP8 chain, each as near to fp64 as float32 sums allow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PASSES = 2
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """What each backend did, in a process of its own, with the same bf16 checkpoint."""
+    """The calls and logits of each backend, run in its own process on the same bf16 checkpoint."""
     folder = tmp_path_factory.mktemp("fp8")
     config = models.config(hidden_size=160, num_layers=LAYERS, expert_ffn_hidden_size=136, num_nextn_predict_layers=0)
     tensors = {name: t.bfloat16() for name, t in models.tensors(config, mtp=False).items()}
@@ -53,7 +53,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_projection_and_every_expert_is_fp8(found: dict, backend: str) -> None:
-    """kv_b stays dense, in two halves; the router is no projection."""
+    """Every projection and expert runs in FP8, except kv_b, which stays dense in two halves; the router is none."""
     one = found[backend]
     names = [name for name, _ in one["calls"]]
     assert one["backend"] == backend
@@ -82,7 +82,7 @@ def test_every_expert_layer_is_within_its_bound(found: dict, backend: str) -> No
 
 
 def test_the_backends_differ_by_less_than_fp8_does(found: dict) -> None:
-    """Sums in other orders move a logit less than the precision itself; and the two precisions are not the same."""
+    """Other orders of summation change logits less than the precision does, and the two precisions do differ."""
     logits = {backend: one["logits"] for backend, one in found.items()}
     fp8 = (logits["cpu"] - found["cpu"]["dense_logits"]).norm()
     assert fp8 > 0.01 * logits["cpu"].norm()

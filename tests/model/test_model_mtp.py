@@ -1,4 +1,4 @@
-"""The MTP head against a second formula, written from its definition in plain fp64, and its cache across drafts."""
+"""The MTP head agrees with its definition, written out in plain fp64, and its cache survives drafts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_against_the_definition(dtype, limit, own, monkeypatch):
 
 
 def test_drafts_of_generate_follow_the_definition(monkeypatch):
-    """Through acceptances and roll-backs, each draft is the argmax that the head gives on the whole accepted text."""
+    """Through acceptances and roll-backs, each draft is the head's argmax over the whole accepted text."""
     from longcat_ops.engine.generate import _Run
 
     model, tensors = network(torch.float64)
@@ -96,7 +96,7 @@ def test_drafts_of_generate_follow_the_definition(monkeypatch):
         own(run, s, logits)
         if s.draft is not None:
             drafts.append((list(s.ids), s.draft))
-            # Every other draft is made right, so that runs of kept and of rolled-back rows both occur.
+            # Every other draft is corrected, so that both kept and rolled-back rows occur.
             if len(drafts) % 2:
                 s.draft = int(model(torch.tensor([s.ids]))[0, -1].argmax())
 

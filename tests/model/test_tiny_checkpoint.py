@@ -1,4 +1,4 @@
-"""The committed checkpoint is what its metrics say: quality, drafts and expert use on the held-out excerpt."""
+"""The committed checkpoint has the quality, drafts and expert use that its metrics state, on the held-out excerpt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOS, EOS, LONGEST = 1, 2, 1024
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, float]:
-    """Teacher-forced over each held-out chapter, cut to the length that was trained."""
+    """Teacher-forced metrics over each held-out chapter, cut to the trained length."""
     model = LongcatFlashForCausalLM.from_pretrained(FOLDER, progress=False)
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     text = (FOLDER / "heldout.txt").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def measured() -> dict[str, float]:
             step = model.prefill(cache, 0, ids[:-1])
             draft = model.head(model.draft_prefill(cache, 0, ids[1:], step.hidden)).argmax(-1)
         loss += F.cross_entropy(step.logits, ids[1:], reduction="sum").item()
-        # The head at row p, given token p+1, speaks of token p+2; so does the target at row p+1.
+        # The head at row p, given token p+1, predicts token p+2; so does the target at row p+1.
         agreed += int((draft[:-1] == step.logits[1:].argmax(-1)).sum())
         tokens, rows = tokens + len(ids) - 1, rows + len(ids) - 2
         real.append(step.num_real)
@@ -59,7 +59,7 @@ def test_quality_on_the_excerpt(measured: dict) -> None:
     assert measured["nats"] <= 2.6
     assert (
         abs(measured["nats"] - METRICS["fp8"]["excerpt_256"]["nats_per_token"]) <= 0.1
-    )  # longer windows, whole chapters
+    )  # measured over longer windows and whole chapters
 
 
 def test_drafts_on_the_excerpt(measured: dict) -> None:

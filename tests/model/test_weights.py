@@ -1,4 +1,4 @@
-"""New weights in a living model, copies of it, casts, and autocast around it."""
+"""A built model accepts new weights, copies and autocast, and refuses casts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def kind(request):
 
 
 def results(model):
-    """Prefill, decode and, of the MTP head, drafted logits."""
+    """Logits of prefill and decode, and of the MTP head's drafts."""
     cache = model.new_cache(2, 20)
     prefill, hidden = model(IDS[:, :6], cache, return_hidden=True)
     decoded = [model(IDS[:, i : i + 1], cache) for i in range(6, 9)]
@@ -65,7 +65,7 @@ def own_embedding(kind, seed):
 def test_a_loaded_state_is_all_there_is(kind, build, inference, assign):
     with torch.inference_mode(inference):
         a, b = build(kind, 0), build(kind, 1)
-        results(a), generate(a, IDS, 3)  # everything that is made on first use has been
+        results(a), generate(a, IDS, 3)  # everything that is built on first use now exists
         assert not equal(a, b)
         a.load_state_dict(b.state_dict(), assign=assign)
         assert equal(a, b)
@@ -90,24 +90,24 @@ def test_weights_written_in_place(kind, way, inference):
     with torch.inference_mode(inference):
         for name, t in a.named_buffers():
             if ".w_k" in name or ".w_v" in name:
-                continue  # made by the model
+                continue  # computed by the model
             if t.dtype == torch.float8_e4m3fn:
                 t.view(torch.uint8).copy_(new[name].view(torch.uint8))
             else:
                 WRITES[way](t, new[name])
-    if way == "add_":  # rounded: the same network is built from what is there now
+    if way == "add_":  # add_ rounds: b takes the values that a now holds
         b.load_state_dict(a.state_dict())
     assert equal(a, b)
 
 
 def one_of_each(names: Iterable[str]) -> list[str]:
-    """Of one layer, and of its experts the third's."""
+    """The names of one layer, and of its experts only the third's."""
     return [n for n in names if ".1.mlp" not in n and ("experts." not in n or ".experts.2." in n)]
 
 
 @pytest.mark.parametrize("name", one_of_each(expected_tensors(models.config(), mtp=True)))
 def test_each_published_tensor_counts_wherever_it_went(name):
-    """One stored tensor changes, written in place: the model is as one that was built from it."""
+    """After an in-place write of one stored tensor, the model equals one built from the new weights."""
     c = models.config()
     weights = models.tensors(c)
     a = LongcatFlashForCausalLM.from_state_dict(c, weights, torch.float64)
@@ -123,7 +123,7 @@ def test_each_published_tensor_counts_wherever_it_went(name):
 
 
 def test_a_write_that_only_moves_values_is_seen():
-    """Same sum, other order: rows, columns, halves of heads."""
+    """Derived weights follow a write that reverses rows or columns, rotates rows or flips signs."""
     for moved in (lambda w: w.flip(0), lambda w: w.flip(1), lambda w: w.roll(1, 0), lambda w: -w):
         a, b = models.build(), models.build()
         results(a)
@@ -203,7 +203,7 @@ def test_copies(kind, copied, used):
         results(a)
     b = copied(a)
     assert equal(a, b)
-    if copied is not copy.copy:  # which shares the weights
+    if copied is not copy.copy:  # copy.copy shares the weights
         before = [t.clone() for t in results(a)]
         b.load_state_dict(models.build(seed=1, **kind).state_dict())
         assert all(torch.equal(x, y) for x, y in zip(results(a), before, strict=True))
@@ -220,7 +220,7 @@ CASTS = {
 
 @pytest.mark.parametrize("to", CASTS, ids=str)
 def test_casts(kind, to):
-    """Either it is of that dtype, and nothing happens, or the cast is refused, with a remedy, and nothing happens."""
+    """A cast to the model's own dtype does nothing; any other is refused with a remedy and changes nothing."""
     for cast in (CASTS[to], lambda m: m.to(to), lambda m: m.to("cpu", to), lambda m: m.type(to)):
         model = models.build(**kind)
         if to == kind["dtype"]:

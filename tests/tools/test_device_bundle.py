@@ -1,4 +1,4 @@
-"""tools/device_bundle.py: what it packs loads from elsewhere, and what it must not pack it refuses."""
+"""tools/device_bundle.py packs a bundle that loads from elsewhere and refuses what it must not pack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGE = device_bundle.PACKAGE
 needs_kernels = pytest.mark.skipif(
     not (PACKAGE / "liblongcat_kernels.so").exists(), reason="CPU-only build: nvcc was not found"
 )
-# Imports the bundle and runs an op of it; says where it came from.
+# Imports the bundle, runs one of its ops, and prints where it was imported from.
 USE = """
 import torch, longcat_ops, pytest_benchmark.plugin
 q, s = longcat_ops.per_token_group_quant_fp8(torch.full((1, 128), 448.0))
@@ -32,7 +32,7 @@ print(longcat_ops.__file__, longcat_ops._library.load().build_info()["cuda"], py
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The libraries are taken to be new, and any library stands for those that nvcc takes long for."""
+    """Treats the libraries as up to date, and a copy of one stands in for those that nvcc compiles slowly."""
     monkeypatch.setattr(device_bundle, "source_files", lambda *_: [Path(sys.executable).resolve()])
 
     def stand_in(name: str) -> None:
@@ -43,7 +43,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def used(bundle: Path) -> str:
-    """What a process with nothing but the bundle on its path says, far from the source tree."""
+    """The output of a process outside the source tree with only the bundle on its path."""
     bare = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(bundle / "python"), "HOME": str(bundle)}
     done = subprocess.run([sys.executable, "-c", USE], env=bare, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,8 @@ def test_the_module_is_compiled_for_an_interpreter_that_has_none(no_compiler: No
 @pytest.mark.slow
 @needs_kernels
 def test_the_traced_kernels_have_their_functions_and_enough_registers(tmp_path: Path) -> None:
-    """The large products trade registers between warps: with fewer than 168 a thread they would wait for ever."""
+    """The traced library exports its functions, and its large GEMMs, which redistribute registers between warps, have
+    168 a thread: with fewer they would hang."""
     library = traced.build(tmp_path)
     symbols = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True).stdout
     functions = set(re.findall(r" T (lc_\w+)", symbols))

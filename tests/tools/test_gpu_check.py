@@ -1,4 +1,4 @@
-"""tools/gpu_check.py without a GPU: order, budget, limits, what a crash, a hang and a kill cost, going on."""
+"""tools/gpu_check.py without a GPU: order, budget, limits, resuming, and the cost of a crash, a hang and a kill."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def here() -> Environment:
-    """Whatever runs needs no library."""
+    """An environment whose steps need no library."""
     return Environment(ROOT / "python", Path("none"), Path("none"), "cpu")
 
 
@@ -43,7 +43,7 @@ def statuses(answers: Answers) -> dict[str, str]:
 
 def test_a_failing_step_and_one_over_its_limit_cost_themselves_alone(tmp_path: Path, here: Environment) -> None:
     mark = tmp_path / "grandchild"
-    # The step's own child would write the mark: it must end with the step.
+    # The step's own child would write the mark, so it must be killed with the step.
     code = f"import time; time.sleep(2.5); open({str(mark)!r}, 'w')"
     slow = f"import subprocess, sys; print('began', flush=True); subprocess.run([sys.executable, '-c', {code!r}])"
     steps = [
@@ -81,11 +81,11 @@ def long(machine): return {"text": "x" * 100000}
 
 @pytest.fixture
 def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of questions that a worker finds."""
+    """Plants a module of questions where a worker finds it."""
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "planted.py").write_text(QUESTIONS)
-    # The worker imports device_check.questions.planted: the package looks into this folder too.
+    # The worker imports device_check.questions.planted, so this folder joins that package's search path.
     (folder / "sitecustomize.py").write_text(
         f"import device_check.questions as questions\nquestions.__path__.append({str(folder)!r})\n"
     )

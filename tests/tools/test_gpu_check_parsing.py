@@ -1,4 +1,4 @@
-"""What tools/gpu_check.py makes of the words of pytest, compute-sanitizer and our own programs."""
+"""tools/gpu_check.py parses the output of pytest, compute-sanitizer and our own programs."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def statuses(answers: Answers) -> dict[str, str]:
 
 
 def test_the_plan_is_whole() -> None:
-    """Names are unique, what is asked exists, arguments fit, both forms of a command exist."""
+    """Step names are unique, every question or command exists, arguments fit, and every command has a rehearsal."""
     from longcat_ops.ops.registry import OPS
 
     assert len({step.name for step in PLAN}) == len(PLAN)
@@ -37,14 +37,14 @@ def test_the_plan_is_whole() -> None:
     order = list(dict.fromkeys(step.name.split("/")[0] for step in PLAN))
     assert order[:6] == ["facts", "smoke", "residency", "conformance", "rates", "times"]
     before_long = [step.seconds for step in PLAN[: [step.name for step in PLAN].index("times/DeepGEMM-gate_up-G4-m8")]]
-    assert sum(before_long) < 360 - 30  # all that needs no compiler fits into the first call
+    assert sum(before_long) < 360 - 30  # all steps that need no compiler fit into the first call
     assert op_tests() == [f"tests/ops/test_{op}.py" for op in OPS if (ROOT / f"tests/ops/test_{op}.py").exists()]
     assert len(op_tests()) > 12 and all((ROOT / path).exists() for path in MATRICES)
     assert "bench/products/bench_moe_gemm.py" in gpu_benches() and "bench/ops/bench_ops.py" not in gpu_benches()
 
 
 def test_every_kernel_is_asked_about() -> None:
-    """An op with a CUDA kernel is called by a smoke question."""
+    """Some smoke question calls every op that has a CUDA kernel."""
     text = (ROOT / "tools/device_check/questions/smoke.py").read_text()
     launchers = " ".join(path.read_text() for path in (ROOT / "cuda").rglob("*.cu"))
     from longcat_ops.ops.registry import OPS
@@ -71,8 +71,8 @@ def test_a_rehearsal(names: str, tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert f"for all {len(wanted)} steps" in printed and f"{len(wanted)} passed" in printed
     answers = Answers(tmp_path)
     assert statuses(answers) == dict.fromkeys(wanted, "passed") and answers.runs[0]["dry_run"]
-    assert not (tmp_path / "golden.json").exists()  # an emulator's results are no golden file
-    with pytest.raises(SystemExit):  # a rehearsal's folder is not taken for a real run's
+    assert not (tmp_path / "golden.json").exists()  # results of the emulator are not golden
+    with pytest.raises(SystemExit):  # a real run refuses a rehearsal's folder
         gpu_check.main(["--budget", "10", "--out", str(tmp_path)])
 
 
@@ -99,7 +99,7 @@ def test_the_command_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """gpu_check with steps of its own."""
+    """gpu_check with a plan of three steps."""
     steps = [counting("a/one", tmp_path), counting("a/two", tmp_path), prints("bad", "1 failed in 0s", status=1)]
     monkeypatch.setattr(gpu_check, "PLAN", steps)
     monkeypatch.setattr(environments, "rehearsal", lambda: Environment(tmp_path, tmp_path, tmp_path, "cpu"))

@@ -1,4 +1,4 @@
-"""tools/gpu_report.py: pages of answers, beside predictions that are on file."""
+"""tools/gpu_report.py writes pages of answers beside the recorded predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every prediction in the documents is what longcat_ops.perf says now; tools/pages/predictions_page.py writes them."""
+"""Every prediction in docs/ equals what longcat_ops.perf computes now; tools/pages/predictions_page.py writes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_plots_are_current() -> None:
 
 
 def test_no_mark_of_a_section_is_left_over() -> None:
-    """A section that nothing makes would never be renewed."""
+    """Every marked section has a generator, so that each is renewed."""
     for page in (ROOT / "docs").glob("*.md"):
         made = predictions_page.SECTIONS.get(f"docs/{page.name}", {})
         found = re.findall(r"<!-- predictions: (.+) -->", page.read_text(encoding="utf-8"))

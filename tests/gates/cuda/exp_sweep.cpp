@@ -13,7 +13,7 @@ namespace {
 
 using longcat_ops::ptx::exp;
 
-// One step of float at `exact`, subnormals included.
+// The spacing of floats at `exact`, subnormals included.
 double ulp(double exact) { return std::ldexp(1.0, std::max(std::ilogb(exact), -126) - 23); }
 
 void sweep(float from, float to, uint32_t step) {

@@ -1,4 +1,4 @@
-// What the gates of tools/check_kernels.py must find, and the same kernels without the mistakes. Compiled, never run.
+// Kernels with mistakes that the gates of tools/check_kernels.py must find, and a GEMM without. Compiled, never run.
 #include "../../emu/gemm_kernel.h"
 
 namespace longcat_ops {
@@ -13,7 +13,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(1024, 2) spilling_kernel(const float* in, float* out)
   for (int i = 0; i < 64; ++i) ptx::store_global(out + 1024 * (63 - i) + ptx::thread_index(), held[i] * held[i ^ 21]);
 }
 
-// Without launch bounds ptxas does not know how many registers there are to give, and ignores the instruction.
+// Without launch bounds ptxas does not know how many registers can be redistributed, and ignores the instruction.
 LC_KERNEL unbounded_kernel(uint32_t* out) {
   ptx::setmaxnreg_dec<40>();
   ptx::store_global(out, ptx::lane_index());

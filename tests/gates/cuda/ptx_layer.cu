@@ -1,4 +1,4 @@
-// Calls every wrapper of cuda/ptx but the products of wgmma, which ptx_wgmma.cu has. Compiled, never run.
+// Calls every wrapper of cuda/ptx that no other file here calls. Compiled, never run.
 #include "device/math.cuh"
 #include "ptx/ptx.cuh"
 

@@ -1,4 +1,4 @@
-// Calls every wrapper of cuda/ptx for multicast memory, and those of lines of data and flags. Compiled, never run.
+// Calls every wrapper of cuda/ptx for multicast memory and for lines of data and flags. Compiled, never run.
 #include "ptx/ptx.cuh"
 
 namespace longcat_ops {

@@ -1,4 +1,4 @@
-// Products of wgmma, every kind and N. Compiled, never run.
+// Issues wgmma products of every kind and N. Compiled, never run.
 #include <utility>
 
 #include "ptx/ptx.cuh"
@@ -17,7 +17,7 @@ LC_DEVICE void multiply(float (&acc)[N / 2], const uint32_t (&fragment)[4], uint
   if constexpr (KIND == Kind::kBf16FragmentATransposedB) ptx::wgmma_bf16<N, 1>(acc, fragment, b, accumulate);
 }
 
-// Fence, two products, commit, wait with the accumulators tied to it.
+// Fence, two products, commit, and a wait that the accumulators are tied to.
 template <Kind KIND, int N>
 LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) product_kernel(float* out, uint32_t stride) {
   const uint32_t smem = ptx::dynamic_smem_base();
@@ -36,7 +36,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) product_kernel(float* out, uint32_t stride) {
   ptx::store_global(out + ptx::thread_index(), acc[0]);
 }
 
-// Every N.
+// Instantiates every N.
 template <Kind KIND, int... I>
 void keep(const void** out, std::integer_sequence<int, I...>) {
   ((*out++ = reinterpret_cast<const void*>(&product_kernel<KIND, 8 * I + 8>)), ...);
@@ -66,7 +66,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(128, 1) overlap_kernel(float* out, uint64_t a, uint64
   ptx::store_global(out + 1, second[0]);
 }
 
-// Bytes / 16 in their fields, the layout in the top two bits.
+// A descriptor holds bytes / 16 in its fields and the layout in the top two bits.
 constexpr uint64_t kFields = 0x0000078900561234;
 static_assert(ptx::make_descriptor(0x12340, 0x560, 0x7890, ptx::Swizzle::kNone) == kFields);
 static_assert(ptx::make_descriptor(0x12340, 0x560, 0x7890, ptx::Swizzle::k128B) == (kFields | uint64_t{1} << 62));

@@ -1,4 +1,4 @@
-// The few names that device/math.cuh needs, in plain C++: stands for the emulator.
+// Replaces the emulator's header with the few names that device/math.cuh needs, in plain C++.
 #pragma once
 
 #include <cmath>
