@@ -1,0 +1,143 @@
+"""Bugs planted in the collectives: each ordering weakened, each meeting removed; epochs, lines, aborts, parts. Each is
+caught in every policy of the emulator's scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from support import comm_checks as checks
+from support import comm_ranks as comm
+from support.kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
+
+
+def exchange(name: str, header: str, old: str, new: str) -> Mutation:
+    return Mutation(name, "comm/exchange.cu", f"comm/{header}.cuh", old, new)
+
+
+def lines(name: str, old: str, new: str, header: str = "low_latency") -> Mutation:
+    return Mutation(name, "comm/low_latency.cu", f"comm/{header}.cuh", old, new)
+
+
+ENTRY, EXIT = (
+    "  if (!meeting.meet(Stage::kEntry, staged)) return;\n",
+    "  if (!meeting.meet(Stage::kExit, true)) return;\n",
+)
+INBOX = "ptx::load_acquire_sys(inbox)"
+ABORTED = "    if (is_aborted(v)) return Status::kPeerAborted;\n"
+HOST = "    if (ptx::load_relaxed_sys(&v.record->host_abort) != 0) return Status::kHostAborted;\n"
+CLAIM = "  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) return;\n"
+STICKY = "is_aborted(v) ? Status::kPeerAborted : Status::kNone"
+OWN_SLOT = "    ptx::store_relaxed_sys(word(v, v.rank, cell + kSlots) + v.rank, epoch);"
+
+MUTATIONS = [
+    exchange("no_entry", "exchange", ENTRY, ""),
+    lines("one_slot_for_all_calls", "(epoch % 2 * v.ranks + rank)", "(v.ranks + rank)"),
+    exchange("results_not_released", "exchange", EXIT, EXIT.replace("true", "false")),
+    exchange("arrivals_not_acquired", "meeting", INBOX, "ptx::load_relaxed_sys(inbox)"),
+    exchange("abort_not_seen", "rank_view", ABORTED, ""),
+    exchange("no_exit", "exchange", EXIT, ""),
+    exchange("staged_input_not_released", "exchange", ENTRY, ENTRY.replace("staged", "false")),
+    exchange("peers_not_acquired", "meeting", "ptx::load_acquire_sys(slot)", "ptx::load_relaxed_sys(slot)"),
+    exchange("peers_not_released", "meeting", "ptx::store_release_sys(slot", "ptx::store_relaxed_sys(slot"),
+    exchange("released_to_the_own_gpu", "meeting", "red_add_release_sys", "red_add_release_gpu"),
+    exchange("arrived_before_the_block_is_done", "meeting",
+             "    ++epoch;\n    ptx::sync_threads();\n", "    ++epoch;\n"),
+    exchange("gone_on_before_the_wait", "meeting",
+             "    ptx::sync_threads();\n    return ptx::load", "    return ptx::load"),
+    exchange("one_arrival_too_few", "meeting", "- v.ranks * epoch)", "- (v.ranks * epoch - 1))"),
+    exchange("epoch_not_saved", "exchange", "  if (ptx::thread_index() == 0) meeting.save();\n", ""),
+    exchange("epoch_not_counted", "meeting", "    ++epoch;\n", "    if (stage == Stage::kEntry) ++epoch;\n"),
+    exchange("stored_at_this_rank_alone", "switch",
+             "ptx::multimem_store_relaxed_sys(reinterpret_cast<ptx::Vec16*>(v.multicast + at), pack)",
+             "ptx::store_global(reinterpret_cast<ptx::Vec16*>(v.memory[v.rank] + at), pack)"),
+    exchange("stored_as_if_it_were_memory", "switch", "ptx::multimem_store_relaxed_sys(", "ptx::store_global("),
+    exchange("loaded_from_this_rank_alone", "switch",
+             "ptx::multimem_load_add_relaxed_sys<Element::kMultimem>(\n"
+             "        reinterpret_cast<const ptx::Vec16*>(v.multicast + at))",
+             "ptx::load_global(reinterpret_cast<const ptx::Vec16*>(v.memory[v.rank] + at))"),
+    exchange("summed_from_this_rank_on", "switch",
+             "Element::unpack(ptx::load_global(reinterpret_cast<const ptx::Vec16*>(v.memory[rank] + at)), other)",
+             "Element::unpack(ptx::load_global(reinterpret_cast<const ptx::Vec16*>("
+             "v.memory[(v.rank + rank) % v.ranks] + at)), other)"),
+    exchange("edges_in_every_block", "spans", "  if (ptx::block_index() != 0) return;\n", ""),
+    exchange("tail_forgotten", "spans", "i < span.head + span.tail;", "i < span.head;"),
+    exchange("edges_of_every_rank", "spans", "    if (index > 0) shard.head = shard.tail = 0;\n", ""),
+    exchange("last_part_too_long", "spans", "first + size < packs ? size : packs - first", "size"),
+    exchange("copied_by_another_block", "exchange", "      const Span span = part(rank);\n",
+             "      const Span span = part((rank + ptx::block_index()) % v.ranks);\n"
+             "      if (rank == 0 && ptx::block_index() == 1) continue;\n"),
+    exchange("pack_of_the_next_trip", "spans", "      now[j] = next[j];\n", ""),
+    exchange("row_counts_below_0", "exchange", "fit &= ptx::load_global(p.device_rows + r) >= 0", "fit &= true"),
+    exchange("row_counts_not_checked", "exchange", "kWhat != Collective::kAllReduce && !rows_fit(p)", "false"),
+    exchange("host_not_asked", "rank_view", HOST, ""),
+    exchange("time_never_up", "rank_view", "now - start > v.timeout_ns", "now < start"),
+    exchange("peers_not_told", "rank_view", "word(v, rank, kAbort), 1 + v.rank", "word(v, v.rank, kAbort), 1 + v.rank"),
+    exchange("report_overwritten", "rank_view", CLAIM, ""),
+    exchange("arrives_after_an_abort", "meeting", STICKY, "Status::kNone"),
+    exchange("own_arrival_not_kept", "meeting", OWN_SLOT, "    //"),
+    exchange("waits_for_unsigned_epochs", "meeting",
+             "while (static_cast<int32_t>(ptx::load_acquire_sys(inbox) - v.ranks * epoch) < 0)",
+             "while (ptx::load_acquire_sys(inbox) < v.ranks * epoch)"),
+    lines("flag_of_every_call", "flag = epoch | 1u << 31", "flag = 1u << 31"),
+    lines("first_flag_only", "low.y == flag && low.w == flag && high.y == flag && high.w == flag", "low.y == flag"),
+    lines("lines_loaded_as_if_they_were_memory",
+          "low = ptx::load_relaxed_sys_two_words(lines)", "low = ptx::load_global(lines)"),
+    lines("lines_stored_as_if_they_were_memory",
+          "ptx::store_relaxed_sys_two_words(lines, ", "ptx::store_global(lines, "),
+    lines("lines_never_cleaned", "epoch % kCleanPeriod >= kCleanPeriod - 2", "false"),
+    lines("epoch_read_after_it_is_saved", "  ptx::sync_threads();  // all have read the epoch\n", ""),
+    lines("line_epoch_not_saved", "  if (ptx::thread_index() == 0) ptx::store_global(epoch_word, epoch);\n", ""),
+    lines("cut_pack_read_whole", "at + kPackBytes <= p.bytes) {\n      pack", "at < p.bytes) {\n      pack"),
+    lines("cut_pack_stored_whole", "at + kPackBytes <= p.bytes) {\n      output", "at < p.bytes) {\n      output"),
+    lines("abort_not_seen_in_lines", ABORTED, "", "rank_view"),
+]  # fmt: skip
+
+
+def check_exchange() -> None:
+    for form in comm.FORMS:
+        with comm.of_form(3, form) as m:
+            m.start_epochs(comm.NO_EPOCH + 14)
+            for seed in range(2):
+                checks.mixed(m, seed, 2113, [3, 0, 9], checks.TWO_MEETINGS)
+        for count, staged in ((1027, False), (67, True)):
+            tensors = comm.inputs(3, count, torch.bfloat16, exact=False, seed=count)
+            with comm.of_form(3, form) as m:
+                for call in range(2):
+                    for out in comm.all_reduce(m, tensors, staged=staged, offset=call):
+                        comm.assert_sum(out, tensors, fixed_order=form != "multicast")
+        for epoch in (0, 0xFFFFFFFF):
+            checks.absent_rank(form, "all_reduce", [2], epoch)
+        checks.host_abort(form, "reduce_scatter")
+        checks.calls_after_a_failure(form, "all_gather", "all_reduce")
+        checks.rows_that_do_not_fit(form, [3, -1, 2])
+
+
+def check_lines() -> None:
+    for form in comm.FORMS:
+        with comm.of_form(3, form) as m:
+            checks.mixed(m, 1, 131, [], ["low_latency"] * 3)
+        for seed in range(4):
+            with comm.of_form(4, form, blocks=1) as m:
+                checks.mixed(m, seed, 8, [], ["low_latency"] * 8)
+        checks.absent_rank(form, "low_latency", [1])
+        checks.host_abort(form, "low_latency")
+        checks.flags_that_come_round_again(form)
+
+
+CHECKS: dict[str, Callable[[], None]] = {"exchange.cu": check_exchange, "low_latency.cu": check_lines}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=list(CHECKS))
+def test_without_a_bug_nothing_is_caught(check: Callable[[], None]) -> None:
+    run_in_every_policy(check)
+
+
+@pytest.mark.parametrize(
+    "mutation", in_tiers(MUTATIONS), ids=lambda mutation: f"{Path(mutation.launcher).stem}-{mutation.name}"
+)
+def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
+    assert_caught(mutation, tmp_path, CHECKS[Path(mutation.launcher).name])
