@@ -35,7 +35,7 @@ class Expected:
 @dataclass(frozen=True)
 class CommExplanation:
     """One collective. `str()` of it is a report. parts: bytes of each rank. why: reasons for what was chosen. why_not:
-    reasons against the rest. bytes_in_flight: of loads from other ranks that a rank waits for at once; 0 if it has none.
+    reasons against the rest. bytes_in_flight: of loads from other ranks that a rank waits for at once; 0 if none.
     """
 
     collective: str

@@ -21,8 +21,8 @@ class Device:
 
     memory, copied, nvlink: bytes/s; nvlink both directions together. fp8, bf16: dense flops/s of the tensor cores, half
     of the sparse ones in data sheets. l2_bytes: its size. l2_low, l2_high: bytes/s that leave it. clock: Hz at which
-    the tensor cores have those flops/s. wire_low, wire_high: bytes/s of one direction of NVLink, nvlink / 2 at most, that
-    collectives through a switch reach; None where the device has no switch.
+    the tensor cores have those flops/s. wire_low, wire_high: bytes/s of one direction of NVLink that collectives reach
+    through a switch, nvlink / 2 at most; None where the device has no switch.
     """
 
     name: str
