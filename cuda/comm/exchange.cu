@@ -11,10 +11,8 @@ template <Collective kWhat, class Element>
 int launch_element(const char* op, const lc_comm& c, const ExchangeParams& params, const Memory& memory,
                    lc_stream_t stream) {
   const LaunchConfig config = comm_launch(op, c);
-  if (c.multicast == nullptr)
+  if (c.multicast == nullptr || c.fixed_order != 0)
     return launch(exchange_kernel<kWhat, Element, PeerSwitch<Element>, PeerSync>, config, params, stream, memory);
-  if (c.fixed_order != 0)
-    return launch(exchange_kernel<kWhat, Element, PeerSwitch<Element>, MulticastSync>, config, params, stream, memory);
   return launch(exchange_kernel<kWhat, Element, MulticastSwitch<Element>, MulticastSync>, config, params, stream,
                 memory);
 }

@@ -11,13 +11,12 @@
 // last, by the block that the others' blocks of that index read and write.
 #pragma once
 
+#include "comm/config.h"
 #include "comm/meeting.cuh"
 #include "comm/spans.cuh"
 #include "comm/switch.cuh"
 
 namespace longcat_ops::comm {
-
-enum class Collective { kAllReduce, kReduceScatter, kAllGather };
 
 struct ExchangeParams {
   RankView view;
@@ -35,14 +34,15 @@ struct ExchangeParams {
 // Rows of the ranks before `rank`.
 LC_DEVICE int64_t rows_before(const ExchangeParams& p, uint32_t rank) {
   int64_t sum = 0;
+  LC_NO_UNROLL
   for (uint32_t r = 0; r < rank; ++r) sum += p.device_rows != nullptr ? ptx::load_global(p.device_rows + r) : p.rows[r];
   return sum;
 }
 
 LC_DEVICE bool rows_fit(const ExchangeParams& p) {
   bool fit = rows_before(p, p.view.ranks) <= p.max_rows;
-  if (p.device_rows != nullptr)
-    for (uint32_t r = 0; r < p.view.ranks; ++r) fit &= ptx::load_global(p.device_rows + r) >= 0;
+  if (p.device_rows != nullptr) LC_NO_UNROLL
+  for (uint32_t r = 0; r < p.view.ranks; ++r) fit &= ptx::load_global(p.device_rows + r) >= 0;
   return fit;
 }
 
@@ -67,6 +67,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) exchange_kernel(LC_GRID_CONSTANT Exch
   const Walk walk(p.threads);
   const LocalBytes<Storage> memory(v.memory[v.rank], 0);
   const auto copy = [&](const LocalBytes<Storage>& to, const LocalBytes<Storage>& from) {
+    LC_NO_UNROLL
     for (uint32_t rank = 0; rank < v.ranks; ++rank) {
       const Span span = part(rank);
       if (to.is_aligned() && from.is_aligned()) {
@@ -92,19 +93,6 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) exchange_kernel(LC_GRID_CONSTANT Exch
   const LocalBytes<Storage> output(p.output, own_at);
   const auto send = [&](auto at, ptx::Vec16 pack) { Switch::send(v, at, pack); };
   const auto reduce = [&](auto at) { return Switch::reduce(v, at); };
-  if constexpr (kWhat == Collective::kAllReduce) {
-    stream_packs<Switch::kPacks>(own, walk, reduce, send);
-  } else if constexpr (kReduces) {
-    if (output.is_aligned()) {
-      stream_packs<Switch::kPacks>(own, walk, reduce, [&](uint64_t at, ptx::Vec16 pack) { output.store(at, pack); });
-    } else {
-      move_packs(own, walk, reduce, [&](uint64_t at, ptx::Vec16 pack) { output.scatter(at, pack); });
-    }
-  } else if (input.is_aligned()) {
-    stream_packs<Switch::kPacks>(own, walk, [&](uint64_t at) { return input.load(at); }, send);
-  } else {
-    move_packs(own, walk, [&](uint64_t at) { return input.gather(at); }, send);
-  }
   for_each_edge<Storage>(own, p.threads, [&](uint64_t at) {
     Storage value;
     if constexpr (kReduces) {
@@ -118,6 +106,19 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) exchange_kernel(LC_GRID_CONSTANT Exch
       output.store_element(at, value);
     }
   });
+  if constexpr (kWhat == Collective::kAllReduce) {
+    stream_packs<Switch::kPacks>(own, walk, reduce, send);
+  } else if constexpr (kReduces) {
+    if (output.is_aligned()) {
+      stream_packs<Switch::kPacks>(own, walk, reduce, [&](uint64_t at, ptx::Vec16 pack) { output.store(at, pack); });
+    } else {
+      move_packs(own, walk, reduce, [&](uint64_t at, ptx::Vec16 pack) { output.scatter(at, pack); });
+    }
+  } else if (input.is_aligned()) {
+    stream_packs<Switch::kPacks>(own, walk, [&](uint64_t at) { return input.load(at); }, send);
+  } else {
+    move_packs(own, walk, [&](uint64_t at) { return input.gather(at); }, send);
+  }
 
   if (!meeting.meet(Stage::kExit, true)) return;
   if (kSends && p.output != nullptr) copy(LocalBytes<Storage>(p.output, p.payload), memory);

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "comm/rank_view.cuh"
+#include "comm/meeting.cuh"
 #include "common/text.h"
 #include "launch/launch.h"
 
@@ -36,8 +36,10 @@ inline RankView view_of(const lc_comm& c) {
   return view;
 }
 
-// Shared memory: the outcome of a meeting. No early start: the end of the kernel ahead is what makes its writes visible
+// No early start: the end of the kernel ahead is what makes its writes visible
 // to other GPUs, so that a relaxed arrival is enough; griddepcontrol.wait shows them to this grid alone.
-inline LaunchConfig comm_launch(const char* op, const lc_comm& c) { return {op, c.blocks, c.threads, 4, false}; }
+inline LaunchConfig comm_launch(const char* op, const lc_comm& c) {
+  return {op, c.blocks, c.threads, kMeetingBytes, false};
+}
 
 }  // namespace longcat_ops::comm

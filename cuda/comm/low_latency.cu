@@ -25,7 +25,7 @@ int launch_low_latency(const lc_all_reduce_low_latency_args& a, lc_stream_t stre
   params.input = a.input;
   params.output = a.out;
   params.lines = a.lines;
-  params.max_packs = static_cast<uint32_t>(a.max_bytes / kPackBytes);
+  params.max_bytes = static_cast<uint32_t>(a.max_bytes);
   params.bytes = static_cast<uint32_t>(bytes);
   params.threads = static_cast<uint32_t>(a.comm.threads);
   Memory memory;

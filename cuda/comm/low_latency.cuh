@@ -18,13 +18,13 @@ struct LowLatencyParams {
   RankView view;
   const void* input;
   void* output;
-  uint64_t lines;      // where they lie in the symmetric memory: [2][ranks][max_packs] of 4 lines
-  uint32_t max_packs;  // of 16 bytes of data
-  uint32_t bytes;      // of the message
+  uint64_t lines;      // where they lie in the symmetric memory: [2][ranks][max_bytes / 4]
+  uint32_t max_bytes;  // of a message: whole packs
+  uint32_t bytes;      // of this one
   uint32_t threads;    // of a block
 };
 
-constexpr uint32_t kLineBytes = 2 * kPackBytes;  // of the lines of a pack
+constexpr int64_t kPackLineBytes = kPackBytes / kLlDataBytes * kLlLineBytes;  // of the 4 lines of a pack
 constexpr uint32_t kCleanPeriod = 1u << 30;
 
 template <bool kMulticast>
@@ -68,11 +68,12 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) low_latency_kernel(LC_GRID_CONSTANT L
   const uint32_t epoch = ptx::load_global(epoch_word) + 1, flag = epoch | 1u << 31;
   const bool clean = epoch % kCleanPeriod >= kCleanPeriod - 2;
   ptx::sync_threads();  // all have read the epoch
-  const uint32_t packs = (p.bytes + kPackBytes - 1) / kPackBytes, sent = clean ? p.max_packs : packs;
+  const uint32_t max_packs = p.max_bytes / kPackBytes, packs = ceil_div(p.bytes, kPackBytes);
+  const uint32_t sent = clean ? max_packs : packs;
   const Walk walk(p.threads);
   const LocalBytes<Storage> input(p.input, 0), output(p.output, 0);
   const auto place = [&](uint32_t rank, uint32_t i) {
-    return p.lines + static_cast<uint64_t>(kLineBytes) * ((epoch % 2 * v.ranks + rank) * p.max_packs + i);
+    return p.lines + ll_slot_offset(epoch % kLlParities, rank, v.ranks, p.max_bytes) + kPackLineBytes * i;
   };
 
   // The last pack may be cut; its other elements are sent as 0.
@@ -82,7 +83,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) low_latency_kernel(LC_GRID_CONSTANT L
     if (at + kPackBytes <= p.bytes) {
       pack = input.is_aligned() ? input.load(at) : input.gather(at);
     } else if (at < p.bytes) {
-      pack = input.load_part(at, p.bytes - at);
+      pack = input.gather(at, p.bytes - at);
     }
     send_lines<kMulticast>(v, place(v.rank, i), pack, flag);
   }
@@ -101,7 +102,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) low_latency_kernel(LC_GRID_CONSTANT L
     if (at + kPackBytes <= p.bytes) {
       output.is_aligned() ? output.store(at, Element::pack(sum)) : output.scatter(at, Element::pack(sum));
     } else {
-      output.store_part(at, Element::pack(sum), p.bytes - at);
+      output.scatter(at, Element::pack(sum), p.bytes - at);
     }
   }
   if (ptx::thread_index() == 0) ptx::store_global(epoch_word, epoch);

@@ -4,13 +4,14 @@
 
 #include <cstdint>
 
+#include "comm/partition.h"
 #include "longcat_ops.h"
 #include "ptx/ptx.cuh"
 
 namespace longcat_ops::comm {
 
-constexpr uint32_t kMaxRanks = LC_COMM_MAX_RANKS, kMaxChannels = LC_COMM_MAX_CHANNELS;
-constexpr uint32_t kMaxBlocks = LC_COMM_MAX_BLOCKS, kMaxThreads = 1024;
+constexpr uint32_t kMaxChannels = LC_COMM_MAX_CHANNELS, kMaxBlocks = LC_COMM_MAX_BLOCKS, kMaxThreads = 1024;
+static_assert(kMaxRanks == LC_COMM_MAX_RANKS);
 
 struct RankView {
   uint8_t* memory[kMaxRanks];  // of each rank, as mapped here
@@ -22,12 +23,15 @@ struct RankView {
   uint32_t op;       // for the record
 };
 
-// The control region: a cell of 256 bytes per channel and block, then two words of the whole rank.
+// The control region: a cell of 256 bytes per channel and block, then two words of the whole rank. What others write
+// into a cell lies 128 bytes from what this rank alone writes.
 constexpr uint32_t kCellBytes = 256;
-constexpr uint32_t kInbox = 0;    // of a cell: arrivals of all ranks, counted by multicast
-constexpr uint32_t kSlots = 32;   // [rank] meetings at which that rank has arrived here
-constexpr uint32_t kEpoch = 128;  // meetings that this rank has passed
-constexpr uint32_t kLineEpoch = kEpoch + 4;
+constexpr uint32_t kInbox = 0;             // of a cell: arrivals of all ranks by multicast
+constexpr uint32_t kSlots = 32;            // [rank] meetings at which that rank has arrived here by a store
+constexpr uint32_t kMulticastEpoch = 128;  // meetings that this rank has passed, by kind
+constexpr uint32_t kPeerEpoch = 132;
+constexpr uint32_t kLineEpoch = 136;  // low-latency calls
+constexpr uint32_t kArrival = 140;    // the last meeting by multicast at which this rank has arrived
 constexpr uint32_t kAbort = kMaxChannels * kMaxBlocks * kCellBytes;  // 1 + the rank that gave up; 0: none has
 constexpr uint32_t kClaim = kAbort + 128;                            // who writes the record
 static_assert(kClaim + 4 <= LC_COMM_CONTROL_BYTES);
@@ -71,6 +75,7 @@ LC_DEVICE void give_up(const RankView& v, const Failure& failure) {
   if (failure.status == Status::kPeerAborted) {
     missing = 1u << (ptx::load_relaxed_sys(word(v, v.rank, kAbort)) - 1);
   } else {
+    LC_NO_UNROLL
     for (uint32_t rank = 0; rank < v.ranks; ++rank) ptx::store_relaxed_sys(word(v, rank, kAbort), 1 + v.rank);
   }
   if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) return;

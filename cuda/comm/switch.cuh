@@ -79,11 +79,13 @@ struct PeerSwitch {
   static LC_DEVICE typename Element::Storage reduce_element(const RankView& v, uint64_t at) {
     using Storage = typename Element::Storage;
     float sum = Element::widen(ptx::load_global(reinterpret_cast<const Storage*>(v.memory[0] + at)));
+    LC_NO_UNROLL
     for (uint32_t rank = 1; rank < v.ranks; ++rank)
       sum = ptx::add_rn(sum, Element::widen(ptx::load_global(reinterpret_cast<const Storage*>(v.memory[rank] + at))));
     return Element::round(sum);
   }
   static LC_DEVICE void send_element(const RankView& v, uint64_t at, typename Element::Storage value) {
+    LC_NO_UNROLL
     for (uint32_t rank = 0; rank < v.ranks; ++rank)
       ptx::store_global(reinterpret_cast<typename Element::Storage*>(v.memory[rank] + at), value);
   }

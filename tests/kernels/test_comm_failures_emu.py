@@ -37,6 +37,7 @@ def test_a_rank_that_stops_before_the_exit_is_named(what: str, form: str) -> Non
             words = m.memory[rank][: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
             words[:, 0] = 1
             words[:, 8 + 1] = 1
+            words[:, 35] = int(rank == 1)
         for rank in (0, 2):
             launch(m, what, rank)
         m.synchronize()

@@ -30,12 +30,12 @@ INBOX = "ptx::load_acquire_sys(inbox)"
 ABORTED = "    if (is_aborted(v)) return Status::kPeerAborted;\n"
 HOST = "    if (ptx::load_relaxed_sys(&v.record->host_abort) != 0) return Status::kHostAborted;\n"
 CLAIM = "  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) return;\n"
-STICKY = "is_aborted(v) ? Status::kPeerAborted : Status::kNone"
-OWN_SLOT = "    ptx::store_relaxed_sys(word(v, v.rank, cell + kSlots) + v.rank, epoch);"
+STICKY = "ptx::any(is_aborted(v)) ? Status::kPeerAborted : Status::kNone"
+OWN_SLOT = "    ptx::store_relaxed_sys(arrival(v, v.rank, cell), epoch);"
 
 MUTATIONS = [
     exchange("no_entry", "exchange", ENTRY, ""),
-    lines("one_slot_for_all_calls", "(epoch % 2 * v.ranks + rank)", "(v.ranks + rank)"),
+    lines("one_slot_for_all_calls", "epoch % kLlParities", "0"),
     exchange("results_not_released", "exchange", EXIT, EXIT.replace("true", "false")),
     exchange("arrivals_not_acquired", "meeting", INBOX, "ptx::load_relaxed_sys(inbox)"),
     exchange("abort_not_seen", "rank_view", ABORTED, ""),
@@ -45,12 +45,12 @@ MUTATIONS = [
     exchange("peers_not_released", "meeting", "ptx::store_release_sys(slot", "ptx::store_relaxed_sys(slot"),
     exchange("released_to_the_own_gpu", "meeting", "red_add_release_sys", "red_add_release_gpu"),
     exchange("arrived_before_the_block_is_done", "meeting",
-             "    ++epoch;\n    ptx::sync_threads();\n", "    ++epoch;\n"),
+             "    ptx::sync_threads();\n    if (ptx::warp_index", "    if (ptx::warp_index"),
     exchange("gone_on_before_the_wait", "meeting",
              "    ptx::sync_threads();\n    return ptx::load", "    return ptx::load"),
     exchange("one_arrival_too_few", "meeting", "- v.ranks * epoch)", "- (v.ranks * epoch - 1))"),
     exchange("epoch_not_saved", "exchange", "  if (ptx::thread_index() == 0) meeting.save();\n", ""),
-    exchange("epoch_not_counted", "meeting", "    ++epoch;\n", "    if (stage == Stage::kEntry) ++epoch;\n"),
+    exchange("epoch_not_counted", "meeting", "        ptx::store_shared(base() + kEpochOffset, epoch);\n", ""),
     exchange("stored_at_this_rank_alone", "switch",
              "ptx::multimem_store_relaxed_sys(reinterpret_cast<ptx::Vec16*>(v.multicast + at), pack)",
              "ptx::store_global(reinterpret_cast<ptx::Vec16*>(v.memory[v.rank] + at), pack)"),
@@ -67,6 +67,8 @@ MUTATIONS = [
     exchange("tail_forgotten", "spans", "i < span.head + span.tail;", "i < span.head;"),
     exchange("edges_of_every_rank", "spans", "    if (index > 0) shard.head = shard.tail = 0;\n", ""),
     exchange("last_part_too_long", "spans", "first + size < packs ? size : packs - first", "size"),
+    exchange("one_trip_too_many", "spans", "left > kPacks * stride ? left - kPacks * stride : 0",
+             "left - kPacks * stride"),
     exchange("copied_by_another_block", "exchange", "      const Span span = part(rank);\n",
              "      const Span span = part((rank + ptx::block_index()) % v.ranks);\n"
              "      if (rank == 0 && ptx::block_index() == 1) continue;\n"),

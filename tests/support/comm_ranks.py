@@ -64,8 +64,8 @@ class Machine:
             words = self.memory[rank][: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
             words[:, 0] = _signed(epoch * self.ranks)
             words[:, 8 : 8 + self.ranks] = _signed(epoch)
-            words[:, 32] = _signed(epoch)
-            words[:, 33] = _signed(epoch if lines is None else lines)
+            words[:, 32:34] = words[:, 35:36] = _signed(epoch)
+            words[:, 34] = _signed(epoch if lines is None else lines)
 
     def launch(self, args: type, rank: int, **values: Any) -> None:
         """Queues one collective on one rank's device. Tensors stand for their addresses."""
