@@ -80,8 +80,10 @@ class Meeting {
  public:
   // All threads of the block.
   LC_DEVICE explicit Meeting(const RankView& view) : v(view) {
-    if (ptx::thread_index() == 0)
-      ptx::store_shared(base() + kEpochOffset, ptx::load_global(word(v, v.rank, cell_of(v) + Sync::kEpoch)));
+    if (ptx::thread_index() != 0) return;
+    const bool aborted = is_aborted(v);
+    ptx::store_shared(base() + kEpochOffset, ptx::load_global(word(v, v.rank, cell_of(v) + Sync::kEpoch)));
+    ptx::store_shared(base() + kOutcomeOffset, static_cast<uint32_t>(aborted));
   }
 
   // All threads of the block. release: what this kernel has written must be visible to the other ranks afterwards; what
@@ -90,17 +92,19 @@ class Meeting {
     ptx::sync_threads();
     if (ptx::warp_index() == 0) {
       // NOTE: lane 0 alone touches the epoch, because votes and shuffles do not order memory.
-      const uint32_t last = ptx::lane_index() == 0 ? ptx::load_shared<uint32_t>(base() + kEpochOffset) : 0;
+      const bool first = ptx::lane_index() == 0;
+      const uint32_t last = first ? ptx::load_shared<uint32_t>(base() + kEpochOffset) : 0;
       const uint32_t cell = cell_of(v), epoch = ptx::shuffle(last, 0) + 1;
       // A rank that has given up does not arrive, so that a stream of collectives ends early.
-      Status status = ptx::any(is_aborted(v)) ? Status::kPeerAborted : Status::kNone;
+      const bool aborted = ptx::any(first && ptx::load_shared<uint32_t>(base() + kOutcomeOffset) != 0);
+      Status status = aborted ? Status::kPeerAborted : Status::kNone;
       if (status == Status::kNone) {
         Sync::arrive(v, cell, epoch, release);
         status = Sync::wait(v, cell, epoch);
       }
       const bool failed = ptx::any(status != Status::kNone);
       if (failed) report(status, stage, cell, epoch);
-      if (ptx::lane_index() == 0) {
+      if (first) {
         ptx::store_shared(base() + kOutcomeOffset, static_cast<uint32_t>(failed));
         ptx::store_shared(base() + kEpochOffset, epoch);
       }

@@ -30,7 +30,7 @@ INBOX = "ptx::load_acquire_sys(inbox)"
 ABORTED = "    if (is_aborted(v)) return Status::kPeerAborted;\n"
 HOST = "    if (ptx::load_relaxed_sys(&v.record->host_abort) != 0) return Status::kHostAborted;\n"
 CLAIM = "  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) return;\n"
-STICKY = "ptx::any(is_aborted(v)) ? Status::kPeerAborted : Status::kNone"
+STICKY = "Status status = aborted ? Status::kPeerAborted : Status::kNone"
 OWN_SLOT = "    ptx::store_relaxed_sys(arrival(v, v.rank, cell), epoch);"
 
 MUTATIONS = [
@@ -79,7 +79,7 @@ MUTATIONS = [
     exchange("time_never_up", "rank_view", "now - start > v.timeout_ns", "now < start"),
     exchange("peers_not_told", "rank_view", "word(v, rank, kAbort), 1 + v.rank", "word(v, v.rank, kAbort), 1 + v.rank"),
     exchange("report_overwritten", "rank_view", CLAIM, ""),
-    exchange("arrives_after_an_abort", "meeting", STICKY, "Status::kNone"),
+    exchange("arrives_after_an_abort", "meeting", STICKY, "Status status = Status::kNone"),
     exchange("own_arrival_not_kept", "meeting", OWN_SLOT, "    //"),
     exchange("waits_for_unsigned_epochs", "meeting",
              "while (static_cast<int32_t>(ptx::load_acquire_sys(inbox) - v.ranks * epoch) < 0)",
