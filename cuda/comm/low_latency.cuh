@@ -5,7 +5,7 @@
 // Lines have room for two calls in turn. A rank that has finished call k has lines of call k from all, so all have
 // started k and finished k - 1: nobody can still read what call k + 1 overwrites. A flag is the number of the call with
 // its highest bit set, so 0 is none; every 2^30 calls each rank sends all lines, so no flag of 2^31 calls ago is left.
-// All calls of a channel have the same number of blocks: a line keeps its block, and its calls are numbered by it.
+// All calls of a channel have the same number of blocks, so that all blocks have counted the same calls.
 #pragma once
 
 #include "comm/meeting.cuh"
@@ -44,68 +44,96 @@ LC_DEVICE void send_lines(const RankView& v, uint64_t at, ptx::Vec16 pack, uint3
   }
 }
 
-// False: given up.
-LC_DEVICE bool receive_lines(const RankView& v, uint64_t at, uint32_t flag, uint32_t from, ptx::Vec16& pack) {
-  const auto* lines = reinterpret_cast<const ptx::Vec16*>(v.memory[v.rank] + at);
-  Patience patience(v);
-  for (;;) {
-    const ptx::Vec16 low = ptx::load_relaxed_sys_two_words(lines), high = ptx::load_relaxed_sys_two_words(lines + 1);
-    pack = {low.x, low.z, high.x, high.z};
-    if (low.y == flag && low.w == flag && high.y == flag && high.w == flag) return true;
-    if (const Status status = patience.after_poll(); status != Status::kNone) {
-      give_up(v, {status, Stage::kLines, flag, low.y, 1u << from});
-      return false;
-    }
-    ptx::spin_pause();
+// One call that uses the lines of a channel. All threads of a block make one; it synchronises them.
+class Lines {
+ public:
+  LC_DEVICE Lines(const RankView& view, uint64_t lines, uint32_t most)
+      : v(view), at(lines), max_bytes(most), epoch_word(word(view, view.rank, cell_of(view) + kLineEpoch)) {
+    epoch = ptx::load_global(epoch_word) + 1;
+    flag = epoch | 1u << 31;
+    ptx::sync_threads();  // all have read the epoch
   }
-}
+
+  // This thread's packs of a message, to all ranks. The last pack may be cut; its other elements are sent as 0.
+  template <bool kMulticast, class Storage>
+  LC_DEVICE void send(const LocalBytes<Storage>& input, uint32_t bytes, const Walk& walk) const {
+    const bool clean = epoch % kCleanPeriod >= kCleanPeriod - 2;
+    for (uint32_t i = walk.first; i < (clean ? max_bytes : bytes + kPackBytes - 1) / kPackBytes; i += walk.stride) {
+      ptx::Vec16 pack{};
+      const uint32_t from = kPackBytes * i;
+      if (from + kPackBytes <= bytes) {
+        pack = input.is_aligned() ? input.load(from) : input.gather(from);
+      } else if (from < bytes) {
+        pack = input.gather(from, bytes - from);
+      }
+      send_lines<kMulticast>(v, place(v.rank, i), pack, flag);
+    }
+  }
+
+  // Pack i summed over all ranks in their order. False: given up.
+  template <class Element>
+  LC_DEVICE bool sum(uint32_t i, ptx::Vec16& result) const {
+    float total[Element::kWidth];
+    for (uint32_t rank = 0; rank < v.ranks; ++rank) {
+      ptx::Vec16 pack;
+      if (!receive(i, rank, pack)) return false;
+      float other[Element::kWidth];
+      Element::unpack(pack, other);
+      LC_UNROLL
+      for (uint32_t j = 0; j < Element::kWidth; ++j) total[j] = rank == 0 ? other[j] : ptx::add_rn(total[j], other[j]);
+    }
+    result = Element::pack(total);
+    return true;
+  }
+
+  // One thread, at the end.
+  LC_DEVICE void save() const { ptx::store_global(epoch_word, epoch); }
+
+ private:
+  LC_DEVICE uint64_t place(uint32_t rank, uint32_t i) const {
+    return at + ll_slot_offset(epoch % kLlParities, rank, v.ranks, max_bytes) + kPackLineBytes * i;
+  }
+
+  LC_DEVICE bool receive(uint32_t i, uint32_t from, ptx::Vec16& pack) const {
+    const auto* lines = reinterpret_cast<const ptx::Vec16*>(v.memory[v.rank] + place(from, i));
+    Patience patience(v);
+    for (;;) {
+      const ptx::Vec16 low = ptx::load_relaxed_sys_two_words(lines), high = ptx::load_relaxed_sys_two_words(lines + 1);
+      pack = {low.x, low.z, high.x, high.z};
+      if (low.y == flag && low.w == flag && high.y == flag && high.w == flag) return true;
+      if (const Status status = patience.after_poll(); status != Status::kNone) {
+        give_up(v, {status, Stage::kLines, flag, low.y, 1u << from});
+        return false;
+      }
+      ptx::spin_pause();
+    }
+  }
+
+  const RankView& v;
+  uint64_t at;
+  uint32_t max_bytes;
+  uint32_t* epoch_word;
+  uint32_t epoch, flag;
+};
 
 template <class Element, bool kMulticast>
 LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) low_latency_kernel(LC_GRID_CONSTANT LowLatencyParams p) {
   using Storage = typename Element::Storage;
-  const RankView& v = p.view;
-  uint32_t* epoch_word = word(v, v.rank, cell_of(v) + kLineEpoch);
-  const uint32_t epoch = ptx::load_global(epoch_word) + 1, flag = epoch | 1u << 31;
-  const bool clean = epoch % kCleanPeriod >= kCleanPeriod - 2;
-  ptx::sync_threads();  // all have read the epoch
-  const uint32_t max_packs = p.max_bytes / kPackBytes, packs = ceil_div(p.bytes, kPackBytes);
-  const uint32_t sent = clean ? max_packs : packs;
+  Lines lines(p.view, p.lines, p.max_bytes);
   const Walk walk(p.threads);
-  const LocalBytes<Storage> input(p.input, 0), output(p.output, 0);
-  const auto place = [&](uint32_t rank, uint32_t i) {
-    return p.lines + ll_slot_offset(epoch % kLlParities, rank, v.ranks, p.max_bytes) + kPackLineBytes * i;
-  };
-
-  // The last pack may be cut; its other elements are sent as 0.
-  for (uint32_t i = walk.first; i < sent; i += walk.stride) {
-    ptx::Vec16 pack{};
-    const uint32_t at = kPackBytes * i;
-    if (at + kPackBytes <= p.bytes) {
-      pack = input.is_aligned() ? input.load(at) : input.gather(at);
-    } else if (at < p.bytes) {
-      pack = input.gather(at, p.bytes - at);
-    }
-    send_lines<kMulticast>(v, place(v.rank, i), pack, flag);
-  }
-
-  for (uint32_t i = walk.first; i < packs; i += walk.stride) {
-    float sum[Element::kWidth];
-    for (uint32_t rank = 0; rank < v.ranks; ++rank) {
-      ptx::Vec16 pack;
-      if (!receive_lines(v, place(rank, i), flag, rank, pack)) return;
-      float other[Element::kWidth];
-      Element::unpack(pack, other);
-      LC_UNROLL
-      for (uint32_t j = 0; j < Element::kWidth; ++j) sum[j] = rank == 0 ? other[j] : ptx::add_rn(sum[j], other[j]);
-    }
-    const uint32_t at = kPackBytes * i;
-    if (at + kPackBytes <= p.bytes) {
-      output.is_aligned() ? output.store(at, Element::pack(sum)) : output.scatter(at, Element::pack(sum));
+  lines.send<kMulticast>(LocalBytes<Storage>(p.input, 0), p.bytes, walk);
+  const LocalBytes<Storage> output(p.output, 0);
+  for (uint32_t i = walk.first; i < ceil_div(p.bytes, kPackBytes); i += walk.stride) {
+    ptx::Vec16 sum;
+    if (!lines.sum<Element>(i, sum)) return;
+    const uint32_t at = kPackBytes * i, rest = p.bytes - at;
+    if (rest >= kPackBytes && output.is_aligned()) {
+      output.store(at, sum);
     } else {
-      output.scatter(at, Element::pack(sum), p.bytes - at);
+      output.scatter(at, sum, rest);
     }
   }
-  if (ptx::thread_index() == 0) ptx::store_global(epoch_word, epoch);
+  if (ptx::thread_index() == 0) lines.save();
 }
 
 }  // namespace longcat_ops::comm

@@ -9,6 +9,7 @@ namespace longcat_ops::comm {
 
 // Elements in memory. Sums are float32 and rounded once.
 struct F32 {
+  using Format = device::Float32;
   using Storage = float;
   static constexpr ptx::MultimemType kMultimem = ptx::MultimemType::kF32;
   static constexpr uint32_t kWidth = 4;  // elements of a pack
@@ -24,8 +25,9 @@ struct F32 {
   static LC_DEVICE float round(float value) { return value; }
 };
 
-template <class Format, ptx::MultimemType kType>
+template <class Format_, ptx::MultimemType kType>
 struct Halves {
+  using Format = Format_;
   using Storage = uint16_t;
   static constexpr ptx::MultimemType kMultimem = kType;
   static constexpr uint32_t kWidth = 8;
@@ -50,6 +52,16 @@ struct Halves {
 };
 using F16 = Halves<device::Float16, ptx::MultimemType::kF16>;
 using BF16 = Halves<device::BFloat16, ptx::MultimemType::kBF16>;
+
+template <class Element>
+LC_DEVICE ptx::Vec16 add_packs(ptx::Vec16 a, ptx::Vec16 b) {
+  float sum[Element::kWidth], other[Element::kWidth];
+  Element::unpack(a, sum);
+  Element::unpack(b, other);
+  LC_UNROLL
+  for (uint32_t i = 0; i < Element::kWidth; ++i) sum[i] = ptx::add_rn(sum[i], other[i]);
+  return Element::pack(sum);
+}
 
 // What is moved and never summed.
 struct Bytes {

@@ -262,6 +262,26 @@ typedef struct lc_all_reduce_low_latency_args {
   int32_t dtype;
 } lc_all_reduce_low_latency_args;
 LC_API int lc_all_reduce_low_latency(const lc_all_reduce_low_latency_args* args, lc_stream_t stream);
+/* h = sum + residual, y = rms_norm(h), q and s its 1x128 quantisation, of [rows, width]; width a multiple of 8. Tensors
+ * have no gaps and lie on 16 bytes; those of codes on 8. input null: x is at `payload`, where h then stands. lines 1: low
+ * latency, `payload` and max_bytes as for lc_all_reduce_low_latency, input given. q null: no codes. */
+typedef struct lc_all_reduce_residual_rms_norm_args {
+  size_t struct_size;
+  lc_comm comm;
+  const void* input;
+  const void* residual;
+  const float* weight;
+  double eps;
+  void* residual_out;
+  void* y;
+  void* q;
+  float* s;
+  int64_t s_row_stride, s_column_stride;
+  uint64_t payload;
+  int64_t max_bytes, rows, width;
+  int32_t dtype, lines;
+} lc_all_reduce_residual_rms_norm_args;
+LC_API int lc_all_reduce_residual_rms_norm(const lc_all_reduce_residual_rms_norm_args* args, lc_stream_t stream);
 /* Rank r owns device_rows[r] rows of `width` elements, or rows[r] where device_rows is null; in all at most max_rows.
  * input [all rows, width] as for lc_all_reduce; out [own rows, width]. */
 typedef struct lc_reduce_scatter_args {

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from longcat_ops.ops import emulated
+from longcat_ops.testing.op_results import bits
 from support import comm_ranks as comm
-from support.comm_checks import mixed
+from support.comm_checks import mixed, norm_of, residual_norm
 from support.comm_ranks import DTYPES, FORMS, assert_sum, in_order, inputs
 from support.emulated_kernels import FILLER, library, schedule  # noqa: F401
 
@@ -126,6 +127,27 @@ def test_special_values(form: str) -> None:
 
 
 @every_form
+@pytest.mark.parametrize("lines", [False, True], ids=["meetings", "lines"])
+def test_residual_norm(form: str, lines: bool) -> None:
+    """Fewer rows than ranks and more than blocks; widths of several teams, of one, and of rows that threads share."""
+    shapes = [(1, 8), (2, 24), (1, 128), (3, 72)] if lines else [(1, 8), (2, 136), (7, 256), (13, 24), (5, 512)]
+    for seed, (shape, codes, staged) in enumerate(itertools.product(shapes, (True, False), (True, False))):
+        configure(seed)
+        dtype = DTYPES[0] if lines and shape == (3, 72) else DTYPES[seed % 3]
+        residual_norm(
+            form,
+            shape,
+            dtype,
+            seed,
+            ranks=2 + seed % 3,
+            threads=32 * (1 + seed % 3),
+            lines=lines,
+            codes=codes,
+            staged=staged,
+        )
+
+
+@every_form
 @pytest.mark.parametrize("epoch", [0, comm.NO_EPOCH], ids=["fresh", "wrap"])
 def test_calls_in_a_row(form: str, epoch: int) -> None:
     """Collectives that nothing but their own meetings keeps apart, across the wrap-around of epochs."""
@@ -139,12 +161,16 @@ def test_calls_in_a_row(form: str, epoch: int) -> None:
 
 def test_512_threads() -> None:
     """A block of the default size, once for each kernel."""
+    tensors = inputs(2, 20011, torch.bfloat16, exact=True)
+    norm = [tensor[:4112].view(2, 2056) for tensor in tensors]
+    right = norm_of(in_order(norm), norm[0], torch.ones(2056), 1e-5)
     with comm.of_form(2, "multicast", blocks=2, threads=512) as m:
-        tensors = inputs(2, 20011, torch.bfloat16, exact=True)
         assert torch.equal(comm.all_reduce(m, tensors, staged=True)[1], in_order(tensors))
         results = comm.reduce_scatter(m, tensors, [2, 1], 6003, staged=True)
         assert torch.equal(results[0], in_order(tensors)[: 2 * 6003])
         parts = [tensors[0][:12006], tensors[0][12006:18009]]
         assert torch.equal(comm.all_gather(m, parts, [2, 1], 6003, staged=True)[1], tensors[0][:18009])
+        got = comm.residual_norm(m, norm, norm[0], torch.ones(2056), 1e-5)
+        assert all(bits(a) == bits(b) for a, b in zip(got[1], right, strict=True))
         few: list[Tensor] = [tensor[:500] for tensor in tensors]
         assert torch.equal(comm.low_latency(m, few)[0], in_order(few))

@@ -29,7 +29,7 @@ def test_a_rank_that_never_arrives_is_named(what: str, form: str) -> None:
 
 
 @every_form
-@pytest.mark.parametrize("what", TWO_MEETINGS)
+@pytest.mark.parametrize("what", [*TWO_MEETINGS, "norm"])
 def test_a_rank_that_stops_before_the_exit_is_named(what: str, form: str) -> None:
     """Rank 1 has arrived at the first meeting and is never heard of again."""
     with comm.of_form(3, form) as m:
@@ -106,3 +106,11 @@ def test_what_no_kernel_can_run_with_is_refused() -> None:
         args.struct_size = 8
         with pytest.raises(LongcatError, match="struct_size 8"):
             kernels.call(m.library, args)
+        for text, values in (
+            ("width 12, expected a multiple of 8", dict(width=12)),
+            ("tensors on 16 bytes", dict(width=8, payload=8)),
+            ("32 threads, expected at least 64 for rows of 264", dict(width=264)),
+            ("64 bytes, expected at most 32", dict(width=16, rows=1, lines=1, max_bytes=32)),
+        ):
+            with pytest.raises(LongcatError, match=text):
+                kernels.call(m.library, kernels.NormArgs(comm=m.comms[0], **values))

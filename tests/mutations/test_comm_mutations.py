@@ -22,6 +22,10 @@ def lines(name: str, old: str, new: str, header: str = "low_latency") -> Mutatio
     return Mutation(name, "comm/low_latency.cu", f"comm/{header}.cuh", old, new)
 
 
+def norm(name: str, old: str, new: str, header: str = "all_reduce_norm") -> Mutation:
+    return Mutation(name, "comm/all_reduce_norm.cu", f"comm/{header}.cuh", old, new)
+
+
 ENTRY, EXIT = (
     "  if (!meeting.meet(Stage::kEntry, staged)) return;\n",
     "  if (!meeting.meet(Stage::kExit, true)) return;\n",
@@ -91,11 +95,27 @@ MUTATIONS = [
     lines("lines_stored_as_if_they_were_memory",
           "ptx::store_relaxed_sys_two_words(lines, ", "ptx::store_global(lines, "),
     lines("lines_never_cleaned", "epoch % kCleanPeriod >= kCleanPeriod - 2", "false"),
-    lines("epoch_read_after_it_is_saved", "  ptx::sync_threads();  // all have read the epoch\n", ""),
-    lines("line_epoch_not_saved", "  if (ptx::thread_index() == 0) ptx::store_global(epoch_word, epoch);\n", ""),
-    lines("cut_pack_read_whole", "at + kPackBytes <= p.bytes) {\n      pack", "at < p.bytes) {\n      pack"),
-    lines("cut_pack_stored_whole", "at + kPackBytes <= p.bytes) {\n      output", "at < p.bytes) {\n      output"),
+    lines("epoch_read_after_it_is_saved", "    ptx::sync_threads();  // all have read the epoch\n", ""),
+    lines("line_epoch_not_saved", "  if (ptx::thread_index() == 0) lines.save();\n", ""),
+    lines("cut_pack_read_whole", "from + kPackBytes <= bytes) {", "from < bytes) {"),
+    lines("cut_pack_stored_whole", "rest >= kPackBytes && output", "output"),
     lines("abort_not_seen_in_lines", ABORTED, "", "rank_view"),
+    norm("no_exit_before_the_norm", EXIT, ""),
+    norm("h_not_released", EXIT, EXIT.replace("true", "false")),
+    norm("staged_x_not_released", ENTRY, ENTRY.replace("staged", "false")),
+    norm("residual_of_the_first_row", "residual.load(at))", "residual.load(p.payload + at % row_bytes))"),
+    norm("blocks_take_turns_by_their_rank", "(block + rank) % ptx::grid_size()",
+         "(block + p.view.rank) % ptx::grid_size()"),
+    norm("scratch_used_while_it_is_read", "    team.sync();  // the scratch is free again\n", ""),
+    norm("teams_share_their_scratch", "kMeetingBytes + team.index * kReduceScratchBytes", "kMeetingBytes"),
+    norm("teams_of_all_threads", "threads(quant::norm_threads(p.chunks))", "threads(p.threads)"),
+    norm("scale_of_every_chunk", "      if (chunk % kGroupChunks == 0)\n", ""),
+    norm("residual_not_rounded_apart", "sum[i] = ptx::add_rn(sum[i], other[i]);\n  return Element::pack(sum);",
+         "sum[i] = other[i];\n  return Element::pack(sum);", "switch"),
+    norm("second_pack_of_a_chunk_forgotten", "chunk * kChunkPacks + j);", "chunk * kChunkPacks);"),
+    norm("lines_of_fewer_rows", "p.rows * row_packs * kPackBytes, Walk", "(p.rows - 1) * row_packs * kPackBytes, Walk"),
+    norm("norm_epoch_not_saved", "  if (ptx::thread_index() == 0) meeting.save();\n", ""),
+    norm("norm_line_epoch_not_saved", "  if (ptx::thread_index() == 0) lines.save();\n", ""),
 ]  # fmt: skip
 
 
@@ -130,7 +150,24 @@ def check_lines() -> None:
         checks.flags_that_come_round_again(form)
 
 
-CHECKS: dict[str, Callable[[], None]] = {"exchange.cu": check_exchange, "low_latency.cu": check_lines}
+def check_norm() -> None:
+    checks.residual_norm("peers", (1, 2056), torch.bfloat16, 5, ranks=2, threads=512)  # a thread has two chunks
+    for form in comm.FORMS:
+        for seed, (shape, dtype) in enumerate((((7, 256), torch.bfloat16), ((5, 264), torch.float32))):
+            checks.residual_norm(form, shape, dtype, seed, staged=True)
+            checks.residual_norm(form, shape, dtype, seed, staged=False)
+        for shape, dtype in (((3, 72), torch.bfloat16), ((2, 128), torch.float32)):
+            checks.residual_norm(form, shape, dtype, 3, lines=True)
+        checks.residual_norm(form, (21, 232), torch.bfloat16, 4, threads=96)  # three teams
+        checks.absent_rank(form, "norm", [2])
+        checks.absent_rank(form, "low_latency_norm", [0])
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    "exchange.cu": check_exchange,
+    "low_latency.cu": check_lines,
+    "all_reduce_norm.cu": check_norm,
+}
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=list(CHECKS))
@@ -142,4 +179,5 @@ def test_without_a_bug_nothing_is_caught(check: Callable[[], None]) -> None:
     "mutation", in_tiers(MUTATIONS), ids=lambda mutation: f"{Path(mutation.launcher).stem}-{mutation.name}"
 )
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
-    assert_caught(mutation, tmp_path, CHECKS[Path(mutation.launcher).name])
+    launcher = Path(mutation.launcher).name
+    assert_caught(mutation, tmp_path, CHECKS[launcher], whole=launcher == "all_reduce_norm.cu")

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 import torch
 
 from longcat_ops.comm import kernels
+from longcat_ops.testing.op_results import bits
 from support import comm_ranks as comm
 from support.comm_ranks import LINES, MAX_LINE_BYTES, PAYLOAD, Machine, in_order, inputs
-from support.emulated_kernels import FILLER
+from support.emulated_kernels import FILLER, run
 
+MIXED = ["all_reduce", "reduce_scatter", "all_gather", "low_latency"]
 OP = 7  # of every call, for the record
 TWO_MEETINGS = ["all_reduce", "reduce_scatter", "all_gather"]
-WHATS = [*TWO_MEETINGS, "low_latency"]
+LINES_ALONE = ["low_latency", "low_latency_norm"]
+WHATS = [*TWO_MEETINGS, "norm", *LINES_ALONE]
 
 
-def mixed(m: Machine, seed: int, count: int, rows: list[int], whats: Sequence[str] = WHATS) -> None:
+def mixed(m: Machine, seed: int, count: int, rows: list[int], whats: Sequence[str] = MIXED) -> None:
     """Each collective, in any order, queued before any of them runs: their own meetings alone keep them apart."""
     ranks, width = m.ranks, 9
     order = random.Random(seed).sample(whats, len(whats))
@@ -49,7 +52,13 @@ def launch(m: Machine, what: str, rank: int) -> None:
     """A small collective on one rank."""
     values = dict(input=torch.full((64,), rank + 1, dtype=torch.float32), out=torch.empty(64))
     rows = dict(rows=[64 // m.ranks] * m.ranks, max_rows=64)
-    if what == "all_reduce":
+    if what in ("norm", "low_latency_norm"):
+        del values["out"]
+        outs = {name: torch.empty(64) for name in ("residual_out", "y")}
+        at = LINES if what == "low_latency_norm" else PAYLOAD
+        m.launch(kernels.NormArgs, rank, payload=at, max_bytes=MAX_LINE_BYTES, rows=8, width=8, dtype=0, eps=1e-5,
+                 lines=int(at == LINES), residual=torch.ones(64), weight=torch.ones(8), **values, **outs)  # fmt: skip
+    elif what == "all_reduce":
         m.launch(kernels.AllReduceArgs, rank, payload=PAYLOAD, elements=64, dtype=0, **values)
     elif what == "low_latency":
         m.launch(kernels.LowLatencyArgs, rank, lines=LINES, max_bytes=MAX_LINE_BYTES, elements=64, dtype=0, **values)
@@ -74,8 +83,8 @@ def absent_rank(form: str, what: str, absent: Sequence[int], epoch: int = 0) -> 
                 assert set(record.missing_ranks) < present
                 continue
             assert kernels.STATUS[record.status] == "timeout"
-            assert kernels.STAGES[record.stage] == ("lines" if what == "low_latency" else "entry")
-            if what == "low_latency":
+            assert kernels.STAGES[record.stage] == ("lines" if what in LINES_ALONE else "entry")
+            if what in LINES_ALONE:
                 assert record.missing and set(record.missing_ranks) <= set(absent)
             else:
                 assert record.missing_ranks == list(absent) and (record.expected, record.seen) == (
@@ -144,3 +153,30 @@ def rows_that_do_not_fit(form: str, rows: Sequence[int]) -> None:
         assert set(m.statuses()) <= {"bad row counts", "a peer aborted"}
         first = next(record for record in m.records if kernels.STATUS[record.status] == "bad row counts")
         assert kernels.STAGES[first.stage] == "rows" and first.expected == 12
+
+
+def norm_of(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+    """(q, s, y, residual_out) of the kernel of rms_norm_quant_fp8, in the emulator, while no machine is open."""
+    codes, h, y = torch.empty(x.shape, dtype=torch.float8_e4m3fn), torch.empty_like(x), torch.empty_like(x)
+    s = torch.empty(len(x), -(-x.shape[1] // 128))
+    run("rms_norm_quant_fp8", x, weight, eps, residual, codes, s, y, h)
+    return codes, s, y, h
+
+
+def residual_norm(form: str, shape: tuple[int, int], dtype: torch.dtype, seed: int, *, ranks: int = 3,
+                  threads: int = 32, **options: bool) -> None:  # fmt: skip
+    """The bits of rms_norm_quant_fp8 of the sum, twice. Integers: the switch may add in any order."""
+    rows, width = shape
+    g = torch.Generator().manual_seed(seed)
+    calls = []
+    for call in range(2):
+        x = [t.view(shape) for t in inputs(ranks, rows * width, dtype, exact=True, seed=seed + call)]
+        residual, weight = torch.randn(shape, generator=g).to(dtype), torch.randn(width, generator=g)
+        calls.append((x, residual, weight, norm_of(in_order(x), residual, weight, 1e-5)))
+    with comm.of_form(ranks, form, threads=max(threads, 64 if width > 256 else 32)) as m:
+        for x, residual, weight, right in calls:
+            results = comm.residual_norm(m, x, residual, weight, 1e-5, **options)
+            assert m.statuses() == ["ok"] * ranks
+            for got in results:
+                for out, expected in zip(got, right, strict=True):
+                    assert out is None or bits(out) == bits(expected)

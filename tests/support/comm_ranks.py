@@ -12,7 +12,7 @@ from torch import Tensor
 
 from longcat_ops.comm import kernels
 from longcat_ops.ops import emulated
-from support.emulated_kernels import apart
+from support.emulated_kernels import apart, copied, scales
 
 PAYLOAD = kernels.CONTROL_BYTES
 LINES = 128 * 1024  # where lines of data and flag lie
@@ -227,5 +227,30 @@ def all_gather(m: Machine, parts: list[Tensor], rows: Sequence[int], width: int,
             out[sum(rows[:rank]) * width :][: len(part)] = part
         results.append(out)
         m.launch(kernels.AllGatherArgs, rank, **values)
+    m.synchronize()
+    return results
+
+
+def residual_norm(m: Machine, x: list[Tensor], residual: Tensor, weight: Tensor, eps: float, *, lines: bool = False,
+                  staged: bool = True, codes: bool = True) -> list[tuple[Tensor, ...]]:  # fmt: skip
+    """(q, s, y, residual_out) of each rank, the first two None without codes."""
+    rows, width = residual.shape
+    dtype, results = residual.dtype, []
+    at = LINES if lines else PAYLOAD
+    for rank, tensor in enumerate(x):
+        y, h = apart(rows, width, dtype), apart(rows, width, dtype)
+        q, s = apart(rows, width, torch.float8_e4m3fn), scales(rows, -(-width // 128), column_major=rank % 2 == 1)
+        values: dict[str, Any] = dict(
+            residual=copied(residual, 0, 0), weight=local(weight), eps=eps, residual_out=h, y=y
+        )
+        if codes:
+            values |= dict(q=q, s=s, s_row_stride=s.stride(0), s_column_stride=s.stride(1))
+        if staged or lines:
+            values["input"] = copied(tensor, 0, 0)
+        else:
+            view(m, rank, at, rows * width, dtype).copy_(tensor.flatten())
+        m.launch(kernels.NormArgs, rank, payload=at, max_bytes=MAX_LINE_BYTES, rows=rows, width=width,
+                 dtype=kernels.DTYPES[dtype], lines=int(lines), **values)  # fmt: skip
+        results.append((q if codes else None, s if codes else None, y, h))
     m.synchronize()
     return results

@@ -48,10 +48,10 @@ class _Args(ctypes.Structure):
     function: str
 
     def __init__(self, **values: Any) -> None:
-        rows = values.pop("rows", None)
+        counts = values.pop("rows", ()) if isinstance(values.get("rows"), list) else ()
         super().__init__(struct_size=ctypes.sizeof(self), **values)
-        if rows is not None:
-            self.rows[: len(rows)] = rows
+        for rank, count in enumerate(counts):
+            self.rows[rank] = count
 
 
 _HEAD = [("struct_size", ctypes.c_size_t), ("comm", Comm), ("input", _pointer), ("out", _pointer)]
@@ -76,6 +76,23 @@ class ReduceScatterArgs(_Args):
 class AllGatherArgs(_Args):
     function = "lc_all_gather"
     _fields_ = [*_HEAD, ("payload", _u64), ("row_bytes", _i64), *_ROWS]
+
+
+class NormArgs(_Args):
+    function = "lc_all_reduce_residual_rms_norm"
+    _fields_ = [
+        *_HEAD[:3],
+        ("residual", _pointer),
+        ("weight", _pointer),
+        ("eps", ctypes.c_double),
+        *((name, _pointer) for name in ("residual_out", "y", "q", "s")),
+        ("s_row_stride", _i64),
+        ("s_column_stride", _i64),
+        ("payload", _u64),
+        *((name, _i64) for name in ("max_bytes", "rows", "width")),
+        ("dtype", _i32),
+        ("lines", _i32),
+    ]
 
 
 def call(library: ctypes.CDLL, args: _Args, stream: int = 0) -> None:
