@@ -175,7 +175,7 @@ class SymmetricMemory:
     def drop_multicast(self) -> None:
         """Gives the multicast object back and goes on with peer memory. Not collective; all ranks must do it."""
         self.multicast = 0
-        _warn(self.holder.release_multicast())
+        warn_unclean(self.holder.release_multicast())
 
     def close(self) -> None:
         """Gives this rank's mappings and memory back, multicast first. See the class for the order among ranks."""
@@ -183,7 +183,7 @@ class SymmetricMemory:
             return
         self.closed = True
         self.pointers, self.multicast, self.tensor = (), 0, None
-        _warn(self.holder.release())
+        warn_unclean(self.holder.release())
 
     def _require_open(self) -> None:
         if self.closed:
@@ -203,7 +203,8 @@ def close_together(memory: SymmetricMemory, exchange: Exchange) -> None:
         memory.close()
 
 
-def _warn(problems: list[str]) -> None:
+def warn_unclean(problems: list[str]) -> None:
+    """Warns of what `Holder.release` and `release_multicast` returned, if anything: once a region, and no error."""
     if problems:
         warnings.warn("symmetric memory was not given back cleanly: " + "; ".join(problems), stacklevel=3)
 
@@ -233,7 +234,7 @@ def prove(exchange: Exchange, memory: SymmetricMemory, why_not: dict[str, str], 
     """Collective: the last step of a provider. A region that fails the smoke test loses multicast, then everything."""
     while smoke is not None:
         what = f"smoke test of {'multicast' if memory.multicast else 'peer memory'}"
-        votes = together(exchange, what, lambda: smoke(memory, exchange), tries=1)
+        votes = together(exchange, what, lambda: smoke(memory, exchange), retries=0)
         if not votes.problems:
             break
         reason = f"{what}: {votes.text}"

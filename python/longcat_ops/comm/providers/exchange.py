@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ...errors import LongcatShapeError, LongcatTimeoutError, message
-from .faults import TRIES, describe, retries
+from .faults import RETRIES, describe, is_transient
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -149,23 +149,24 @@ _GOOD, _BAD, _AGAIN = b"+", b"-", b"~"
 
 
 def together(
-    exchange: Exchange, what: str, action: Callable[[], bytes | None], *, tries: int = TRIES, wait_s: float = 0.2
+    exchange: Exchange, what: str, action: Callable[[], bytes | None], *, retries: int = RETRIES, wait_s: float = 0.2
 ) -> Votes:
     """Runs `action` on every rank and tells every rank how it went on each: no rank goes on alone.
 
-    Collective. action: may raise; its bytes go to all ranks. A rank whose driver says SYSTEM_NOT_READY runs it again,
-    up to `tries` times, `wait_s` seconds apart, while all ranks wait for it and unless another rank has failed for
-    good; so it must know what it has done already. Raises LongcatTimeoutError when a rank does not arrive.
+    Collective. action: may raise; its bytes go to all ranks. Where the driver says SYSTEM_NOT_READY, all ranks try
+    again together, up to `retries` times, `wait_s` seconds apart, unless a rank has failed for good. A rank that was
+    ready keeps its result; one that was not runs `action` again, so that must know what it has done already.
+    Raises LongcatTimeoutError when a rank does not arrive.
     """
     own = b""
-    for attempt in range(tries):
+    for attempt in range(1 + retries):
         if own[:1] != _GOOD:
             own = _attempt(exchange, what, action)
-        votes = exchange.all_gather_bytes(own, f"{what}, attempt {attempt + 1}" if attempt else what)
+        votes = exchange.all_gather_bytes(own, f"{what}, retry {attempt}" if attempt else what)
         marks = {vote[:1] for vote in votes}
         if _BAD in marks or _AGAIN not in marks:
             break
-        if attempt + 1 < tries:
+        if attempt < retries:
             time.sleep(wait_s)
     problems = {rank: vote[1:].decode() for rank, vote in enumerate(votes) if vote[:1] != _GOOD}
     return Votes([b"" if rank in problems else vote[1:] for rank, vote in enumerate(votes)], problems)
@@ -175,7 +176,7 @@ def _attempt(exchange: Exchange, what: str, action: Callable[[], bytes | None]) 
     try:
         return _GOOD + (action() or b"")
     except Exception as error:
-        return (_AGAIN if retries(error) else _BAD) + describe(error).encode()
+        return (_AGAIN if is_transient(error) else _BAD) + describe(error).encode()
     except BaseException as error:
         exchange.leave(f"{type(error).__name__} in step `{what}`")
         raise

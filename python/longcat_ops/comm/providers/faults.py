@@ -17,7 +17,7 @@ NOT_PERMITTED, NOT_SUPPORTED, SYSTEM_NOT_READY = 800, 801, 802
 FABRIC_REFUSED = (NOT_PERMITTED, NOT_SUPPORTED, INVALID_VALUE)
 # The context or the driver is gone, as when the process ends: its memory went with it.
 GONE = (NOT_INITIALIZED, DEINITIALIZED, INVALID_CONTEXT, CONTEXT_IS_DESTROYED)
-TRIES = 3  # of a step that got SYSTEM_NOT_READY, by all ranks together
+RETRIES = 3  # of a step that got SYSTEM_NOT_READY, by all ranks together
 
 MULTICAST_CALLS = ("cuMulticastCreate", "cuMulticastAddDevice", "cuMulticastBindMem", "cuMulticastGetGranularity")
 
@@ -77,7 +77,7 @@ def find(error: DriverError) -> Fault | None:
     return None
 
 
-def retries(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether all ranks should try the step again together."""
     fault = find(error) if isinstance(error, DriverError) else None
     return fault is not None and fault.action == "retry"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,7 +43,8 @@ class Mappings:
         self.fds: list[int] = []  # exported here
         self.received: dict[int, int] = {}  # rank -> descriptor
         self._reserved: list[int] = []  # addresses whose mapping is gone
-        self._open, self._problems = True, []
+        self._open = True
+        self._problems: list[str] = []
 
     def map(self, mapping: Mapping) -> None:
         """Maps all of a handle, readable and writable from the own device. Goes on where an earlier call stopped."""
@@ -139,8 +139,3 @@ class Mappings:
     def _take_problems(self) -> list[str]:
         problems, self._problems = self._problems, []
         return problems
-
-    @staticmethod
-    def warn(problems: list[str]) -> None:
-        if problems:
-            warnings.warn("symmetric memory was not given back cleanly: " + "; ".join(problems), stacklevel=3)

@@ -8,10 +8,9 @@ not depend on multicast. Whatever happens, a rank that leaves `open_memory` with
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 
-from .base import SetUp, SmokeTest, SymmetricMemory, prove
+from .base import SetUp, SmokeTest, SymmetricMemory, prove, warn_unclean
 from .capabilities import Capabilities, Choice, choose, probe
 from .driver import FABRIC, POSIX_FD, Driver
 from .exchange import Exchange, Votes, together
@@ -62,6 +61,8 @@ class _SetUp:
         self.rank, self.ranks = exchange.rank, exchange.ranks
         self.mappings: Mappings | None = None
         self.mailbox: Mailbox | None = None
+        self.mailboxes: list[bytes] = []  # addresses, by rank
+        self.by_fabric = False  # how memory handles went round
         self.sent = False  # the multicast handle, by rank 0
         # Half of the exchange's deadline: a rank that waits for a descriptor in vain still arrives at the next vote.
         self.fd_timeout_s = exchange.timeout_s / 2
@@ -85,7 +86,7 @@ class _SetUp:
 
     def give_back(self) -> None:
         if self.mappings is not None:
-            self.mappings.warn(self.mappings.release())
+            warn_unclean(self.mappings.release())
         self.close_mailbox()
 
     def close_mailbox(self) -> None:
@@ -138,7 +139,6 @@ class _SetUp:
                 self.mappings.close_fds()
                 return ""
             self.mappings.release_peers()
-        self.by_fabric = False
         votes = self._step("peer memory, by file descriptors", self._import_fds)
         self.mappings.close_fds()
         return votes.text
@@ -180,7 +180,7 @@ class _SetUp:
             before = votes
             votes = self._step(what, lambda action=action, before=before: action(before))
             if votes.problems:
-                self.mappings.warn(self.mappings.release_multicast())
+                warn_unclean(self.mappings.release_multicast())
                 return f"{what}: {votes.text}"
         self.mappings.close_fds()
         return ""
