@@ -41,9 +41,7 @@ class Fault:
 
 
 TABLE = (
-    Fault(
-        SYSTEM_NOT_READY, (), "retry", f"not ready in {TRIES} tries: check nvidia-fabricmanager, it may have stalled"
-    ),
+    Fault(SYSTEM_NOT_READY, (), "retry", f"still so after {RETRIES} retries: check nvidia-fabricmanager"),
     Fault(ILLEGAL_STATE, MULTICAST_CALLS, "fall back", "check nvidia-fabricmanager: it does not run or has failed"),
     Fault(
         INVALID_VALUE,
