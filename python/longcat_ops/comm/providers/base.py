@@ -226,7 +226,8 @@ class SetUp:
 
 
 # Uses the region it is given as kernels will (multicast if it has it) and raises if a value is wrong. It waits for
-# other ranks through the exchange or with a deadline of its own, and returns when the device has finished.
+# other ranks through the exchange it is given, or with a deadline of its own that is no longer than that one's. It
+# returns when the device has finished.
 SmokeTest = Callable[[SymmetricMemory, Exchange], None]
 
 
@@ -234,7 +235,8 @@ def prove(exchange: Exchange, memory: SymmetricMemory, why_not: dict[str, str], 
     """Collective: the last step of a provider. A region that fails the smoke test loses multicast, then everything."""
     while smoke is not None:
         what = f"smoke test of {'multicast' if memory.multicast else 'peer memory'}"
-        votes = together(exchange, what, lambda: smoke(memory, exchange), retries=0)
+        inner = exchange.scope(what)
+        votes = together(exchange, what, lambda inner=inner: _smoke(memory, inner, smoke), retries=0)
         if not votes.problems:
             break
         reason = f"{what}: {votes.text}"
@@ -248,3 +250,11 @@ def prove(exchange: Exchange, memory: SymmetricMemory, why_not: dict[str, str], 
         memory.close()
         return SetUp.nothing(f"the region cannot be written: {votes.text}")
     return SetUp(memory, why_not)
+
+
+def _smoke(memory: SymmetricMemory, inner: Exchange, smoke: SmokeTest) -> None:
+    try:
+        smoke(memory, inner)
+    except BaseException as error:
+        inner.leave(f"{type(error).__name__}: {error}")
+        raise

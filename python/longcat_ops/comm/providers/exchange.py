@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +43,17 @@ class Exchange(Protocol):
         """Tells the other ranks that this one makes no further call, so that they need not wait for the deadline."""
         ...
 
+    def scope(self, name: str) -> Exchange:
+        """An exchange of its own for a part of the work that may end early on some ranks, with half the deadline.
+
+        A rank that leaves the scope stays in the exchange around it, and comes to that one's next step in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Every rank calls it after its last step; it waits for nobody."""
+        ...
+
 
 def missed(rank: int, ranks: int, what: str, missing: list[int], timeout_s: float) -> LongcatTimeoutError:
     """The error of a rank whose peers did not arrive: rank, op, slot (the step), expected and seen."""
@@ -63,7 +75,8 @@ class StoreExchange:
     """An Exchange over a torch.distributed.Store, as a process group has one.
 
     name: tells set-ups apart, for instance the group's name. Ranks may use a name again: each keeps a count of its
-    uses in the store, and that count is part of the keys. `close` removes all other keys.
+    uses in the store, and that count is part of the keys. `close` removes all other keys, once all ranks have called
+    it.
     """
 
     def __init__(self, store: Store, rank: int, ranks: int, name: str, timeout_s: float = 30.0) -> None:
@@ -73,6 +86,7 @@ class StoreExchange:
             raise LongcatShapeError(message(_OP, "timeout_s", timeout_s, "0 (no deadline) or more"))
         self.rank, self.ranks, self.timeout_s = rank, ranks, timeout_s
         self._store, self._step, self._closed = store, 0, False
+        self._scopes: list[StoreExchange] = []
         use = store.add(f"longcat_ops/{name}/uses/{rank}", 1)
         self._prefix = f"longcat_ops/{name}/{use}"
 
@@ -96,16 +110,25 @@ class StoreExchange:
     def leave(self, reason: str) -> None:
         self._store.set(f"{self._prefix}/left", f"{self.rank}\0{reason}".encode())
 
+    def scope(self, name: str) -> StoreExchange:
+        inner = copy(self)
+        inner._prefix = f"{self._prefix}/{name}-{len(self._scopes)}"
+        inner._step, inner._scopes, inner.timeout_s = 0, [], self.timeout_s / 2
+        self._scopes.append(inner)
+        return inner
+
     def close(self) -> None:
-        """Every rank calls it after its last step; it waits for nobody. The last rank to call it removes the keys."""
+        """The last rank to call it removes the keys; that of a scope is not needed."""
         if self._closed:
             return
         self._closed = True
+        for inner in self._scopes:
+            inner.close()
         if self._store.add(f"{self._prefix}/closed", 1) == self.ranks:
-            if self._step:
-                for rank in range(self.ranks):
-                    self._store.delete_key(self._key(self._step - 1, rank))
-            for name in ("left", "closed"):
+            # A step ends when all ranks are in it, so another rank is at most one step away from this one.
+            steps = range(max(0, self._step - 2), self._step + 1)
+            names = [f"{step}/{rank}" for step in steps for rank in range(self.ranks)]
+            for name in (*names, "left", "closed"):
                 self._store.delete_key(f"{self._prefix}/{name}")
 
     def _key(self, step: int, rank: int) -> str:
