@@ -11,7 +11,7 @@ from typing import TypeVar
 from longcat_ops.comm.providers.exchange import left, missed
 
 Result = TypeVar("Result")
-_POOL = ThreadPoolExecutor(max_workers=64, thread_name_prefix="rank")
+_POOL = ThreadPoolExecutor(max_workers=80, thread_name_prefix="rank")
 
 
 class Hub:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ...errors import LongcatShapeError, message
-from .exchange import Exchange, together
+from .exchange import RETRY_WAIT_S, Exchange, together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -231,7 +231,13 @@ class SetUp:
 SmokeTest = Callable[[SymmetricMemory, Exchange], None]
 
 
-def prove(exchange: Exchange, memory: SymmetricMemory, why_not: dict[str, str], smoke: SmokeTest | None) -> SetUp:
+def prove(
+    exchange: Exchange,
+    memory: SymmetricMemory,
+    why_not: dict[str, str],
+    smoke: SmokeTest | None,
+    retry_wait_s: float = RETRY_WAIT_S,
+) -> SetUp:
     """Collective: the last step of a provider. A region that fails the smoke test loses multicast, then everything."""
     while smoke is not None:
         what = f"smoke test of {'multicast' if memory.multicast else 'peer memory'}"
@@ -245,7 +251,7 @@ def prove(exchange: Exchange, memory: SymmetricMemory, why_not: dict[str, str], 
             return SetUp.nothing(reason)
         memory.drop_multicast()
         why_not = {**why_not, "multimem": reason}
-    votes = together(exchange, "zeroes in the region", memory.holder.clear)
+    votes = together(exchange, "zeroes in the region", memory.holder.clear, wait_s=retry_wait_s)
     if votes.problems:
         memory.close()
         return SetUp.nothing(f"the region cannot be written: {votes.text}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 _OP = "symmetric memory"
+RETRY_WAIT_S = 0.2
 
 
 class Exchange(Protocol):
@@ -67,8 +68,8 @@ def missed(rank: int, ranks: int, what: str, missing: list[int], timeout_s: floa
 def left(rank: int, what: str, who: int, reason: str) -> LongcatTimeoutError:
     """The error of a rank whose peer `who` has left the set-up, or that has left it itself."""
     if who == rank:
-        return LongcatTimeoutError(f"{_OP}: rank {rank} comes to step `{what}` after it has left: {reason}.")
-    return LongcatTimeoutError(f"{_OP}: rank {rank} waits in step `{what}` for rank {who}, which has left: {reason}.")
+        return LongcatTimeoutError(f"{_OP}: rank {rank} comes to step `{what}` after it has left: {reason}")
+    return LongcatTimeoutError(f"{_OP}: rank {rank} waits in step `{what}` for rank {who}, which has left: {reason}")
 
 
 class StoreExchange:
@@ -172,7 +173,12 @@ _GOOD, _BAD, _AGAIN = b"+", b"-", b"~"
 
 
 def together(
-    exchange: Exchange, what: str, action: Callable[[], bytes | None], *, retries: int = RETRIES, wait_s: float = 0.2
+    exchange: Exchange,
+    what: str,
+    action: Callable[[], bytes | None],
+    *,
+    retries: int = RETRIES,
+    wait_s: float = RETRY_WAIT_S,
 ) -> Votes:
     """Runs `action` on every rank and tells every rank how it went on each: no rank goes on alone.
 

@@ -24,6 +24,7 @@ class Mapping:
 class Multicast(Mapping):
     """The multicast object: also whether the own device is in it, and whether the own memory is bound to it."""
 
+    handle_types: int = 0  # on the rank that made it
     added: bool = False
     bound: bool = False
 

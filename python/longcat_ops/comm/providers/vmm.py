@@ -13,12 +13,10 @@ from collections.abc import Callable
 from .base import SetUp, SmokeTest, SymmetricMemory, prove, warn_unclean
 from .capabilities import Capabilities, Choice, choose, probe
 from .driver import FABRIC, POSIX_FD, Driver
-from .exchange import Exchange, Votes, together
+from .exchange import RETRY_WAIT_S, Exchange, Votes, together
 from .faults import FABRIC_REFUSED, DriverError
 from .mappings import Mappings
 from .sockets import Mailbox
-
-RETRY_WAIT_S = 0.2
 
 
 def open_memory(
@@ -113,14 +111,16 @@ class _SetUp:
         driver.zero(own.address, choice.size)
         if self.mailbox is None:
             self.mailbox = mailbox(self.rank)
-        return json.dumps(self._exported(own.handle) | {"mailbox": self.mailbox.address.hex()}).encode()
+        return json.dumps(
+            self._exported(own.handle, maps.handle_types) | {"mailbox": self.mailbox.address.hex()}
+        ).encode()
 
-    def _exported(self, handle: int) -> dict[str, str]:
+    def _exported(self, handle: int, handle_types: int) -> dict[str, str]:
         """Exports a handle. Its file descriptor stays here; what the others need comes back, if it is a fabric one."""
         maps, driver = self.mappings, self.mappings.driver
         maps.close_fds()
         maps.fds.append(driver.export_fd(handle))
-        if maps.handle_types & FABRIC:
+        if handle_types & FABRIC:
             try:
                 return {"fabric": driver.export_fabric(handle).hex()}
             except DriverError as error:
@@ -190,10 +190,11 @@ class _SetUp:
         if not maps.multicast.handle:
             # Rank 0 holds this reference until the region is closed: without it, a late import would get a new,
             # empty object, and every rank would wait for its devices.
-            types = maps.handle_types if self.by_fabric else POSIX_FD
             create = maps.driver.multicast_create
-            maps.multicast.handle, _ = _with_fabric(types, lambda types: create(self.ranks, choice.size, types))
-        return json.dumps(self._exported(maps.multicast.handle)).encode()
+            maps.multicast.handle, maps.multicast.handle_types = _with_fabric(
+                maps.handle_types if self.by_fabric else POSIX_FD, lambda types: create(self.ranks, choice.size, types)
+            )
+        return json.dumps(self._exported(maps.multicast.handle, maps.multicast.handle_types)).encode()
 
     def _add(self, created: Votes) -> None:
         maps = self.mappings
@@ -237,7 +238,7 @@ class _SetUp:
             holder=maps,
         )
         try:
-            return prove(self.exchange, memory, why_not, self.smoke)
+            return prove(self.exchange, memory, why_not, self.smoke, self.retry_wait_s)
         except BaseException:
             memory.close()
             raise
