@@ -121,7 +121,9 @@ class _Rendezvous:
         if starts[self.rank] != self.allocation.data_ptr():
             text = f"{starts[self.rank]:#x}, expected that of the tensor, {self.allocation.data_ptr():#x}"
             raise LongcatUnsupportedError(f"torch's address of the own buffer is {text}")
-        if not all(starts) or len({start % ALIGNMENT for start in starts}) > 1:
+        if not all(handle.buffer_ptrs):
+            raise LongcatUnsupportedError(f"torch has mapped no memory of rank {handle.buffer_ptrs.index(0)}")
+        if len({start % ALIGNMENT for start in starts}) > 1:
             raise LongcatUnsupportedError(f"torch's addresses {[hex(start) for start in starts]} are not aligned alike")
         self.starts = starts
         return json.dumps({"shift": -starts[0] % ALIGNMENT, "no_multicast": self._no_multicast()}).encode()
