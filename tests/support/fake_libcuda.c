@@ -7,7 +7,7 @@
 
 static char text[8192];
 static size_t used;
-static const char* failing;
+static char failing[64];
 static CUresult failure;
 static int version = 13000;
 
