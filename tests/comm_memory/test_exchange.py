@@ -159,6 +159,15 @@ def test_a_vote_has_the_answer_or_the_problem_of_each_rank() -> None:
     assert expected.text.startswith("rank 1: ValueError: é; rank 3: cuX returned 2 (N)")
 
 
+def test_a_problem_that_all_ranks_share_is_said_once() -> None:
+    assert vote([fail(ValueError("no"))] * 3)[1].text == "ValueError: no"
+    assert (
+        vote([fail(ValueError("no")), fail(ValueError("yes"))])[0].text
+        == "rank 0: ValueError: no; rank 1: ValueError: yes"
+    )
+    assert vote([lambda: None])[0].text == ""
+
+
 def test_all_ranks_retry_together_and_a_rank_that_was_ready_keeps_its_result() -> None:
     runs = [0, 0]
 

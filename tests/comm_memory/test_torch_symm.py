@@ -117,7 +117,7 @@ def test_the_offset_belongs_to_the_addresses() -> None:
     answers, _ = set_up(3, change=dict.fromkeys(range(3), inside))
     assert outcome(answers) == "peers"
     assert answers[0].memory.pointers[1] == 3 << 32
-    assert "rank 1: the tensor lies at offset 4096 of torch's buffer, expected 0" in answers[0].why_not["multimem"]
+    assert answers[0].why_not["multimem"] == "the tensor lies at offset 4096 of torch's buffer, expected 0"
     close_all(answers)
 
 
@@ -129,8 +129,8 @@ def no_multicast(handle: Handle) -> Handle:
 def test_multicast_is_for_all_or_for_none(who: set[int]) -> None:
     answers, _ = set_up(3, change=dict.fromkeys(who, no_multicast))
     assert outcome(answers) == "peers"
-    reasons = answers[2].why_not["multimem"].split("; ")
-    assert reasons == [f"rank {rank}: torch has mapped no multicast address" for rank in sorted(who)]
+    reason = "torch has mapped no multicast address"
+    assert answers[2].why_not["multimem"] == (f"rank 1: {reason}" if len(who) == 1 else reason)
     close_all(answers)
 
 
@@ -224,7 +224,9 @@ def test_the_installed_torch_declines_without_a_gpu() -> None:
         warnings.simplefilter("error")
         answers = on_each(2, lambda r: torch_symm.open_memory(exchanges[r], f"cuda:{r}", SIZE, group="the group"))
     assert outcome(answers) == "nothing"
-    assert "torch's backend of symmetric memory is None, expected CUDA" in answers[0].why_not["p2p"]
+    # A build without CUDA has no backend; one with CUDA cannot allocate.
+    reason = answers[0].why_not["p2p"]
+    assert "torch's backend of symmetric memory is None, expected CUDA" in reason or "NVIDIA driver" in reason
 
 
 def test_a_torch_below_the_floor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,4 +234,4 @@ def test_a_torch_below_the_floor_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     exchanges = Hub(2, 20).exchanges()
     answers = on_each(2, lambda r: torch_symm.open_memory(exchanges[r], f"cuda:{r}", SIZE, group="the group"))
     assert outcome(answers) == "nothing"
-    assert "torch is 2.10.1+cu126, expected 2.11 or newer" in answers[0].why_not["p2p"]
+    assert answers[0].why_not["p2p"] == "LongcatUnsupportedError: torch is 2.10.1+cu126, expected 2.11 or newer"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ...errors import LongcatShapeError, message
 from .base import CONTROL_BYTES, round_up
 from .driver import FABRIC, POSIX_FD
+from .exchange import of_ranks
 from .faults import DriverError, describe
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def choose(ranks: list[Capabilities]) -> Choice:
     if ranks[0].size < CONTROL_BYTES:
         expected = f"{CONTROL_BYTES} (the control region) or more"
         raise LongcatShapeError(message("symmetric memory", "size", ranks[0].size, expected))
-    no_multicast = _of_some({rank: one.no_multicast for rank, one in enumerate(ranks) if one.no_multicast}, len(ranks))
+    no_multicast = of_ranks({rank: one.no_multicast for rank, one in enumerate(ranks) if one.no_multicast}, len(ranks))
     granularity = math.lcm(*(one.granularity for one in ranks))
     if not no_multicast:
         granularity = math.lcm(granularity, *(one.multicast_granularity for one in ranks))
@@ -117,11 +118,4 @@ def _no_peers(ranks: list[Capabilities]) -> str:
         for rank, one in enumerate(ranks)
         if not (one.vmm and one.posix_fd)
     }
-    return _of_some(lacks, len(ranks))
-
-
-def _of_some(reasons: dict[int, str], ranks: int) -> str:
-    """One text for the reasons of some ranks; a reason that all share is said once."""
-    if len(reasons) == ranks and len(set(reasons.values())) == 1:
-        return reasons[0]
-    return "; ".join(f"rank {rank}: {reason}" for rank, reason in reasons.items())
+    return of_ranks(lacks, len(ranks))

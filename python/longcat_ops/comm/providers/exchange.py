@@ -166,7 +166,14 @@ class Votes:
     @property
     def text(self) -> str:
         """The problem of each rank that had one."""
-        return "; ".join(f"rank {rank}: {problem}" for rank, problem in self.problems.items())
+        return of_ranks(self.problems, len(self.payloads))
+
+
+def of_ranks(reasons: dict[int, str], ranks: int) -> str:
+    """One text for the reasons of some of the ranks, "" for none; a reason that all ranks share stands there once."""
+    if len(reasons) == ranks and len(set(reasons.values())) == 1:
+        return reasons[0]
+    return "; ".join(f"rank {rank}: {reason}" for rank, reason in reasons.items())
 
 
 _GOOD, _BAD, _AGAIN = b"+", b"-", b"~"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LongcatShapeError, LongcatUnsupportedError, message
 from .base import ALIGNMENT, CONTROL_BYTES, SetUp, SmokeTest, SymmetricMemory, prove
-from .exchange import Exchange, Votes, together
+from .exchange import Exchange, of_ranks, together
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +59,8 @@ def open_memory(
     shifts = [one["shift"] for one in sound]
     if len(set(shifts)) > 1:
         return SetUp.nothing(f"torch's allocations start at different distances from {ALIGNMENT} bytes: {shifts}")
-    no_multicast = Votes([], {rank: one["no_multicast"] for rank, one in enumerate(sound) if one["no_multicast"]})
-    why_not = {"multimem": no_multicast.text} if no_multicast.problems else {}
+    reasons = {rank: one["no_multicast"] for rank, one in enumerate(sound) if one["no_multicast"]}
+    why_not = {"multimem": of_ranks(reasons, len(sound))} if reasons else {}
     memory = work.memory(shifts[0], size, with_multicast=not why_not)
     try:
         return prove(exchange, memory, why_not, smoke)
