@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 
 from longcat_ops.comm.providers import faults
-from longcat_ops.comm.providers.base import SymmetricMemory
-from longcat_ops.comm.providers.exchange import Exchange
 from longcat_ops.comm.providers.faults import RETRIES, DriverError
-from longcat_ops.comm.providers.sockets import Mailbox
-from longcat_ops.errors import LongcatTimeoutError
-from support.fake_machine import Killed, Machine, open_memfds
-from support.rank_threads import on_each
-from support.vmm_ranks import assert_sound, close_all, outcome, set_up
+from support.fake_machine import Machine
+from support.vmm_ranks import (
+    assert_holds_no_more_than,
+    assert_sound,
+    calls_without_errors,
+    close_all,
+    outcome,
+    set_up,
+)
 
 RANKS = 3
 CALLS = {  # methods of the driver -> what the driver calls them
@@ -41,19 +42,9 @@ def machine(fabric: bool) -> Machine:
     return Machine(RANKS, fabric=fabric)
 
 
-@cache
-def calls_without_errors(fabric: bool) -> list[list[str]]:
-    """The methods that each rank calls until it has its region, in order."""
-    made = machine(fabric)
-    answers = set_up(made)
-    calls = [[method for who, method, _ in made.log if who == rank] for rank in range(RANKS)]
-    close_all(answers)
-    return calls
-
-
 def expected(rank: int, call: int, fabric: bool, code: int | None) -> str:
     """What all ranks end with if one call fails for good, told from the call's place in the sequence."""
-    calls = calls_without_errors(fabric)[rank]
+    calls = calls_without_errors(RANKS, fabric)[rank]
     method = calls[call]
     if method in ("create", "multicast_create", "export_fabric") and fabric and code in faults.FABRIC_REFUSED:
         return "multicast"  # the rank goes on without FABRIC
@@ -67,7 +58,7 @@ def expected(rank: int, call: int, fabric: bool, code: int | None) -> str:
 
 def fail_everywhere(fabric: bool, make: Callable[[str], BaseException], code: int | None, text: str, times: int) -> int:
     tried = 0
-    for rank, calls in enumerate(calls_without_errors(fabric)):
+    for rank, calls in enumerate(calls_without_errors(RANKS, fabric)):
         for call, method in enumerate(calls):
             made = machine(fabric)
             made.fail(rank, call, make(method), times)
@@ -80,6 +71,7 @@ def fail_everywhere(fabric: bool, make: Callable[[str], BaseException], code: in
                 assert text in reason, reason
                 if method in CALLS and code is not None:
                     assert CALLS[method] in reason
+            assert_holds_no_more_than(made, got)
             close_all(answers)
             assert_sound(made)
             tried += 1
@@ -90,7 +82,7 @@ def fail_everywhere(fabric: bool, make: Callable[[str], BaseException], code: in
 def test_a_driver_error_at_any_call(name: str) -> None:
     code, text = ERRORS[name]
     tried = fail_everywhere(False, lambda method: DriverError(CALLS.get(method, method), code, text), code, text, 1)
-    assert tried == sum(map(len, calls_without_errors(False))) >= 90
+    assert tried == sum(map(len, calls_without_errors(RANKS, False))) >= 90
 
 
 def test_an_exception_at_any_call() -> None:
@@ -106,7 +98,7 @@ def test_a_driver_error_at_any_call_with_fabric_handles(name: str) -> None:
 @pytest.mark.parametrize("times", [1, RETRIES, RETRIES + 1])
 def test_not_ready_at_any_call(times: int) -> None:
     """Up to RETRIES times all ranks try again, and it costs nothing; after that they fall back."""
-    for rank, calls in enumerate(calls_without_errors(False)):
+    for rank, calls in enumerate(calls_without_errors(RANKS, False)):
         for call, method in enumerate(calls):
             made = machine(False)
             error = DriverError(CALLS.get(method, method), faults.SYSTEM_NOT_READY, "CUDA_ERROR_SYSTEM_NOT_READY")
@@ -159,104 +151,19 @@ def test_a_group_that_cannot_be_made_is_waited_for_by_nobody() -> None:
     assert_sound(made)
 
 
-class Forgetful(Mailbox):
-    """Sends no descriptor of one kind."""
-
-    kind = ""
-
-    def send(self, fd: int, to: bytes, kind: str, timeout_s: float) -> None:
-        if kind != self.kind:
-            super().send(fd, to, kind, timeout_s)
-
-
-@pytest.mark.parametrize(
-    ("who", "kind", "want"), [(1, "memory", "nothing"), (0, "memory", "nothing"), (0, "multicast object", "peers")]
-)
-def test_a_descriptor_that_never_comes(who: int, kind: str, want: str) -> None:
-    made = machine(False)
-    mailbox = type("Mute", (Forgetful,), {"kind": kind})
-    answers = set_up(made, timeout_s=0.6, options=lambda rank: {"mailbox": mailbox} if rank == who else {})
-    assert outcome(answers) == want
-    reason = answers[0].why_not["multimem" if want == "peers" else "p2p"]
-    assert f"rank 2 waited 0.3 s for the file descriptor of the {kind} of rank {who}" in reason
-    assert "multicast_bind" not in {method for _, method, _ in made.log}
-    close_all(answers)
-    assert_sound(made)
-
-
-def test_a_rank_that_dies_at_any_call() -> None:
-    """Its process ends without a word: the others name it within the deadline, and keep nothing."""
-    points = [
-        (rank, calls.index(method))
-        for rank, calls in enumerate(calls_without_errors(False))
-        for method in dict.fromkeys(calls)
-    ]
-    assert len(points) >= 45
-    # All at once, since each waits for its deadline: three threads each, 48 at a time.
-    for first in range(0, len(points), 16):
-        batch = points[first : first + 16]
-        assert on_each(len(batch), lambda i, batch=batch: _die(*batch[i])) == [None] * len(batch)
-    assert open_memfds() == 0
-
-
-def _die(rank: int, call: int) -> None:
-    made = machine(False)
-    made.fail(rank, call, Killed())
-    answers = set_up(made, timeout_s=0.4)
-    assert isinstance(answers[rank], Killed)
-    for other in set(range(RANKS)) - {rank}:
-        assert isinstance(answers[other], LongcatTimeoutError)
-        assert f"rank {rank}" in str(answers[other])
-    assert made.misuse == []
-    assert not any(count for kind, count in made.leaks().items() if kind != "descriptors")  # others' are open, too
-
-
-def test_a_rank_that_dies_before_its_device_is_added() -> None:
-    made = machine(False)
-    made.methods[1, "multicast_add_device"] = [Killed()]
-    answers = set_up(made, timeout_s=0.3)
-    assert str(answers[0]).startswith("symmetric memory: rank 0 ")
-    assert "step `devices of the multicast object`" in str(answers[0]) + str(answers[2])
-    assert "for rank 1: expected 3 ranks, seen 2." in str(answers[0]) + str(answers[2])
-    assert "multicast_bind" not in {method for _, method, _ in made.log}
-    assert_sound(made)
-
-
-def test_an_interrupt_is_passed_on_and_the_others_hear_of_it_at_once() -> None:
-    made = machine(False)
-    made.methods[2, "set_access"] = [KeyboardInterrupt()]
-    start = time.monotonic()
-    answers = set_up(made, timeout_s=60)
-    assert time.monotonic() - start < 5
-    assert isinstance(answers[2], KeyboardInterrupt)
-    for rank in (0, 1):
-        assert str(answers[rank]).endswith("for rank 2, which has left: KeyboardInterrupt in step `own memory`")
-    assert_sound(made)
-
-
-def smoke_that_fails(who: int, with_multicast: bool) -> Callable[[SymmetricMemory, Exchange], None]:
-    def smoke(memory: SymmetricMemory, exchange: Exchange) -> None:
-        memory.tensor[:8] = 1
-        if memory.rank == who and bool(memory.multicast) >= with_multicast:
-            raise RuntimeError("word 3 is 0, expected 7")
-        exchange.barrier("after the stores")
-
-    return smoke
-
-
-@pytest.mark.parametrize(
-    ("who", "with_multicast", "want"), [(9, False, "multicast"), (1, True, "peers"), (2, False, "nothing")]
-)
-def test_the_smoke_test_decides(who: int, with_multicast: bool, want: str) -> None:
-    made = machine(False)
-    start = time.monotonic()
-    answers = set_up(made, timeout_s=60, options=lambda rank: {"smoke": smoke_that_fails(who, with_multicast)})
-    assert time.monotonic() - start < 5
-    assert outcome(answers) == want
-    if want != "multicast":
-        reason = answers[0].why_not["multimem" if want == "peers" else "p2p"]
-        what = "multicast" if want == "peers" else "peer memory"
-        assert reason.startswith(f"smoke test of {what}: ")
-        assert f"rank {who}: RuntimeError: word 3 is 0, expected 7" in reason
+def test_a_fabric_handle_that_cannot_be_mapped_gives_way_to_descriptors() -> None:
+    calls = calls_without_errors(RANKS, True)[1]
+    made = machine(True)
+    made.fail(1, calls.index("import_fabric") + 2, DriverError("cuMemMap", faults.INVALID_VALUE))
+    assert calls[calls.index("import_fabric") + 2] == "map"
+    answers = set_up(made)
+    assert outcome(answers) == "multicast"
+    for rank in range(RANKS):
+        imports = [one[1:] for one in made.log if one[0] == rank and one[1].startswith("import")]
+        assert imports[-3:] == [("import_fd", "peer")] * 2 + [("import_fd", "multicast")] or rank == 0
+        assert imports.count(("import_fd", "peer")) == 2
+        releases = [one for one in made.log if one == (rank, "release", "peer")]
+        assert len(releases) == (1 if rank == 1 else 2)  # what had come by fabric handles
+    assert_holds_no_more_than(made, "multicast")
     close_all(answers)
     assert_sound(made)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from longcat_ops.comm.providers import base, vmm
 from longcat_ops.comm.providers.base import SetUp
 from support.fake_driver import driver_of
-from support.fake_machine import MEMORY_GRANULE, MULTICAST_GRANULES, Machine
+from support.fake_machine import MEMORY_GRANULE, MULTICAST_GRANULES, Group, Machine
 from support.rank_threads import Hub, on_each
 
 SIZE = base.CONTROL_BYTES + 1000
@@ -55,6 +56,16 @@ def outcome(answers: list[SetUp | BaseException]) -> str:
     return kinds.pop()
 
 
+def assert_holds_no_more_than(machine: Machine, kind: str) -> None:
+    """While the regions are open: no descriptor, and no multicast object unless that is the outcome."""
+    leaks = machine.leaks()
+    assert leaks["descriptors"] == 0
+    groups = sum(isinstance(thing, Group) for _, thing in machine.handles.values())
+    assert groups == leaks["bound"] / machine.ranks == (machine.ranks if kind == "multicast" else 0)
+    if kind == "nothing":
+        assert set(leaks.values()) == {0}, leaks
+
+
 def assert_sound(machine: Machine) -> None:
     """No rule was broken; and nothing of the machine is in use any more."""
     assert machine.misuse == [], machine.misuse
@@ -65,3 +76,13 @@ def close_all(answers: list[SetUp | BaseException]) -> None:
     for answer in answers:
         if isinstance(answer, SetUp) and answer.memory is not None:
             answer.memory.close()
+
+
+@cache
+def calls_without_errors(ranks: int, fabric: bool) -> list[list[str]]:
+    """The methods of the driver that each rank calls until it has its region, in order."""
+    machine = Machine(ranks, fabric=fabric)
+    answers = set_up(machine)
+    calls = [[method for who, method, _ in machine.log if who == rank] for rank in range(ranks)]
+    close_all(answers)
+    return calls

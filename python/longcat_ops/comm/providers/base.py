@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...errors import LongcatShapeError, message
 from .exchange import RETRY_WAIT_S, Exchange, together
+from .faults import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -262,5 +263,5 @@ def _smoke(memory: SymmetricMemory, inner: Exchange, smoke: SmokeTest) -> None:
     try:
         smoke(memory, inner)
     except BaseException as error:
-        inner.leave(f"{type(error).__name__}: {error}")
+        inner.leave(describe(error))
         raise

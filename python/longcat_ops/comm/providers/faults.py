@@ -84,5 +84,5 @@ def is_transient(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """One line for users: the error, and its cause where the table knows one."""
     fault = find(error) if isinstance(error, DriverError) else None
-    text = str(error) if isinstance(error, DriverError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, DriverError) else f"{type(error).__name__}: {error}".removesuffix(": ")
     return f"{text}: {fault.cause}" if fault else text

@@ -14,7 +14,7 @@ from .base import SetUp, SmokeTest, SymmetricMemory, prove, warn_unclean
 from .capabilities import Capabilities, Choice, choose, probe
 from .driver import FABRIC, POSIX_FD, Driver
 from .exchange import RETRY_WAIT_S, Exchange, Votes, together
-from .faults import FABRIC_REFUSED, DriverError
+from .faults import FABRIC_REFUSED, DriverError, describe
 from .mappings import Mappings
 from .sockets import Mailbox
 
@@ -42,7 +42,7 @@ def open_memory(
     try:
         answer = work.run(lambda: driver(device), mailbox)
     except BaseException as error:
-        exchange.leave(f"{type(error).__name__}: {error}")
+        exchange.leave(describe(error))
         work.give_back()
         raise
     if answer.memory is None:
