@@ -95,7 +95,7 @@ def test_a_driver_error_at_any_call_with_fabric_handles(name: str) -> None:
     fail_everywhere(True, lambda method: DriverError(CALLS.get(method, method), code, text), code, text, 1)
 
 
-@pytest.mark.parametrize("times", [1, RETRIES, RETRIES + 1])
+@pytest.mark.parametrize("times", [RETRIES, RETRIES + 1])
 def test_not_ready_at_any_call(times: int) -> None:
     """Up to RETRIES times all ranks try again, and it costs nothing; after that they fall back."""
     for rank, calls in enumerate(calls_without_errors(RANKS, False)):

@@ -87,7 +87,7 @@ def test_an_interrupt_between_two_calls_is_passed_on_and_the_others_hear_of_it_a
     answers = on_each(RANKS, lambda rank: vmm.open_memory(exchanges[rank], rank, SIZE, driver=driver_of(made, rank)))
     assert time.monotonic() - start < 5
     assert isinstance(answers[1], KeyboardInterrupt)
-    assert all(str(answers[rank]).endswith("for rank 1, which has left: KeyboardInterrupt") for rank in (0, 2))
+    assert all(str(answers[rank]).endswith("missing is: rank 1: has left: KeyboardInterrupt.") for rank in (0, 2))
     assert_sound(made)
 
 
@@ -107,10 +107,11 @@ class Forgetful(Mailbox):
 def test_a_descriptor_that_never_comes(who: int, kind: str, want: str) -> None:
     made = Machine(RANKS)
     mailbox = type("Mute", (Forgetful,), {"kind": kind})
-    answers = set_up(made, timeout_s=0.6, options=lambda rank: {"mailbox": mailbox} if rank == who else {})
+    answers = set_up(made, timeout_s=0.4, options=lambda rank: {"mailbox": mailbox} if rank == who else {})
     assert outcome(answers) == want
     reason = answers[0].why_not["multimem" if want == "peers" else "p2p"]
-    assert f"rank 2 waited 0.3 s for the file descriptor of the {kind} of rank {who}" in reason
+    assert f"rank 2 waited in receipt of descriptors of the {kind} for call 1" in reason
+    assert f"missing is: rank {who}: none in 0.2 s." in reason
     assert "multicast_bind" not in {method for _, method, _ in made.log}
     close_all(answers)
     assert_sound(made)
@@ -124,9 +125,9 @@ def test_a_rank_that_dies_at_any_call() -> None:
         for method in dict.fromkeys(calls)
     ]
     assert len(points) >= 45
-    # All at once, since each waits for its deadline: three threads each, 48 at a time.
-    for first in range(0, len(points), 16):
-        batch = points[first : first + 16]
+    # All at once, since each waits for its deadline: three threads each, 72 at a time.
+    for first in range(0, len(points), 24):
+        batch = points[first : first + 24]
         assert on_each(len(batch), lambda i, batch=batch: _die(*batch[i])) == [None] * len(batch)
     assert open_memfds() == 0
 
@@ -138,7 +139,8 @@ def _die(rank: int, call: int) -> None:
     assert isinstance(answers[rank], Killed)
     for other in set(range(RANKS)) - {rank}:
         assert isinstance(answers[other], LongcatTimeoutError)
-        assert f"rank {rank}" in str(answers[other])
+        assert answers[other].missing in {(rank,), (3 - rank - other,)}  # that one, or the one that left because of it
+        assert f"rank {rank}: nothing in 0.4 s" in str(answers[other])
     assert made.misuse == []
     assert not any(count for kind, count in made.leaks().items() if kind != "descriptors")  # others' are open, too
 
@@ -149,7 +151,7 @@ def test_a_rank_that_dies_before_its_device_is_added() -> None:
     answers = set_up(made, timeout_s=0.3)
     assert str(answers[0]).startswith("symmetric memory: rank 0 ")
     assert "step `devices of the multicast object`" in str(answers[0]) + str(answers[2])
-    assert "for rank 1: expected 3 ranks, seen 2." in str(answers[0]) + str(answers[2])
+    assert "missing is: rank 1: nothing in 0.3 s." in str(answers[0]) + str(answers[2])
     assert "multicast_bind" not in {method for _, method, _ in made.log}
     assert_sound(made)
 
@@ -162,7 +164,7 @@ def test_an_interrupt_is_passed_on_and_the_others_hear_of_it_at_once() -> None:
     assert time.monotonic() - start < 5
     assert isinstance(answers[2], KeyboardInterrupt)
     for rank in (0, 1):
-        assert str(answers[rank]).endswith("for rank 2, which has left: KeyboardInterrupt in step `own memory`")
+        assert str(answers[rank]).endswith("rank 2: has left: KeyboardInterrupt in step `own memory`.")
     assert_sound(made)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from longcat_ops.comm.providers.exchange import left, missed
 
 Result = TypeVar("Result")
-_POOL = ThreadPoolExecutor(max_workers=80, thread_name_prefix="rank")
+_POOL = ThreadPoolExecutor(max_workers=100, thread_name_prefix="rank")
 
 
 class Hub:
@@ -46,10 +46,10 @@ class ThreadExchange:
             hub.changed.notify_all()
             while len(posted) < self.ranks:
                 for who, reason in hub.gone.items():
-                    raise left(self.rank, what, who, reason)
+                    raise left(self.rank, step, what, who, reason)
                 if not hub.changed.wait(max(0.0, deadline - time.monotonic())):
                     missing = [rank for rank in range(self.ranks) if rank not in posted]
-                    raise missed(self.rank, self.ranks, what, missing, self.timeout_s)
+                    raise missed(self.rank, step, what, missing, self.timeout_s)
         assert {name for name, _ in posted.values()} == {what}
         return [posted[rank][1] for rank in range(self.ranks)]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...errors import LongcatShapeError, message
 from .base import CONTROL_BYTES, round_up
 from .driver import FABRIC, POSIX_FD
-from .exchange import of_ranks
+from .exchange import OP, of_ranks
 from .faults import DriverError, describe
 
 if TYPE_CHECKING:
@@ -88,12 +88,10 @@ def choose(ranks: list[Capabilities]) -> Choice:
     """
     for rank, one in enumerate(ranks):
         if one.size != ranks[0].size:
-            raise LongcatShapeError(
-                message("symmetric memory", "size", f"{one.size} on rank {rank}", f"{ranks[0].size} as on rank 0")
-            )
+            raise LongcatShapeError(message(OP, "size", f"{one.size} on rank {rank}", f"{ranks[0].size} as on rank 0"))
     if ranks[0].size < CONTROL_BYTES:
         expected = f"{CONTROL_BYTES} (the control region) or more"
-        raise LongcatShapeError(message("symmetric memory", "size", ranks[0].size, expected))
+        raise LongcatShapeError(message(OP, "size", ranks[0].size, expected))
     no_multicast = of_ranks({rank: one.no_multicast for rank, one in enumerate(ranks) if one.no_multicast}, len(ranks))
     granularity = math.lcm(*(one.granularity for one in ranks))
     if not no_multicast:

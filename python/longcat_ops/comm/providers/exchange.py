@@ -14,7 +14,7 @@ from .faults import RETRIES, describe, is_transient
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-_OP = "symmetric memory"
+OP = "symmetric memory"
 RETRY_WAIT_S = 0.2
 
 
@@ -56,20 +56,16 @@ class Exchange(Protocol):
         ...
 
 
-def missed(rank: int, ranks: int, what: str, missing: list[int], timeout_s: float) -> LongcatTimeoutError:
-    """The error of a rank whose peers did not arrive: rank, op, slot (the step), expected and seen."""
-    late = ", ".join(map(str, missing))
+def missed(rank: int, step: int, what: str, missing: list[int], timeout_s: float) -> LongcatTimeoutError:
+    """The error of a rank whose peers did not come to a step (0, 1, ..) before its deadline."""
     return LongcatTimeoutError(
-        f"{_OP}: rank {rank} waited {timeout_s:g} s in step `{what}` for rank{'s' * (len(missing) > 1)} {late}:"
-        f" expected {ranks} ranks, seen {ranks - len(missing)}."
+        rank, OP, f"step `{what}`", step + 1, dict.fromkeys(missing, f"nothing in {timeout_s:g} s")
     )
 
 
-def left(rank: int, what: str, who: int, reason: str) -> LongcatTimeoutError:
-    """The error of a rank whose peer `who` has left the set-up, or that has left it itself."""
-    if who == rank:
-        return LongcatTimeoutError(f"{_OP}: rank {rank} comes to step `{what}` after it has left: {reason}")
-    return LongcatTimeoutError(f"{_OP}: rank {rank} waits in step `{what}` for rank {who}, which has left: {reason}")
+def left(rank: int, step: int, what: str, who: int, reason: str) -> LongcatTimeoutError:
+    """The error of a rank that comes to a step after rank `who` has left."""
+    return LongcatTimeoutError(rank, OP, f"step `{what}`", step + 1, {who: f"has left: {reason}"})
 
 
 class StoreExchange:
@@ -82,9 +78,9 @@ class StoreExchange:
 
     def __init__(self, store: Store, rank: int, ranks: int, name: str, timeout_s: float = 30.0) -> None:
         if not 0 <= rank < ranks:
-            raise LongcatShapeError(message(_OP, "rank", rank, f"0 .. {ranks - 1}"))
+            raise LongcatShapeError(message(OP, "rank", rank, f"0 .. {ranks - 1}"))
         if timeout_s < 0:
-            raise LongcatShapeError(message(_OP, "timeout_s", timeout_s, "0 (no deadline) or more"))
+            raise LongcatShapeError(message(OP, "timeout_s", timeout_s, "0 (no deadline) or more"))
         self.rank, self.ranks, self.timeout_s = rank, ranks, timeout_s
         self._store, self._step, self._closed = store, 0, False
         self._scopes: list[StoreExchange] = []
@@ -102,7 +98,7 @@ class StoreExchange:
         for rank, name in enumerate(names):
             if name != what:
                 context = f"rank {self.rank} is in `{what}`: the ranks have made different calls"
-                raise LongcatShapeError(message(_OP, "step", f"`{name}` on rank {rank}", f"`{what}`", context))
+                raise LongcatShapeError(message(OP, "step", f"`{name}` on rank {rank}", f"`{what}`", context))
         return [value.partition(b"\0")[2] for value in got]
 
     def barrier(self, what: str) -> None:
@@ -147,9 +143,9 @@ class StoreExchange:
                 return [got[rank] for rank in range(self.ranks)]
             if self._store.check([f"{self._prefix}/left"]):
                 who, _, reason = bytes(self._store.get(f"{self._prefix}/left")).decode().partition("\0")
-                raise left(self.rank, what, int(who), reason)
+                raise left(self.rank, step, what, int(who), reason)
             if self.timeout_s and time.monotonic() - start > self.timeout_s:
-                error = missed(self.rank, self.ranks, what, missing, self.timeout_s)
+                error = missed(self.rank, step, what, missing, self.timeout_s)
                 self.leave(str(error))
                 raise error
             time.sleep(pause)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 
 from ...errors import LongcatTimeoutError
+from .exchange import OP
 
 _HEADER = struct.Struct("16sI16s")  # token of the receiver, sender's rank, kind
 _TOKEN_BYTES = 16
@@ -90,11 +91,8 @@ class Mailbox:
         return rank if genuine else None
 
     def _late(self, kind: str, missing: set[int], timeout_s: float) -> LongcatTimeoutError:
-        late = ", ".join(map(str, sorted(missing)))
-        return LongcatTimeoutError(
-            f"rank {self.rank} waited {timeout_s:g} s for the file descriptor of the {kind} of"
-            f" rank{'s' * (len(missing) > 1)} {late}"
-        )
+        seen = dict.fromkeys(missing, f"none in {timeout_s:g} s")
+        return LongcatTimeoutError(self.rank, OP, f"receipt of descriptors of the {kind}", 1, seen)
 
 
 def _close(fds: Iterable[int]) -> None:

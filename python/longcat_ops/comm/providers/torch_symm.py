@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LongcatShapeError, LongcatUnsupportedError, message
 from .base import ALIGNMENT, CONTROL_BYTES, SetUp, SmokeTest, SymmetricMemory, prove
-from .exchange import Exchange, of_ranks, together
+from .exchange import OP, Exchange, of_ranks, together
 
 if TYPE_CHECKING:
     import torch
@@ -72,12 +72,10 @@ def open_memory(
 def _require_sizes(sizes: list[int]) -> None:
     for rank, size in enumerate(sizes):
         if size != sizes[0]:
-            raise LongcatShapeError(
-                message("symmetric memory", "size", f"{size} on rank {rank}", f"{sizes[0]} as on rank 0")
-            )
+            raise LongcatShapeError(message(OP, "size", f"{size} on rank {rank}", f"{sizes[0]} as on rank 0"))
     if sizes[0] < CONTROL_BYTES:
         expected = f"{CONTROL_BYTES} (the control region) or more"
-        raise LongcatShapeError(message("symmetric memory", "size", sizes[0], expected))
+        raise LongcatShapeError(message(OP, "size", sizes[0], expected))
 
 
 class _Rendezvous:
