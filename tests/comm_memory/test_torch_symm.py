@@ -14,7 +14,7 @@ from torch.distributed import _symmetric_memory
 from longcat_ops.comm.providers import torch_symm
 from longcat_ops.comm.providers.base import ALIGNMENT, CONTROL_BYTES, SetUp
 from longcat_ops.errors import LongcatShapeError
-from support.rank_threads import Hub, on_each
+from support.rank_threads import Hub, ThreadExchange, on_each
 from support.vmm_ranks import outcome
 
 SIZE = CONTROL_BYTES + 512
@@ -207,6 +207,24 @@ def test_a_smoke_test_that_fails_on_one_rank_takes_multicast_from_all() -> None:
     assert outcome(answers) == "peers"  # and zero again
     assert answers[0].why_not["multimem"] == "smoke test of multicast: rank 2: ValueError: 0 is not 7"
     close_all(answers)
+
+
+def test_an_interrupt_between_two_votes_is_passed_on_and_the_others_hear_of_it_at_once() -> None:
+    class Interrupted(ThreadExchange):
+        def all_gather_bytes(self, data: bytes, what: str) -> list[bytes]:
+            if what == "rendezvous of torch":
+                raise KeyboardInterrupt
+            return super().all_gather_bytes(data, what)
+
+    hub = Hub(2, 60)
+    exchanges = [ThreadExchange(hub, 0), Interrupted(hub, 1)]
+    modules = [SymmMem(rank, 2, same, 0, "CUDA") for rank in range(2)]
+    given = {"group": "the group"}
+    first, second = on_each(
+        2, lambda r: torch_symm.open_memory(exchanges[r], f"cuda:{r}", SIZE, symm_mem=modules[r], **given)
+    )
+    assert isinstance(second, KeyboardInterrupt)
+    assert str(first).endswith("missing is: rank 1: has left: KeyboardInterrupt.")
 
 
 def test_the_installed_torch_has_what_the_adapter_uses() -> None:

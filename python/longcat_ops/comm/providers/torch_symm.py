@@ -2,7 +2,7 @@
 
 That module is an alpha interface, so we take as little of it as we can: `empty`, `rendezvous`, `get_backend`, and of
 the handle the attributes in HANDLE. We use neither its ops nor its signal pads: our control words lie in the region.
-The floor is torch 2.11. `tools/torch_symm_contract.py` checks the names in a wheel of any other version.
+The floor is torch 2.11; docs/nvls.md says how to check another version.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import LongcatShapeError, LongcatUnsupportedError, message
 from .base import ALIGNMENT, CONTROL_BYTES, SetUp, SmokeTest, SymmetricMemory, prove
 from .exchange import OP, Exchange, of_ranks, together
+from .faults import describe
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,21 @@ def open_memory(
 
     Raises LongcatTimeoutError if a rank does not arrive at a vote, LongcatShapeError on all ranks if sizes differ.
     """
-    work = _Rendezvous(exchange, symm_mem)
+    try:
+        return _open(exchange, device, size, group, smoke, _Rendezvous(exchange, symm_mem))
+    except BaseException as error:
+        exchange.leave(describe(error))
+        raise
+
+
+def _open(
+    exchange: Exchange,
+    device: torch.device | str,
+    size: int,
+    group: ProcessGroup | str,
+    smoke: SmokeTest | None,
+    work: _Rendezvous,
+) -> SetUp:
     votes = together(exchange, "allocation by torch", lambda: work.allocate(device, size))
     if votes.problems:
         return SetUp.nothing(votes.text)
