@@ -163,6 +163,20 @@ def test_closing_without_a_peer_closes_and_raises() -> None:
     assert memory.holder.calls == ["synchronize", "release"]
 
 
+def test_a_device_that_fails_before_closing_is_told_to_the_others() -> None:
+    exchanges = Hub(2, 60).exchanges()
+    memories = [region(rank) for rank in range(2)]
+
+    def broken() -> None:
+        raise RuntimeError("the device is gone")
+
+    memories[1].holder.synchronize = broken
+    first, second = on_each(2, lambda rank: close_together(memories[rank], exchanges[rank]))
+    assert str(second) == "the device is gone"
+    assert str(first).endswith("missing is: rank 1: has left: RuntimeError: the device is gone.")
+    assert memories[0].closed and memories[1].closed
+
+
 def test_dropping_multicast_keeps_the_rest() -> None:
     memory = region()
     memory.drop_multicast()

@@ -139,6 +139,15 @@ def test_users_are_told_the_cause(method: str, code: int, cause: str) -> None:
     assert_sound(made)
 
 
+def test_a_cause_is_named_only_where_it_is_known() -> None:
+    assert faults.describe(DriverError("cuMemCreate", faults.NOT_SUPPORTED, "N")) == "cuMemCreate returned 801 (N)"
+    assert faults.describe(DriverError("cuMemMap", faults.INVALID_VALUE)) == "cuMemMap returned 1"
+    assert faults.describe(DriverError("cuMemCreate", faults.ILLEGAL_STATE)) == "cuMemCreate returned 401"
+    assert faults.describe(ValueError("no")) == "ValueError: no"
+    assert not faults.is_transient(DriverError("cuMemCreate", faults.NOT_SUPPORTED))
+    assert not faults.is_transient(TimeoutError(802))
+
+
 def test_a_group_that_cannot_be_made_is_waited_for_by_nobody() -> None:
     made = machine(False)
     made.methods[0, "multicast_create"] = [DriverError("cuMulticastCreate", faults.ILLEGAL_STATE)]

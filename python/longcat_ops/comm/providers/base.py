@@ -200,6 +200,9 @@ def close_together(memory: SymmetricMemory, exchange: Exchange) -> None:
     try:
         memory.holder.synchronize()
         exchange.barrier("before memory is closed")
+    except BaseException as error:
+        exchange.leave(describe(error))
+        raise
     finally:
         memory.close()
 

@@ -42,7 +42,12 @@ class Fault:
 
 TABLE = (
     Fault(SYSTEM_NOT_READY, (), "retry", f"still so after {RETRIES} retries: check nvidia-fabricmanager"),
-    Fault(ILLEGAL_STATE, MULTICAST_CALLS, "fall back", "check nvidia-fabricmanager: it does not run or has failed"),
+    Fault(
+        ILLEGAL_STATE,
+        (*MULTICAST_CALLS, "cuMemMap"),
+        "fall back",
+        "check nvidia-fabricmanager: it does not run or has failed",
+    ),
     Fault(
         INVALID_VALUE,
         ("cuMulticastCreate",),
