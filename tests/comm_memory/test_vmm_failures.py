@@ -36,6 +36,7 @@ ERRORS = {
     "not permitted": (faults.NOT_PERMITTED, "CUDA_ERROR_NOT_PERMITTED"),
     "not supported": (faults.NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED"),
 }
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n == "illegal address" else n for n in ERRORS]  # in no row
 
 
 def machine(fabric: bool) -> Machine:
@@ -78,7 +79,7 @@ def fail_everywhere(fabric: bool, make: Callable[[str], BaseException], code: in
     return tried
 
 
-@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_driver_error_at_any_call(name: str) -> None:
     code, text = ERRORS[name]
     tried = fail_everywhere(False, lambda method: DriverError(CALLS.get(method, method), code, text), code, text, 1)
@@ -89,7 +90,7 @@ def test_an_exception_at_any_call() -> None:
     fail_everywhere(False, lambda method: RuntimeError("a defect"), None, "RuntimeError: a defect", 1)
 
 
-@pytest.mark.parametrize("name", ["not supported", "out of memory"])
+@pytest.mark.parametrize("name", ["not supported", pytest.param("out of memory", marks=pytest.mark.slow)])
 def test_a_driver_error_at_any_call_with_fabric_handles(name: str) -> None:
     code, text = ERRORS[name]
     fail_everywhere(True, lambda method: DriverError(CALLS.get(method, method), code, text), code, text, 1)
