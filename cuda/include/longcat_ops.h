@@ -238,6 +238,12 @@ typedef struct lc_comm {
   uint64_t timeout_ns;
   int32_t rank, ranks, channel, op, blocks, threads, fixed_order;
 } lc_comm;
+/* Makes all ranks give up, whatever they wait for: for a stream that no waiting collective blocks. */
+typedef struct lc_comm_abort_args {
+  size_t struct_size;
+  lc_comm comm;
+} lc_comm_abort_args;
+LC_API int lc_comm_abort(const lc_comm_abort_args* args, lc_stream_t stream);
 /* input null: the payload is at offset `payload` already; otherwise it is copied there. out null: the sum stays there. */
 typedef struct lc_all_reduce_args {
   size_t struct_size;

@@ -56,6 +56,12 @@ def test_the_host_aborts_all_ranks(what: str, form: str) -> None:
 
 
 @every_form
+@pytest.mark.parametrize("what", WHATS)
+def test_a_rank_in_no_call_aborts_the_others(what: str, form: str) -> None:
+    checks.abort_by_a_rank_in_no_call(form, what)
+
+
+@every_form
 def test_without_a_timeout_a_collective_waits_for_ever(form: str) -> None:
     with comm.of_form(2, form) as m:
         m.comms[0].timeout_ns = 0

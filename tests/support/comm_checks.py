@@ -108,6 +108,19 @@ def host_abort(form: str, what: str) -> None:
         assert [m.records[rank].missing_ranks for rank in (0, 2)] == [[1], [1]]
 
 
+def abort_by_a_rank_in_no_call(form: str, what: str) -> None:
+    """Rank 0, which has refused a call, ends the waits of the others."""
+    with comm.of_form(3, form) as m:
+        for c in m.comms:
+            c.timeout_ns = 0
+        for rank in (1, 2):
+            launch(m, what, rank)
+        m.launch(kernels.AbortArgs, 0)
+        m.synchronize()
+        assert m.statuses() == ["aborted by the host", "a peer aborted", "a peer aborted"]
+        assert [record.missing_ranks for record in m.records] == [[0]] * 3
+
+
 def calls_after_a_failure(form: str, what: str, first: str) -> None:
     """Calls queued behind it end at once, as in a replayed graph, though all ranks come. The first report stays."""
     with comm.of_form(3, form) as m:

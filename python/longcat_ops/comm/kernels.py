@@ -58,6 +58,11 @@ _HEAD = [("struct_size", ctypes.c_size_t), ("comm", Comm), ("input", _pointer), 
 _ROWS = [("max_rows", _i64), ("device_rows", _pointer), ("rows", _i32 * MAX_RANKS)]
 
 
+class AbortArgs(_Args):
+    function = "lc_comm_abort"
+    _fields_ = [("struct_size", ctypes.c_size_t), ("comm", Comm)]
+
+
 class AllReduceArgs(_Args):
     function = "lc_all_reduce"
     _fields_ = [*_HEAD, ("payload", _u64), ("elements", _i64), ("dtype", _i32)]
