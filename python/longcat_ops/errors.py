@@ -32,7 +32,29 @@ class LongcatUnsupportedError(LongcatError, NotImplementedError):
 
 
 class LongcatTimeoutError(LongcatError, TimeoutError):
-    """A wait passed its deadline; the text names rank, op, slot, expected and seen."""
+    """A wait on other ranks passed its deadline, or cannot end because the process of one of them has ended.
+
+    rank: the one that waited. op: what it ran. slot: where in it, channel and stage. expected: the call that it waited
+    for, counted from 1. seen: for each rank that is missing, what that rank last posted. note: how it was found.
+    """
+
+    def __init__(self, rank: int, op: str, slot: str, expected: int, seen: dict[int, str], note: str = "") -> None:
+        self.rank, self.op, self.slot, self.expected, self.seen, self.note = rank, op, slot, expected, seen, note
+        behind = "; ".join(f"rank {r}: {text}" for r, text in sorted(seen.items())) or "no rank is behind"
+        text = f"{op}: rank {rank} waited in {slot} for call {expected}, and missing is: {behind}."
+        super().__init__(text + (f"\n  {note}" if note else ""))
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The ranks that did not come, in order."""
+        return tuple(sorted(self.seen))
+
+    def __reduce__(self) -> tuple[type[LongcatTimeoutError], tuple[object, ...]]:
+        return type(self), (self.rank, self.op, self.slot, self.expected, self.seen, self.note)
+
+
+class LongcatCommError(LongcatError, RuntimeError):
+    """A communicator cannot serve a call: it is closed, or poisoned by an abort, a failure or another rank's refusal."""
 
 
 class LongcatCheckpointError(LongcatError, RuntimeError):

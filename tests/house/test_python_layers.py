@@ -20,6 +20,7 @@ LAYERS = (
     ("perf",),
     ("reference",),
     ("ops",),
+    ("comm",),
     ("", "training"),
     ("model",),
     ("loading",),
@@ -234,7 +235,7 @@ PLANTED = {
         "def f():\n    from ..integrations import hf",
         ["model.model: imports integrations.hf"],
     ),
-    "a new folder": ("comm/nvls.py", "", ["comm.nvls: has no row in LAYERS"]),
+    "a new folder": ("serving/engine.py", "", ["serving.engine: has no row in LAYERS"]),
 }
 
 
