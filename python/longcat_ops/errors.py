@@ -54,7 +54,7 @@ class LongcatTimeoutError(LongcatError, TimeoutError):
 
 
 class LongcatCommError(LongcatError, RuntimeError):
-    """A communicator cannot serve a call: it is closed, or poisoned by an abort, a failure or another rank's refusal."""
+    """A communicator cannot serve a call: it is closed, or poisoned by an abort, a failure or a refusal elsewhere."""
 
 
 class LongcatCheckpointError(LongcatError, RuntimeError):

@@ -149,9 +149,8 @@ def counted(op: str, found: Rows, have: int, name: str) -> None:
         raise refuse(op, "rows", counts, "counts of 0 or more")
     total = sum(counts)
     if total > have or (total < have and not found.capacity):
-        most = "at most " if found.capacity else ""
-        raise refuse(op, name, f"{have} rows", f"{total}, the sum of rows {counts}" if not most else f"at least {total}",
-                     f"rows: {counts}")  # fmt: skip
+        expected = f"at least {total}" if found.capacity else f"{total}"
+        raise refuse(op, name, f"{have} rows", f"{expected}, the sum of rows {counts}")
 
 
 @rank_local

@@ -12,7 +12,7 @@ import torch
 
 from .._environment import RUNGS
 from ..errors import LongcatError, LongcatUnsupportedError
-from .rungs import group
+from .rungs import connect
 from .rungs.base import Rung, Session
 
 LADDER = RUNGS[1:]  # multimem, p2p, nccl, gloo
@@ -34,7 +34,7 @@ def objections(device: torch.device) -> dict[str, str]:
 
 def _objection(name: str, device: torch.device) -> str:
     if name not in _DEVICE:
-        return group.reason(name, device)
+        return connect.reason(name, device)
     if device.type != "cuda":
         return "CUDA tensors only: this process group has no GPU"
     if importlib.util.find_spec(f"{__package__}.kernels") is None:
@@ -45,7 +45,7 @@ def _objection(name: str, device: torch.device) -> str:
 def _build(name: str, session: Session) -> Rung:
     if name in _DEVICE:
         return importlib.import_module(f"{__package__}.kernels").build(name, session)
-    return group.build(name, session)
+    return connect.build(name, session)
 
 
 def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import weakref
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from ..errors import LongcatCommError, LongcatError, LongcatShapeError, LongcatU
 from . import checks, choose
 from .channel import Channel
 from .processes import Process, this_process
-from .rungs import group as group_rungs
+from .rungs import connect
 from .rungs.base import Config, Session
 from .watch import Watch
 
@@ -114,10 +115,10 @@ class Communicator(Channel):
     def close(self) -> None:
         """Gives connections and memory back. A second call does nothing. No collective: ranks may close at other times,
         but a rank that calls an operation after another has closed gets an error."""
-        if not self._open:
+        if not self._open or os.getpid() != self._pid:  # a forked process shares the connections of its parent
             return
         self._open = False
-        keys = group_rungs.store_keys(self.backend, self.ranks, self.caps.num_channels)
+        keys = connect.store_keys(self.backend, self.ranks, self.caps.num_channels)
         self._session.watch.close(keys)
         self._rung.close()
 

@@ -15,7 +15,7 @@ class Post:
 
     call: number of its newest call, from 1. step, stage: the part of that call it has come to. text: the call, the same
     text on every rank of a right program. waiting: it has waited there for a while, so it is alive and not the cause.
-    refused: number and error of the newest call that it refused. closed: it has closed its communicator.
+    refused: number and error of the newest calls that it refused. closed: it has closed its communicator.
     """
 
     call: int = 0
@@ -23,7 +23,7 @@ class Post:
     stage: str = ""
     text: str = ""
     waiting: bool = False
-    refused: tuple[int, str] = (0, "")
+    refused: list[tuple[int, str]] = field(default_factory=list)
     closed: bool = False
 
     def dumps(self) -> str:

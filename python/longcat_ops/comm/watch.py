@@ -33,6 +33,7 @@ GRACE_S = 0.5
 STORE_S = 2.0
 # Where no deadline is set, a broken connection still ends the wait after this long.
 BROKEN_S = 30.0
+KEPT_REFUSALS = 8
 
 
 class Watch:
@@ -50,6 +51,12 @@ class Watch:
         store.compare_set("failure", "", "")
         for channel in self.channels:
             channel.send()
+
+    def new_store(self) -> Any:
+        """The store over a connection of its own, where its kind can be cloned."""
+        with suppress(Exception):
+            return self.store.clone()
+        return self.store
 
     def gather(self, stage: str, value: Any) -> list[Any]:
         """Every rank's `value`, of JSON, in rank order. Collective: each stage has another name."""
@@ -194,7 +201,7 @@ class ChannelWatch:
 
     def refuse(self, error: Exception) -> None:
         """This rank does not run the call. The others raise its error, if they do not refuse the call, too."""
-        self.post.refused = (self.post.call, f"{error}")
+        self.post.refused = [*self.post.refused[1 - KEPT_REFUSALS :], (self.post.call, str(error))]
         self.send()
 
     def send(self) -> None:
@@ -274,8 +281,9 @@ class ChannelWatch:
     def _disagreements(self, posts: dict[int, Post]) -> Iterator[LongcatError]:
         mine, op = self.post, self.op
         for r, post in posts.items():
-            if post.refused[0] == mine.call:
-                yield LongcatCommError(f"{op}: rank {r} refused its call {mine.call}. {post.refused[1]}")
+            refused = dict(post.refused)
+            if mine.call in refused:
+                yield LongcatCommError(f"{op}: rank {r} refused its call {mine.call}. {refused[mine.call]}")
             elif post.call == mine.call and post.text and post.text != mine.text:
                 got = f"rank {r} called `{post.text}`, rank {self.watch.rank} called `{mine.text}`"
                 yield LongcatCommError(f"{op}: ranks disagree about call {mine.call} of channel {self.index}: {got}.")
