@@ -1,5 +1,7 @@
-"""Ranks for the tests of this folder: four processes, started once. A fixture `world` gives a number of them and a rung,
-so that one suite runs over every rung that there is."""
+"""Ranks for the tests of this folder: four processes, started once.
+
+The fixture `world` gives a number of them and a rung, so that one suite runs over every rung that there is.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +28,12 @@ def rung(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=(1, 2, 3, 4), ids=lambda n: f"{n} ranks")
 def world(request: pytest.FixtureRequest, keeper: Keeper, rung: str) -> Ranks:
+    return Ranks(keeper, request.param, rung)
+
+
+@pytest.fixture(params=(2, 3, 4), ids=lambda n: f"{n} ranks")
+def peers(request: pytest.FixtureRequest, keeper: Keeper, rung: str) -> Ranks:
+    """A world of more than one rank."""
     return Ranks(keeper, request.param, rung)
 
 

@@ -204,8 +204,8 @@ print(sorted(silent))
 """
 NEED_NO_TORCH = {
     "LongcatCheckpointError", "LongcatCommError", "LongcatError", "LongcatLibraryError", "LongcatShapeError",
-    "LongcatTimeoutError", "LongcatUnsupportedError", "__version__", "errors", "integrations", "ops", "ops.supports", "import errors",
-    "import integrations", "import ops", "import perf", "perf",
+    "LongcatTimeoutError", "LongcatUnsupportedError", "__version__", "errors", "integrations", "ops", "ops.supports",
+    "import errors", "import integrations", "import ops", "import perf", "perf",
 }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def tensor(raw: np.ndarray, dtype: str) -> torch.Tensor:
 
 
 def difference(got: torch.Tensor, want: np.ndarray, dtype: str) -> str:
-    """"" if the bits are those of `want`; any NaN is as good as another."""
+    """ "" if the bits are those of `want`; any NaN is as good as another."""
     if list(got.shape) != list(want.shape):
         return f"shape {list(got.shape)}, expected {list(want.shape)}"
     kind = torch.int32 if dtype == "float32" else torch.int16

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+# A TCPStore looks the names of its peers up, and a resolver that drops a question costs its whole patience, else 5 s.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "numpy", "longcat_ops.comm", "torch.library"])
 

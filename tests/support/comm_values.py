@@ -144,7 +144,10 @@ def fused_norms(world: World, ranks: int, backend: str, every: int) -> list[str]
         every, oracle.FLOATS, sizes, KINDS, (None, "fp8_1x128"), ("new", "out", "in place")
     ):
         inputs = [oracle.values(kind, dtype, shape, r) for r in range(ranks)]
-        x, residual = oracle.tensor(inputs[world.rank], dtype), oracle.tensor(oracle.values(kind, dtype, shape, 9), dtype)
+        x, residual = (
+            oracle.tensor(inputs[world.rank], dtype),
+            oracle.tensor(oracle.values(kind, dtype, shape, 9), dtype),
+        )
         weight = torch.linspace(0.5, 2.0, shape[1])
         total = oracle.tensor(oracle.summed(inputs, dtype), dtype)
         y, q, s = total + residual, None, None
@@ -188,7 +191,9 @@ def mixed(world: World, ranks: int, backend: str, count: int) -> str:
         if op == 0:
             out = channel.all_reduce(x)
         elif op == 1:
-            out = channel.all_gather(channel.reduce_scatter(x, rows=split(shape[0], ranks)), rows=split(shape[0], ranks))
+            out = channel.all_gather(
+                channel.reduce_scatter(x, rows=split(shape[0], ranks)), rows=split(shape[0], ranks)
+            )
         elif op == 2:
             out = channel.broadcast_(x, int(draw.integers(0, ranks)))
         else:

@@ -195,6 +195,8 @@ class Channel:
         for name, value in named.items():
             if not isinstance(value, Tensor) and (value is not None or name not in ("out", "residual_out")):
                 self._refuse(op, checks.refuse(op, name, type(value).__name__, "a torch.Tensor"))
+            if value is not None and value.device.type == "meta":  # its kernel is the fake, which meets nobody
+                self._refuse(op, checks.refuse(op, name, "on meta", f"on {' or '.join(self.caps.devices)}"))
 
     def _counts(self, op: str, x: Tensor, rows: Any, first: int | None) -> list[int]:
         if x.dim() == 0:

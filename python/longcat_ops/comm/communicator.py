@@ -21,6 +21,7 @@ from .channel import Channel
 from .processes import Process, this_process
 from .rungs import connect
 from .rungs.base import Config, Session
+from .store import Client, client_of
 from .watch import Watch
 
 
@@ -63,8 +64,10 @@ class Communicator(Channel):
             checks.constructor(config, RUNGS)
         except LongcatError as error:
             problem, config = error, Config(1, "auto", 1, 1, False, 30.0, "auto")
-        watch = Watch(_own_store(group, rank), rank, ranks, float(config.timeout_s), config.num_channels)
-        names: list[str] = []
+        client = client_of(dist.distributed_c10d._get_default_store())
+        prefix = _own_prefix(group, client, rank)
+        store = dist.PrefixStore(prefix, client.store)
+        watch = Watch(client, store, rank, ranks, float(config.timeout_s), config.num_channels)
         try:
             device = choose.group_device(group)
             hellos = watch.gather("hello", _hello(config, problem, device))
@@ -72,12 +75,13 @@ class Communicator(Channel):
                 raise problem
             _require_same(hellos, rank)
             watch.processes = [Process(**hello["process"]) for hello in hellos]
-            session = Session(group, rank, ranks, device, config, watch, watch.processes)
+            own = dist.PrefixStore(prefix, group.get_group_store())
+            session = Session(group, own, rank, ranks, device, config, watch, watch.processes)
             rung, self.backend, self.why_not = choose.choose(session, [hello["objections"] for hello in hellos])
         except BaseException as error:
             if watch.failure is None and not isinstance(error, LongcatError):
                 watch.poison(LongcatCommError(f"Communicator: rank {rank} failed: {type(error).__name__}: {error}"))
-            watch.close(names)
+            watch.close([])
             raise
         super().__init__(session, rung)
         self.group = group
@@ -118,7 +122,7 @@ class Communicator(Channel):
         if not self._open or os.getpid() != self._pid:  # a forked process shares the connections of its parent
             return
         self._open = False
-        keys = connect.store_keys(self.backend, self.ranks, self.caps.num_channels)
+        keys = connect.store_keys(self.backend, self._session)
         self._session.watch.close(keys)
         self._rung.close()
 
@@ -151,14 +155,11 @@ def _members(group: Any) -> tuple[Any, int, int]:
     return group, group.rank(), group.size()
 
 
-def _own_store(group: Any, rank: int) -> Any:
-    """A store for one communicator: a connection of its own, and a prefix with the number of the construction. Each
-    rank counts its constructions over the group in the store, so a rank that failed one still meets the next."""
-    store = group.get_group_store()
-    with contextlib.suppress(Exception):  # other kinds of store cannot be cloned; they share their connection
-        store = store.clone()
-    number = store.add(f"longcat_ops/communicators/{rank}", 1)
-    return dist.PrefixStore(f"longcat_ops/{number}", store)
+def _own_prefix(group: Any, client: Client, rank: int) -> str:
+    """A prefix of keys for one communicator: the group and the number of the construction. Each rank counts its
+    constructions over the group in the store, so a rank that failed one still meets the next."""
+    place = f"longcat_ops/{group.group_name}"
+    return f"{place}/{client.store.add(f'{place}/{rank}', 1)}"
 
 
 def _hello(config: Config, problem: LongcatError | None, device: torch.device) -> dict[str, Any]:

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import copy
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -26,37 +25,31 @@ from ..errors import LongcatCommError, LongcatError, LongcatTimeoutError
 from .background import Background, Work
 from .posts import Post, Record
 from .processes import Process, has_ended
+from .store import Client
 
 SLICE_S = 0.05
-# The data of a rank that has ended, and the answers of a slow store, get this long to arrive.
+# The data of a rank that has ended gets this long to arrive.
 GRACE_S = 0.5
-STORE_S = 2.0
 # Where no deadline is set, a broken connection still ends the wait after this long.
 BROKEN_S = 30.0
 KEPT_REFUSALS = 8
 
 
 class Watch:
-    """One communicator's posts. store: for it alone. timeout_s: 0 waits for ever."""
+    """One communicator's posts. store: for it alone, over `client`. timeout_s: 0 waits for ever."""
 
-    def __init__(self, store: Any, rank: int, ranks: int, timeout_s: float, num_channels: int) -> None:
-        self.store, self.rank, self.ranks, self.timeout_s = store, rank, ranks, timeout_s
+    def __init__(
+        self, client: Client, store: Any, rank: int, ranks: int, timeout_s: float, num_channels: int
+    ) -> None:  # fmt: skip
+        self.client, self.store, self.rank, self.ranks, self.timeout_s = client, store, rank, ranks, timeout_s
         self.failure: LongcatError | None = None
         self.closed = False
         self.processes: list[Process] = []
         self.channels = [ChannelWatch(self, i) for i in range(num_channels)]
         self._keys = ["failure", "closed"]
-        self._asking: Background | None = None
-        self._lock = threading.Lock()
         store.compare_set("failure", "", "")
         for channel in self.channels:
             channel.send()
-
-    def new_store(self) -> Any:
-        """The store over a connection of its own, where its kind can be cloned."""
-        with suppress(Exception):
-            return self.store.clone()
-        return self.store
 
     def gather(self, stage: str, value: Any) -> list[Any]:
         """Every rank's `value`, of JSON, in rank order. Collective: each stage has another name."""
@@ -64,12 +57,12 @@ class Watch:
         self._keys += keys
         self.store.set(keys[self.rank], json.dumps(value))
         start, pause = time.monotonic(), 0.0005
-        while not self.ask(lambda: self.store.check(keys)):
+        while not self.client.ask(lambda: self.store.check(keys)):
             time.sleep(pause)
             pause = min(2 * pause, SLICE_S / 2)
             if error := self._problem(stage, keys, time.monotonic() - start):
                 raise self.poison(error)
-        if (texts := self.ask(lambda: self.store.multi_get(keys))) is None:
+        if (texts := self.client.ask(lambda: self.store.multi_get(keys))) is None:
             text = f"Communicator: the store of the process group does not answer in stage `{stage}`."
             raise self.poison(LongcatCommError(text))
         return [json.loads(text) for text in texts]
@@ -81,43 +74,30 @@ class Watch:
             try:
                 return work.wait(timedelta(seconds=SLICE_S))
             except Exception:
-                if work.is_completed():
-                    raise
+                if work.is_completed():  # perhaps just after the slice
+                    return work.wait(timedelta(seconds=SLICE_S))
             if error := self._problem(stage, [], time.monotonic() - start):
                 raise self.poison(error)
 
     def _problem(self, stage: str, keys: list[str], waited: float) -> LongcatError | None:
         if self.failure:
             return self.failure
-        if record := Record.loads(self.ask(lambda: self.store.get("failure")) or b""):
+        if record := Record.loads(self.client.ask(lambda: self.store.get("failure")) or b""):
             return record.error(self.rank)
         late = self.timeout_s and waited > self.timeout_s
         ended = self.ended() if waited > GRACE_S else {}
         if not late and not ended:
             return None
         seen = {
-            r: "has not come" for r, key in enumerate(keys) if not self.ask(lambda key=key: self.store.check([key]))
+            r: "has not come"
+            for r, key in enumerate(keys)
+            if not self.client.ask(lambda key=key: self.store.check([key]))
         }
         seen = {r: seen[r] for r in seen if late or r in ended} | {r: ended[r] for r in ended if r in seen}
         seen = seen if keys else ended
         if not seen and not late:
             return None
         return LongcatTimeoutError(self.rank, "Communicator", f"stage `{stage}`", 1, seen, f"waited {waited:.1f} s")
-
-    def ask(self, question: Callable[[], Any]) -> Any:
-        """The store's answer; None if it has none within STORE_S, or is gone. Never more than one question at once:
-        the store's client would queue it behind the other, without a deadline."""
-        with self._lock:
-            if self.is_silent():
-                return None
-            with suppress(Exception):
-                self._asking = Background(question)
-                return self._asking.wait(timedelta(seconds=STORE_S))
-        return None
-
-    def is_silent(self) -> bool:
-        """Whether the store still owes an answer."""
-        return self._asking is not None and not self._asking.is_completed()
 
     def ended(self) -> dict[int, str]:
         """The ranks whose process is known to have ended."""
@@ -133,7 +113,7 @@ class Watch:
             self.failure = error
             if announce:
                 mine = Record.of(error, self.rank).dumps()
-                found = self.ask(lambda: self.store.compare_set("failure", "", mine))
+                found = self.client.ask(lambda: self.store.compare_set("failure", "", mine))
                 first = Record.loads(found) if found else None
                 if first and first.by != self.rank:
                     self.failure = first.error(self.rank)
@@ -142,7 +122,7 @@ class Watch:
     def check(self) -> None:
         """Raises if the communicator is closed or poisoned, by any rank. Asks the store once."""
         self.require_open("check")
-        if record := Record.loads(self.ask(lambda: self.store.get("failure")) or b""):
+        if record := Record.loads(self.client.ask(lambda: self.store.get("failure")) or b""):
             raise self.poison(record.error(self.rank), announce=False)
 
     def require_open(self, op: str) -> None:
@@ -153,21 +133,21 @@ class Watch:
             fix = "close it, form a group of the ranks that are left, and make a new Communicator over it"
             raise LongcatCommError(f"{op}: this communicator is poisoned. {self.failure}\n  fix: {fix}")
 
-    def close(self, rung_keys: list[str]) -> None:
-        """Posts that this rank has closed. The last of all ranks removes what they posted."""
+    def close(self, others: list[tuple[Any, str]]) -> None:
+        """Posts that this rank has closed. The last of all ranks removes what they posted, and `others`: keys of other
+        stores."""
         self.closed = True
         for channel in self.channels:
             channel.post.closed = True
             channel.send()
-        keys = [*self._keys, *rung_keys]
-        keys += [f"post/{channel.index}/{r}" for channel in self.channels for r in range(self.ranks)]
+        keys = [*self._keys, *(f"post/{c.index}/{r}" for c in self.channels for r in range(self.ranks))]
 
         def leave() -> None:
             if self.store.add("closed", 1) == self.ranks:
-                for key in keys:
-                    self.store.delete_key(key)
+                for store, key in [*((self.store, key) for key in keys), *others]:
+                    store.delete_key(key)
 
-        self.ask(leave)
+        self.client.ask(leave)
 
 
 class ChannelWatch:
@@ -205,7 +185,7 @@ class ChannelWatch:
         self.send()
 
     def send(self) -> None:
-        if not self.watch.is_silent():
+        if not self.watch.client.is_silent():
             with suppress(Exception):  # a store that is gone is found when it is read
                 self.watch.store.set(f"post/{self.index}/{self.watch.rank}", self.post.dumps())
 
@@ -272,7 +252,7 @@ class ChannelWatch:
 
     def _read(self) -> tuple[Record | None, dict[int, Post]] | None:
         keys = ["failure", *(f"post/{self.index}/{r}" for r in range(self.watch.ranks))]
-        answer = self.watch.ask(lambda: self.watch.store.multi_get(keys))
+        answer = self.watch.client.ask(lambda: self.watch.store.multi_get(keys))
         if answer is None:
             return None
         posts = {r: Post.loads(text) for r, text in enumerate(answer[1:]) if r != self.watch.rank}

@@ -28,9 +28,14 @@ class Config:
 
 @dataclass
 class Session:
-    """One communicator's view of its ranks. device: where its process group computes. processes: one per rank."""
+    """One communicator's view of its ranks.
+
+    store: the process group's, with a prefix for this communicator; calls on it may wait. device: where the process
+    group computes. processes: one per rank.
+    """
 
     group: Any
+    store: Any
     rank: int
     ranks: int
     device: torch.device

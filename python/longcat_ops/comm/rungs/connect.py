@@ -32,8 +32,7 @@ def build(name: str, session: Session) -> GroupRung:
 
     def connect() -> list[Any]:
         kind = dist.ProcessGroupGloo if name == "gloo" else dist.ProcessGroupNCCL
-        store = session.watch.new_store()  # a client that waits for an address can answer nothing else
-        stores = [dist.PrefixStore(f"{name}/{i}", store) for i in range(session.config.num_channels)]
+        stores = [dist.PrefixStore(f"{name}/{i}", session.store) for i in range(session.config.num_channels)]
         return [kind(store, session.rank, session.ranks, timeout) for store in stores]
 
     alone = [None] * session.config.num_channels
@@ -44,6 +43,7 @@ def build(name: str, session: Session) -> GroupRung:
     return rungs[0]
 
 
-def store_keys(name: str, ranks: int, channels: int) -> list[str]:
-    """What the process groups of the rung `name` leave in the store."""
-    return [f"{name}/{i}/0/{r}" for i in range(channels) for r in range(ranks)]
+def store_keys(name: str, session: Session) -> list[tuple[Any, str]]:
+    """What the process groups of the rung `name` leave in the store: their addresses."""
+    places = [(i, r) for i in range(session.config.num_channels) for r in range(session.ranks)]
+    return [(session.store, f"{name}/{i}/0/{r}") for i, r in places]
