@@ -27,9 +27,10 @@ _context.set_forkserver_preload(["torch", "numpy", "longcat_ops.comm", "torch.li
 class World:
     """What a job sees: its rank, groups of the first n ranks, communicators over them that stay open."""
 
-    def __init__(self, rank: int, ranks: int) -> None:
+    def __init__(self, rank: int, ranks: int, subgroups: bool) -> None:
         self.rank, self.ranks = rank, ranks
-        self._groups = {n: dist.new_group(list(range(n))) for n in range(1, ranks)} | {ranks: dist.group.WORLD}
+        self._groups = {n: dist.new_group(list(range(n))) for n in range(1, ranks) if subgroups}
+        self._groups[ranks] = dist.group.WORLD
         self._open: dict[Any, Any] = {}
 
     def group(self, ranks: int) -> Any:
@@ -48,12 +49,16 @@ class World:
         return Communicator(self.group(ranks), backend=backend, **options)
 
 
-def serve(rank: int, ranks: int, port: int, pipe: Connection) -> None:
-    """Runs jobs until the pipe ends."""
+def serve(rank: int, ranks: int, subgroups: bool, pipe: Connection) -> None:
+    """Runs jobs until the pipe ends. The port of the store comes first; for 0 this rank has the store."""
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
+    port = pipe.recv()
+    store = dist.TCPStore(
+        "127.0.0.1", port, is_master=port == 0, wait_for_workers=False, timeout=timedelta(seconds=60)
+    )  # fmt: skip
+    pipe.send((True, store.port))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    world = World(rank, ranks)
+    world = World(rank, ranks, subgroups)
     pipe.send((True, "ready"))
     while True:
         try:
@@ -69,19 +74,28 @@ def serve(rank: int, ranks: int, port: int, pipe: Connection) -> None:
 
 
 class Pool:
-    """`ranks` processes. A context manager that ends them."""
+    """`ranks` processes. A context manager that ends them.
 
-    def __init__(self, ranks: int) -> None:
+    subgroups: there are groups of the first 1, 2, .. ranks, too. torch names a group that survivors form after the
+    number of groups that each of them is in, so they must be in as many. store_in_rank: rank 0 has the store, not this
+    process.
+    """
+
+    def __init__(self, ranks: int, subgroups: bool = False, store_in_rank: bool = False) -> None:
         self.ranks = ranks
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.store = None if store_in_rank else dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.pipes, self.processes = [], []
         for rank in range(ranks):
             here, there = _context.Pipe()
-            process = _context.Process(target=serve, args=(rank, ranks, self.store.port, there), daemon=True)
+            process = _context.Process(target=serve, args=(rank, ranks, subgroups, there), daemon=True)
             process.start()
             there.close()
             self.pipes.append(here)
             self.processes.append(process)
+        port = 0 if self.store is None else self.store.port
+        for rank, pipe in enumerate(self.pipes):
+            pipe.send(port)
+            port = self.result(rank)
         for rank in range(ranks):
             self.result(rank)
 

@@ -18,7 +18,7 @@ class Keeper:
 
     def run(self, count: int, job: str, /, **arguments: Any) -> list[Any]:
         if self._pool is None:
-            self._pool = Pool(RANKS)
+            self._pool = Pool(RANKS, subgroups=True)
         try:
             return self._pool.run(count, job, **arguments)
         except BaseException:

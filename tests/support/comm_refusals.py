@@ -61,7 +61,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "out is no tensor": (lambda c: c.all_gather(bf16(3), 5), "`out` is int, expected a torch.Tensor"),
     "scalar rows": (lambda c: c.all_gather(torch.tensor(1.0)), "`x` is of shape [], expected at least 1-dimensional"),
     "not divisible": (lambda c: c.reduce_scatter(bf16(7 * c.ranks + 1)), "rows, expected a multiple of"),
-    "rows too few": (lambda c: c.all_gather(bf16(3), rows=[3]), "`rows` is [3], 1 counts, expected"),
+    "rows too many": (lambda c: c.all_gather(bf16(3), rows=[3] * (c.ranks + 1)), " counts, expected "),
     "negative rows": (lambda c: c.all_gather(bf16(3), rows=[-1] * c.ranks), "expected counts of 0 or more"),
     "rows of floats": (lambda c: c.all_gather(bf16(3), rows=[3.0] * c.ranks), "expected a list of ints"),
     "rows of another sum": (lambda c: c.reduce_scatter(bf16(5), rows=[4] * c.ranks), "`x` is 5 rows, expected"),
@@ -69,7 +69,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "rows tensor dtype": (
         lambda c: c.all_gather(bf16(3), bf16(9), torch.ones(c.ranks, dtype=torch.int64)), "expected int32 ["),
     "rows tensor sum": (
-        lambda c: c.all_gather(bf16(9), bf16(9), torch.full((c.ranks,), 9, dtype=torch.int32)),
+        lambda c: c.all_gather(bf16(9), bf16(9), torch.full((c.ranks,), 10, dtype=torch.int32)),
         "`out` is 9 rows, expected at least"),
     "rows tensor negative": (
         lambda c: c.all_gather(bf16(9), bf16(9), torch.tensor([-1] + [1] * (c.ranks - 1), dtype=torch.int32)),
@@ -93,6 +93,8 @@ CALLS: dict[str, tuple[Call, str]] = {
     "quant width": (
         _norm(bf16(2, 9), bf16(2, 9), torch.ones(9), quant="fp8_1x128"), "a positive multiple of 8"),
 }  # fmt: skip
+# Calls that are right on one rank.
+OF_SEVERAL = {"not divisible"}
 
 
 def by_all(world: World, ranks: int, backend: str) -> list[str]:
@@ -100,6 +102,8 @@ def by_all(world: World, ranks: int, backend: str) -> list[str]:
     wrong = []
     with world.new(ranks, backend, max_bytes=1 << 20, timeout_s=20.0) as comm:
         for name, (call, text) in CALLS.items():
+            if ranks == 1 and name in OF_SEVERAL:
+                continue
             try:
                 call(comm)
             except LongcatError as error:
