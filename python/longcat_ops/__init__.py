@@ -13,6 +13,7 @@ from . import _environment, _library
 from ._library import LongcatLibraryError
 from .errors import (
     LongcatCheckpointError,
+    LongcatCommError,
     LongcatError,
     LongcatShapeError,
     LongcatTimeoutError,
@@ -34,10 +35,11 @@ _MODULE_OF = {
     "supports": "ops",
     **{name: f"ops.{op.module}" for name, op in OPS.items()},
 }
-_SUBMODULES = ("engine", "errors", "integrations", "loading", "model", "ops", "perf", "reference", "training")
+_SUBMODULES = ("comm", "engine", "errors", "integrations", "loading", "model", "ops", "perf", "reference", "training")
 
 __all__ = [
     "LongcatCheckpointError",
+    "LongcatCommError",
     "LongcatError",
     "LongcatLibraryError",
     "LongcatShapeError",

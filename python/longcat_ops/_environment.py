@@ -9,11 +9,12 @@ import warnings
 from .errors import LongcatShapeError
 
 BACKENDS = ("reference", "cpu", "emu", "cuda")
+RUNGS = ("auto", "multimem", "p2p", "nccl", "gloo")
 
 # Every environment variable of the library, with its legal values or the kind of value.
 VARIABLES: dict[str, tuple[str, ...] | str] = {
     "LONGCAT_OPS_BACKEND": BACKENDS,
-    "LONGCAT_OPS_COMM": "text",
+    "LONGCAT_OPS_COMM": RUNGS,
     "LONGCAT_OPS_TIMEOUT_S": "seconds",
     "LONGCAT_OPS_CPU_ISA": ("baseline", "avx2", "avx512"),
 }
@@ -38,6 +39,16 @@ def backend() -> str:
     return values.get("LONGCAT_OPS_BACKEND") or "cpu"
 
 
+def comm_backend() -> str:
+    """The rung that a Communicator takes unless its caller names one: LONGCAT_OPS_COMM."""
+    return values.get("LONGCAT_OPS_COMM") or "auto"
+
+
+def timeout_s() -> float:
+    """Seconds that a rank waits for others: LONGCAT_OPS_TIMEOUT_S, 30 if unset; 0 waits for ever."""
+    return float(values.get("LONGCAT_OPS_TIMEOUT_S") or 30)
+
+
 def check() -> None:
     """Raises LongcatShapeError for a variable with a value that is not legal."""
     for name, legal in VARIABLES.items():
@@ -46,12 +57,13 @@ def check() -> None:
             continue
         if isinstance(legal, tuple) and value not in legal:
             raise LongcatShapeError(f"environment variable {name} is {value!r}, expected one of {', '.join(legal)}.")
-        if legal == "seconds" and not _is_positive_number(value):
-            raise LongcatShapeError(f"environment variable {name} is {value!r}, expected a positive number of seconds.")
+        if legal == "seconds" and not _is_duration(value):
+            text = "expected a number of seconds, 0 for no limit"
+            raise LongcatShapeError(f"environment variable {name} is {value!r}, {text}.")
 
 
-def _is_positive_number(value: str) -> bool:
+def _is_duration(value: str) -> bool:
     try:
-        return 0 < float(value) < float("inf")
+        return 0 <= float(value) < float("inf")
     except ValueError:
         return False

@@ -80,7 +80,8 @@ def test_unknown_variable_names_the_nearest(name: str, nearest: str) -> None:
     ("name", "value", "expected"),
     [
         ("LONGCAT_OPS_BACKEND", "gpu", "expected one of reference, cpu, emu, cuda"),
-        ("LONGCAT_OPS_TIMEOUT_S", "-3", "expected a positive number of seconds"),
+        ("LONGCAT_OPS_TIMEOUT_S", "-3", "expected a number of seconds, 0 for no limit"),
+        ("LONGCAT_OPS_COMM", "nvls", "expected one of auto, multimem, p2p, nccl, gloo"),
         ("LONGCAT_OPS_CPU_ISA", "avx1024", "expected one of baseline, avx2, avx512"),
     ],
 )
@@ -202,9 +203,9 @@ print(*texts, sep="")
 print(sorted(silent))
 """
 NEED_NO_TORCH = {
-    "LongcatCheckpointError", "LongcatError", "LongcatLibraryError", "LongcatShapeError", "LongcatTimeoutError",
-    "LongcatUnsupportedError", "__version__", "errors", "integrations", "ops", "ops.supports", "import errors",
-    "import integrations", "import ops", "import perf", "perf",
+    "LongcatCheckpointError", "LongcatCommError", "LongcatError", "LongcatLibraryError", "LongcatShapeError",
+    "LongcatTimeoutError", "LongcatUnsupportedError", "__version__", "errors", "integrations", "ops", "ops.supports",
+    "import errors", "import integrations", "import ops", "import perf", "perf",
 }  # fmt: skip
 
 

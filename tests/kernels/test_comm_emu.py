@@ -11,9 +11,9 @@ from torch import Tensor
 
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
-from support import comm_ranks as comm
+from support import comm_machine as comm
 from support.comm_checks import mixed, norm_of, residual_norm
-from support.comm_ranks import DTYPES, FORMS, assert_sum, in_order, inputs
+from support.comm_machine import DTYPES, FORMS, assert_sum, in_order, inputs
 from support.emulated_kernels import FILLER, library, schedule  # noqa: F401
 
 RANKS = [2, 3, 4, 8]

@@ -12,7 +12,7 @@ from longcat_ops.comm import kernels
 from longcat_ops.errors import LongcatError
 from longcat_ops.ops import emulated
 from support import comm_checks as checks
-from support import comm_ranks as comm
+from support import comm_machine as comm
 from support.comm_checks import TWO_MEETINGS, WHATS, launch
 from support.emulated_kernels import FILLER, library, schedule  # noqa: F401
 

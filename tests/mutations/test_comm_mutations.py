@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from support import comm_checks as checks
-from support import comm_ranks as comm
+from support import comm_machine as comm
 from support.kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
 
 

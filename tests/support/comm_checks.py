@@ -9,8 +9,8 @@ import torch
 
 from longcat_ops.comm import kernels
 from longcat_ops.testing.op_results import bits
-from support import comm_ranks as comm
-from support.comm_ranks import LINES, MAX_LINE_BYTES, PAYLOAD, Machine, in_order, inputs
+from support import comm_machine as comm
+from support.comm_machine import LINES, MAX_LINE_BYTES, PAYLOAD, Machine, in_order, inputs
 from support.emulated_kernels import FILLER, run
 
 MIXED = ["all_reduce", "reduce_scatter", "all_gather", "low_latency"]

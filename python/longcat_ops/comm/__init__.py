@@ -1,0 +1,10 @@
+"""Collectives for tensor and expert parallelism: one interface over several ways to reach the other ranks."""
+
+from __future__ import annotations
+
+from .. import _torch  # noqa: F401
+from ..errors import LongcatCommError, LongcatTimeoutError
+from .communicator import Communicator
+from .rungs.base import Caps
+
+__all__ = ["Caps", "Communicator", "LongcatCommError", "LongcatTimeoutError"]

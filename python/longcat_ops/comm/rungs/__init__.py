@@ -1,0 +1,1 @@
+"""The rungs of the ladder: each serves the same operations, with the same semantics, in another way."""

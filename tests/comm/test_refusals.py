@@ -1,0 +1,37 @@
+"""Bad calls: all ranks refuse together and go on; where one alone refuses, the others learn its rank and its error."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.comm_ranks import Ranks
+
+# Refused before the call reaches the rung; by the schema's own check; only on the rank that has the wrong rows.
+BY_ONE = ("no tensor", "ints", "too large", "own rows", "own out", "overlap", "eps", "source")
+
+
+def test_all_ranks_refuse_together(world: Ranks) -> None:
+    for wrong in world.run("comm_refusals.by_all"):
+        assert wrong == []
+
+
+@pytest.mark.parametrize("name", BY_ONE)
+def test_one_rank_refuses(peers: Ranks, name: str) -> None:
+    bad = peers.ranks - 1
+    texts = peers.run("comm_refusals.by_one", name=name, bad=bad)
+    first = [text.splitlines()[0] for text in texts]
+    refusal = first[bad].partition(": ")[2]
+    assert first[bad].startswith("LongcatShapeError: "), texts
+    for text in texts[:bad]:
+        assert text.startswith(f"LongcatCommError: all_reduce: rank {bad} refused its call 1. {refusal}"), text
+    assert all("LongcatCommError: barrier: this communicator is poisoned." in text for text in texts[:bad])
+    assert f"LongcatCommError: barrier: rank {bad} refused" in texts[bad] or "refused its call 1" in texts[bad]
+    assert all(float(text.splitlines()[-1]) < 5 for text in texts)
+
+
+@pytest.mark.parametrize("form", ["dtype", "shape", "op", "rows", "source", "count"])
+def test_ranks_that_disagree(peers: Ranks, form: str) -> None:
+    for text in peers.run("comm_refusals.disagree", form=form):
+        assert text.startswith("LongcatCommError: "), text
+        assert "ranks disagree about call 1" in text
+        assert text.count(" called `") == 2
