@@ -20,7 +20,7 @@ struct NormParams {
   const void* residual;  // [rows, width], as all below of x's dtype and without gaps
   const float* weight;   // [width]
   void* residual_out;    // [rows, width]
-  void* y;               // [rows, width]
+  void* y;               // [rows, width] or null
   uint8_t* q;            // [rows, width] or null
   float* s;              // [rows, ceil(width / 128)]
   int64_t stride_s_row, stride_s_column;
@@ -90,7 +90,8 @@ LC_DEVICE void norm_rows(const NormParams& p, RowAt row_at, Make make) {
       if (inside) {
         load_floats<true>(p.weight + kChunk * chunk, weight);
         y = quant::normalise(load_chunk<Format, true>(h + kChunk * chunk), inverse_rms, weight);
-        store_chunk<Format, true>(static_cast<Storage*>(p.y) + (row * p.chunks + chunk) * kChunk, y);
+        if (p.y != nullptr)
+          store_chunk<Format, true>(static_cast<Storage*>(p.y) + (row * p.chunks + chunk) * kChunk, y);
       }
       if (p.q == nullptr) continue;
       unpack(y, values);

@@ -270,7 +270,7 @@ typedef struct lc_all_reduce_low_latency_args {
 LC_API int lc_all_reduce_low_latency(const lc_all_reduce_low_latency_args* args, lc_stream_t stream);
 /* h = sum + residual, y = rms_norm(h), q and s its 1x128 quantisation, of [rows, width]; width a multiple of 8. Tensors
  * have no gaps and lie on 16 bytes; those of codes on 8. input null: x is at `payload`, where h then stands. lines 1: low
- * latency, `payload` and max_bytes as for lc_all_reduce_low_latency, input given. q null: no codes. */
+ * latency, `payload` and max_bytes as for lc_all_reduce_low_latency, input given. y null: not stored; q null: no codes. */
 typedef struct lc_all_reduce_residual_rms_norm_args {
   size_t struct_size;
   lc_comm comm;

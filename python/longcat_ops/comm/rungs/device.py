@@ -180,21 +180,24 @@ class DeviceRung(Rung):
         rows, width = x.shape
         if not rows:
             return
-        y, codes = (torch.empty_like(x), out) if isinstance(out, tuple) else (out, ())
         if width % 8:
-            self._norm_apart(x, residual, weight, eps, y, residual_out)
+            self._norm_apart(x, residual, weight, eps, out, residual_out)
             return
         # NOTE: which kernel runs may not depend on one rank's addresses, so tensors off 16 bytes go through others.
-        written = [_aligned(t, read=False) for t in (y, residual_out, *codes[:1])]
+        targets = [residual_out, out[0] if isinstance(out, tuple) else out]
+        h, result = written = [_aligned(target, read=False) for target in targets]
         given: dict[str, Any] = dict(input=_aligned(x), residual=_aligned(residual), weight=_aligned(weight), eps=eps)
-        given |= dict(y=written[0], residual_out=written[1])
-        if codes:
-            given |= dict(q=written[2], s=codes[1], s_row_stride=codes[1].stride(0), s_column_stride=codes[1].stride(1))
+        given |= dict(residual_out=h)
+        if isinstance(out, tuple):
+            s = out[1]
+            given |= dict(q=result, s=s, s_row_stride=s.stride(0), s_column_stride=s.stride(1))
+        else:
+            given["y"] = result
         lines = self._in_lines("all_reduce_residual_rmsnorm", x)
         given |= dict(payload=self._lines, lines=1) if lines else dict(payload=self._copy)
         self._launch(kernels.NormArgs, rows=rows, width=width, max_bytes=LINE_BYTES, dtype=kernels.DTYPES[x.dtype],
                      **given)  # fmt: skip
-        for target, source in zip((y, residual_out, *codes[:1]), written, strict=True):
+        for target, source in zip(targets, written, strict=True):
             if target is not source:
                 target.copy_(source)
 
