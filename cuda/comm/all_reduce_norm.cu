@@ -37,7 +37,7 @@ int launch_norm(const Args& a, lc_stream_t stream) {
                       text(kOp, ": width ", a.width, ", expected a multiple of 8, and tensors on 16 bytes"));
   NormParams params{};
   params.chunks = static_cast<uint32_t>(a.width / device::kChunk);
-  const uint32_t team = quant::norm_threads(params.chunks);
+  const uint32_t team = device::norm_threads(params.chunks);
   if (static_cast<uint32_t>(a.comm.threads) < team)
     return set_status(LC_ERR_INVALID,
                       text(kOp, ": ", a.comm.threads, " threads, expected at least ", team, " for rows of ", a.width));

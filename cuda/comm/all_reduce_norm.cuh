@@ -9,8 +9,8 @@
 
 #include "comm/low_latency.cuh"
 #include "device/fp8_scale.cuh"
+#include "device/norm_row.cuh"
 #include "device/warp_reduce.cuh"
-#include "quant/norm_row.cuh"
 
 namespace longcat_ops::comm {
 
@@ -44,7 +44,7 @@ LC_DEVICE Range rows_of_block(const NormParams& p, uint32_t rank, uint32_t block
 struct Team {
   uint32_t threads, count, index, thread;
 
-  LC_DEVICE explicit Team(const NormParams& p) : threads(quant::norm_threads(p.chunks)) {
+  LC_DEVICE explicit Team(const NormParams& p) : threads(device::norm_threads(p.chunks)) {
     constexpr uint32_t kMaxTeams = 8;
     count = p.threads / threads < kMaxTeams ? p.threads / threads : kMaxTeams;
     index = ptx::thread_index() / threads;
@@ -77,10 +77,10 @@ LC_DEVICE void norm_rows(const NormParams& p, RowAt row_at, Make make) {
       const Chunk<Format> made = make(row, chunk);
       store_chunk<Format, true>(h + kChunk * chunk, made);
       unpack(made, values);
-      sum = ptx::add_rn(sum, quant::sum_of_squares(values));
+      sum = ptx::add_rn(sum, sum_of_squares(values));
     }
     sum = reduce_warps(sum, Sum(), team.threads / 32, team.thread / 32, scratch, [&] { team.sync(); });
-    const float inverse_rms = quant::inverse_rms_of(sum, p.width, p.eps);
+    const float inverse_rms = inverse_rms_of(sum, p.width, p.eps);
     // NOTE: every lane makes every trip, inside the row or not, because whole warps reduce over a group.
     LC_NO_UNROLL
     for (uint32_t trip = 0; trip < trips; ++trip) {
@@ -89,7 +89,7 @@ LC_DEVICE void norm_rows(const NormParams& p, RowAt row_at, Make make) {
       Chunk<Format> y{};  // 0 outside: no chunk's maximum
       if (inside) {
         load_floats<true>(p.weight + kChunk * chunk, weight);
-        y = quant::normalise(load_chunk<Format, true>(h + kChunk * chunk), inverse_rms, weight);
+        y = normalise(load_chunk<Format, true>(h + kChunk * chunk), inverse_rms, weight);
         if (p.y != nullptr)
           store_chunk<Format, true>(static_cast<Storage*>(p.y) + (row * p.chunks + chunk) * kChunk, y);
       }

@@ -8,8 +8,8 @@
 #pragma once
 
 #include "device/fp8_scale.cuh"
+#include "device/norm_row.cuh"
 #include "device/warp_reduce.cuh"
-#include "quant/norm_row.cuh"
 
 namespace longcat_ops::quant {
 
@@ -31,7 +31,7 @@ constexpr uint32_t kNormSmemBytes = device::kReduceScratchBytes;
 
 // kHeld chunks of the row per thread; 0: any number, by reading the row a second time.
 template <class Format, int kHeld, bool kWide>
-LC_KERNEL LC_LAUNCH_BOUNDS(kNormMaxThreads, (kHeld >= 1 && kHeld <= 4) ? 3 : 1)
+LC_KERNEL LC_LAUNCH_BOUNDS(device::kNormMaxThreads, (kHeld >= 1 && kHeld <= 4) ? 3 : 1)
     rms_norm_quant_fp8_kernel(LC_GRID_CONSTANT RmsNormQuantFp8Params p) {
   using namespace device;
   using Storage = typename Format::Storage;

@@ -108,7 +108,7 @@ MUTATIONS = [
          "(block + p.view.rank) % ptx::grid_size()"),
     norm("scratch_used_while_it_is_read", "    team.sync();  // the scratch is free again\n", ""),
     norm("teams_share_their_scratch", "kMeetingBytes + team.index * kReduceScratchBytes", "kMeetingBytes"),
-    norm("teams_of_all_threads", "threads(quant::norm_threads(p.chunks))", "threads(p.threads)"),
+    norm("teams_of_all_threads", "threads(device::norm_threads(p.chunks))", "threads(p.threads)"),
     norm("scale_of_every_chunk", "      if (chunk % kGroupChunks == 0)\n", ""),
     norm("residual_not_rounded_apart", "sum[i] = ptx::add_rn(sum[i], other[i]);\n  return Element::pack(sum);",
          "sum[i] = other[i];\n  return Element::pack(sum);", "switch"),

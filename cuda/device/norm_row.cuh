@@ -5,20 +5,19 @@
 // butterfly over the lanes of each warp, then one over the sums of the warps.
 #pragma once
 
-#include "common/numeric.h"
 #include "device/vector_io.cuh"
 
-namespace longcat_ops::quant {
+namespace longcat_ops::device {
 
 constexpr int kNormMaxThreads = 256;
 
 // Threads that a row takes.
 constexpr uint32_t norm_threads(uint32_t chunks) {
-  const auto threads = static_cast<uint32_t>(align_up(chunks, 32));
+  const uint32_t threads = (chunks + 31) / 32 * 32;
   return threads < kNormMaxThreads ? threads : kNormMaxThreads;
 }
 
-LC_DEVICE float sum_of_squares(const float (&v)[device::kChunk]) {
+LC_DEVICE float sum_of_squares(const float (&v)[kChunk]) {
   float pair[4];
   LC_UNROLL
   for (int i = 0; i < 4; ++i) pair[i] = ptx::fma_rn(v[2 * i + 1], v[2 * i + 1], ptx::multiply_rn(v[2 * i], v[2 * i]));
@@ -26,13 +25,13 @@ LC_DEVICE float sum_of_squares(const float (&v)[device::kChunk]) {
 }
 
 template <class Format>
-LC_DEVICE device::Chunk<Format> add_chunks(const device::Chunk<Format>& a, const device::Chunk<Format>& b) {
-  float sum[device::kChunk], other[device::kChunk];
+LC_DEVICE Chunk<Format> add_chunks(const Chunk<Format>& a, const Chunk<Format>& b) {
+  float sum[kChunk], other[kChunk];
   unpack(a, sum);
   unpack(b, other);
   LC_UNROLL
-  for (uint32_t i = 0; i < device::kChunk; ++i) sum[i] = ptx::add_rn(sum[i], other[i]);
-  return device::pack<Format>(sum);
+  for (uint32_t i = 0; i < kChunk; ++i) sum[i] = ptx::add_rn(sum[i], other[i]);
+  return pack<Format>(sum);
 }
 
 LC_DEVICE float inverse_rms_of(float sum_of_squares, float width, float eps) {
@@ -40,14 +39,13 @@ LC_DEVICE float inverse_rms_of(float sum_of_squares, float width, float eps) {
 }
 
 template <class Format>
-LC_DEVICE device::Chunk<Format> normalise(const device::Chunk<Format>& input, float inverse_rms,
-                                          const float (&weight)[device::kChunk]) {
-  float values[device::kChunk];
+LC_DEVICE Chunk<Format> normalise(const Chunk<Format>& input, float inverse_rms, const float (&weight)[kChunk]) {
+  float values[kChunk];
   unpack(input, values);
   LC_UNROLL
-  for (uint32_t i = 0; i < device::kChunk; ++i)
+  for (uint32_t i = 0; i < kChunk; ++i)
     values[i] = ptx::multiply_rn(ptx::multiply_rn(values[i], inverse_rms), weight[i]);
-  return device::pack<Format>(values);
+  return pack<Format>(values);
 }
 
-}  // namespace longcat_ops::quant
+}  // namespace longcat_ops::device
