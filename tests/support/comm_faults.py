@@ -209,5 +209,3 @@ def threads(world: World, ranks: int, backend: str) -> Any:
         comm.barrier()
     comm.close()
     return mine, sums, found
-
-
