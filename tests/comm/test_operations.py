@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.comm_ranks import Ranks
+from support.comm_ranks import Keeper, Ranks
 
 EVERY = {"all_reduces": 7, "reduce_scatters": 41, "all_gathers": 41, "broadcasts": 7, "fused_norms": 7}
 
@@ -16,6 +16,15 @@ EVERY = {"all_reduces": 7, "reduce_scatters": 41, "all_gathers": 41, "broadcasts
 def test_values(world: Ranks, job: str) -> None:
     for wrong in world.run(f"comm_values.{job}", every=EVERY[job]):
         assert wrong == []
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["any order", "fixed order"])
+def test_values_of_the_code_of_nccl(keeper: Keeper, fixed: bool) -> None:
+    """Over gloo, since NCCL needs GPUs. Without a fixed order, sums are compared on small integers."""
+    for job in EVERY:
+        options = {"fixed": fixed} if job in ("all_reduces", "reduce_scatters", "fused_norms") else {}
+        for wrong in Ranks(keeper, 3, "gloo+nccl code").run(f"comm_values.{job}", every=3 * EVERY[job], **options):
+            assert wrong == []
 
 
 @pytest.mark.slow

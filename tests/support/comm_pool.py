@@ -36,17 +36,26 @@ class World:
     def group(self, ranks: int) -> Any:
         return self._groups[ranks]
 
-    def comm(self, ranks: int, backend: str) -> Any:
+    def comm(self, ranks: int, backend: str, **options: Any) -> Any:
         """A communicator that jobs share. A job that may poison one makes its own."""
-        key = (ranks, backend)
+        key = (ranks, backend, *options.items())
         if key not in self._open:
-            self._open[key] = self.new(ranks, backend)
+            self._open[key] = self.new(ranks, backend, **options)
         return self._open[key]
 
     def new(self, ranks: int, backend: str, **options: Any) -> Any:
+        """A communicator. "nccl code": the code of the rung `nccl`, with gloo in the place of NCCL, on the host."""
         from longcat_ops.comm import Communicator
+        from longcat_ops.comm.rungs import connect
 
-        return Communicator(self.group(ranks), backend=backend, **options)
+        name, _, code = backend.partition("+")
+        real = dict(connect.RUNGS)
+        if code == "nccl code":
+            connect.RUNGS[name] = type("HostNccl", (connect.RUNGS["nccl"],), {"devices": ("cpu",)})
+        try:
+            return Communicator(self.group(ranks), backend=name, **options)
+        finally:
+            connect.RUNGS.update(real)
 
 
 def serve(rank: int, ranks: int, subgroups: bool, pipe: Connection) -> None:

@@ -85,7 +85,7 @@ class Watch:
                 raise self.poison(error)
 
     def _problem(self, stage: str, keys: list[str], waited: float) -> LongcatError | None:
-        """Why a stage of the construction cannot end. Raises GivenUp if a rank has voted against what is being built."""
+        """Why a stage of the construction cannot end. Raises GivenUp if a rank has voted against what is built."""
         if self.failure:
             return self.failure
         if record := Record.loads(self.client.ask(lambda: self.store.get("failure")) or b""):
