@@ -20,6 +20,7 @@ from cuda_tools import NVCC, PLACES
 from kernel_gates import artefact, compilation
 from kernel_gates.baseline import BASELINE, RENEW, diff, parse, render
 from kernel_gates.loops import LIMITS, Instruction, check_loops, stage_instructions
+from kernel_gates.meetings import SHAPES, Shape, check_meetings
 from kernel_gates.opcodes import TABLE, Row, check_opcodes, only_in_general
 from kernel_gates.ptx import ENTRY
 from kernel_gates.ptx_lint import lint
@@ -106,6 +107,9 @@ class Library:
             return Verdict("inner loops", [], "\n        ".join([f"{summary}, by another nvcc", *problems]))
         return Verdict("inner loops", problems, summary)
 
+    def check_meetings(self, shapes: tuple[Shape, ...] = SHAPES) -> Verdict:
+        return Verdict("collectives", check_meetings(self.code, shapes), f"{len(shapes)} kinds")
+
     def check_notes(self) -> Verdict:
         """ptxas left wgmma and setmaxnreg as they were written. Its output is on record for every kernel."""
         problems = [f"{c.source}: {note}" for c in self.compilations for note in c.notes]
@@ -143,6 +147,7 @@ class Library:
             self.check_registers,
             self.check_handed_over,
             self.check_loops,
+            self.check_meetings,
             self.check_notes,
             self.check_ptx,
             self.check_code,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check/error.h"
+#include "comm/config.h"
 #include "common/version.h"
 #include "cpu/isa.h"
 #include "launch/device_check.h"
@@ -180,6 +181,24 @@ py::list product_tiles(int64_t groups, int64_t rows, int64_t n, int64_t k, std::
   return list_of(moe_gemm_candidates(problem));
 }
 
+// collective: its number in comm::Collective. Python checks the values.
+py::dict comm_config(int collective, int ranks, int64_t bytes, std::optional<int64_t> largest_part, bool has_multicast,
+                     bool deterministic, bool staged, std::optional<int> blocks, std::optional<int> threads,
+                     std::optional<int64_t> ll_bytes) {
+  const comm::CommConfig config = comm::choose_comm_config(
+      {static_cast<comm::Collective>(collective), ranks, bytes, largest_part.value_or(-1), has_multicast, deterministic,
+       staged, blocks.value_or(0), threads.value_or(0), ll_bytes.value_or(-1)});
+  py::dict out;
+  out["form"] = static_cast<int>(config.form);
+  out["policy"] = static_cast<int>(config.policy);
+  out["blocks"] = config.blocks;
+  out["threads"] = config.threads;
+  out["packs"] = config.packs;
+  out["shard_packs"] = config.shard_packs;
+  out["scratch_bytes"] = config.scratch_bytes;
+  return out;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = LC_VERSION;
@@ -227,6 +246,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("product_tiles", &product_tiles, py::arg("groups"), py::arg("rows"), py::arg("n"), py::arg("k"),
         py::arg("max_rows"), py::arg("split_k"), py::arg("swiglu"), py::arg("sms"),
         "Tiles of an FP8 product of these sizes, with counts.");
+  m.def("comm_config", &comm_config, py::arg("collective"), py::arg("ranks"), py::arg("bytes"), py::arg("largest_part"),
+        py::arg("has_multicast"), py::arg("deterministic"), py::arg("staged"), py::arg("blocks"), py::arg("threads"),
+        py::arg("ll_bytes"), "How a collective of these sizes runs; longcat_ops.perf.comm names the numbers.");
   m.def("set_fake_types", &set_fake_types, "Tensor types that have no memory; of all others it is checked.");
   m.def("checked_ops", &op_names, "Names of the ops that `check` knows.");
   m.def("build_info", &build_info, "Version, compiler, CUDA architecture and torch of this build.");

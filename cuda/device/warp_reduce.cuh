@@ -25,21 +25,27 @@ LC_DEVICE T reduce_lanes(T value, Combine combine) {
   return value;
 }
 
-// Reduces the first `warps` <= kMaxWarps warps, which all call it. T() is the neutral element. `scratch`: kMaxWarps * 4
-// bytes of shared memory, in use until the block's next barrier.
+// Reduces `warps` <= kMaxWarps neighbouring warps, which all call it with their places among them. sync: their barrier.
+// T() is the neutral element. `scratch`: kMaxWarps * 4 bytes of shared memory, in use until their next barrier.
 constexpr int kMaxWarps = 8;
 constexpr uint32_t kReduceScratchBytes = kMaxWarps * 4;
 
-template <class Combine, class T>
-LC_DEVICE T reduce_block(T value, Combine combine, uint32_t warps, uint32_t scratch) {
+template <class Combine, class T, class Sync>
+LC_DEVICE T reduce_warps(T value, Combine combine, uint32_t warps, uint32_t place, uint32_t scratch, Sync sync) {
   static_assert(sizeof(T) == 4);
   value = reduce_lanes<32>(value, combine);
   const uint32_t lane = ptx::lane_index();
-  if (lane == 0) ptx::store_shared<T>(scratch + 4 * ptx::warp_index(), value);
-  ptx::sync_threads();
+  if (lane == 0) ptx::store_shared<T>(scratch + 4 * place, value);
+  sync();
   const T partial = lane < warps ? ptx::load_shared<T>(scratch + 4 * lane) : T();
   // Lanes 0 .. 7 hold all partial values and the other teams neutral ones, so lane 0 broadcasts its result.
   return ptx::shuffle(reduce_lanes<kMaxWarps>(partial, combine), 0);
+}
+
+// Reduces the first `warps` warps of a block whose other warps wait at the same barrier.
+template <class Combine, class T>
+LC_DEVICE T reduce_block(T value, Combine combine, uint32_t warps, uint32_t scratch) {
+  return reduce_warps(value, combine, warps, ptx::warp_index(), scratch, [] { ptx::sync_threads(); });
 }
 
 }  // namespace longcat_ops::device

@@ -199,6 +199,123 @@ typedef struct lc_moe_combine_args {
 } lc_moe_combine_args;
 LC_API int lc_moe_combine(const lc_moe_combine_args* args, lc_stream_t stream);
 
+/* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
+ * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first
+ * collective, and nothing else writes them. Offsets are bytes from the start of the region, the same on every rank.
+ * Ranks call the same collectives in the same order with the same sizes and launch parameters. A wait that ends in vain
+ * fills the record and makes all ranks give up; the symmetric memory is of no further use then. */
+#define LC_COMM_MAX_RANKS 8
+#define LC_COMM_MAX_CHANNELS 4
+#define LC_COMM_MAX_BLOCKS 32
+#define LC_COMM_CONTROL_BYTES 65536
+typedef enum lc_comm_status {
+  LC_COMM_TIMEOUT = 1,      /* ranks in `missing` did not arrive */
+  LC_COMM_PEER_ABORTED = 2, /* the rank in `missing` gave up first */
+  LC_COMM_HOST_ABORTED = 3,
+  LC_COMM_BAD_ROWS = 4 /* a count below 0, or more than max_rows in all */
+} lc_comm_status;
+typedef enum lc_comm_stage {
+  LC_COMM_ENTRY = 1, /* the meeting before any data moves */
+  LC_COMM_EXIT = 2,  /* the meeting behind the data */
+  LC_COMM_LINES = 3, /* lines of data and flag */
+  LC_COMM_ROWS = 4   /* row counts on the device */
+} lc_comm_stage;
+/* In pinned host memory that the GPU can reach, one per rank. The host zeroes it, then writes host_abort alone: not 0
+ * ends every wait. status is written last; 0: nothing has failed. */
+typedef struct lc_comm_record {
+  uint32_t status, op, channel, block, stage;
+  uint32_t expected, seen; /* epochs; for LC_COMM_BAD_ROWS: max_rows and the sum of the rows */
+  uint32_t missing;        /* bit r: rank r */
+  uint32_t host_abort;
+} lc_comm_record;
+/* multicast may be null. op: any number, for the record. timeout_ns: of each wait; 0: none. blocks: at most
+ * LC_COMM_MAX_BLOCKS; threads: a multiple of 32, at most 1024. fixed_order: sums in the order of ranks, by loops over
+ * the peers, even where there is multicast. */
+typedef struct lc_comm {
+  void* memory[LC_COMM_MAX_RANKS];
+  void* multicast;
+  lc_comm_record* record;
+  uint64_t timeout_ns;
+  int32_t rank, ranks, channel, op, blocks, threads, fixed_order;
+} lc_comm;
+/* Makes all ranks give up, whatever they wait for: for a stream that no waiting collective blocks. */
+typedef struct lc_comm_abort_args {
+  size_t struct_size;
+  lc_comm comm;
+} lc_comm_abort_args;
+LC_API int lc_comm_abort(const lc_comm_abort_args* args, lc_stream_t stream);
+/* input null: the payload is at offset `payload` already; otherwise it is copied there. out null: the sum stays there. */
+typedef struct lc_all_reduce_args {
+  size_t struct_size;
+  lc_comm comm;
+  const void* input;
+  void* out;
+  uint64_t payload;
+  int64_t elements;
+  int32_t dtype;
+} lc_all_reduce_args;
+LC_API int lc_all_reduce(const lc_all_reduce_args* args, lc_stream_t stream);
+/* All-reduce of at most max_bytes by lines of data and flag, without a meeting. lines: the offset of
+ * 4 * ranks * max_bytes bytes, zero before the first call. max_bytes: a multiple of 16; it, lines and blocks are the same
+ * in all calls of a channel. */
+typedef struct lc_all_reduce_low_latency_args {
+  size_t struct_size;
+  lc_comm comm;
+  const void* input;
+  void* out;
+  uint64_t lines;
+  int64_t max_bytes, elements;
+  int32_t dtype;
+} lc_all_reduce_low_latency_args;
+LC_API int lc_all_reduce_low_latency(const lc_all_reduce_low_latency_args* args, lc_stream_t stream);
+/* h = sum + residual, y = rms_norm(h), q and s its 1x128 quantisation, of [rows, width]; width a multiple of 8. Tensors
+ * have no gaps and lie on 16 bytes; those of codes on 8. input null: x is at `payload`, where h then stands. lines 1: low
+ * latency, `payload` and max_bytes as for lc_all_reduce_low_latency, input given. q null: no codes. */
+typedef struct lc_all_reduce_residual_rms_norm_args {
+  size_t struct_size;
+  lc_comm comm;
+  const void* input;
+  const void* residual;
+  const float* weight;
+  double eps;
+  void* residual_out;
+  void* y;
+  void* q;
+  float* s;
+  int64_t s_row_stride, s_column_stride;
+  uint64_t payload;
+  int64_t max_bytes, rows, width;
+  int32_t dtype, lines;
+} lc_all_reduce_residual_rms_norm_args;
+LC_API int lc_all_reduce_residual_rms_norm(const lc_all_reduce_residual_rms_norm_args* args, lc_stream_t stream);
+/* Rank r owns device_rows[r] rows of `width` elements, or rows[r] where device_rows is null; in all at most max_rows.
+ * input [all rows, width] as for lc_all_reduce; out [own rows, width]. */
+typedef struct lc_reduce_scatter_args {
+  size_t struct_size;
+  lc_comm comm;
+  const void* input;
+  void* out;
+  uint64_t payload;
+  int64_t width, max_rows;
+  const int32_t* device_rows;
+  int32_t rows[LC_COMM_MAX_RANKS];
+  int32_t dtype;
+} lc_reduce_scatter_args;
+LC_API int lc_reduce_scatter(const lc_reduce_scatter_args* args, lc_stream_t stream);
+/* input [own rows, row_bytes], null: at the rank's place in the payload already. out [all rows, row_bytes], null: the
+ * result stays in the payload. A broadcast: only the source has rows. */
+typedef struct lc_all_gather_args {
+  size_t struct_size;
+  lc_comm comm;
+  const void* input;
+  void* out;
+  uint64_t payload;
+  int64_t row_bytes, max_rows;
+  const int32_t* device_rows;
+  int32_t rows[LC_COMM_MAX_RANKS];
+} lc_all_gather_args;
+LC_API int lc_all_gather(const lc_all_gather_args* args, lc_stream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

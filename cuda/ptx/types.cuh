@@ -14,6 +14,7 @@
 // A device variable, one per file; the host has only its address.
 #define LC_DEVICE_VARIABLE static __device__
 #define LC_UNROLL _Pragma("unroll")
+#define LC_NO_UNROLL _Pragma("unroll 1")
 
 namespace longcat_ops::ptx {
 

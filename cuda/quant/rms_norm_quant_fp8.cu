@@ -51,8 +51,7 @@ int launch_rms_norm_quant_fp8(const lc_matrix* x, const float* weight, double ep
     params.stride_residual_out = residual_out->row_stride;
   }
   params.chunks = static_cast<uint32_t>(x->columns / device::kChunk);
-  const int64_t threads = align_up(params.chunks, 32);
-  params.threads = static_cast<uint32_t>(threads < kNormMaxThreads ? threads : kNormMaxThreads);
+  params.threads = norm_threads(params.chunks);
   params.width = static_cast<float>(x->columns);
   params.eps = static_cast<float>(eps);
 

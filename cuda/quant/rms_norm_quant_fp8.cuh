@@ -4,14 +4,12 @@
 // bytes; f32: 9.03 (17.03). A block takes a row and holds it in registers, so it is read once; above 16384 columns it
 // is read twice. The weight (4 bytes per column) is shared by all rows and stays in L1 and L2.
 //
-// Order of the sum of squares, which depends on the width alone: in a chunk of 8 ((0+1)+(2+3))+((4+5)+(6+7)), every
-// pair one product and one FMA; thread t of n adds chunks t, t + n, ... in order; then a butterfly over the lanes of
-// each warp, then one over the sums of the warps.
+// The sum of squares has the order of norm_row.cuh.
 #pragma once
 
 #include "device/fp8_scale.cuh"
-#include "device/vector_io.cuh"
 #include "device/warp_reduce.cuh"
+#include "quant/norm_row.cuh"
 
 namespace longcat_ops::quant {
 
@@ -29,25 +27,7 @@ struct RmsNormQuantFp8Params {
   float width, eps;  // width: the number of columns
 };
 
-constexpr int kNormMaxThreads = 256;
 constexpr uint32_t kNormSmemBytes = device::kReduceScratchBytes;
-
-LC_DEVICE float sum_of_squares(const float (&v)[device::kChunk]) {
-  float pair[4];
-  LC_UNROLL
-  for (int i = 0; i < 4; ++i) pair[i] = ptx::fma_rn(v[2 * i + 1], v[2 * i + 1], ptx::multiply_rn(v[2 * i], v[2 * i]));
-  return ptx::add_rn(ptx::add_rn(pair[0], pair[1]), ptx::add_rn(pair[2], pair[3]));
-}
-
-template <class Format>
-LC_DEVICE device::Chunk<Format> add_chunks(const device::Chunk<Format>& a, const device::Chunk<Format>& b) {
-  float sum[device::kChunk], other[device::kChunk];
-  unpack(a, sum);
-  unpack(b, other);
-  LC_UNROLL
-  for (uint32_t i = 0; i < device::kChunk; ++i) sum[i] = ptx::add_rn(sum[i], other[i]);
-  return device::pack<Format>(sum);
-}
 
 // kHeld chunks of the row per thread; 0: any number, by reading the row a second time.
 template <class Format, int kHeld, bool kWide>
@@ -70,12 +50,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kNormMaxThreads, (kHeld >= 1 && kHeld <= 4) ? 3 : 1)
   // Turn 8 elements into y, codes and, in the first lane of each group, a scale.
   float inverse_rms = 0.0f;
   auto emit = [&](uint32_t chunk, const Chunk<Format>& input, const float (&weight)[kChunk]) {
+    const Chunk<Format> rounded = normalise(input, inverse_rms, weight);
     float values[kChunk];
-    unpack(input, values);
-    LC_UNROLL
-    for (uint32_t i = 0; i < kChunk; ++i)
-      values[i] = ptx::multiply_rn(ptx::multiply_rn(values[i], inverse_rms), weight[i]);
-    const Chunk<Format> rounded = pack<Format>(values);
     unpack(rounded, values);  // quantise y as it is stored
     const bool inside = chunk < p.chunks;
     const Fp8Scale scale = make_fp8_scale(reduce_lanes<kGroupChunks>(inside ? max_abs_bits(values) : 0, Max()));
@@ -87,7 +63,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kNormMaxThreads, (kHeld >= 1 && kHeld <= 4) ? 3 : 1)
   };
   auto finish_sum = [&](float sum) {
     sum = reduce_block(sum, Sum(), p.threads / 32, ptx::dynamic_smem_base());
-    inverse_rms = ptx::reciprocal_sqrt_rn(ptx::add_rn(ptx::divide_rn(sum, p.width), p.eps));
+    inverse_rms = inverse_rms_of(sum, p.width, p.eps);
   };
 
   ptx::grid_dependency_wait();

@@ -16,6 +16,7 @@ from check_kernels import LIBRARY, Library
 from cuda_tools import NVCC
 from kernel_gates import artefact, baseline
 from kernel_gates.loops import Instruction, check_loops, stage_instructions
+from kernel_gates.meetings import Shape, check_meetings
 from kernel_gates.opcodes import Row, check_opcodes
 from kernel_gates.ptx_lint import lint
 from support.kernel_compiler import ROOT, SOURCES, Compiler, needs_cuobjdump, needs_nvcc
@@ -35,6 +36,7 @@ def test_the_library_passes(capsys: pytest.CaptureFixture[str]) -> None:
         "registers",
         "registers handed over",
         "inner loops",
+        "collectives",
         "notes of ptxas",
         "wgmma in PTX",
         "only sm_90a",
@@ -193,6 +195,22 @@ def test_inner_loops() -> None:
         "a<1>: forms of the inner loop differ from those of the table: ['2 x 16', '2 x 8']",
         "a<1>: 6 instructions a stage at 8 tokens, expected at most 5",
         "no kernel is called b: correct or remove that row",
+    ]
+
+
+def test_meetings() -> None:
+    """Fences are counted and followed by what they release; a store ends a batch of loads."""
+    fence, arrival, load = "MEMBAR.ALL.SYS", "REDG.E.ADD.STRONG.SYS", "LDGMC.E.F32ADD.BF16x8.RN.STRONG.SYS"
+    code = {"a<1>": instructions(load, "IADD3", load, "STG.E.128.STRONG.SYS", load, fence, "ERRBAR", arrival, "EXIT")}
+    assert check_meetings(code, [Shape("a<1>", fences=1, batch=2)]) == []
+    assert check_meetings(code, [Shape("a<.>", fences=2, batch=3), Shape("b", 0)]) == [
+        "a<1>: 1 fences of the whole system, expected 2",
+        "a<1>: 2 loads through the switch in a row, expected 3",
+        "no kernel is called b: correct or remove that row",
+    ]
+    late = {"a<1>": instructions(fence, *["IADD3"] * 8, arrival)}
+    assert check_meetings(late, [Shape("a<1>", fences=1)]) == [
+        "a<1>: a fence of the whole system that no arrival and no record follows"
     ]
 
 

@@ -29,7 +29,7 @@ LAYERS = {
     "cpp/ops": {"cpp/check", "cpp/cost", "cuda/common", "cuda/moe_dispatch", "cuda/moe_route"},
     "cpp/cpu": {"cpp/check", "cuda/common"},
     "cpp/emu": {"cuda/include", "cuda/common", "cuda/ptx", "cuda/launch"},
-    "cpp/bindings": {"cpp/ops", "cpp/check", "cpp/cpu", "cuda/include", "cuda/common", "cuda/launch"},
+    "cpp/bindings": {"cpp/ops", "cpp/check", "cpp/cpu", "cuda/include", "cuda/comm", "cuda/common", "cuda/launch"},
 }
 # With LC_EMULATE the emulator replaces the PTX layer.
 EXCEPTIONS = {("cuda/ptx/ptx.cuh", "cpp/emu/ptx.h")}

@@ -14,7 +14,7 @@ FIGURES = {"memory", "fp8", "bf16", "sms", "l2_bytes", "l2_low", "l2_high", "clo
 def test_every_figure_is_there_and_has_a_source(name: str) -> None:
     device = DEVICES[name]
     figures = device.figures()
-    assert device.name == name and figures.keys() - {"copied"} == FIGURES
+    assert device.name == name and figures.keys() - {"copied", "wire_low", "wire_high"} == FIGURES
     assert all(figure.value > 0 and len(figure.source) > 10 for figure in figures.values())
     assert device.l2_low.value < device.l2_high.value
     # L2 is faster than memory, and bf16 half as fast as FP8: these catch a mistyped digit.
@@ -40,6 +40,20 @@ def test_figures_of_the_data_sheets() -> None:
         "H100 NVL": (3.9, 1671, 132, 600),
         "H200 NVL": (4.8, 1671, 132, 900),
     }
+
+
+def test_wire_rates_are_shares_of_one_direction() -> None:
+    """SXM modules and GH200 have both, cards none; busbw of NCCL at 8 GPUs counts 1.75 S, its NVLS moves 1.125 S."""
+    shares = {}
+    for name, device in DEVICES.items():
+        if device.wire_low is not None and device.wire_high is not None:
+            shares[name] = [2 * f.value / device.nvlink.value for f in (device.wire_low, device.wire_high)]
+    assert shares.keys() == {"H100", "H800", "H200", "H20", "GH200", "GH200 144G"}
+    assert all(low == pytest.approx(0.685, abs=0.01) and high == pytest.approx(0.82, abs=0.01)
+               for low, high in shares.values())  # fmt: skip
+    for name, busbw in (("H100", 480e9), ("H200", 475e9), ("H800", 215e9)):
+        assert DEVICES[name].wire_low.value == pytest.approx(busbw / 1.75 * 1.125, rel=0.002)
+    assert DEVICES["H100"].wire_high.value == pytest.approx(128 * 2**20 / 363e-6, rel=0.002)
 
 
 def test_clocks_are_those_at_which_the_peaks_hold() -> None:

@@ -63,7 +63,9 @@ def run_in_every_policy(check: Callable[[], None], **settings: int) -> None:
         check()
 
 
-def assert_caught(mutation: Mutation, folder: Path, check: Callable[[], None], **settings: int) -> None:
+def assert_caught(
+    mutation: Mutation, folder: Path, check: Callable[[], None], *, whole: bool = False, **settings: int
+) -> None:
     """The planted bug makes `check` fail or the emulator report an error, in every policy."""
 
     def caught() -> None:
@@ -71,7 +73,7 @@ def assert_caught(mutation: Mutation, folder: Path, check: Callable[[], None], *
             check()
 
     # NOTE: each library keeps its fibers' stacks until the thread that ran them ends; a process has 65530 mappings.
-    with planted(mutation, folder), ThreadPoolExecutor(1) as thread:
+    with planted(mutation, folder, whole), ThreadPoolExecutor(1) as thread:
         thread.submit(run_in_every_policy, caught, **settings).result()
 
 

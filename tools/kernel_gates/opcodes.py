@@ -43,6 +43,23 @@ TABLE = (
         never=("LDG.E.U16", "STG.E.U8", "STG.E.U16"),
     ),
     Row(r"moe_combine_kernel<.*>", never=("FFMA",)),
+    # Sums in the switch, in float32, and strong stores to all ranks; nothing of it without NVLS.
+    Row(r"exchange_kernel<\(Collective\)[01], F32, Mul.*>", must=("LDGMC.E.ADD.F32x4.RN.STRONG.SYS",)),
+    Row(r"exchange_kernel<\(Collective\)[01], Halves<BFl.*, Mul.*>", must=("LDGMC.E.F32ADD.BF16x8.RN.STRONG.SYS",)),
+    Row(r"exchange_kernel<\(Collective\)[01], Halves<Fl.*, Mul.*>", must=("LDGMC.E.F32ADD.F16x8.RN.STRONG.SYS",)),
+    Row(
+        r"exchange_kernel<\(Collective\)[02], .*MulticastSync>", must=("STG.E.128.STRONG.SYS", "REDG.E.ADD.STRONG.SYS")
+    ),
+    Row(r"exchange_kernel<.*PeerSync>|all_reduce_norm_kernel<.*PeerSync>", never=("LDGMC", "REDG")),
+    Row(r"all_reduce_norm_kernel<.*MulticastSync>", must=("STG.E.128.STRONG.SYS", "F2FP.SATFINITE.E4M3.F32")),
+    Row(
+        r"low_latency_(norm_)?kernel<.*, true>", must=("STG.E.64.STRONG.SYS", "LDG.E.128.STRONG.SYS"), never=("LDGMC",)
+    ),
+    Row(
+        r"low_latency_(norm_)?kernel<.*, false>",
+        must=("STG.E.128.STRONG.SYS", "LDG.E.128.STRONG.SYS"),
+        never=("LDGMC",),
+    ),
     # FP8 products for every bucket of tokens, a pipeline of mbarriers, stores transposed through shared memory in bulk.
     Row(
         r"moe_gemm_kernel<.*>",

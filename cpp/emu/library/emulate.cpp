@@ -2,7 +2,9 @@
 // runtime.
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <exception>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,6 +37,14 @@ struct Captured {
 
 thread_local std::vector<Captured> captured;
 thread_local bool capturing = false;
+
+// Several devices that run at the same time, while they are open: launches wait for lc_emu_synchronize.
+struct Machine {
+  emu::World world;
+  int device = 0;  // of the next launches
+};
+
+thread_local std::unique_ptr<Machine> machine;
 
 size_t dtype_bytes(int32_t dtype) {
   switch (dtype) {
@@ -117,30 +127,45 @@ emu::Launch emulated_launch(const Captured& call) {
   return launch;
 }
 
-// Runs calls on one stream. Memory that a launch writes is lost at first, unless an earlier one has named these bytes.
-int run(const std::vector<Captured>& calls) try {
-  if (calls.empty()) return set_status(LC_OK, "");
+emu::Settings settings_of(const Schedule& s) {
   emu::Settings settings;
-  settings.detectors = schedule.detectors;
-  settings.mma_mode = schedule.mma;
-  emu::World world(schedule.seed, schedule.policy, settings);
-  for (const Captured& call : calls)
-    for (const Memory::Region& region : call.memory.regions())
-      world.register_memory(region.data, region.bytes, 0, region.name, !region.written,
-                            static_cast<uint8_t>(region.filler));
-  const Captured& first = calls.front();
-  if (first.config.pdl) {
-    emu::Launch predecessor;
-    predecessor.block = 32;
-    predecessor.body = [&first] { write_arguments(first.memory.regions()); };
-    predecessor.name = "predecessor";
-    world.launch(std::move(predecessor));
-  }
-  for (const Captured& call : calls) world.launch(emulated_launch(call));
-  world.synchronize();
+  settings.detectors = s.detectors;
+  settings.mma_mode = s.mma;
+  return settings;
+}
+
+void register_regions(emu::World& world, const Memory& memory, int device) {
+  for (const Memory::Region& region : memory.regions())
+    world.register_memory(region.data, region.bytes, device, region.name, !region.written,
+                          static_cast<uint8_t>(region.filler));
+}
+
+// LC_OK, or the error that `body` throws.
+template <class Body>
+int guarded(Body body) try {
+  body();
   return set_status(LC_OK, "");
 } catch (const std::exception& error) {
   return set_status(LC_ERR_EMULATION, error.what());
+}
+
+// Runs calls on one stream. Memory that a launch writes is lost at first, unless an earlier one has named these bytes.
+int run(const std::vector<Captured>& calls) {
+  if (calls.empty()) return set_status(LC_OK, "");
+  return guarded([&] {
+    emu::World world(schedule.seed, schedule.policy, settings_of(schedule));
+    for (const Captured& call : calls) register_regions(world, call.memory, 0);
+    const Captured& first = calls.front();
+    if (first.config.pdl) {
+      emu::Launch predecessor;
+      predecessor.block = 32;
+      predecessor.body = [&first] { write_arguments(first.memory.regions()); };
+      predecessor.name = "predecessor";
+      world.launch(std::move(predecessor));
+    }
+    for (const Captured& call : calls) world.launch(emulated_launch(call));
+    world.synchronize();
+  });
 }
 
 }  // namespace
@@ -150,6 +175,13 @@ int emulate(const LaunchConfig& config, int smem, std::function<void()> body, co
     return set_status(LC_ERR_EMULATION, text(config.name, ": ", smem, " bytes of dynamic shared memory, expected ",
                                              config.smem, " or more, a multiple of ", kSmemUnit));
   Captured call{config, std::move(body), memory};
+  if (machine != nullptr)
+    return guarded([&] {
+      register_regions(machine->world, memory, machine->device);
+      emu::Launch launch = emulated_launch(call);
+      launch.device = machine->device;
+      machine->world.launch(std::move(launch));
+    });
   if (!capturing) return run({std::move(call)});
   captured.push_back(std::move(call));
   return set_status(LC_OK, "");
@@ -183,5 +215,35 @@ LC_API void lc_emu_capture(int32_t on) {
 
 // Runs the kept launches on one stream, over what their memory holds now.
 LC_API int lc_emu_replay(void) { return longcat_ops::run(longcat_ops::captured); }
+
+// Opens `devices` devices with a region of zeroed memory each, which all of them reach, and one multicast address for
+// all regions. Until lc_emu_close, this thread's launches are queued on the device that lc_emu_device names.
+LC_API int lc_emu_open(int32_t devices, size_t bytes, void** memory, void** multicast) {
+  using namespace longcat_ops;
+  return guarded([&] {
+    machine.reset(new Machine{emu::World(schedule.seed, schedule.policy, settings_of(schedule))});
+    std::vector<void*> regions;
+    for (int device = 0; device < devices; ++device) {
+      memory[device] = machine->world.alloc(bytes, device, "symmetric memory", true);
+      memset(memory[device], 0, bytes);
+      machine->world.make_peer_accessible(memory[device]);
+      regions.push_back(memory[device]);
+    }
+    *multicast = machine->world.bind_multicast(regions, "multicast memory");
+  });
+}
+
+// record: host memory that the device reaches, or null.
+LC_API void lc_emu_device(int32_t device, lc_comm_record* record) {
+  longcat_ops::machine->device = device;
+  if (record != nullptr) longcat_ops::machine->world.register_memory(record, sizeof *record, device, "record");
+}
+
+// Runs what is queued, all devices together.
+LC_API int lc_emu_synchronize(void) {
+  return longcat_ops::guarded([] { longcat_ops::machine->world.synchronize(); });
+}
+
+LC_API void lc_emu_close(void) { longcat_ops::machine.reset(); }
 
 }  // extern "C"

@@ -12,6 +12,7 @@
 #define LC_LAUNCH_BOUNDS(threads, min_blocks)
 #define LC_DEVICE_VARIABLE static
 #define LC_UNROLL
+#define LC_NO_UNROLL
 
 namespace longcat_ops::ptx {
 

@@ -6,7 +6,8 @@ the ranks vote again, and where one of them failed, all drop it and take the nex
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+from typing import Any
 
 import torch
 
@@ -37,16 +38,17 @@ def objections(device: torch.device) -> dict[str, str]:
 def _objection(name: str, device: torch.device) -> str:
     if name not in _DEVICE:
         return connect.reason(name, device)
-    if device.type != "cuda":
-        return "CUDA tensors only: this process group has no GPU"
-    if importlib.util.find_spec(f"{__package__}.kernels") is None:
-        return "device kernels are not in this build"
-    return importlib.import_module(f"{__package__}.kernels").objection(name, device)
+    return _device().objection(name, device)
+
+
+def _device() -> Any:
+    """The module of the device rungs, which other rungs do without."""
+    return importlib.import_module(".rungs.device", __package__)
 
 
 def _build(name: str, session: Session) -> Rung:
     if name in _DEVICE:
-        return importlib.import_module(f"{__package__}.kernels").build(name, session)
+        return _device().build(name, session)
     return connect.build(name, session)
 
 

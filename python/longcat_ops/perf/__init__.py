@@ -1,9 +1,9 @@
 """The one performance model: what devices can do (`devices`), how counts become time (`model`), and the counts of
 products (`products`), of routing and dispatch (`dispatch`), of gate_up with SwiGLU in two forms (`swiglu`), of the
-expert chain (`chain`) and of a layer (`layer`).
+expert chain (`chain`) and of a layer (`layer`); and collectives between GPUs (`comm`, `comm_explain`).
 
 Every prediction is a band, from a set of constants that is kind to the kernels to one that is not. Nothing here needs
-torch but the counts of our products, which come from C++.
+torch but what comes from C++: the counts of our products, and how a collective runs.
 """
 
 from .devices import DEVICES, Device, by_name

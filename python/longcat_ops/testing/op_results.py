@@ -18,7 +18,11 @@ def blank(tensor: Tensor) -> Tensor:
 def bits(value: Any) -> list[bytes]:
     """The bytes of every tensor in a result."""
     if isinstance(value, Tensor):
-        return [value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()] if value.numel() else [b""]
+        if not value.numel():
+            return [b""]
+        # NOTE: one element counts as contiguous whatever its stride is, so contiguous() would not do.
+        flat = value.clone(memory_format=torch.contiguous_format).view(-1)
+        return [flat.view(torch.uint8).numpy().tobytes()]
     return [part for item in value if item is not None for part in bits(item)]
 
 

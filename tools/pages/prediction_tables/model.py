@@ -18,6 +18,8 @@ UNITS = {  # figure -> its heading and its divisor
     "l2_high": ("L2 high, TB/s", 1e12),
     "clock": ("clock, GHz", 1e9),
     "nvlink": ("NVLink, GB/s", 1e9),
+    "wire_low": ("wire low, GB/s", 1e9),
+    "wire_high": ("wire high, GB/s", 1e9),
 }
 
 

@@ -1,0 +1,45 @@
+// Host side of the collectives' launchers.
+#pragma once
+
+#include <cstring>
+
+#include "comm/meeting.cuh"
+#include "common/text.h"
+#include "launch/launch.h"
+
+namespace longcat_ops::comm {
+
+// LC_OK, or an error for what no kernel could run with.
+inline int check_comm(const char* op, const lc_comm& c) {
+  if (c.ranks < 1 || c.ranks > static_cast<int>(kMaxRanks) || c.rank < 0 || c.rank >= c.ranks)
+    return set_status(LC_ERR_INVALID, text(op, ": rank ", c.rank, " of ", c.ranks, ", expected at most ", kMaxRanks));
+  if (c.channel < 0 || c.channel >= static_cast<int>(kMaxChannels))
+    return set_status(LC_ERR_INVALID, text(op, ": channel ", c.channel, ", expected below ", kMaxChannels));
+  if (c.blocks < 1 || c.blocks > static_cast<int>(kMaxBlocks))
+    return set_status(LC_ERR_INVALID, text(op, ": ", c.blocks, " blocks, expected 1 to ", kMaxBlocks));
+  if (c.threads < 32 || c.threads > static_cast<int>(kMaxThreads) || c.threads % 32 != 0)
+    return set_status(LC_ERR_INVALID,
+                      text(op, ": ", c.threads, " threads, expected a multiple of 32 up to ", kMaxThreads));
+  return LC_OK;
+}
+
+inline RankView view_of(const lc_comm& c) {
+  RankView view{};
+  for (int rank = 0; rank < c.ranks; ++rank) view.memory[rank] = static_cast<uint8_t*>(c.memory[rank]);
+  view.multicast = static_cast<uint8_t*>(c.multicast);
+  view.record = c.record;
+  view.timeout_ns = c.timeout_ns;
+  view.rank = static_cast<uint32_t>(c.rank);
+  view.ranks = static_cast<uint32_t>(c.ranks);
+  view.channel = static_cast<uint32_t>(c.channel);
+  view.op = static_cast<uint32_t>(c.op);
+  return view;
+}
+
+// No early start: the end of the kernel ahead is what makes its writes visible
+// to other GPUs, so that a relaxed arrival is enough; griddepcontrol.wait shows them to this grid alone.
+inline LaunchConfig comm_launch(const char* op, const lc_comm& c) {
+  return {op, c.blocks, c.threads, kMeetingBytes, false};
+}
+
+}  // namespace longcat_ops::comm

@@ -1,0 +1,1 @@
+"""Providers of symmetric memory: torch's (`torch_symm`), and our own over the CUDA driver (`vmm`)."""

@@ -1,0 +1,120 @@
+"""Who works on which bytes of a collective: every element belongs to one rank, one block and one lane, exactly once."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RANDOM = random.Random(20)
+WARP = 32
+LISTS = [[1, 20, 3, 0, 5, 1, 0, 9], [2**i for i in range(8)], [0, 0, 7], [5], [0, 0], [3, 3, 3, 4]]
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    library = tmp_path_factory.mktemp("partition") / "libpartition.so"
+    command = [compiler, "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{ROOT}/cuda"]
+    subprocess.run([*command, ROOT / "tests" / "support" / "comm_partition.cpp", "-o", library], check=True)
+    loaded = ctypes.CDLL(str(library))
+    number = ctypes.c_int64
+    loaded.walk.argtypes = [number, ctypes.c_int, ctypes.c_int, number, ctypes.c_void_p]
+    loaded.first_pack.argtypes = [ctypes.c_int] * 4 + [number]
+    loaded.split.argtypes = [ctypes.c_uint64, number, number, ctypes.c_void_p]
+    loaded.shard.argtypes = [number, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    loaded.rows.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    loaded.slot_bytes.argtypes = [number]
+    loaded.slot_offset.argtypes = [ctypes.c_int] * 3 + [number]
+    loaded.scratch_bytes.argtypes = [ctypes.c_int, number]
+    for name in ("walk", "first_pack", "slot_bytes", "slot_offset", "scratch_bytes"):
+        getattr(loaded, name).restype = number
+    return loaded
+
+
+def numbers(count: int, call: object, *arguments: object) -> list[int]:
+    """What a function writes behind its last argument."""
+    out = np.full(count, -1, np.int64)
+    call(*arguments, out.ctypes.data)
+    return out.tolist()
+
+
+@pytest.mark.parametrize("element_bytes", [1, 2, 4, 8])
+def test_head_packs_and_tail_are_the_whole_tensor(native: ctypes.CDLL, element_bytes: int) -> None:
+    for past in range(0, 16, element_bytes):
+        for elements in [*range(40), 1003]:
+            address = 2**40 + past
+            head, packs, tail = numbers(3, native.split, address, elements, element_bytes)
+            per_pack = 16 // element_bytes
+            assert head + packs * per_pack + tail == elements and min(head, packs, tail) >= 0
+            assert packs == 0 or (address + head * element_bytes) % 16 == 0
+            # No more outside of packs than alignment forces: the head ends at the first boundary or with the tensor.
+            assert head == min(elements, -address % 16 // element_bytes) and tail < per_pack
+
+
+def test_every_pack_of_a_tensor_is_done_once(native: ctypes.CDLL) -> None:
+    """For random ranks, blocks, threads, dtypes and offsets, and for the sizes at which a step or a shard is added."""
+    for _ in range(120):
+        ranks, blocks = RANDOM.randint(1, 8), RANDOM.choice([1, 2, 3, 4, 5, 7, 8, 16])
+        threads, element = WARP * RANDOM.choice([1, 2, 3, 16, 32]), RANDOM.choice([1, 2, 4])
+        step = blocks * threads
+        packs = RANDOM.choice(
+            [0, 1, ranks - 1, ranks, ranks + 1, step * ranks, step * ranks + 1, RANDOM.randint(0, 5000)]
+        )
+        elements, past = packs * 16 // element + RANDOM.randint(0, 40), element * RANDOM.randrange(16 // element)
+        _, packs, _ = numbers(3, native.split, past, elements, element)
+        seen = np.zeros(packs + 1, np.int64)  # one more, for what is past the end
+        for rank in range(ranks):
+            begin, end = numbers(2, native.shard, packs, ranks, rank)
+            steps = native.walk(end - begin, blocks, threads, begin, seen.ctypes.data)
+            assert steps == -(-(end - begin) // step)
+        assert seen[:packs].tolist() == [1] * packs and seen[packs] == 0, (ranks, blocks, threads, packs)
+
+
+def test_shards_follow_each_other_and_are_even(native: ctypes.CDLL) -> None:
+    for ranks in range(1, 9):
+        for packs in range(70):
+            shards = [numbers(2, native.shard, packs, ranks, rank) for rank in range(ranks)]
+            assert shards[0][0] == 0 and shards[-1][1] == packs
+            assert all(first[1] == second[0] for first, second in pairwise(shards))
+            # No shard is larger than an even split needs, so no rank is later than it must be.
+            assert max(end - begin for begin, end in shards) == -(-packs // ranks)
+
+
+@pytest.mark.parametrize("counts", LISTS, ids=str)
+def test_rows_of_a_rank(native: ctypes.CDLL, counts: list[int]) -> None:
+    memory = np.array(counts, np.int32)
+    found = [numbers(2, native.rows, memory.ctypes.data, rank) for rank in range(len(counts))]
+    assert found == [[sum(counts[:i]), sum(counts[: i + 1])] for i in range(len(counts))]
+
+
+def test_a_small_message_spreads_over_all_blocks(native: ctypes.CDLL) -> None:
+    """Runs of 32 packs go to block 0, 1, 2, 3, and only then to the second warp of block 0."""
+    blocks, warps = 4, 16
+    first = {
+        (b, w, s): native.first_pack(b, blocks, w, warps, s) for b in range(4) for w in range(16) for s in range(3)
+    }
+    order = sorted(first, key=first.__getitem__)
+    assert [first[key] for key in order] == [WARP * i for i in range(4 * 16 * 3)]
+    assert order[:5] == [(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0), (0, 1, 0)]
+    assert order[64] == (0, 0, 1)
+
+
+def test_low_latency_slots_do_not_overlap(native: ctypes.CDLL) -> None:
+    """Two parities of a slot for each rank, which hold the message twice over, by whole stores of 16 bytes."""
+    for ranks in (2, 3, 8):
+        for most in (2, 4, 8, 14, 1024, 32768):
+            slot = native.slot_bytes(most)
+            assert slot % 16 == 0 and 2 * most <= slot < 2 * most + 16
+            offsets = [native.slot_offset(parity, rank, ranks, most) for parity in range(2) for rank in range(ranks)]
+            assert offsets == [slot * i for i in range(2 * ranks)]
+            assert native.scratch_bytes(ranks, most) == offsets[-1] + slot
