@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from support.comm_ranks import Ranks
+from support.comm_ranks import Keeper, Ranks
 
+SLOW = pytest.mark.slow
 OPS = (
     "all_gather", "all_reduce", "all_reduce_", "all_reduce_residual_rmsnorm", "all_reduce_residual_rmsnorm_quant",
     "barrier", "broadcast_", "reduce_scatter",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("every_form", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_opcheck(pair: Ranks, every_form: bool) -> None:
-    for found in pair.run("comm_graphs.opchecks", every_form=every_form):
+# One rank exchanges nothing, and its calls are the same for opcheck.
+@pytest.mark.parametrize(
+    ("ranks", "every_form"), [(1, False), pytest.param(1, True, marks=SLOW), pytest.param(2, True, marks=SLOW)]
+)
+def test_opcheck(keeper: Keeper, rung: str, ranks: int, every_form: bool) -> None:
+    for found in Ranks(keeper, ranks, rung).run("comm_graphs.opchecks", every_form=every_form):
         assert {name.rpartition(" ")[0] for name in found} == set(OPS)
         assert all(results == ["SUCCESS"] for results in found.values()), found
 
@@ -24,7 +28,7 @@ def test_marks_are_true(pair: Ranks) -> None:
         assert wrong == []
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=SLOW)])
 def test_one_graph(pair: Ranks, compiler: str) -> None:
     for pairs in pair.run("comm_graphs.compiled", compiler=compiler):
         assert pairs == [[True] * 11] * 2

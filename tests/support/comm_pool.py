@@ -20,8 +20,8 @@ import torch.distributed as dist
 
 # A TCPStore looks the names of its peers up, and a resolver that drops a question costs its whole patience, else 5 s.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "numpy", "longcat_ops.comm", "torch.library"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["torch", "numpy", "longcat_ops.comm", "torch.library"])
 
 
 class World:
@@ -95,8 +95,8 @@ class Pool:
         self.store = None if store_in_rank else dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.pipes, self.processes = [], []
         for rank in range(ranks):
-            here, there = _context.Pipe()
-            process = _context.Process(target=serve, args=(rank, ranks, subgroups, there), daemon=True)
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(rank, ranks, subgroups, there), daemon=True)
             process.start()
             there.close()
             self.pipes.append(here)
