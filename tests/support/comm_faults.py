@@ -132,14 +132,14 @@ def closes(world: World, ranks: int, backend: str) -> Any:
 def not_constructed(world: World, ranks: int, backend: str, missing: int) -> Any:
     """Rank `missing` does not construct in time; afterwards all do."""
     if world.rank == missing:
-        time.sleep(0.9)
-    found = attempt(lambda: world.new(ranks, backend, timeout_s=0.6))
+        time.sleep(0.8)
+    found = attempt(lambda: world.new(ranks, backend, timeout_s=0.5))
     return found, works(world, ranks, backend)
 
 
-def survive(world: World, ranks: int, backend: str, op: str, dies: int, timeout_s: float, idle: float) -> Any:
+def survive(world: World, ranks: int, backend: str, op: str, dies: int, limit_s: float, idle: float) -> Any:
     """Rank `dies` waits to be killed. The others call after `idle` seconds, then go on without it."""
-    comm = world.new(ranks, backend, timeout_s=timeout_s)
+    comm = world.new(ranks, backend, timeout_s=limit_s)
     comm.barrier()
     if world.rank == dies:
         time.sleep(600)

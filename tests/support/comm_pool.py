@@ -20,8 +20,8 @@ import torch.distributed as dist
 
 # A TCPStore looks the names of its peers up, and a resolver that drops a question costs its whole patience, else 5 s.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "numpy", "longcat_ops.comm", "torch.library"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["torch", "numpy", "longcat_ops.comm", "torch.library"])
 
 
 class World:
@@ -36,17 +36,26 @@ class World:
     def group(self, ranks: int) -> Any:
         return self._groups[ranks]
 
-    def comm(self, ranks: int, backend: str) -> Any:
+    def comm(self, ranks: int, backend: str, **options: Any) -> Any:
         """A communicator that jobs share. A job that may poison one makes its own."""
-        key = (ranks, backend)
+        key = (ranks, backend, *options.items())
         if key not in self._open:
-            self._open[key] = self.new(ranks, backend)
+            self._open[key] = self.new(ranks, backend, **options)
         return self._open[key]
 
     def new(self, ranks: int, backend: str, **options: Any) -> Any:
+        """A communicator. "nccl code": the code of the rung `nccl`, with gloo in the place of NCCL, on the host."""
         from longcat_ops.comm import Communicator
+        from longcat_ops.comm.rungs import connect
 
-        return Communicator(self.group(ranks), backend=backend, **options)
+        name, _, code = backend.partition("+")
+        real = dict(connect.RUNGS)
+        if code == "nccl code":
+            connect.RUNGS[name] = type("HostNccl", (connect.RUNGS["nccl"],), {"devices": ("cpu",)})
+        try:
+            return Communicator(self.group(ranks), backend=name, **options)
+        finally:
+            connect.RUNGS.update(real)
 
 
 def serve(rank: int, ranks: int, subgroups: bool, pipe: Connection) -> None:
@@ -86,8 +95,8 @@ class Pool:
         self.store = None if store_in_rank else dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.pipes, self.processes = [], []
         for rank in range(ranks):
-            here, there = _context.Pipe()
-            process = _context.Process(target=serve, args=(rank, ranks, subgroups, there), daemon=True)
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(rank, ranks, subgroups, there), daemon=True)
             process.start()
             there.close()
             self.pipes.append(here)

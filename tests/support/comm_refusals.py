@@ -47,7 +47,7 @@ def _norm(x: Any = None, residual: Any = None, weight: Any = None, eps: Any = 1e
 # name -> (call, text that the error must have)
 CALLS: dict[str, tuple[Call, str]] = {
     "no tensor": (lambda c: c.all_reduce([1.0]), "argument `x` is list, expected a torch.Tensor"),
-    "ints": (lambda c: c.all_reduce(torch.zeros(3, dtype=torch.int64)), "argument `x` is torch.int64, expected torch.b"),
+    "ints": (lambda c: c.all_reduce(torch.zeros(3, dtype=torch.int64)), "argument `x` is torch.int64, expected torch"),
     "fp64": (lambda c: c.all_reduce_(torch.zeros(3, dtype=torch.float64)), "`x` is torch.float64"),
     "e4m3 sum": (lambda c: c.reduce_scatter(bf16(12, 2).to(torch.float8_e4m3fn)), "`x` is torch.float8_e4m3fn"),
     "strided": (lambda c: c.all_reduce(bf16(4, 6).t()), "`x` is of strides [1, 6], expected contiguous"),

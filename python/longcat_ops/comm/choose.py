@@ -15,9 +15,11 @@ from .._environment import RUNGS
 from ..errors import LongcatError, LongcatUnsupportedError
 from .rungs import connect
 from .rungs.base import Rung, Session
+from .watch import GivenUp
 
 LADDER = RUNGS[1:]  # multimem, p2p, nccl, gloo
 _DEVICE = ("multimem", "p2p")
+_GIVEN_UP = "gave up, since another rank failed"
 
 
 def group_device(process_group: object) -> torch.device:
@@ -61,16 +63,19 @@ def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, di
     for name in LADDER if wanted == "auto" else (wanted,):
         if why_not[name]:
             continue
-        rung, problem = None, ""
+        rung, problem, vote = None, "", f"built {name}"
+        session.watch.vote = vote
         try:
             rung = _build(name, session)
+        except GivenUp:
+            problem = _GIVEN_UP
         except LongcatError as error:
             problem = str(error)
             if session.watch.failure is not None:
                 raise
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-        why_not[name] = common(session.watch.gather(f"built {name}", problem))
+        why_not[name] = common(session.watch.gather(vote, problem))
         if not why_not[name]:
             below = LADDER[LADDER.index(name) + 1 :]
             why_not |= {other: why_not[other] or f"{name} comes first" for other in below}
@@ -85,7 +90,7 @@ def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, di
 
 def common(reasons: object) -> str:
     """One text of every rank's reason: without ranks where all say the same, "" where nobody objects."""
-    listed = list(reasons)
+    listed = ["" if why == _GIVEN_UP else why for why in reasons]
     if len(set(listed)) == 1:
         return listed[0]
     return "; ".join(f"rank {r}: {why}" for r, why in enumerate(listed) if why)

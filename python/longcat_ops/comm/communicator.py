@@ -19,7 +19,6 @@ from ..errors import LongcatCommError, LongcatError, LongcatShapeError, LongcatU
 from . import checks, choose
 from .channel import Channel
 from .processes import Process, this_process
-from .rungs import connect
 from .rungs.base import Config, Session
 from .store import Client, client_of
 from .watch import Watch
@@ -81,7 +80,7 @@ class Communicator(Channel):
         except BaseException as error:
             if watch.failure is None and not isinstance(error, LongcatError):
                 watch.poison(LongcatCommError(f"Communicator: rank {rank} failed: {type(error).__name__}: {error}"))
-            watch.close([])
+            watch.close()
             raise
         super().__init__(session, rung)
         self.group = group
@@ -122,8 +121,7 @@ class Communicator(Channel):
         if not self._open or os.getpid() != self._pid:  # a forked process shares the connections of its parent
             return
         self._open = False
-        keys = connect.store_keys(self.backend, self._session)
-        self._session.watch.close(keys)
+        self._session.watch.close()
         self._rung.close()
 
     def __enter__(self) -> Communicator:

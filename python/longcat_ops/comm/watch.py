@@ -35,6 +35,10 @@ BROKEN_S = 30.0
 KEPT_REFUSALS = 8
 
 
+class GivenUp(Exception):
+    """Another rank could not build what this one was building."""
+
+
 class Watch:
     """One communicator's posts. store: for it alone, over `client`. timeout_s: 0 waits for ever."""
 
@@ -46,6 +50,7 @@ class Watch:
         self.closed = False
         self.processes: list[Process] = []
         self.channels = [ChannelWatch(self, i) for i in range(num_channels)]
+        self.vote = ""  # while a rung is built: the stage in which ranks say whether they could
         self._keys = ["failure", "closed"]
         store.compare_set("failure", "", "")
         for channel in self.channels:
@@ -80,24 +85,28 @@ class Watch:
                 raise self.poison(error)
 
     def _problem(self, stage: str, keys: list[str], waited: float) -> LongcatError | None:
+        """Why a stage of the construction cannot end. Raises GivenUp if a rank has voted against what is built."""
         if self.failure:
             return self.failure
         if record := Record.loads(self.client.ask(lambda: self.store.get("failure")) or b""):
             return record.error(self.rank)
+        votes = [f"{self.vote}/{r}" for r in range(self.ranks)] if self.vote and stage != self.vote else []
+        if any(
+            self.has(key) and json.loads(self.client.ask(lambda key=key: self.store.get(key)) or '""') for key in votes
+        ):
+            raise GivenUp
         late = self.timeout_s and waited > self.timeout_s
         ended = self.ended() if waited > GRACE_S else {}
         if not late and not ended:
             return None
-        seen = {
-            r: "has not come"
-            for r, key in enumerate(keys)
-            if not self.client.ask(lambda key=key: self.store.check([key]))
-        }
-        seen = {r: seen[r] for r in seen if late or r in ended} | {r: ended[r] for r in ended if r in seen}
-        seen = seen if keys else ended
+        missing = [r for r, key in enumerate(keys) if not self.has(key)]
+        seen = {r: ended.get(r, "has not come") for r in missing if late or r in ended} if keys else ended
         if not seen and not late:
             return None
         return LongcatTimeoutError(self.rank, "Communicator", f"stage `{stage}`", 1, seen, f"waited {waited:.1f} s")
+
+    def has(self, key: str) -> bool:
+        return bool(self.client.ask(lambda: self.store.check([key])))
 
     def ended(self) -> dict[int, str]:
         """The ranks whose process is known to have ended."""
@@ -133,9 +142,8 @@ class Watch:
             fix = "close it, form a group of the ranks that are left, and make a new Communicator over it"
             raise LongcatCommError(f"{op}: this communicator is poisoned. {self.failure}\n  fix: {fix}")
 
-    def close(self, others: list[tuple[Any, str]]) -> None:
-        """Posts that this rank has closed. The last of all ranks removes what they posted, and `others`: keys of other
-        stores."""
+    def close(self) -> None:
+        """Posts that this rank has closed. The last of all ranks removes what they posted."""
         self.closed = True
         for channel in self.channels:
             channel.post.closed = True
@@ -144,8 +152,8 @@ class Watch:
 
         def leave() -> None:
             if self.store.add("closed", 1) == self.ranks:
-                for store, key in [*((self.store, key) for key in keys), *others]:
-                    store.delete_key(key)
+                for key in keys:
+                    self.store.delete_key(key)
 
         self.client.ask(leave)
 

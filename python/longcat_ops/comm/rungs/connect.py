@@ -28,22 +28,36 @@ def reason(name: str, device: torch.device) -> str:
 
 def build(name: str, session: Session) -> GroupRung:
     """The rung `name`, one process group per channel. Collective."""
-    timeout = timedelta(seconds=session.config.timeout_s or NEVER_S)
-
-    def connect() -> list[Any]:
-        kind = dist.ProcessGroupGloo if name == "gloo" else dist.ProcessGroupNCCL
-        stores = [dist.PrefixStore(f"{name}/{i}", session.store) for i in range(session.config.num_channels)]
-        return [kind(store, session.rank, session.ranks, timeout) for store in stores]
-
-    alone = [None] * session.config.num_channels
-    groups = session.watch.finish(name, Background(connect)) if session.ranks > 1 else alone
+    channels = range(session.config.num_channels)
+    if session.ranks == 1:
+        groups: list[Any] = [None for _ in channels]
+    elif name == "gloo":
+        groups = _connect(session)
+    else:
+        stores = [dist.PrefixStore(f"{name}/{i}", session.store) for i in channels]
+        groups = [dist.ProcessGroupNCCL(store, session.rank, session.ranks, _limit(session)) for store in stores]
     rungs = [RUNGS[name](session, i, group) for i, group in enumerate(groups)]
     for rung in rungs:
         rung.siblings = rungs
     return rungs[0]
 
 
-def store_keys(name: str, session: Session) -> list[tuple[Any, str]]:
-    """What the process groups of the rung `name` leave in the store: their addresses."""
-    places = [(i, r) for i in range(session.config.num_channels) for r in range(session.ranks)]
-    return [(session.store, f"{name}/{i}/0/{r}") for i, r in places]
+def _limit(session: Session) -> timedelta:
+    return timedelta(seconds=session.config.timeout_s or NEVER_S)
+
+
+def _connect(session: Session) -> list[Any]:
+    """Process groups of gloo. Each finds its addresses in a store inside this process: waiting for those of a rank that
+    does not come would else block the store of all. `gather`, which can end, carries them."""
+    rank, ranks, watch = session.rank, session.ranks, session.watch
+    stores = [dist.HashStore() for _ in range(session.config.num_channels)]
+
+    works = [
+        Background(lambda store=store: dist.ProcessGroupGloo(store, rank, ranks, _limit(session))) for store in stores
+    ]
+    own = watch.finish("addresses", Background(lambda: [store.get(f"0/{rank}").hex() for store in stores]))
+    for r, addresses in enumerate(watch.gather("addresses", own)):
+        for store, address in zip(stores, addresses, strict=True):
+            if r != rank:
+                store.set(f"0/{r}", bytes.fromhex(address))
+    return [watch.finish("gloo", work) for work in works]
