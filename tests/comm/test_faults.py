@@ -97,6 +97,15 @@ def test_a_rank_that_has_closed(peers: Ranks) -> None:
         assert (found["kind"], text in found["text"]) == ("LongcatCommError", True), found
 
 
+def test_close_from_a_thread(keeper: Any, rung: str) -> None:
+    results = Ranks(keeper, 3, rung).run("comm_faults.closes_within")
+    assert all(works for _, works in results)
+    for found, _ in results[:2]:
+        assert found["kind"] == "LongcatCommError", found
+        assert "rank 0 closed its communicator" in found["text"] or "rank 2 closed its" in found["text"], found
+        assert found["seconds"] < 0.2 + SLACK_S
+
+
 def test_a_rank_that_does_not_construct(keeper: Any, rung: str) -> None:
     for rank, (found, works) in enumerate(Ranks(keeper, 3, rung).run("comm_faults.not_constructed", missing=1)):
         assert works

@@ -209,3 +209,16 @@ def threads(world: World, ranks: int, backend: str) -> Any:
         comm.barrier()
     comm.close()
     return mine, sums, found
+
+
+def closes_within(world: World, ranks: int, backend: str) -> Any:
+    """The last rank does not come; a thread of rank 0 closes while its call waits."""
+    comm = world.new(ranks, backend, timeout_s=20.0)
+    comm.barrier()
+    found = {}
+    if world.rank < ranks - 1:
+        if world.rank == 0:
+            threading.Timer(0.2, comm.close).start()
+        found = attempt(comm.barrier)
+    comm.close()
+    return found, works(world, ranks, backend)
