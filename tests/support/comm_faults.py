@@ -158,7 +158,7 @@ def die(world: World, ranks: int, backend: str) -> Any:
     """A construction that rank 1 does not live to see."""
     if world.rank == 1:
         os._exit(3)
-    return attempt(lambda: world.new(ranks, backend, timeout_s=1.0))
+    return attempt(lambda: world.new(ranks, backend, timeout_s=0.6))
 
 
 def forked(world: World, ranks: int, backend: str) -> Any:
