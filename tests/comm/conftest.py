@@ -31,7 +31,7 @@ def world(request: pytest.FixtureRequest, keeper: Keeper, rung: str) -> Ranks:
     return Ranks(keeper, request.param, rung)
 
 
-@pytest.fixture(params=(2, 3, 4), ids=lambda n: f"{n} ranks")
+@pytest.fixture(params=(2, pytest.param(3, marks=pytest.mark.slow), 4), ids=lambda n: f"{n} ranks")
 def peers(request: pytest.FixtureRequest, keeper: Keeper, rung: str) -> Ranks:
     """A world of more than one rank."""
     return Ranks(keeper, request.param, rung)

@@ -24,7 +24,7 @@ def check_timeout(found: dict[str, Any], missing: tuple[int, ...], op: str, stag
     assert found["seconds"] < seconds + SLACK_S, found
 
 
-ALWAYS = ("all_reduce", "reduce_scatter", "barrier")
+ALWAYS = ("all_reduce", "barrier")
 
 
 @pytest.mark.parametrize("op", [pytest.param(op, marks=[] if op in ALWAYS else pytest.mark.slow) for op in OPS])
@@ -97,6 +97,15 @@ def test_a_rank_that_has_closed(peers: Ranks) -> None:
         assert (found["kind"], text in found["text"]) == ("LongcatCommError", True), found
 
 
+def test_close_from_a_thread(keeper: Any, rung: str) -> None:
+    results = Ranks(keeper, 3, rung).run("comm_faults.closes_within")
+    assert all(works for _, works in results)
+    for found, _ in results[:2]:
+        assert found["kind"] == "LongcatCommError", found
+        assert "rank 0 closed its communicator" in found["text"] or "rank 2 closed its" in found["text"], found
+        assert found["seconds"] < 0.2 + SLACK_S
+
+
 def test_a_rank_that_does_not_construct(keeper: Any, rung: str) -> None:
     for rank, (found, works) in enumerate(Ranks(keeper, 3, rung).run("comm_faults.not_constructed", missing=1)):
         assert works
@@ -138,7 +147,7 @@ def test_a_process_that_ends_before_it_constructs(rung: str) -> None:
     with Pool(2) as pool:
         for rank in range(2):
             pool.start(rank, "comm_faults.die", ranks=2, backend=rung)
-        check_timeout(pool.result(0), (1,), "Communicator", "hello", 1.0)
+        check_timeout(pool.result(0), (1,), "Communicator", "hello", 0.6)
 
 
 def test_a_forked_process_leaves_its_parent_alone(pair: Ranks) -> None:

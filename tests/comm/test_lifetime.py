@@ -16,7 +16,7 @@ from support.comm_ranks import Ranks
 NO_GPU = "CUDA tensors only: this process group has no GPU"
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [9, pytest.param(200, marks=pytest.mark.slow)])
 def test_cycles_leak_nothing(pair: Ranks, count: int) -> None:
     for before, after in pair.run("comm_lives.cycles", count=count):
         assert after == before  # file descriptors, threads, keys of the store

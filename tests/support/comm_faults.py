@@ -158,7 +158,7 @@ def die(world: World, ranks: int, backend: str) -> Any:
     """A construction that rank 1 does not live to see."""
     if world.rank == 1:
         os._exit(3)
-    return attempt(lambda: world.new(ranks, backend, timeout_s=1.0))
+    return attempt(lambda: world.new(ranks, backend, timeout_s=0.6))
 
 
 def forked(world: World, ranks: int, backend: str) -> Any:
@@ -209,3 +209,16 @@ def threads(world: World, ranks: int, backend: str) -> Any:
         comm.barrier()
     comm.close()
     return mine, sums, found
+
+
+def closes_within(world: World, ranks: int, backend: str) -> Any:
+    """The last rank does not come; a thread of rank 0 closes while its call waits."""
+    comm = world.new(ranks, backend, timeout_s=20.0)
+    comm.barrier()
+    found = {}
+    if world.rank < ranks - 1:
+        if world.rank == 0:
+            threading.Timer(0.2, comm.close).start()
+        found = attempt(comm.barrier)
+    comm.close()
+    return found, works(world, ranks, backend)

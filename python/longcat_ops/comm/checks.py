@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
+from ..errors import LongcatError, LongcatShapeError, message
 from ..ops import tensors
 from ..ops.checking import supports
 
@@ -212,8 +212,3 @@ def constructor(config: Any, names: Sequence[str]) -> None:
         raise refuse(op, "deterministic", f"{config.deterministic!r}", "True or False")
     if not isinstance(config.timeout_s, int | float) or not 0 <= config.timeout_s < math.inf:
         raise refuse(op, "timeout_s", f"{config.timeout_s!r}", "seconds of 0 or more; 0 waits for ever")
-
-
-def captured(op: str) -> LongcatUnsupportedError:
-    text = "is captured in a CUDA graph, expected eager: this rung works on the host"
-    return LongcatUnsupportedError(f"{op}: the call {text}.\n  fix: use a rung whose caps.graphs is True")

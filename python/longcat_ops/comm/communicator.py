@@ -117,7 +117,8 @@ class Communicator(Channel):
 
     def close(self) -> None:
         """Gives connections and memory back. A second call does nothing. No collective: ranks may close at other times,
-        but a rank that calls an operation after another has closed gets an error."""
+        but a rank that calls an operation after another has closed gets an error. The last of all ranks to close clears
+        the store; one that dies leaves a few keys there."""
         if not self._open or os.getpid() != self._pid:  # a forked process shares the connections of its parent
             return
         self._open = False

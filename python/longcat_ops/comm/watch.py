@@ -90,10 +90,7 @@ class Watch:
             return self.failure
         if record := Record.loads(self.client.ask(lambda: self.store.get("failure")) or b""):
             return record.error(self.rank)
-        votes = [f"{self.vote}/{r}" for r in range(self.ranks)] if self.vote and stage != self.vote else []
-        if any(
-            self.has(key) and json.loads(self.client.ask(lambda key=key: self.store.get(key)) or '""') for key in votes
-        ):
+        if self.vote not in ("", stage) and any(self._objects(f"{self.vote}/{r}") for r in range(self.ranks)):
             raise GivenUp
         late = self.timeout_s and waited > self.timeout_s
         ended = self.ended() if waited > GRACE_S else {}
@@ -107,6 +104,10 @@ class Watch:
 
     def has(self, key: str) -> bool:
         return bool(self.client.ask(lambda: self.store.check([key])))
+
+    def _objects(self, key: str) -> bool:
+        """Whether the vote `key` is there and gives a reason."""
+        return self.has(key) and self.client.ask(lambda: self.store.get(key)) not in (None, b'""')
 
     def ended(self) -> dict[int, str]:
         """The ranks whose process is known to have ended."""
@@ -236,6 +237,8 @@ class ChannelWatch:
         """Why a wait of `waited` seconds cannot end; None if it still can."""
         if self.watch.failure is not None:
             return self.watch.failure
+        if self.watch.closed:
+            return LongcatCommError(f"{self.op}: rank {self.watch.rank} closed its communicator while this call ran.")
         if not self.post.waiting and waited:
             self.post.waiting = True
             self.send()
