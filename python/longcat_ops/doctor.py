@@ -93,9 +93,11 @@ def _library_problem() -> tuple[str, str] | None:
 
 
 def _registered() -> set[str]:
+    """What torch knows of this library's ops."""
     torch = sys.modules.get("torch")
     names = torch._C._dispatch_get_all_op_names() if torch is not None and hasattr(torch, "_C") else ()
-    return {name.split("::")[1].split(".")[0] for name in names if name.startswith("longcat_ops::")}
+    found = {name.split("::")[1].split(".")[0] for name in names if name.startswith("longcat_ops::")}
+    return {name for name in found if not name.startswith("comm_")}  # those of communicators need other processes
 
 
 def _function_problem(name: str) -> str:
