@@ -35,3 +35,12 @@ def test_ranks_that_disagree(peers: Ranks, form: str) -> None:
         assert text.startswith("LongcatCommError: "), text
         assert "ranks disagree about call 1" in text
         assert text.count(" called `") == 2
+
+
+def test_a_capture_is_refused(pair: Ranks) -> None:
+    """By all ranks, in words, before anything is sent: the next call is served."""
+    for *texts, result in pair.run("comm_refusals.in_a_capture"):
+        assert [text.split(":")[0] for text in texts] == ["all_reduce", "empty", "Communicator"]
+        assert all("in the capture of a CUDA graph, expected outside of one" in text for text in texts)
+        assert "the rung gloo works on the host" in texts[0]
+        assert result == "[2.0, 2.0]"

@@ -152,3 +152,27 @@ def disagree(world: World, ranks: int, backend: str, form: str) -> str:
             return "no error"
         except LongcatError as error:
             return f"{type(error).__name__}: {error}"
+
+
+def in_a_capture(world: World, ranks: int, backend: str) -> list[str]:
+    """What calls say while a CUDA graph is captured, and the result of one afterwards."""
+    from longcat_ops.comm import channel, communicator
+
+    texts = []
+    with world.new(ranks, backend, timeout_s=20.0) as comm:
+        places = (channel, communicator)
+        usual = channel.is_capturing
+        for place in places:
+            place.is_capturing = lambda: True
+        try:
+            for call in (lambda: comm.all_reduce(torch.ones(2)), lambda: comm.empty((2,), torch.float32),
+                         lambda: world.new(ranks, backend)):  # fmt: skip
+                try:
+                    call()
+                except LongcatError as error:
+                    texts.append(str(error))
+        finally:
+            for place in places:
+                place.is_capturing = usual
+        texts.append(str(comm.all_reduce(torch.ones(2)).tolist()))
+    return texts

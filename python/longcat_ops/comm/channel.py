@@ -9,9 +9,19 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..errors import LongcatCommError, LongcatError
+from ..errors import LongcatCommError, LongcatError, LongcatUnsupportedError, message
 from . import calls, checks, ops
 from .rungs.base import Rung, Session
+
+
+def is_capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def captured(op: str, why: str) -> LongcatUnsupportedError:
+    """The error of a call that no CUDA graph can hold."""
+    fix = "call it outside of the capture"
+    return LongcatUnsupportedError(message(op, "call", "in the capture of a CUDA graph", "outside of one", why, fix))
 
 
 class Channel:
@@ -150,6 +160,8 @@ class Channel:
         """A tensor that calls of this communicator need not copy, where `caps.symmetric`; its values are not set. The
         same calls in the same order on every rank."""
         self._session.watch.require_open("empty")
+        if is_capturing():
+            raise captured("empty", "a replay would find the memory in use")
         return self._rung.empty(checks.shape("empty", shape, dtype, self._limits), dtype)
 
     def run(self, op: str, *arguments: Any) -> None:
@@ -161,6 +173,8 @@ class Channel:
         if not self._busy.acquire(blocking=False):
             raise LongcatCommError(f"{op}: channel {watch.index} runs {watch.op} in another thread; use channel(i).")
         try:
+            if is_capturing() and not self.caps.graphs:
+                raise captured(op, f"the rung {self.caps.backend} works on the host")
             self._rung.poll()
             watch.begin(op.removesuffix("_quant"))
             try:

@@ -17,7 +17,7 @@ from .. import _environment, _library
 from .._environment import RUNGS
 from ..errors import LongcatCommError, LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from . import checks, choose
-from .channel import Channel
+from .channel import Channel, captured, is_capturing
 from .processes import Process, this_process
 from .rungs.base import Config, Session
 from .store import Client, client_of
@@ -51,6 +51,8 @@ class Communicator(Channel):
         num_channels: int = 2, deterministic: bool = False, timeout_s: float | None = None, provider: str = "auto",
     ) -> None:  # fmt: skip
         self._open = False
+        if is_capturing():
+            raise captured("Communicator", "it talks to other ranks")
         group, rank, ranks = _members(group)
         problem: LongcatError | None = None
         config = Config(max_bytes, backend, num_blocks, num_channels, deterministic, 30.0, provider)
