@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from longcat_ops.comm import kernels
-from longcat_ops.comm.providers.base import SymmetricMemory, symmetric_bytes
+from longcat_ops.comm.providers.base import SymmetricMemory
 from longcat_ops.comm.rungs import device
 from longcat_ops.comm.rungs.base import Config
+from longcat_ops.comm.sizes import communicator_bytes
 from longcat_ops.errors import LongcatCommError, LongcatError, LongcatShapeError, LongcatTimeoutError
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
@@ -60,7 +61,7 @@ class Ranks:
 
     def __init__(self, name: str, ranks: int, deterministic: bool) -> None:
         config = Config(MAX_BYTES, name, 2, 2, deterministic, 10.0, "auto")
-        size = symmetric_bytes(device.parts(ranks, config))
+        size = communicator_bytes(ranks, MAX_BYTES, 2)
         self.machine = Machine(ranks, size, name == "multimem", 2, 64, deterministic)
         self.kept: list[Any] = []  # the emulator remembers whose memory it was
         self.rungs = []
@@ -270,6 +271,7 @@ def test_caps_say_what_the_rungs_can_do() -> None:
     for name, deterministic, fixed in (("multimem", False, False), ("multimem", True, True), ("p2p", False, True)):
         with ranks_of(name, 2, deterministic) as made:
             caps = made.rungs[0].caps
+            assert caps.memory_bytes == made.machine.memory[0].numel() == communicator_bytes(2, MAX_BYTES, 2)
             assert (caps.backend, caps.fixed_order, caps.symmetric, caps.graphs) == (name, fixed, True, True)
 
 

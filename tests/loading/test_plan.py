@@ -90,7 +90,9 @@ def test_the_published_deployments_fit(released):
     sixteen = size_rank(released, ep=16, tp=16, precision="bf16")
     eighty = sixteen.fits[0]
     assert eighty.fits and eighty.capacity == 80 * 2**30
-    assert eighty.kv_tokens == (72 * 2**30 - sixteen.bytes) // 65_664
+    assert sixteen.symmetric_bytes == 290 * 2**20  # 64 KiB of control, 2 x (512 KiB + 96 MiB), 96 MiB: units of 2 MiB
+    assert eighty.kv_tokens == (72 * 2**30 - sixteen.bytes - sixteen.symmetric_bytes) // 65_664
+    assert size_rank(released).symmetric_bytes == 0
     assert not size_rank(released, ep=8, tp=8, precision="bf16").fits[0].fits
     assert size_rank(released, ep=8, tp=8, precision="bf16").fits[0].kv_tokens == 0
 

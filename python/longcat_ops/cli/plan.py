@@ -47,13 +47,15 @@ def lines(sizing: Sizing, path: str) -> list[str]:
     if sizing.kv_bytes_per_token != sizing.kv_bytes_per_token_without_mtp:
         kv += f" ({sizing.kv_bytes_per_token_without_mtp:,} B without the MTP head's)"
     out += ["", f"{kv}, whole on each rank that holds the sequence"]
+    if sizing.symmetric_bytes:
+        out.append(f"symmetric memory of a Communicator over these ranks: {_bytes(sizing.symmetric_bytes)} a rank")
     for fit in sizing.fits:
         usable = f"{_bytes(fit.usable)} usable"
         if fit.fits:
-            rest = fit.usable - sizing.bytes
+            rest = fit.usable - sizing.bytes - sizing.symmetric_bytes
             verdict = f"fits; {_bytes(rest)} left = {fit.kv_tokens:,} tokens of KV cache"
         else:
-            verdict = f"does not fit: {_bytes(sizing.bytes - fit.usable)} too much"
+            verdict = f"does not fit: {_bytes(sizing.bytes + sizing.symmetric_bytes - fit.usable)} too much"
         out.append(f"{fit.card:>6} card ({usable}): {verdict}")
     if sizing.files_total:
         out.append(f"files: the first rank reads {sizing.files} of {sizing.files_total}")
@@ -61,7 +63,7 @@ def lines(sizing: Sizing, path: str) -> list[str]:
     out.append(
         "Counted as the model holds it: router, norms, lm_head fp32; kv_b dense, its absorbed halves fp32 beside it."
     )
-    out.append("Not counted: workspace, activations, communication buffers, other copies that a backend makes.")
+    out.append("Not counted: workspace, activations, other copies that a backend makes.")
     return out + [f"note: {note}" for note in sizing.notes]
 
 

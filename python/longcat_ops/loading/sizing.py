@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..comm.kernels import MAX_RANKS
+from ..comm.sizes import communicator_bytes
 from ..errors import LongcatShapeError, message
 from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
@@ -50,7 +52,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether the weights go on a card, and how many tokens of latent cache fit beside them."""
+    """Whether weights and symmetric memory go on a card, and how many tokens of latent cache fit beside them."""
 
     card: str
     capacity: int
@@ -76,6 +78,7 @@ class Sizing:
     kv_slots: int
     kv_bytes_per_token: int
     kv_bytes_per_token_without_mtp: int
+    symmetric_bytes: int  # of a Communicator over the ranks, at most 8 of them
     fits: list[Fit]
     files: int | None  # weight files the rank reads, and all there are
     files_total: int | None
@@ -145,6 +148,7 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
     row = config.latent_width * stored.dtype.itemsize
     slots = 2 * layers + bool(config.num_nextn_predict_layers)
     weights = sum(p.bytes for p in parts.values())
+    symmetric = communicator_bytes(min(max(ep, tp), MAX_RANKS))
     files, names = None, stored.names
     if stored.file_of:
         files = len({f for n, f in stored.file_of.items() if _belongs(n, here, bool(config.num_nextn_predict_layers))})
@@ -154,7 +158,8 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
         parameters_total=trunk, parameters_mtp=total["MTP"],
         active_parameters={k: shared + k * one_expert for k in _expert_counts(config)}, parts=parts,
         kv_slots=slots, kv_bytes_per_token=row * slots, kv_bytes_per_token_without_mtp=row * 2 * layers,
-        fits=[_fit(name, capacity, weights, row * slots) for name, capacity in CARDS.items()],
+        symmetric_bytes=symmetric,
+        fits=[_fit(name, capacity, weights + symmetric, row * slots) for name, capacity in CARDS.items()],
         files=files, files_total=len(set(stored.file_of.values())) or None,
         notes=[
             stored.note, *stored.declared.notes(whole.expected), *_key_notes(unknown), *_split_notes(config, ep, tp),
@@ -217,9 +222,9 @@ def _parts(model: LongcatFlashForCausalLM, parameters: Counter[str], experts: in
     return {name: Part(parameters[name], held[name], scales[name]) for name in COMPONENTS if parameters[name]}
 
 
-def _fit(card: str, capacity: int, weights: int, kv: int) -> Fit:
+def _fit(card: str, capacity: int, taken: int, kv: int) -> Fit:
     usable = capacity - int(capacity * HEADROOM)
-    return Fit(card, capacity, usable, weights <= usable, max(0, usable - weights) // kv if kv else 0)
+    return Fit(card, capacity, usable, taken <= usable, max(0, usable - taken) // kv if kv else 0)
 
 
 def _expert_counts(config: LongcatFlashConfig) -> list[int]:

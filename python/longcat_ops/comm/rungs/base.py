@@ -50,7 +50,8 @@ class Caps:
 
     devices: types of device whose tensors it takes. fixed_order: sums are added in rank order in float32 and rounded
     once, so their bits are the same on every rank and in every run. graphs: calls can be captured in a CUDA graph.
-    symmetric: `empty` returns memory that every rank reaches, so calls on it need no copy.
+    symmetric: `empty` returns memory that every rank reaches, so calls on it need no copy. memory_bytes: of symmetric
+    memory on this rank; the command `plan` predicts it.
     """
 
     backend: str
@@ -61,6 +62,7 @@ class Caps:
     num_blocks: int
     num_channels: int
     max_bytes: int
+    memory_bytes: int = 0
 
 
 class Rung(ABC):

@@ -14,21 +14,13 @@ from ...errors import LongcatCommError, LongcatShapeError, LongcatTimeoutError, 
 from ...perf import comm as choice
 from .. import kernels
 from ..providers import torch_symm, vmm
-from ..providers.base import ALIGNMENT, CONTROL_BYTES, SymmetricMemory, round_up, symmetric_bytes
+from ..providers.base import ALIGNMENT, CONTROL_BYTES, SymmetricMemory, round_up
 from ..providers.exchange import Exchange, StoreExchange
-from .base import Caps, Config, Rung, Session
+from ..sizes import LINE_BYTES, communicator_bytes, parts
+from .base import Caps, Rung, Session
 
-LINE_BYTES = 16 << 10  # the largest message in lines of data and flag: kLlBytes of cuda/comm/config.h
 THREADS = 512  # of a block
 LIBRARY = _library.PACKAGE / "liblongcat_kernels.so"
-
-
-def parts(ranks: int, config: Config) -> dict[str, int]:
-    """What a communicator puts into its symmetric memory, name -> bytes a rank: lines and a copy of one tensor for each
-    channel, and what `empty` hands out."""
-    channels = range(config.num_channels)
-    lines = {f"lines {i}": 4 * ranks * LINE_BYTES for i in channels}  # two calls, as much flag as data
-    return {**lines, **{f"copy {i}": config.max_bytes for i in channels}, "empty": config.max_bytes}
 
 
 def objection(name: str, device: torch.device) -> str:
@@ -46,7 +38,7 @@ def build(name: str, session: Session) -> DeviceRung:
     the reason of each provider."""
     config = session.config
     exchange = StoreExchange(session.store, session.rank, session.ranks, name, config.timeout_s or 30.0)
-    size, reasons = symmetric_bytes(parts(session.ranks, config)), []
+    size, reasons = communicator_bytes(session.ranks, config.max_bytes, config.num_channels), []
     library = ctypes.CDLL(str(LIBRARY), mode=os.RTLD_LOCAL)
     for provider in ("torch", "vmm") if config.provider == "auto" else (config.provider,):
         inner = exchange.scope(provider)
@@ -112,7 +104,8 @@ class Shared:
         config = session.config
         self.name, self.session, self.memory, self.library = name, session, memory, library
         self.record, self._kept = pinned_record()
-        self.offsets = {part: memory.allocate(part, size) for part, size in parts(memory.ranks, config).items()}
+        sizes = parts(memory.ranks, config.max_bytes, config.num_channels)
+        self.offsets = {part: memory.allocate(part, size) for part, size in sizes.items()}
         self.side = torch.cuda.Stream(priority=-1) if memory.tensor.is_cuda else None  # nothing else waits on it
         self.used = 0  # bytes of what `empty` handed out
         self.comm = comm_of(memory, self._kept, blocks=config.num_blocks, fixed_order=config.deterministic,
@@ -138,7 +131,8 @@ class DeviceRung(Rung):
         self.shared, self.index = shared, index
         self.watch = session.watch.channels[index]
         self.caps = Caps(shared.name, (shared.memory.tensor.device.type,), config.deterministic or shared.name == "p2p",
-                         True, True, config.num_blocks, config.num_channels, config.max_bytes)  # fmt: skip
+                         True, True, config.num_blocks, config.num_channels, config.max_bytes,
+                         shared.memory.bytes)  # fmt: skip
         self._copy, self._lines = shared.offsets[f"copy {index}"], shared.offsets[f"lines {index}"]
         self._calls = 0
 
