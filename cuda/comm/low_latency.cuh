@@ -96,7 +96,7 @@ class Lines {
 
   LC_DEVICE bool receive(uint32_t i, uint32_t from, ptx::Vec16& pack) const {
     const auto* lines = reinterpret_cast<const ptx::Vec16*>(v.memory[v.rank] + place(from, i));
-    Patience patience(v);
+    Patience patience(v, kManyPolls);
     for (;;) {
       const ptx::Vec16 low = ptx::load_relaxed_sys_two_words(lines), high = ptx::load_relaxed_sys_two_words(lines + 1);
       pack = {low.x, low.z, high.x, high.z};

@@ -30,7 +30,7 @@ struct MulticastSync {
 
   static LC_DEVICE Status wait(const RankView& v, uint32_t cell, uint32_t epoch) {
     if (ptx::lane_index() != 0) return Status::kNone;
-    Patience patience(v);
+    Patience patience(v, kFewPolls);
     const uint32_t* inbox = word(v, v.rank, cell + kInbox);
     while (static_cast<int32_t>(ptx::load_acquire_sys(inbox) - v.ranks * epoch) < 0) {
       if (const Status status = patience.after_poll(); status != Status::kNone) return status;
@@ -62,7 +62,7 @@ struct PeerSync {
   static LC_DEVICE Status wait(const RankView& v, uint32_t cell, uint32_t epoch) {
     const uint32_t peer = ptx::lane_index();
     if (peer >= v.ranks) return Status::kNone;
-    Patience patience(v);
+    Patience patience(v, kFewPolls);
     const uint32_t* slot = word(v, v.rank, cell + kSlots) + peer;
     while (static_cast<int32_t>(ptx::load_acquire_sys(slot) - epoch) < 0) {
       if (const Status status = patience.after_poll(); status != Status::kNone) return status;

@@ -92,12 +92,13 @@ LC_DEVICE void give_up(const RankView& v, const Failure& failure) {
 // How long a thread has waited, and what ends its wait.
 class Patience {
  public:
-  LC_DEVICE explicit Patience(const RankView& view) : v(view) {}
+  // polls_per_look: in vain, until host memory and the timer are looked at. More where many threads wait.
+  LC_DEVICE Patience(const RankView& view, uint32_t polls_per_look) : v(view), period(polls_per_look) {}
 
-  // After each poll in vain. Host memory and the timer are looked at less often than the abort word, which is here.
+  // After each poll in vain. The abort word is here, so it is looked at every time.
   LC_DEVICE Status after_poll() {
     if (is_aborted(v)) return Status::kPeerAborted;
-    if (++polls % kPollsPerLook != 0) return Status::kNone;
+    if (++polls % period != 0) return Status::kNone;
     if (ptx::load_relaxed_sys(&v.record->host_abort) != 0) return Status::kHostAborted;
     if (v.timeout_ns == 0) return Status::kNone;
     const uint64_t now = ptx::globaltimer_ns();
@@ -106,14 +107,16 @@ class Patience {
   }
 
  private:
-#ifdef LC_EMULATE
-  static constexpr uint32_t kPollsPerLook = 1;
-#else
-  static constexpr uint32_t kPollsPerLook = 64;
-#endif
   const RankView& v;
   uint64_t start = 0;
-  uint32_t polls = 0;
+  uint32_t period, polls = 0;
 };
+
+// Where one thread of a block waits, and where all do. In the emulator a poll takes as long as others let it.
+#ifdef LC_EMULATE
+constexpr uint32_t kFewPolls = 1, kManyPolls = 1;
+#else
+constexpr uint32_t kFewPolls = 64, kManyPolls = 4096;
+#endif
 
 }  // namespace longcat_ops::comm
