@@ -15,7 +15,7 @@ from torch import Tensor
 
 import longcat_ops
 from longcat_ops.comm import kernels
-from longcat_ops.comm.rungs.device import LINE_BYTES, THREADS
+from longcat_ops.comm.rungs.device import THREADS
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 EPS = 1e-5
@@ -44,7 +44,7 @@ class Sizes:
 
 def sizes(real: bool) -> Sizes:
     """8 ranks have 32 blocks: fewer than the multiprocessors, so all of them run at the same time."""
-    return Sizes((4, THREADS), 2 << 20, LINE_BYTES) if real else Sizes((2, 64), 64 << 10, 1 << 10)
+    return Sizes((4, THREADS), 2 << 20, 16 << 10) if real else Sizes((2, 64), 64 << 10, 1 << 10)
 
 
 @dataclass(frozen=True)

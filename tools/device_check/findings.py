@@ -88,7 +88,8 @@ def _collectives(answers: Answered) -> str:
         words.append(f"ranks that waited {failed['timeout_s']} s in vain ended after {failed['longest_s']} s")
     if "times-N8" in own:
         times = own["times-N8"]
-        listed = ", ".join(f"{form} {time['us']}" for form, time in times["times"].items())
+        slow = {True: "", False: " (with the host's launches)"}
+        listed = ", ".join(f"{form} {time['us']}{slow[time['queued']]}" for form, time in times["times"].items())
         words.append(f"us per call ({times['what']}): {listed}")
     if "multicast" in own:
         words.append(f"kernels for multicast memory: {own['multicast']['multicast']}")
