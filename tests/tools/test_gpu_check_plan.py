@@ -35,7 +35,7 @@ def test_the_plan_is_whole() -> None:
         assert step.ask or step.rehearsal, step.name
         assert set(step.small) <= {*step.arguments, "hidden", "width"}, step.name
     order = list(dict.fromkeys(step.name.split("/")[0] for step in PLAN))
-    assert order[:6] == ["facts", "smoke", "residency", "conformance", "rates", "times"]
+    assert order[:7] == ["facts", "smoke", "residency", "conformance", "collectives", "rates", "times"]
     before_long = [step.seconds for step in PLAN[: [step.name for step in PLAN].index("times/DeepGEMM-gate_up-G4-m8")]]
     assert sum(before_long) < 360 - 30  # all steps that need no compiler fit into the first call
     assert op_tests() == [f"tests/ops/test_{op}.py" for op in OPS if (ROOT / f"tests/ops/test_{op}.py").exists()]
@@ -59,6 +59,7 @@ def test_every_kernel_is_asked_about() -> None:
         "facts rates/memory rates/box-16 rates/multicast",
         "smoke/dispatch-T1 smoke/quantisers-T1 smoke/offset-down-G4 smoke/swiglu-G4 smoke/dense",
         "residency/beside-128 residency/two residency/entry_times-T1-",
+        "collectives/",
         "times/layer-2048 times/gate_up-G4-m8 times/chain-EP128-T1 times/dispatch-T1 times/quantisation",
         "conformance sanitizer/memcheck-conformance",
     ],

@@ -115,3 +115,22 @@ def test_every_question_has_steps_and_stands_in_the_docs() -> None:
         assert answered(question, {}).startswith("Not answered")
         own = {name: {} for name in names if name.startswith(question.steps)}
         assert re.match(r"Not answered: an answer lacks|Yes", answered(question, own)), question.text
+
+
+def test_what_the_collectives_have_shown() -> None:
+    (question,) = [q for q in QUESTIONS if q.steps == ("collectives/",)]
+    given = {name: {"calls": 5} for name in ("values-N8", "values-N4", "values-N2", "rows-N8", "in_a_row-N8")}
+    given["graphs-N8"] = {"replays": 20}
+    given["failures-N8"] = {"calls": 6, "timeout_s": 0.2, "longest_s": 0.21}
+    given["times-N8"] = {"what": "one GPU, no links", "times": {"a": {"us": 9.5, "queued": True},
+                                                                "b": {"us": 99, "queued": False}}}  # fmt: skip
+    given["multicast"] = {"multicast": "not run: cuMulticastCreate"}
+
+    def said() -> str:
+        return answered(question, {f"collectives/{name}": value for name, value in given.items()})
+
+    assert said().startswith("Yes. ") and "'graphs-N8': 20" in said() and "0.2 s in vain ended after 0.21 s" in said()
+    assert "(one GPU, no links): a 9.5, b 99 (with the host's launches); " in said()
+    assert said().endswith("multicast memory: not run: cuMulticastCreate.")
+    del given["graphs-N8"], given["multicast"]
+    assert said().startswith("Not all of it was shown (graphs-N8). ")

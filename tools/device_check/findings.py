@@ -75,6 +75,27 @@ def _multicast(answers: Answered) -> str:
     )
 
 
+COLLECTIVES = ("values-N8", "values-N4", "values-N2", "rows-N8", "in_a_row-N8", "graphs-N8", "failures-N8")
+
+
+def _collectives(answers: Answered) -> str:
+    own = {name.removeprefix("collectives/"): answer for name, answer in answers.items()}
+    missing = [name for name in COLLECTIVES if name not in own]
+    shown = {name: own[name]["calls" if name != "graphs-N8" else "replays"] for name in COLLECTIVES if name in own}
+    words = [f"Calls with the bits of the host (replays of graphs), by step: {shown}"]
+    if "failures-N8" in own:
+        failed = own["failures-N8"]
+        words.append(f"ranks that waited {failed['timeout_s']} s in vain ended after {failed['longest_s']} s")
+    if "times-N8" in own:
+        times = own["times-N8"]
+        slow = {True: "", False: " (with the host's launches)"}
+        listed = ", ".join(f"{form} {time['us']}{slow[time['queued']]}" for form, time in times["times"].items())
+        words.append(f"us per call ({times['what']}): {listed}")
+    if "multicast" in own:
+        words.append(f"kernels for multicast memory: {own['multicast']['multicast']}")
+    return ("Yes. " if not missing else f"Not all of it was shown ({', '.join(missing)}). ") + "; ".join(words) + "."
+
+
 QUESTIONS = [
     Question("Does the small product keep its bits, and does it enter at all, beside a block that holds shared memory?",
              ("residency/beside-",), _beside),
@@ -83,6 +104,8 @@ QUESTIONS = [
     Question("Does a launch see, before it has waited, what the one two launches back wrote?",
              ("residency/two_launches_back",), _two_back),
     Question("Do pairs of blocks fill all multiprocessors?", ("residency/entry_times-",), _clusters),
+    Question("Do the collectives' protocols hold on the chip with N ranks on one GPU?",
+             ("collectives/",), _collectives),
     Question("What does one multiprocessor read by TMA, and how many fill the memory's bandwidth?",
              ("rates/box-",), _boxes),
     Question("Does an op's first call work inside a stream capture, and do replays with other routing agree?",
