@@ -46,13 +46,14 @@ ExchangeParams params_of_rows(const Args& a, int64_t row_bytes) {
   params.device_rows = a.device_rows;
   memcpy(params.rows, a.rows, sizeof params.rows);
   params.max_rows = a.max_rows;
+  params.max_own_rows = a.max_own_rows;
   return params;
 }
 
-// Rows of `rank`, as far as the host knows: all of them if the counts are on the device.
+// The most rows of this rank, as far as the host knows.
 template <class Args>
-int64_t known_rows(const Args& a, int rank) {
-  return a.device_rows != nullptr ? a.max_rows : a.rows[rank];
+int64_t own_rows(const Args& a) {
+  return a.device_rows != nullptr ? a.max_own_rows : a.rows[a.comm.rank];
 }
 
 template <class Args>
@@ -87,11 +88,10 @@ extern "C" int lc_reduce_scatter(const lc_reduce_scatter_args* args, lc_stream_t
   if (const int status = check_comm("reduce_scatter", args->comm)) return status;
   const ExchangeParams params = params_of_rows(*args, args->width * element_bytes(args->dtype));
   const auto row_bytes = static_cast<int64_t>(params.row_bytes);
-  const longcat_ops::Memory memory =
-      longcat_ops::Memory()
-          .reads("input", bytes_of(args->input), row_bytes * total_rows(*args))
-          .reads("rows", args->device_rows, args->comm.ranks)
-          .updates("out", bytes_of(args->out), row_bytes * known_rows(*args, args->comm.rank));
+  const longcat_ops::Memory memory = longcat_ops::Memory()
+                                         .reads("input", bytes_of(args->input), row_bytes * total_rows(*args))
+                                         .reads("rows", args->device_rows, args->comm.ranks)
+                                         .updates("out", bytes_of(args->out), row_bytes * own_rows(*args));
   return launch_dtype<Collective::kReduceScatter>("reduce_scatter", args->comm, args->dtype, params, memory, stream);
 }
 
@@ -100,10 +100,9 @@ extern "C" int lc_all_gather(const lc_all_gather_args* args, lc_stream_t stream)
   if (const int status = longcat_ops::check_args("lc_all_gather", args)) return status;
   if (const int status = check_comm("all_gather", args->comm)) return status;
   const ExchangeParams params = params_of_rows(*args, args->row_bytes);
-  const longcat_ops::Memory memory =
-      longcat_ops::Memory()
-          .reads("input", bytes_of(args->input), args->row_bytes * known_rows(*args, args->comm.rank))
-          .reads("rows", args->device_rows, args->comm.ranks)
-          .updates("out", bytes_of(args->out), args->row_bytes * total_rows(*args));
+  const longcat_ops::Memory memory = longcat_ops::Memory()
+                                         .reads("input", bytes_of(args->input), args->row_bytes * own_rows(*args))
+                                         .reads("rows", args->device_rows, args->comm.ranks)
+                                         .updates("out", bytes_of(args->out), args->row_bytes * total_rows(*args));
   return launch_element<Collective::kAllGather, Bytes>("all_gather", args->comm, params, memory, stream);
 }

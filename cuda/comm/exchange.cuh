@@ -28,6 +28,7 @@ struct ExchangeParams {
   const int32_t* device_rows;  // [ranks] or null
   int32_t rows[kMaxRanks];     // if there are none on the device
   int64_t max_rows;            // of all ranks together
+  int64_t max_own_rows;        // that this rank's tensor holds
   uint32_t threads;            // of a block
 };
 
@@ -39,9 +40,12 @@ LC_DEVICE int64_t rows_before(const ExchangeParams& p, uint32_t rank) {
   return sum;
 }
 
+// Counts of the host have been checked there.
 LC_DEVICE bool rows_fit(const ExchangeParams& p) {
+  if (p.device_rows == nullptr) return true;
   bool fit = rows_before(p, p.view.ranks) <= p.max_rows;
-  if (p.device_rows != nullptr) LC_NO_UNROLL
+  fit &= ptx::load_global(p.device_rows + p.view.rank) <= p.max_own_rows;
+  LC_NO_UNROLL
   for (uint32_t r = 0; r < p.view.ranks; ++r) fit &= ptx::load_global(p.device_rows + r) >= 0;
   return fit;
 }

@@ -212,7 +212,7 @@ typedef enum lc_comm_status {
   LC_COMM_TIMEOUT = 1,      /* ranks in `missing` did not arrive */
   LC_COMM_PEER_ABORTED = 2, /* the rank in `missing` gave up first */
   LC_COMM_HOST_ABORTED = 3,
-  LC_COMM_BAD_ROWS = 4 /* a count below 0, or more than max_rows in all */
+  LC_COMM_BAD_ROWS = 4 /* a count below 0, or more rows than a limit says */
 } lc_comm_status;
 typedef enum lc_comm_stage {
   LC_COMM_ENTRY = 1, /* the meeting before any data moves */
@@ -288,7 +288,8 @@ typedef struct lc_all_reduce_residual_rms_norm_args {
   int32_t dtype, lines;
 } lc_all_reduce_residual_rms_norm_args;
 LC_API int lc_all_reduce_residual_rms_norm(const lc_all_reduce_residual_rms_norm_args* args, lc_stream_t stream);
-/* Rank r owns device_rows[r] rows of `width` elements, or rows[r] where device_rows is null; in all at most max_rows.
+/* Rank r owns device_rows[r] rows of `width` elements, in all at most max_rows, and this one at most max_own_rows; or
+ * rows[r] where device_rows is null: then the host has checked them, and neither limit is read.
  * input [all rows, width] as for lc_all_reduce; out [own rows, width]. */
 typedef struct lc_reduce_scatter_args {
   size_t struct_size;
@@ -296,7 +297,7 @@ typedef struct lc_reduce_scatter_args {
   const void* input;
   void* out;
   uint64_t payload;
-  int64_t width, max_rows;
+  int64_t width, max_rows, max_own_rows;
   const int32_t* device_rows;
   int32_t rows[LC_COMM_MAX_RANKS];
   int32_t dtype;
@@ -310,7 +311,7 @@ typedef struct lc_all_gather_args {
   const void* input;
   void* out;
   uint64_t payload;
-  int64_t row_bytes, max_rows;
+  int64_t row_bytes, max_rows, max_own_rows;
   const int32_t* device_rows;
   int32_t rows[LC_COMM_MAX_RANKS];
 } lc_all_gather_args;

@@ -83,6 +83,12 @@ def test_row_counts_that_do_not_fit_are_refused_on_the_device(rows: list[int], f
 
 
 @every_form
+def test_more_rows_than_a_tensor_holds_are_refused_on_the_device(form: str) -> None:
+    """Of one rank alone; the others end with it."""
+    checks.rows_that_do_not_fit(form, [1, 5, 2], most=4)
+
+
+@every_form
 def test_flags_that_come_round_again(form: str) -> None:
     checks.flags_that_come_round_again(form)
 

@@ -34,6 +34,14 @@ INBOX = "ptx::load_acquire_sys(inbox)"
 ABORTED = "    if (is_aborted(v)) return Status::kPeerAborted;\n"
 HOST = "    if (ptx::load_relaxed_sys(&v.record->host_abort) != 0) return Status::kHostAborted;\n"
 CLAIM = "  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) return;\n"
+TELL = """  uint32_t missing = failure.missing;
+  if (failure.status == Status::kPeerAborted) {
+    missing = 1u << (ptx::load_relaxed_sys(word(v, v.rank, kAbort)) - 1);
+  } else {
+    LC_NO_UNROLL
+    for (uint32_t rank = 0; rank < v.ranks; ++rank) ptx::store_relaxed_sys(word(v, rank, kAbort), 1 + v.rank);
+  }
+"""
 STICKY = "Status status = aborted ? Status::kPeerAborted : Status::kNone"
 OWN_SLOT = "    ptx::store_relaxed_sys(arrival(v, v.rank, cell), epoch);"
 
@@ -78,11 +86,13 @@ MUTATIONS = [
              "      if (rank == 0 && ptx::block_index() == 1) continue;\n"),
     exchange("pack_of_the_next_trip", "spans", "      now[j] = next[j];\n", ""),
     exchange("row_counts_below_0", "exchange", "fit &= ptx::load_global(p.device_rows + r) >= 0", "fit &= true"),
+    exchange("own_rows_not_checked", "exchange", "<= p.max_own_rows", "<= p.max_rows"),
     exchange("row_counts_not_checked", "exchange", "kWhat != Collective::kAllReduce && !rows_fit(p)", "false"),
     exchange("host_not_asked", "rank_view", HOST, ""),
     exchange("time_never_up", "rank_view", "now - start > v.timeout_ns", "now < start"),
     exchange("peers_not_told", "rank_view", "word(v, rank, kAbort), 1 + v.rank", "word(v, v.rank, kAbort), 1 + v.rank"),
     exchange("report_overwritten", "rank_view", CLAIM, ""),
+    lines("told_before_it_is_claimed", CLAIM + TELL, TELL + CLAIM, "rank_view"),
     exchange("arrives_after_an_abort", "meeting", STICKY, "Status status = Status::kNone"),
     exchange("own_arrival_not_kept", "meeting", OWN_SLOT, "    //"),
     exchange("waits_for_unsigned_epochs", "meeting",
@@ -136,6 +146,7 @@ def check_exchange() -> None:
         checks.host_abort(form, "reduce_scatter")
         checks.calls_after_a_failure(form, "all_gather", "all_reduce")
         checks.rows_that_do_not_fit(form, [3, -1, 2])
+        checks.rows_that_do_not_fit(form, [1, 5, 2], most=4)
 
 
 def check_lines() -> None:
@@ -145,7 +156,8 @@ def check_lines() -> None:
         for seed in range(4):
             with comm.of_form(4, form, blocks=1) as m:
                 checks.mixed(m, seed, 8, [], ["low_latency"] * 8)
-        checks.absent_rank(form, "low_latency", [1])
+        for absent in ([0], [1], [2], [3], [0, 1], [1, 3], [0, 2, 3]):
+            checks.absent_rank(form, "low_latency", absent)
         checks.host_abort(form, "low_latency")
         checks.flags_that_come_round_again(form)
 

@@ -60,8 +60,9 @@ def launch(m: Machine, what: str, rank: int) -> None:
                  lines=int(at == LINES), residual=torch.ones(64), weight=torch.ones(8), **values, **outs)  # fmt: skip
     elif what == "all_reduce":
         m.launch(kernels.AllReduceArgs, rank, payload=PAYLOAD, elements=64, dtype=0, **values)
-    elif what == "low_latency":
-        m.launch(kernels.LowLatencyArgs, rank, lines=LINES, max_bytes=MAX_LINE_BYTES, elements=64, dtype=0, **values)
+    elif what == "low_latency":  # of more than one block
+        values = dict(input=torch.full((256,), rank + 1, dtype=torch.float32), out=torch.empty(256))
+        m.launch(kernels.LowLatencyArgs, rank, lines=LINES, max_bytes=MAX_LINE_BYTES, elements=256, dtype=0, **values)
     elif what == "reduce_scatter":
         m.launch(kernels.ReduceScatterArgs, rank, payload=PAYLOAD, width=1, dtype=0, **rows, **values)
     else:
@@ -80,7 +81,8 @@ def absent_rank(form: str, what: str, absent: Sequence[int], epoch: int = 0) -> 
             record = m.records[rank]
             assert record.op == OP
             if kernels.STATUS[record.status] == "a peer aborted":
-                assert set(record.missing_ranks) < present
+                assert record.missing_ranks and set(record.missing_ranks) <= present - {rank}
+                assert all(kernels.STATUS[m.records[first].status] == "timeout" for first in record.missing_ranks)
                 continue
             assert kernels.STATUS[record.status] == "timeout"
             assert kernels.STAGES[record.stage] == ("lines" if what in LINES_ALONE else "entry")
@@ -153,16 +155,18 @@ def flags_that_come_round_again(form: str) -> None:
                 assert torch.equal(out, in_order(tensors))
 
 
-def rows_that_do_not_fit(form: str, rows: Sequence[int]) -> None:
-    """Row counts on the device that are below 0, or more than 12 in all: nothing is written, and the ranks say so."""
+def rows_that_do_not_fit(form: str, rows: Sequence[int], most: int = 12) -> None:
+    """Row counts on the device that are below 0, more than 12 in all or more than `most` of a rank: nothing is written,
+    and the ranks say so."""
     with comm.of_form(3, form) as m:
-        out, source = comm.hollow(12 * 8, torch.float32), torch.ones(12 * 8)
-        for rank in range(3):
-            values = dict(payload=PAYLOAD, max_rows=12, device_rows=torch.tensor(rows, dtype=torch.int32), input=source)
+        outs = [comm.hollow(12 * 8, torch.float32) for _ in range(3)]
+        for rank, out in enumerate(outs):
+            counts = torch.tensor(rows, dtype=torch.int32)
+            values = dict(payload=PAYLOAD, max_rows=12, max_own_rows=most, device_rows=counts, input=torch.ones(12 * 8))
             m.launch(kernels.ReduceScatterArgs, rank, width=8, dtype=0, out=out, **values)
             m.launch(kernels.AllGatherArgs, rank, row_bytes=32, out=out, **values)
         m.synchronize()
-        assert bool((out.view(torch.uint8) == FILLER).all())
+        assert all(bool((out.view(torch.uint8) == FILLER).all()) for out in outs)
         assert set(m.statuses()) <= {"bad row counts", "a peer aborted"}
         first = next(record for record in m.records if kernels.STATUS[record.status] == "bad row counts")
         assert kernels.STAGES[first.stage] == "rows" and first.expected == 12

@@ -185,7 +185,8 @@ def row_values(rows: Sequence[int], on_device: bool, extra: int) -> dict[str, An
     """The arguments that say how many rows each rank has; on the device, `extra` more would fit."""
     if not on_device:
         return dict(rows=list(rows), max_rows=sum(rows))
-    return dict(device_rows=torch.tensor(rows, dtype=torch.int32), max_rows=sum(rows) + extra)
+    counts = torch.tensor(rows, dtype=torch.int32)
+    return dict(device_rows=counts, max_rows=sum(rows) + extra, max_own_rows=sum(rows) + extra)
 
 
 def reduce_scatter(m: Machine, tensors: list[Tensor], rows: Sequence[int], width: int, *, staged: bool,

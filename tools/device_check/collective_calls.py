@@ -130,7 +130,7 @@ def _rows(rows: Sequence[int], on_device: bool, spare: int) -> tuple[dict[str, A
     if not on_device:
         return dict(rows=list(rows), max_rows=sum(rows)), [{} for _ in rows]
     counts = torch.tensor(rows, dtype=torch.int32)
-    return dict(max_rows=sum(rows) + spare), [{"device_rows": counts} for _ in rows]
+    return dict(max_rows=sum(rows) + spare, max_own_rows=sum(rows) + spare), [{"device_rows": counts} for _ in rows]
 
 
 def reduce_scatter(rows: Sequence[int], width: int, dtype: torch.dtype, *, staged: bool, on_device: bool, seed: int,

@@ -55,7 +55,7 @@ class _Args(ctypes.Structure):
 
 
 _HEAD = [("struct_size", ctypes.c_size_t), ("comm", Comm), ("input", _pointer), ("out", _pointer)]
-_ROWS = [("max_rows", _i64), ("device_rows", _pointer), ("rows", _i32 * MAX_RANKS)]
+_ROWS = [("max_rows", _i64), ("max_own_rows", _i64), ("device_rows", _pointer), ("rows", _i32 * MAX_RANKS)]
 
 
 class AbortArgs(_Args):

@@ -153,14 +153,14 @@ class DeviceRung(Rung):
         given = dict(input=x, payload=self._copy) if at is None else dict(payload=at)
         width = x.numel() // max(len(x), 1)
         self._launch(kernels.ReduceScatterArgs, out=out, width=width, dtype=kernels.DTYPES[x.dtype],
-                     **self._rows(rows, len(x)), **given)  # fmt: skip
+                     **self._rows(rows, len(x), len(out)), **given)  # fmt: skip
 
     def all_gather(self, x: Tensor, out: Tensor, rows: Any) -> None:
         at, row_bytes = self.shared.place(out), out.nbytes // max(len(out), 1)
         given = dict(input=x, out=out, payload=self._copy) if at is None else dict(input=x, payload=at)
         if at is not None and self.shared.place(x) is not None:
             given["input"] = 0 if self._is_own_place(x, out, rows, row_bytes) else x
-        self._launch(kernels.AllGatherArgs, row_bytes=row_bytes, **self._rows(rows, len(out)), **given)
+        self._launch(kernels.AllGatherArgs, row_bytes=row_bytes, **self._rows(rows, len(out), len(x)), **given)
 
     def broadcast_(self, x: Tensor, src: int) -> None:
         at, ranks = self.shared.place(x), self.shared.memory.ranks
@@ -252,9 +252,9 @@ class DeviceRung(Rung):
         multicast = bool(self.shared.memory.multicast)
         return choice.choose(collective, self.shared.memory.ranks, x.nbytes, multicast=multicast).form == "low latency"
 
-    def _rows(self, rows: Any, length: int) -> dict[str, Any]:
+    def _rows(self, rows: Any, length: int, own: int) -> dict[str, Any]:
         if isinstance(rows, Tensor):
-            return dict(device_rows=rows, max_rows=length)
+            return dict(device_rows=rows, max_rows=length, max_own_rows=own)
         return dict(rows=list(rows), max_rows=sum(rows))
 
     def _is_own_place(self, x: Tensor, out: Tensor, rows: Any, row_bytes: int) -> bool:
