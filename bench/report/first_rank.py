@@ -1,0 +1,39 @@
+"""One report of several ranks that run the same tests: only the first prints and writes, the others tell what failed."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from . import fleet
+
+_NAME = "ranks that are silent"
+
+
+class _Silent:
+    """Keeps what a rank would have printed, and prints it if a test failed there."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.text = io.StringIO()
+        config.pluginmanager.unregister(config.pluginmanager.getplugin("terminalreporter"))
+        config.pluginmanager.register(TerminalReporter(config, self.text), "terminalreporter")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            rank = os.environ["RANK"]
+            lines = self.text.getvalue().splitlines()
+            sys.stderr.write("".join(f"rank {rank} | {line}\n" for line in lines))
+
+
+def configure(config: pytest.Config) -> None:
+    """For the hook pytest_configure, after that of all others. A second call does nothing."""
+    if fleet.first_rank() or config.pluginmanager.has_plugin(_NAME):
+        return
+    config.pluginmanager.register(_Silent(config), _NAME)
+    if session := getattr(config, "_benchmarksession", None):  # of pytest-benchmark: nothing to save, nothing to compare
+        session.json = session.save = session.autosave = session.compare = None
