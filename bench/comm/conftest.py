@@ -43,7 +43,7 @@ def comm_field() -> Iterator[Field | None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
     infos = [bench.extra_info for bench in getattr(session, "benchmarks", None) or [] if "collective" in bench.extra_info]
-    lines = tables.measured_lines(infos, torch.cuda.get_device_name() if torch.cuda.is_available() else devices.cpu_name())
+    lines = tables.measured_lines(infos)
     if config.getoption("--claim"):
         lines += claim.lines(infos)
     predicted = [info for group, info in reports.predictions(config) if group == "comm"]

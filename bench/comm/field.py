@@ -33,6 +33,7 @@ class Field:
             CopyEngines(fleet), Multimem(fleet), Mscclpp(fleet),
         ]  # fmt: skip
         self.reasons: dict[str, str] = {}
+        self.versions = devices.versions(fleet.device)
         self.clock: Clock = GpuClock(fleet.device) if fleet.on_gpus else HostClock()
         for one in self.all:
             reason = fleet.agree(one.absent())
@@ -91,6 +92,7 @@ class Field:
         symmetric = {one.name: one.symmetric for one in self.all}
         return facts(cell, model) | info | {
             "backend": self.ours.comm.backend, "why_not": self.ours.comm.why_not, "rounds": count,
+            "versions": self.versions,
             "harness": not self.fleet.on_gpus, "measured": measured, "ratio": claim.ratios(us, symmetric),
         }  # fmt: skip
 

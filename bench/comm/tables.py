@@ -9,13 +9,13 @@ from comm.cells import label
 HARNESS = "the harness, not speed: ranks on the host, over gloo"
 
 
-def measured_lines(infos: list[dict[str, Any]], device: str) -> list[str]:
+def measured_lines(infos: list[dict[str, Any]]) -> list[str]:
     """Of cells that ran."""
     if not infos:
         return []
     first = infos[0]
     what = HARNESS if first["harness"] else f"rung {first['backend']}"
-    found = [f"collectives on {first['ranks']} ranks, {device}: {what}"]
+    found = [f"collectives on {first['ranks']} ranks, {first['versions']}: {what}"]
     found += [f"  not {name}: {why}" for name, why in first["why_not"].items()]
     found += [f"  {'':30s}{'us':>10s}{'p10':>10s}{'p90':>10s}{'algbw':>9s}{'busbw':>9s}{'wire':>7s}{'GEMM':>8s}{'ratio':>7s}"
               "  blocks"]  # fmt: skip

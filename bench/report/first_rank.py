@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -12,22 +13,30 @@ from _pytest.terminal import TerminalReporter
 from . import fleet
 
 _NAME = "ranks that are silent"
+LEAVE_S = 10.0
 
 
 class _Silent:
-    """Keeps what a rank would have printed, and prints it if a test failed there."""
+    """Keeps what a rank would have printed, and prints it if a test failed there. Then it stays until the first rank
+    has printed, too: torchrun ends all ranks when one ends with an error."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.text = io.StringIO()
+        self.text, self.status = io.StringIO(), 0
         config.pluginmanager.unregister(config.pluginmanager.getplugin("terminalreporter"))
         config.pluginmanager.register(TerminalReporter(config, self.text), "terminalreporter")
 
-    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            rank = os.environ["RANK"]
-            lines = self.text.getvalue().splitlines()
-            sys.stderr.write("".join(f"rank {rank} | {line}\n" for line in lines))
+        self.status = int(exitstatus)
+
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        if self.status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return
+        rank = os.environ["RANK"]
+        sys.stderr.write("".join(f"rank {rank} | {line}\n" for line in self.text.getvalue().splitlines()))
+        sys.stderr.flush()
+        until = time.monotonic() + LEAVE_S
+        while fleet.first_lives() and time.monotonic() < until:
+            time.sleep(0.1)
 
 
 def configure(config: pytest.Config) -> None:

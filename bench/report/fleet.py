@@ -24,6 +24,22 @@ def first_rank() -> bool:
     return ranks_here() == 0 or os.environ["RANK"] == "0"
 
 
+_shared: Fleet | None = None
+_users = 0
+_first_pid = 0
+
+
+def first_lives() -> bool:
+    """Whether the process of rank 0 still runs, as far as this one knows it."""
+    if not _first_pid:
+        return False
+    try:
+        os.kill(_first_pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class Fleet:
     """One rank's view. device: of the tensors; a GPU for each rank if there are enough, else the host. control: a gloo
@@ -37,7 +53,16 @@ class Fleet:
 
     @classmethod
     def start(cls) -> Fleet:
-        """Joins the ranks of torchrun. Collective."""
+        """Joins the ranks of torchrun. Collective. Each call needs a `close`; all of a process share one."""
+        global _shared, _users, _first_pid
+        if _shared is None:
+            _shared = cls._join()
+            _first_pid = _shared.first(os.getpid())
+        _users += 1
+        return _shared
+
+    @classmethod
+    def _join(cls) -> Fleet:
         rank, ranks, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         on_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
         wait = timedelta(seconds=WAIT_S)
@@ -95,7 +120,10 @@ class Fleet:
             dist.all_reduce(torch.zeros(1, device=self.device))
 
     def close(self) -> None:
-        if dist.is_initialized():
+        global _shared, _users
+        _users -= 1
+        if _users == 0:
+            _shared = None
             dist.destroy_process_group()
 
     def _ask(self, question: Callable[[], Any]) -> None:

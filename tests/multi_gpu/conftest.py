@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+_FACTS = pytest.StashKey[list[str]]()
 
 
 def _named(config: pytest.Config) -> bool:
@@ -52,6 +53,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[object]:
     fleet = Fleet.start()
     try:
         found = Node(fleet)
+        request.config.stash[_FACTS] = found.facts()
         yield found
         found.close()
     finally:
@@ -72,3 +74,9 @@ def graph_rung(rung: str, node: object) -> str:
     if node.fleet.on_gpus and not node.comm(rung).caps.graphs:
         pytest.skip(f"calls of the rung {rung} cannot be captured in a CUDA graph")
     return rung
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What ran: to be sent back with the results."""
+    for line in config.stash.get(_FACTS, []):
+        terminalreporter.write_line(line)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longcat_ops.comm import Communicator
-from report import graph_time
+from report import devices, graph_time
 from report.fleet import Fleet, ranks_here
 
 RUNGS = ("multimem", "p2p", "nccl", "gloo")
@@ -58,6 +58,13 @@ class Node:
                 _, reason = self.fleet.attempt(lambda: self.comm(rung))
             self._reasons[rung] = reason
         return self._reasons[rung]
+
+    def facts(self) -> list[str]:
+        """What these ranks are, and which rung they would take. Collective."""
+        found = [f"{self.ranks} ranks: {devices.versions(self.device)}"]
+        with self.new(forced_rung() or "auto") as comm:
+            found.append(f"  rung {comm.backend}: {comm.caps}")
+            return found + [f"  not {name}: {why}" for name, why in comm.why_not.items()]
 
     def comm(self, rung: str, **options: Any) -> Communicator:
         """One that tests share. Who may poison one calls `new`."""
