@@ -44,7 +44,7 @@ def test_beside_peers(collective: str, rows: str, size: int, mode: str, comm_fie
         pytest.skip("on the host the harness alone is tried: eager, up to 64K")
     benchmark = request.getfixturevalue("benchmark") if first_rank() else None
     if benchmark is not None:
-        benchmark.group = f"{cell}, {mode}"
+        benchmark.group = f"collectives, {mode}"
     info = comm_field.measure(cell, benchmark)
     if benchmark is not None:
         benchmark.extra_info.update(info)

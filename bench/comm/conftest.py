@@ -42,7 +42,8 @@ def comm_field() -> Iterator[Field | None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
-    infos = [bench.extra_info for bench in getattr(session, "benchmarks", None) or [] if "collective" in bench.extra_info]
+    infos = [bench.extra_info for bench in getattr(session, "benchmarks", None) or []]
+    infos = [info for info in infos if "collective" in info]
     lines = tables.measured_lines(infos)
     if config.getoption("--claim"):
         lines += claim.lines(infos)

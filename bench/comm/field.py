@@ -116,8 +116,8 @@ class Field:
 
 def facts(cell: Cell, model: Figures | None) -> dict[str, Any]:
     """What is known of a cell before anything runs."""
-    found: dict[str, Any] = {"cell": str(cell), "collective": cell.collective, "distribution": cell.rows,
-                             "bytes": cell.nbytes, "size": cell.size, "ranks": cell.ranks, "mode": cell.mode}  # fmt: skip
+    found: dict[str, Any] = {"cell": str(cell), "collective": cell.collective, "distribution": cell.rows}
+    found |= {"bytes": cell.nbytes, "size": cell.size, "ranks": cell.ranks, "mode": cell.mode}
     if model is not None:
         found |= {"form": model.form, "bound_us": round(model.bound, 3), "wire_us": round(model.wire, 3)}
         found |= {"band_us": [round(model.band.low, 3), round(model.band.high, 3)]}

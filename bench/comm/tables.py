@@ -17,8 +17,8 @@ def measured_lines(infos: list[dict[str, Any]]) -> list[str]:
     what = HARNESS if first["harness"] else f"rung {first['backend']}"
     found = [f"collectives on {first['ranks']} ranks, {first['versions']}: {what}"]
     found += [f"  not {name}: {why}" for name, why in first["why_not"].items()]
-    found += [f"  {'':30s}{'us':>10s}{'p10':>10s}{'p90':>10s}{'algbw':>9s}{'busbw':>9s}{'wire':>7s}{'GEMM':>8s}{'ratio':>7s}"
-              "  blocks"]  # fmt: skip
+    times = "".join(f"{name:>10s}" for name in ("us", "p10", "p90"))
+    found += [f"  {'':30s}{times}{'algbw':>9s}{'busbw':>9s}{'wire':>7s}{'GEMM':>8s}{'ratio':>7s}  blocks"]
     for info in infos:
         found.append(f"{info['cell']}, {label(info['size'])}, {info['mode']}, {info['rounds']} rounds{_model(info)}")
         found += [_line(name, row, info) for name, row in info["measured"].items()]

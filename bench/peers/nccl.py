@@ -1,7 +1,7 @@
 """NCCL as torch brings it: as it comes, on registered buffers, and held to 4 blocks. On the host, gloo in its place.
 
-Uneven rows have no collective in NCCL. "groups" is torch's own answer: one reduce or broadcast for each rank in a group,
-which NCCL fuses for broadcasts. "padded" gives every rank as many rows as the largest has.
+Uneven rows have no collective in NCCL. Torch's own answer is a group, with one reduce or broadcast for each rank; NCCL
+fuses a group of broadcasts. "padded" gives every rank as many rows as the largest has.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class _Symmetric(Collectives):
             return reason
         if not self.fleet.on_gpus:
             return "needs a GPU for each rank"
-        import torch.distributed._symmetric_memory  # noqa: F401 -- defines some of the ops
+        import torch.distributed._symmetric_memory  # defines some of the ops
 
         return "" if any(map(has, self.ops)) else f"torch {torch.__version__} has no torch.ops.symm_mem.{self.ops[-1]}"
 
@@ -110,5 +110,6 @@ class CopyEngines(_Symmetric):
         def from_each() -> None:
             self._last = wait(getattr(torch.ops.symm_mem, FROM_EACH)(x, self.group_name))
 
-        run, note = (to_all, "multicast") if has(TO_ALL) and self.handle.multicast_ptr else (from_each, "from each rank")
+        multicast = has(TO_ALL) and self.handle.multicast_ptr
+        run, note = (to_all, "multicast") if multicast else (from_each, "from each rank")
         return Call(fill, run, lambda: self._last.view(cell.shape), note)

@@ -58,7 +58,8 @@ def versions(device: torch.device) -> str:
     if device.type != "cuda":
         return f"{cpu_name()}, torch {torch.__version__}"
     nccl = ".".join(map(str, torch.cuda.nccl.version()))
-    return f"{torch.cuda.get_device_name(device)}, driver {_nvidia_smi('driver_version')}, torch {torch.__version__}, NCCL {nccl}"
+    driver = _nvidia_smi("driver_version")
+    return f"{torch.cuda.get_device_name(device)}, driver {driver}, torch {torch.__version__}, NCCL {nccl}"
 
 
 def differences(one: dict, other: dict) -> list[str]:

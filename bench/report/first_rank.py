@@ -1,4 +1,4 @@
-"""One report of several ranks that run the same tests: only the first prints and writes, the others tell what failed."""
+"""One report of several ranks that run the same tests: the first prints and writes, the others tell what failed."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def configure(config: pytest.Config) -> None:
     if fleet.first_rank() or config.pluginmanager.has_plugin(_NAME):
         return
     config.pluginmanager.register(_Silent(config), _NAME)
-    if session := getattr(config, "_benchmarksession", None):  # of pytest-benchmark: nothing to save, nothing to compare
+    if session := getattr(config, "_benchmarksession", None):  # of pytest-benchmark: it has nothing to save
         session.json = session.save = session.autosave = session.compare = None

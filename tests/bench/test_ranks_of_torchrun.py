@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = "bench/comm/bench_comm.py::test_beside_peers"
-CELLS = ("all_reduce-even-4K-eager", "reduce_scatter-ragged-16K-eager", "all_gather-2^i-4K-eager", "broadcast-even-4K-graph",
-         "all_reduce_residual_rmsnorm-even-4K-eager")  # fmt: skip
+CELLS = ("all_reduce-even-4K-eager", "reduce_scatter-ragged-16K-eager", "all_gather-2^i-4K-eager",
+         "broadcast-even-4K-graph", "all_reduce_residual_rmsnorm-even-4K-eager")  # fmt: skip
 VALUES, SEQUENCES, FAULTS = (f"tests/multi_gpu/test_{name}.py::" for name in ("values", "sequences", "faults"))
 NODE = (
     f"{VALUES}test_all_reduce[gloo-bfloat16-symmetric, off by one]",

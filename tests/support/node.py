@@ -36,7 +36,7 @@ def why_not_here() -> str:
     if ranks < 2:
         return f"2 ranks are needed, and there is {ranks}: {COMMAND}"
     if (gpus := torch.cuda.device_count()) < ranks and forced_rung() != "gloo":
-        return f"{ranks} ranks need a GPU each, and there are {gpus}; LONGCAT_OPS_COMM=gloo runs these tests on the host"
+        return f"{ranks} ranks need a GPU each, and there are {gpus}; LONGCAT_OPS_COMM=gloo runs them on the host"
     return ""
 
 
@@ -120,7 +120,8 @@ class Node:
         found = self.fleet.gather((wrong, raised))
         if any(text for _, text in found):
             self.drop()
-        report = [f"rank {r}: {text}" for r, (texts, error) in enumerate(found) for text in [*texts[:10], error] if text]
+        texts = [(r, text) for r, (wrong, error) in enumerate(found) for text in [*wrong[:10], error]]
+        report = [f"rank {r}: {text}" for r, text in texts if text]
         assert not report, "\n".join(report)
 
     def limit(self, on_gpus: int, on_host: int) -> int:

@@ -30,8 +30,13 @@ def sum_problem(got: Tensor, parts: list[np.ndarray], dtype: str, backend: str, 
     steps = (len(parts) - 1) * (UNIT[dtype] if backend == "nccl" else FLOAT32)
     bound = 1.01 * (steps * size + UNIT[dtype] * np.abs(exact)) + LEAST[dtype]
     error = np.abs(host.double().numpy() - exact)
-    wrong = ~(error <= bound)
-    return f"{int(wrong.sum())} of {wrong.size} elements, the worst off by {np.nanmax(error):g}" if wrong.any() else ""
+    return _outside(error, bound)
+
+
+def _outside(error: np.ndarray, bound: np.ndarray) -> str:
+    wrong = ~(error <= bound)  # NaN is wrong
+    worst = np.nan_to_num(error, nan=np.inf).max(initial=0.0)
+    return f"{int(wrong.sum())} of {wrong.size} elements, the worst off by {worst:g}" if wrong.any() else ""
 
 
 def same_bytes(got: Tensor, want: Tensor) -> bool:
@@ -59,8 +64,7 @@ def norm_problem(got: Tensor, h: np.ndarray, weight: np.ndarray, eps: float, dty
     """RMSNorm of h, in float64; the output is rounded once, its factor is computed in float32."""
     want = h / np.sqrt((h * h).mean(1, keepdims=True) + eps) * weight
     error = np.abs(got.detach().cpu().double().numpy() - want)
-    wrong = ~(error <= (UNIT[dtype] + 16 * FLOAT32) * np.abs(want) + LEAST[dtype])
-    return f"{int(wrong.sum())} of {wrong.size} elements, the worst off by {np.nanmax(error):g}" if wrong.any() else ""
+    return _outside(error, (UNIT[dtype] + 16 * FLOAT32) * np.abs(want) + LEAST[dtype])
 
 
 def codes_problem(q: Tensor, s: Tensor, h: np.ndarray, weight: np.ndarray, eps: float) -> str:

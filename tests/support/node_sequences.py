@@ -1,4 +1,4 @@
-"""Jobs of a node: replayed graphs, long mixed sequences, two channels at once. Values are integers, exact in any order."""
+"""Jobs of a node: replayed graphs, long mixed sequences, two channels at once. Values are integers: sums are exact."""
 
 from __future__ import annotations
 
