@@ -1,7 +1,7 @@
 """Collectives of this project beside NCCL, torch and MSCCL++, from 4 KB to 96 MB, even and uneven, in graphs and eager.
 
     torchrun --nproc-per-node 8 -m pytest bench/comm/bench_comm.py [-k "all_gather and 96M"] [--benchmark-json=FILE]
-    torchrun --nproc-per-node 8 -m pytest bench/comm/bench_comm.py --claim     # the report's sentence, row by row
+    torchrun --nproc-per-node 8 -m pytest bench/comm/bench_comm.py --claim     # and the report's sentence, row by row
     torchrun --nproc-per-node 2 -m pytest bench/comm/bench_comm.py -k 4K       # without GPUs: tries the harness
 
 Every implementation is compared with the right values before it is timed. A round lets each run once: all ranks meet,
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import pytest
 
-from comm import cells, claim, clocks
+from comm import cells, clocks
 from comm.cells import Cell
 from comm.field import Field, facts
 from comm.figures import figures
@@ -34,8 +34,6 @@ HOST_BYTES = 64 * cells.KIB  # on the host there is no speed to measure
 @pytest.mark.parametrize(("collective", "rows"), cells.KINDS, ids=lambda text: text)
 def test_beside_peers(collective: str, rows: str, size: int, mode: str, comm_field: Field | None, report: Report,
                       request: pytest.FixtureRequest) -> None:  # fmt: skip
-    if request.config.getoption("--claim") and not claim.is_part(collective):
-        pytest.skip("not in the sentence of --claim")
     if comm_field is None:
         predict(Cell(collective, rows, size, mode, PREDICTED_RANKS), report)
         return

@@ -15,7 +15,7 @@ from report.fleet import Fleet, ranks_here
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--claim", action="store_true", help="bench_comm.py: the sentence of the report, row by row")
+    parser.addoption("--claim", action="store_true", help="bench_comm.py: also the sentence of the report, row by row")
 
 
 @pytest.hookimpl(trylast=True)
