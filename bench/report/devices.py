@@ -53,6 +53,15 @@ def machine_facts() -> dict[str, object]:
     return facts
 
 
+def versions(device: torch.device) -> str:
+    """The device, its driver, torch and NCCL, in one line."""
+    if device.type != "cuda":
+        return f"{cpu_name()}, torch {torch.__version__}"
+    nccl = ".".join(map(str, torch.cuda.nccl.version()))
+    driver = _nvidia_smi("driver_version")
+    return f"{torch.cuda.get_device_name(device)}, driver {driver}, torch {torch.__version__}, NCCL {nccl}"
+
+
 def differences(one: dict, other: dict) -> list[str]:
     """Why results with these two `machine_info` must not be compared; empty if they may be."""
 

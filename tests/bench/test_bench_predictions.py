@@ -45,6 +45,7 @@ PREDICTING = {  # a bench that needs a GPU -> one of its cells, and how its pred
     "chains/bench_expert_layer.py": ("test_beside_a_peer[128]", "a prediction for an H100, nothing ran"),
     "chains/bench_fused_moe.py": ("test_against_the_floor[{first}]", "a prediction for an H100, nothing ran"),
     "chains/bench_layer.py": ("test_a_layer[8]", "a prediction for an H100, nothing ran"),
+    "comm/bench_comm.py": ("test_beside_peers[all_gather-ragged-1M-graph]", "a prediction for an H100, nothing ran"),
     "ops/bench_moe.py": ("test_against_the_floor[moe_plan-8]", "a prediction for an H100, nothing ran"),
     "products/bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "predictions, nothing ran"),
 }
@@ -67,6 +68,7 @@ def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
         "expert_layer",
         "fused_moe",
         "layer",
+        "comm",
         "moe",
         "moe_gemm",
     ]
