@@ -19,7 +19,7 @@ constexpr int kLlParities = 2;  // slots take turns, so that a rank may be one s
 struct Packs {
   int64_t head;   // elements ahead of the first multiple of 16 bytes: the work of rank 0
   int64_t count;  // packs
-  int64_t tail;   // elements behind the last pack: the work of the last rank
+  int64_t tail;   // elements behind the last pack: the work of rank 0, too
 };
 
 // address: of the first element, a multiple of element_bytes, which is 1, 2, 4 or 8.

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from ..background import Background
 from .base import Session
-from .gloo import NEVER_S, GlooRung
+from .gloo import MARGIN_S, NEVER_S, GlooRung
 from .group import GroupRung
 from .nccl import NcclRung
 
@@ -43,7 +43,8 @@ def build(name: str, session: Session) -> GroupRung:
 
 
 def _limit(session: Session) -> timedelta:
-    return timedelta(seconds=session.config.timeout_s or NEVER_S)
+    limit = session.config.timeout_s  # NCCL's watchdog ends the process: by then this library has named who is missing
+    return timedelta(seconds=limit + MARGIN_S if limit else NEVER_S)
 
 
 def _connect(session: Session) -> list[Any]:
