@@ -244,7 +244,8 @@ typedef struct lc_comm_abort_args {
   lc_comm comm;
 } lc_comm_abort_args;
 LC_API int lc_comm_abort(const lc_comm_abort_args* args, lc_stream_t stream);
-/* input null: the payload is at offset `payload` already; otherwise it is copied there. out null: the sum stays there. */
+/* input null: the payload is at offset `payload` already; otherwise it is copied there. out null: the sum stays there.
+ */
 typedef struct lc_all_reduce_args {
   size_t struct_size;
   lc_comm comm;
@@ -256,8 +257,8 @@ typedef struct lc_all_reduce_args {
 } lc_all_reduce_args;
 LC_API int lc_all_reduce(const lc_all_reduce_args* args, lc_stream_t stream);
 /* All-reduce of at most max_bytes by lines of data and flag, without a meeting. lines: the offset of
- * 4 * ranks * max_bytes bytes, zero before the first call. max_bytes: a multiple of 16; it, lines and blocks are the same
- * in all calls of a channel. */
+ * 4 * ranks * max_bytes bytes, zero before the first call. max_bytes: a multiple of 16; it, lines and blocks are the
+ * same in all calls of a channel. */
 typedef struct lc_all_reduce_low_latency_args {
   size_t struct_size;
   lc_comm comm;
@@ -269,8 +270,9 @@ typedef struct lc_all_reduce_low_latency_args {
 } lc_all_reduce_low_latency_args;
 LC_API int lc_all_reduce_low_latency(const lc_all_reduce_low_latency_args* args, lc_stream_t stream);
 /* h = sum + residual, y = rms_norm(h), q and s its 1x128 quantisation, of [rows, width]; width a multiple of 8. Tensors
- * have no gaps and lie on 16 bytes; those of codes on 8. input null: x is at `payload`, where h then stands. lines 1: low
- * latency, `payload` and max_bytes as for lc_all_reduce_low_latency, input given. y null: not stored; q null: no codes. */
+ * have no gaps and lie on 16 bytes; those of codes on 8. input null: x is at `payload`, where h then stands. lines 1:
+ * low latency, `payload` and max_bytes as for lc_all_reduce_low_latency, input given. y null: not stored; q null: no
+ * codes. */
 typedef struct lc_all_reduce_residual_rms_norm_args {
   size_t struct_size;
   lc_comm comm;
