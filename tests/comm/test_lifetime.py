@@ -52,7 +52,7 @@ def test_after_abort(pair: Ranks) -> None:
     ({"timeout_s": -1}, {}, "`timeout_s` is -1, expected seconds of 0 or more; 0 waits for ever"),
     ({"timeout_s": "soon"}, {}, "`timeout_s` is 'soon'"),
     ({"deterministic": 1}, {}, "`deterministic` is 1, expected True or False"),
-    ({"provider": None}, {}, "`provider` is None, expected a name"),
+    ({"provider": None}, {}, "`provider` is None, expected auto or torch or vmm"),
     ({}, {"max_bytes": -5}, "`max_bytes` is -5"),
     ({}, {"num_blocks": 8}, "argument `num_blocks` is 4 on rank 0, 8 on rank 1, expected the same on every rank"),
     ({"timeout_s": 5}, {"timeout_s": 6}, "argument `timeout_s` is 5 on rank 0, 6 on rank 1, expected the same"),

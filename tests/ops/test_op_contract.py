@@ -30,9 +30,8 @@ STACKED = {"b", "gate_up", "w", "w_gate_up", "w_down"}  # contiguous if 3-D
 def test_every_list_of_ops_is_the_same():
     names = set(OPS)
     assert set(_library.load().checked_ops()) == names
-    assert {
-        name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("longcat_ops::")
-    } == names
+    known = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("longcat_ops::")}
+    assert {name for name in known if not name.startswith("comm_")} == names  # those of communicators are no ops
     assert set(longcat_ops.ops.__all__) - {"supports", "Plan", "Routing"} == names
     assert names <= set(longcat_ops.__all__)
     assert set(reference.__all__) - {"Plan", "Routing"} == names

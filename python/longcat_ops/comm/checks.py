@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import LongcatError, LongcatShapeError, message
 from ..ops import tensors
 from ..ops.checking import supports
+from .sizes import PROVIDERS
 
 SUMMED = (torch.bfloat16, torch.float16, torch.float32)
 QUANTS = (None, "fp8_1x128")
@@ -206,8 +207,8 @@ def constructor(config: Any, names: Sequence[str]) -> None:
             raise refuse(op, name, f"{value!r}", f"an int of {least} or more")
     if config.backend not in names:
         raise refuse(op, "backend", f"{config.backend!r}", " or ".join(names))
-    if not isinstance(config.provider, str):
-        raise refuse(op, "provider", f"{config.provider!r}", "a name")
+    if config.provider not in PROVIDERS:
+        raise refuse(op, "provider", f"{config.provider!r}", " or ".join(PROVIDERS))
     if not isinstance(config.deterministic, bool):
         raise refuse(op, "deterministic", f"{config.deterministic!r}", "True or False")
     if not isinstance(config.timeout_s, int | float) or not 0 <= config.timeout_s < math.inf:

@@ -38,7 +38,8 @@ class Communicator(Channel):
         num_channels: how many calls may run at once, see `channel`.
         deterministic: take sums in rank order, whatever that costs.
         timeout_s: how long a call waits for other ranks. None: LONGCAT_OPS_TIMEOUT_S, else 30. 0: for ever.
-        provider: who allocates symmetric memory for a device rung.
+        provider: who allocates symmetric memory for a device rung: "torch", "vmm" (the driver), "auto" for the first of
+            them that can.
 
     Raises:
         LongcatShapeError: an argument is not legal, or not the same on every rank.

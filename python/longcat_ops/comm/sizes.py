@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .providers.base import symmetric_bytes
 
+PROVIDERS = ("auto", "torch", "vmm")  # who allocates symmetric memory
 MAX_BYTES, CHANNELS = 96 << 20, 2  # what a Communicator takes by default
 LINE_BYTES = 16 << 10  # the largest message in lines of data and flag: kLlBytes of cuda/comm/config.h
 

@@ -16,7 +16,7 @@ from .. import kernels
 from ..providers import torch_symm, vmm
 from ..providers.base import ALIGNMENT, CONTROL_BYTES, SymmetricMemory, round_up
 from ..providers.exchange import Exchange, StoreExchange
-from ..sizes import LINE_BYTES, communicator_bytes, parts
+from ..sizes import LINE_BYTES, PROVIDERS, communicator_bytes, parts
 from .base import Caps, Rung, Session
 
 THREADS = 512  # of a block
@@ -37,10 +37,26 @@ def build(name: str, session: Session) -> DeviceRung:
     """The rung over the memory of the first provider that has what it needs. Collective. Raises LongcatCommError with
     the reason of each provider."""
     config = session.config
+    for what, number, most in (("blocks", config.num_blocks, kernels.MAX_BLOCKS),
+                               ("channels", config.num_channels, kernels.MAX_CHANNELS)):  # fmt: skip
+        if number > most:
+            raise LongcatCommError(f"num_{what} is {number}, and the kernels take at most {most}")
     exchange = StoreExchange(session.store, session.rank, session.ranks, name, config.timeout_s or 30.0)
-    size, reasons = communicator_bytes(session.ranks, config.max_bytes, config.num_channels), []
-    library = ctypes.CDLL(str(LIBRARY), mode=os.RTLD_LOCAL)
-    for provider in ("torch", "vmm") if config.provider == "auto" else (config.provider,):
+    try:
+        return DeviceRung(Shared(name, session, _memory(name, session, exchange), load()), 0)
+    finally:
+        exchange.close()
+
+
+def load() -> ctypes.CDLL:
+    """The C functions."""
+    return ctypes.CDLL(str(LIBRARY), mode=os.RTLD_LOCAL)
+
+
+def _memory(name: str, session: Session, exchange: Exchange) -> SymmetricMemory:
+    config, reasons = session.config, []
+    size = communicator_bytes(session.ranks, config.max_bytes, config.num_channels)
+    for provider in PROVIDERS[1:] if config.provider == "auto" else (config.provider,):
         inner = exchange.scope(provider)
         if provider == "torch":
             found = torch_symm.open_memory(inner, session.device, size, group=session.group, smoke=smoke)
@@ -50,7 +66,7 @@ def build(name: str, session: Session) -> DeviceRung:
         if memory is not None and not why:
             if name == "p2p" and memory.multicast:
                 memory.drop_multicast()
-            return DeviceRung(Shared(name, session, memory, library), 0)
+            return memory
         if memory is not None:
             memory.close()
         reasons.append(f"{provider}: {why}")
@@ -59,14 +75,13 @@ def build(name: str, session: Session) -> DeviceRung:
 
 def smoke(memory: SymmetricMemory, exchange: Exchange) -> None:
     """One small all-reduce over a region that is not in use yet. Raises LongcatCommError if it fails or is wrong."""
-    library = ctypes.CDLL(str(LIBRARY), mode=os.RTLD_LOCAL)
     record, kept = pinned_record()
     comm = comm_of(memory, kept, blocks=4, fixed_order=False, timeout_s=exchange.timeout_s)
     x = torch.full((4096,), memory.rank + 1.0, device=memory.tensor.device)
     out, stream = torch.empty_like(x), torch.cuda.current_stream()
     args = kernels.AllReduceArgs(comm=comm, input=x.data_ptr(), out=out.data_ptr(), payload=CONTROL_BYTES,
                                  elements=x.numel(), dtype=kernels.DTYPES[x.dtype])  # fmt: skip
-    kernels.call(library, args, stream.cuda_stream)
+    kernels.call(load(), args, stream.cuda_stream)
     stream.synchronize()
     if record.status:
         text = f"{kernels.STATUS[record.status]}, ranks {record.missing_ranks}"
