@@ -43,7 +43,9 @@ def build(name: str, session: Session) -> DeviceRung:
             raise LongcatCommError(f"num_{what} is {number}, and the kernels take at most {most}")
     exchange = StoreExchange(session.store, session.rank, session.ranks, name, config.timeout_s or 30.0)
     try:
-        return DeviceRung(Shared(name, session, _memory(name, session, exchange), load()), 0)
+        shared = Shared(name, session, _memory(name, session, exchange), load())
+        shared.memory.compare_parts(exchange)
+        return DeviceRung(shared, 0)
     finally:
         exchange.close()
 
