@@ -15,9 +15,9 @@ struct MoeRouteConfig {
 };
 
 constexpr int kRouteMaxThreads = 256;
-// Blocks that may wait for one of them: a GPU holds all of them at once. In the emulator fewer, for small tests.
+// Blocks that may wait for one of them: a GPU holds all of them at once. The emulator holds fewer.
 #ifdef LC_EMULATE
-constexpr int kRouteWave = 16;
+constexpr int kRouteWave = 8;
 #else
 constexpr int kRouteWave = kH100Sms;
 #endif

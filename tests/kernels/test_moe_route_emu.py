@@ -15,8 +15,8 @@ from support.emulated_kernels import copied
 from support.route_calls import SCALE, check, route
 from support.route_oracle import BAD, EXPERTS, TOKENS, TOP_K, assert_routed, batch, biases
 
-# (tokens, experts, zero experts, top_k): every number of chunks per lane, whole and partial; one block, several of one
-# warp (9 tokens) and of more (31, 33), and so many that a launch zeroes the counts (133).
+# (tokens, experts, zero experts, top_k): every number of chunks per lane, whole and partial; one block, several
+# that wait for the first one (9, 31, 33), and so many that a launch zeroes the counts (133).
 CASES = [(1, 768, 256, 12), (7, 8, 2, 8), (8, 24, 8, 4), (9, 48, 0, 12), (2, 384, 128, 8), (31, 96, 32, 32),
          (9, 1000, 300, 12), (33, 13, 13, 5), (2, 1024, 24, 32), (133, 40, 8, 4)]  # fmt: skip
 MANY = [(192, 768, 256, 12), (1000, 24, 8, 4)]
