@@ -19,8 +19,8 @@ from pathlib import Path
 from cuda_tools import NVCC, PLACES
 from kernel_gates import artefact, compilation
 from kernel_gates.baseline import BASELINE, RENEW, diff, parse, render
+from kernel_gates.fences import SHAPES, Shape, check_fences
 from kernel_gates.loops import LIMITS, Instruction, check_loops, stage_instructions
-from kernel_gates.meetings import SHAPES, Shape, check_meetings
 from kernel_gates.opcodes import TABLE, Row, check_opcodes, only_in_general
 from kernel_gates.ptx import ENTRY
 from kernel_gates.ptx_lint import lint
@@ -107,8 +107,8 @@ class Library:
             return Verdict("inner loops", [], "\n        ".join([f"{summary}, by another nvcc", *problems]))
         return Verdict("inner loops", problems, summary)
 
-    def check_meetings(self, shapes: tuple[Shape, ...] = SHAPES) -> Verdict:
-        return Verdict("collectives", check_meetings(self.code, shapes), f"{len(shapes)} kinds")
+    def check_fences(self, shapes: tuple[Shape, ...] = SHAPES) -> Verdict:
+        return Verdict("collectives", check_fences(self.code, shapes), f"{len(shapes)} kinds")
 
     def check_notes(self) -> Verdict:
         """ptxas left wgmma and setmaxnreg as they were written. Its output is on record for every kernel."""
@@ -147,7 +147,7 @@ class Library:
             self.check_registers,
             self.check_handed_over,
             self.check_loops,
-            self.check_meetings,
+            self.check_fences,
             self.check_notes,
             self.check_ptx,
             self.check_code,

@@ -8,8 +8,6 @@ namespace {
 constexpr const char* kOp = "all_reduce_residual_rms_norm";
 using Args = lc_all_reduce_residual_rms_norm_args;
 
-int64_t element_bytes(int32_t dtype) { return dtype == LC_F32 ? 4 : 2; }
-
 bool aligned(const Args& a) {
   const auto bits = [](const void* data) { return reinterpret_cast<uintptr_t>(data); };
   return (bits(a.input) | bits(a.residual) | bits(a.weight) | bits(a.residual_out) | bits(a.y) | a.payload) % 16 == 0 &&
@@ -42,9 +40,8 @@ int launch_norm(const Args& a, lc_stream_t stream) {
     return set_status(LC_ERR_INVALID,
                       text(kOp, ": ", a.comm.threads, " threads, expected at least ", team, " for rows of ", a.width));
   const int64_t bytes = a.rows * a.width * element_bytes(a.dtype);
-  if (a.lines != 0 && (bytes > a.max_bytes || a.max_bytes % kPackBytes != 0))
-    return set_status(LC_ERR_INVALID, text(kOp, ": ", bytes, " bytes, expected at most ", a.max_bytes,
-                                           ", which is a multiple of ", kPackBytes));
+  if (a.lines != 0)
+    if (const int status = check_lines(kOp, bytes, a.max_bytes)) return status;
   if (a.rows == 0) return set_status(LC_OK, "");
   params.view = view_of(a.comm);
   params.input = a.input;
@@ -72,12 +69,8 @@ int launch_norm(const Args& a, lc_stream_t stream) {
                             .writes("y", static_cast<uint8_t*>(a.y), bytes)
                             .writes("q", params.q, a.rows * a.width)
                             .writes("s", &s);
-  switch (a.dtype) {
-    case LC_F32: return launch_element<F32>(a, params, memory, stream);
-    case LC_F16: return launch_element<F16>(a, params, memory, stream);
-    case LC_BF16: return launch_element<BF16>(a, params, memory, stream);
-    default: return set_status(LC_ERR_INVALID, text(kOp, ": dtype ", a.dtype, ", expected f32, f16 or bf16"));
-  }
+  return visit_element(kOp, a.dtype,
+                       [&](auto element) { return launch_element<decltype(element)>(a, params, memory, stream); });
 }
 
 }  // namespace

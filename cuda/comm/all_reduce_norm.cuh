@@ -1,9 +1,9 @@
 // All-reduce, residual and RMS norm in one kernel, with FP8 codes of the result if wanted: h = sum + residual, rounded
 // as x is; y = rms_norm(h); q, s = y quantised 1x128. The bits of y, q and s are those of rms_norm_quant_fp8.
 //
-// Rows are shared out: each rank owns equal shares, and each block a part of every share. Two meetings: the owner sums
+// Rows are shared out: each rank owns equal shares, and each block a part of every share. Two barriers: the owner sums
 // a row over all ranks, adds the residual and sends h to all; then every rank normalises every row for itself, which
-// moves nothing over the links. Lines: every rank sums all rows from lines of data and flag, without a meeting. h is
+// moves nothing over the links. Lines: every rank sums all rows from lines of data and flag, without a barrier. h is
 // kept in residual_out, where the thread that wrote a chunk reads it again.
 #pragma once
 
@@ -16,7 +16,7 @@ namespace longcat_ops::comm {
 
 struct NormParams {
   RankView view;
-  const void* input;     // [rows, width]; null: in the symmetric memory, for two meetings
+  const void* input;     // [rows, width]; null: in the symmetric memory, for two barriers
   const void* residual;  // [rows, width], as all below of x's dtype and without gaps
   const float* weight;   // [width]
   void* residual_out;    // [rows, width]
@@ -53,7 +53,7 @@ struct Team {
   LC_DEVICE void sync() const { ptx::named_barrier_sync(1 + index, threads); }
 };
 
-constexpr uint32_t kNormSmemBytes = kMeetingBytes + 8 * device::kReduceScratchBytes;
+constexpr uint32_t kNormSmemBytes = kBarrierBytes + 8 * device::kReduceScratchBytes;
 
 // A block's rows, one a team at a time. row_at(k) is the k-th, or -1; make(row, chunk) gives a chunk of h.
 template <class Element, class RowAt, class Make>
@@ -64,7 +64,7 @@ LC_DEVICE void norm_rows(const NormParams& p, RowAt row_at, Make make) {
   constexpr uint32_t kGroupChunks = 16;
   const Team team(p);
   if (team.index >= team.count) return;
-  const uint32_t scratch = ptx::dynamic_smem_base() + kMeetingBytes + team.index * kReduceScratchBytes;
+  const uint32_t scratch = ptx::dynamic_smem_base() + kBarrierBytes + team.index * kReduceScratchBytes;
   const uint32_t trips = (p.chunks + team.threads - 1) / team.threads;
   LC_NO_UNROLL
   for (uint32_t k = team.index;; k += team.count) {
@@ -112,14 +112,12 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) all_reduce_norm_kernel(LC_GRID_CONSTA
   const RankView& v = p.view;
   const uint32_t row_bytes = p.chunks * device::kChunk * sizeof(Storage);
   const LocalBytes<Storage> memory(v.memory[v.rank], 0);
-  Meeting<Sync> meeting(v);
+  RankBarrier<Sync> barrier(v);
   const auto span_of = [&](uint32_t rank) {
     const Range rows = rows_of_block(p, rank, ptx::block_index());
     return Span::of(p.payload + row_bytes * rows.begin, p.payload + row_bytes * rows.end);
   };
-  Walk walk(p.threads);
-  walk.first = ptx::thread_index();  // the span is this block's alone
-  walk.stride = p.threads;
+  const Walk walk = Walk::in_block(p.threads);  // the spans are this block's alone
 
   const bool staged = p.input != nullptr;
   if (staged) {
@@ -130,13 +128,13 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) all_reduce_norm_kernel(LC_GRID_CONSTA
           span_of(rank), walk, [&](uint64_t at) { return input.load(at); },
           [&](uint64_t at, ptx::Vec16 pack) { memory.store(at, pack); });
   }
-  if (!meeting.meet(Stage::kEntry, staged)) return;
+  if (!barrier.wait(Stage::kEntry, staged)) return;
 
   const LocalBytes<Storage> residual(p.residual, p.payload);
   stream_packs<Switch::kPacks>(
       span_of(v.rank), walk, [&](uint64_t at) { return Switch::reduce(v, at); },
       [&](uint64_t at, ptx::Vec16 pack) { Switch::send(v, at, add_packs<Element>(pack, residual.load(at))); });
-  if (!meeting.meet(Stage::kExit, true)) return;
+  if (!barrier.wait(Stage::kExit, true)) return;
 
   const auto row_at = [&](uint32_t k) -> int64_t {
     int64_t left = k;
@@ -152,7 +150,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) all_reduce_norm_kernel(LC_GRID_CONSTA
     const auto* h = memory.template place<const Storage>(p.payload);
     return device::load_chunk<typename Element::Format, true>(h + (row * p.chunks + chunk) * device::kChunk);
   });
-  if (ptx::thread_index() == 0) meeting.save();
+  if (ptx::thread_index() == 0) barrier.save();
 }
 
 template <class Element, bool kMulticast>
@@ -162,7 +160,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) low_latency_norm_kernel(LC_GRID_CONST
   constexpr uint32_t kChunkPacks = device::kChunk / Element::kWidth;
   const uint32_t row_packs = p.chunks * kChunkPacks;
   Lines lines(p.view, p.payload, p.max_bytes);
-  lines.send<kMulticast>(LocalBytes<Storage>(p.input, 0), p.rows * row_packs * kPackBytes, Walk(p.threads));
+  lines.send<kMulticast>(LocalBytes<Storage>(p.input, 0), p.rows * row_packs * kPackBytes,
+                         Walk::over_blocks(p.threads));
   const LocalBytes<Storage> residual(p.residual, 0);
   const auto row_at = [&](uint32_t k) -> int64_t {
     const int64_t row = ptx::block_index() + static_cast<int64_t>(ptx::grid_size()) * k;

@@ -5,8 +5,6 @@
 namespace longcat_ops::comm {
 namespace {
 
-int64_t element_bytes(int32_t dtype) { return dtype == LC_F32 ? 4 : 2; }
-
 template <Collective kWhat, class Element>
 int launch_element(const char* op, const lc_comm& c, const ExchangeParams& params, const Memory& memory,
                    lc_stream_t stream) {
@@ -20,12 +18,8 @@ int launch_element(const char* op, const lc_comm& c, const ExchangeParams& param
 template <Collective kWhat>
 int launch_dtype(const char* op, const lc_comm& c, int32_t dtype, const ExchangeParams& params, const Memory& memory,
                  lc_stream_t stream) {
-  switch (dtype) {
-    case LC_F32: return launch_element<kWhat, F32>(op, c, params, memory, stream);
-    case LC_F16: return launch_element<kWhat, F16>(op, c, params, memory, stream);
-    case LC_BF16: return launch_element<kWhat, BF16>(op, c, params, memory, stream);
-    default: return set_status(LC_ERR_INVALID, text(op, ": dtype ", dtype, ", expected f32, f16 or bf16"));
-  }
+  return visit_element(
+      op, dtype, [&](auto element) { return launch_element<kWhat, decltype(element)>(op, c, params, memory, stream); });
 }
 
 template <class Args>

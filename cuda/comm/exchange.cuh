@@ -1,18 +1,18 @@
-// Collectives of two meetings: all-reduce, reduce-scatter, all-gather, broadcast.
+// Collectives of two barriers: all-reduce, reduce-scatter, all-gather, broadcast.
 //
 // Every rank owns a part of the payload: an equal share of an all-reduce, its rows otherwise. All-reduce: it sums its
 // part over all ranks and at once sends the sum to all, so that both directions of its links are busy at the same time:
 // S (1 + 1/N) bytes each way, where one phase after the other takes the time of 2 S. Reduce-scatter keeps the sum,
 // all-gather sends what it has; a broadcast is an all-gather to which one rank contributes.
 //
-// Before: a meeting, after which all inputs are there and no rank still reads what will be overwritten. After: a
-// meeting, after which all results are there and no rank still reads this one's input. A rank that owns nothing comes
-// to both. A tensor outside the symmetric memory is copied into it before the first meeting, or out of it after the
+// Before: a barrier, after which all inputs are there and no rank still reads what will be overwritten. After: a
+// barrier, after which all results are there and no rank still reads this one's input. A rank that owns nothing comes
+// to both. A tensor outside the symmetric memory is copied into it before the first barrier, or out of it after the
 // last, by the block that the others' blocks of that index read and write.
 #pragma once
 
 #include "comm/config.h"
-#include "comm/meeting.cuh"
+#include "comm/rank_barrier.cuh"
 #include "comm/spans.cuh"
 #include "comm/switch.cuh"
 
@@ -55,7 +55,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) exchange_kernel(LC_GRID_CONSTANT Exch
   using Storage = typename Element::Storage;
   constexpr bool kReduces = kWhat != Collective::kAllGather, kSends = kWhat != Collective::kReduceScatter;
   const RankView& v = p.view;
-  Meeting<Sync> meeting(v);
+  RankBarrier<Sync> barrier(v);
 
   // The part of each rank.
   if (kWhat != Collective::kAllReduce && !rows_fit(p)) {
@@ -68,7 +68,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) exchange_kernel(LC_GRID_CONSTANT Exch
     if constexpr (kWhat == Collective::kAllReduce) return Span::of(p.payload, p.payload + p.bytes).part(rank, v.ranks);
     return Span::of(p.payload + p.row_bytes * rows_before(p, rank), p.payload + p.row_bytes * rows_before(p, rank + 1));
   };
-  const Walk walk(p.threads);
+  const Walk walk = Walk::over_blocks(p.threads);
   const LocalBytes<Storage> memory(v.memory[v.rank], 0);
   const auto copy = [&](const LocalBytes<Storage>& to, const LocalBytes<Storage>& from) {
     LC_NO_UNROLL
@@ -89,7 +89,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) exchange_kernel(LC_GRID_CONSTANT Exch
 
   const bool staged = kReduces && p.input != nullptr;
   if (staged) copy(memory, LocalBytes<Storage>(p.input, p.payload));
-  if (!meeting.meet(Stage::kEntry, staged)) return;
+  if (!barrier.wait(Stage::kEntry, staged)) return;
 
   const Span own = part(v.rank);
   const uint64_t own_at = own.head_at;
@@ -124,9 +124,9 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) exchange_kernel(LC_GRID_CONSTANT Exch
     move_packs(own, walk, [&](uint64_t at) { return input.gather(at); }, send);
   }
 
-  if (!meeting.meet(Stage::kExit, true)) return;
+  if (!barrier.wait(Stage::kExit, true)) return;
   if (kSends && p.output != nullptr) copy(LocalBytes<Storage>(p.output, p.payload), memory);
-  if (ptx::thread_index() == 0) meeting.save();
+  if (ptx::thread_index() == 0) barrier.save();
 }
 
 }  // namespace longcat_ops::comm

@@ -3,7 +3,8 @@
 
 #include <cstring>
 
-#include "comm/meeting.cuh"
+#include "comm/rank_barrier.cuh"
+#include "comm/switch.cuh"
 #include "common/text.h"
 #include "launch/launch.h"
 
@@ -23,6 +24,26 @@ inline int check_comm(const char* op, const lc_comm& c) {
   return LC_OK;
 }
 
+inline int64_t element_bytes(int32_t dtype) { return dtype == LC_F32 ? 4 : 2; }
+
+// visit(Element()) for the elements that are summed, or an error for any other dtype.
+template <class Visit>
+int visit_element(const char* op, int32_t dtype, Visit visit) {
+  switch (dtype) {
+    case LC_F32: return visit(F32());
+    case LC_F16: return visit(F16());
+    case LC_BF16: return visit(BF16());
+    default: return set_status(LC_ERR_INVALID, text(op, ": dtype ", dtype, ", expected f32, f16 or bf16"));
+  }
+}
+
+// LC_OK, or an error for a message that the lines of a channel do not hold.
+inline int check_lines(const char* op, int64_t bytes, int64_t max_bytes) {
+  if (bytes <= max_bytes && max_bytes % kPackBytes == 0) return LC_OK;
+  return set_status(LC_ERR_INVALID, text(op, ": ", bytes, " bytes, expected at most ", max_bytes,
+                                         ", which is a multiple of ", kPackBytes));
+}
+
 inline RankView view_of(const lc_comm& c) {
   RankView view{};
   for (int rank = 0; rank < c.ranks; ++rank) view.memory[rank] = static_cast<uint8_t*>(c.memory[rank]);
@@ -39,7 +60,7 @@ inline RankView view_of(const lc_comm& c) {
 // No early start: the end of the kernel ahead is what makes its writes visible
 // to other GPUs, so that a relaxed arrival is enough; griddepcontrol.wait shows them to this grid alone.
 inline LaunchConfig comm_launch(const char* op, const lc_comm& c) {
-  return {op, c.blocks, c.threads, kMeetingBytes, false};
+  return {op, c.blocks, c.threads, kBarrierBytes, false};
 }
 
 }  // namespace longcat_ops::comm

@@ -15,10 +15,8 @@ int launch_element(const lc_comm& c, const LowLatencyParams& params, const Memor
 int launch_low_latency(const lc_all_reduce_low_latency_args& a, lc_stream_t stream) {
   constexpr const char* kOp = "all_reduce_low_latency";
   if (const int status = check_comm(kOp, a.comm)) return status;
-  const int64_t bytes = a.elements * (a.dtype == LC_F32 ? 4 : 2);
-  if (bytes > a.max_bytes || a.max_bytes % kPackBytes != 0)
-    return set_status(LC_ERR_INVALID, text(kOp, ": ", bytes, " bytes, expected at most ", a.max_bytes,
-                                           ", which is a multiple of ", kPackBytes));
+  const int64_t bytes = a.elements * element_bytes(a.dtype);
+  if (const int status = check_lines(kOp, bytes, a.max_bytes)) return status;
   if (bytes == 0) return set_status(LC_OK, "");
   LowLatencyParams params{};
   params.view = view_of(a.comm);
@@ -35,12 +33,8 @@ int launch_low_latency(const lc_all_reduce_low_latency_args& a, lc_stream_t stre
   } else {
     memory.writes("out", static_cast<uint8_t*>(a.out), bytes);
   }
-  switch (a.dtype) {
-    case LC_F32: return launch_element<F32>(a.comm, params, memory, stream);
-    case LC_F16: return launch_element<F16>(a.comm, params, memory, stream);
-    case LC_BF16: return launch_element<BF16>(a.comm, params, memory, stream);
-    default: return set_status(LC_ERR_INVALID, text(kOp, ": dtype ", a.dtype, ", expected f32, f16 or bf16"));
-  }
+  return visit_element(kOp, a.dtype,
+                       [&](auto element) { return launch_element<decltype(element)>(a.comm, params, memory, stream); });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// All-reduce of a few KB without a meeting: every rank sends its whole input to all others as lines of 8 bytes, 4 of
+// All-reduce of a few KB without a barrier: every rank sends its whole input to all others as lines of 8 bytes, 4 of
 // data and 4 of flag, and sums what it receives in the order of ranks. A line is whole when its flag is there, because
 // 8 bytes arrive together. 2 S bytes sent and 2 N S received a rank.
 //
@@ -8,7 +8,7 @@
 // All calls of a channel have the same number of blocks, so that all blocks have counted the same calls.
 #pragma once
 
-#include "comm/meeting.cuh"
+#include "comm/rank_barrier.cuh"
 #include "comm/spans.cuh"
 #include "comm/switch.cuh"
 
@@ -120,7 +120,7 @@ template <class Element, bool kMulticast>
 LC_KERNEL LC_LAUNCH_BOUNDS(kMaxThreads, 1) low_latency_kernel(LC_GRID_CONSTANT LowLatencyParams p) {
   using Storage = typename Element::Storage;
   Lines lines(p.view, p.lines, p.max_bytes);
-  const Walk walk(p.threads);
+  const Walk walk = Walk::over_blocks(p.threads);
   lines.send<kMulticast>(LocalBytes<Storage>(p.input, 0), p.bytes, walk);
   const LocalBytes<Storage> output(p.output, 0);
   for (uint32_t i = walk.first; i < ceil_div(p.bytes, kPackBytes); i += walk.stride) {

@@ -45,24 +45,12 @@ constexpr Range shard_of(int64_t count, int ranks, int rank) {
   return {begin < count ? begin : count, end < count ? end : count};
 }
 
-// The rows of a rank in a tensor that holds those of all ranks in order. rows: of each rank, none negative.
-template <class Int>
-constexpr Range rows_of(const Int* rows, int rank) {
-  int64_t begin = 0;
-  for (int i = 0; i < rank; ++i) begin += rows[i];
-  return {begin, begin + rows[rank]};
+// The packs of a thread: this one, then each that lies `pack_stride` further. A warp takes 32 neighbouring packs, and
+// warps take turns over the blocks first, so a small message spreads over all blocks.
+constexpr uint32_t first_pack(uint32_t block, uint32_t blocks, uint32_t warp, uint32_t lane) {
+  return (block + blocks * warp) * kWarpLanes + lane;
 }
-
-// A step of a warp is 32 neighbouring packs, one a lane. Steps go round the blocks first, then round their warps, so a
-// small message spreads over all blocks. In step `step`, this lane has the pack of this number if there are so many.
-constexpr int64_t pack_index(int block, int blocks, int warp, int warps, int lane, int64_t step) {
-  return ((step * warps + warp) * blocks + block) * kWarpLanes + lane;
-}
-
-// Steps of every warp. It is the same number for all, so that they may meet inside; past the end, lanes have no pack.
-constexpr int64_t num_steps(int64_t packs, int blocks, int warps) {
-  return ceil_div(packs, static_cast<int64_t>(blocks) * warps * kWarpLanes);
-}
+constexpr uint32_t pack_stride(uint32_t blocks, uint32_t threads) { return blocks * threads; }
 
 // Scratch of the low-latency form: parity, then sending rank, then lines. A store of 16 bytes writes two lines.
 constexpr int64_t ll_slot_bytes(int64_t max_bytes) {

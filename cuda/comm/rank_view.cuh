@@ -27,11 +27,11 @@ struct RankView {
 // into a cell lies 128 bytes from what this rank alone writes.
 constexpr uint32_t kCellBytes = 256;
 constexpr uint32_t kInbox = 0;             // of a cell: arrivals of all ranks by multicast
-constexpr uint32_t kSlots = 32;            // [rank] meetings at which that rank has arrived here by a store
-constexpr uint32_t kMulticastEpoch = 128;  // meetings that this rank has passed, by kind
+constexpr uint32_t kSlots = 32;            // [rank] barriers at which that rank has arrived here by a store
+constexpr uint32_t kMulticastEpoch = 128;  // barriers that this rank has passed, by kind
 constexpr uint32_t kPeerEpoch = 132;
 constexpr uint32_t kLineEpoch = 136;  // low-latency calls
-constexpr uint32_t kArrival = 140;    // the last meeting by multicast at which this rank has arrived
+constexpr uint32_t kArrival = 140;    // the last barrier by multicast at which this rank has arrived
 constexpr uint32_t kAbort = kMaxChannels * kMaxBlocks * kCellBytes;  // 1 + the rank that gave up; 0: none has
 constexpr uint32_t kClaim = kAbort + 128;                            // who writes the record
 static_assert(kClaim + 4 <= LC_COMM_CONTROL_BYTES);

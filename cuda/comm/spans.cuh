@@ -1,5 +1,5 @@
 // What a rank owns of a payload, and how the threads of its blocks share that out. Block b of a rank touches what block
-// b of every other rank touches, so blocks of one index must meet, and no others.
+// b of every other rank touches, so blocks of one index must synchronise, and no others.
 #pragma once
 
 #include <type_traits>
@@ -26,6 +26,7 @@ struct Span {
 
   // Part `index` of `parts`, as equal as packs allow. The first part has the head and the tail.
   LC_DEVICE Span part(uint32_t index, uint32_t parts) const {
+    // NOTE: shard_of, in 32 bits: with 64 the all-reduce spills.
     const uint32_t size = ceil_div(packs, parts), first = index * size < packs ? index * size : packs;
     Span shard = *this;
     shard.packs_at = packs_at + kPackBytes * first;
@@ -35,14 +36,15 @@ struct Span {
   }
 };
 
-// The packs of a span that a thread takes, as pack_index has them.
+// The packs of a span that a thread takes: in turn with all blocks, or with its own block alone.
 struct Walk {
   uint32_t first, stride;
 
-  LC_DEVICE explicit Walk(uint32_t threads)
-      : first(static_cast<uint32_t>(
-            pack_index(ptx::block_index(), ptx::grid_size(), ptx::warp_index(), 0, ptx::lane_index(), 0))),
-        stride(ptx::grid_size() * threads) {}
+  static LC_DEVICE Walk over_blocks(uint32_t threads) {
+    return {first_pack(ptx::block_index(), ptx::grid_size(), ptx::warp_index(), ptx::lane_index()),
+            pack_stride(ptx::grid_size(), threads)};
+  }
+  static LC_DEVICE Walk in_block(uint32_t threads) { return {ptx::thread_index(), threads}; }
 };
 
 LC_DEVICE uint64_t pack_place(const Span& span, uint32_t i) { return span.packs_at + kPackBytes * i; }

@@ -215,8 +215,8 @@ typedef enum lc_comm_status {
   LC_COMM_BAD_ROWS = 4 /* a count below 0, or more rows than a limit says */
 } lc_comm_status;
 typedef enum lc_comm_stage {
-  LC_COMM_ENTRY = 1, /* the meeting before any data moves */
-  LC_COMM_EXIT = 2,  /* the meeting behind the data */
+  LC_COMM_ENTRY = 1, /* the barrier before any data moves */
+  LC_COMM_EXIT = 2,  /* the barrier behind the data */
   LC_COMM_LINES = 3, /* lines of data and flag */
   LC_COMM_ROWS = 4   /* row counts on the device */
 } lc_comm_stage;
@@ -256,7 +256,7 @@ typedef struct lc_all_reduce_args {
   int32_t dtype;
 } lc_all_reduce_args;
 LC_API int lc_all_reduce(const lc_all_reduce_args* args, lc_stream_t stream);
-/* All-reduce of at most max_bytes by lines of data and flag, without a meeting. lines: the offset of
+/* All-reduce of at most max_bytes by lines of data and flag, without a barrier. lines: the offset of
  * 4 * ranks * max_bytes bytes, zero before the first call. max_bytes: a multiple of 16; it, lines and blocks are the
  * same in all calls of a channel. */
 typedef struct lc_all_reduce_low_latency_args {

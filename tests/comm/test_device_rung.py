@@ -118,7 +118,7 @@ placements = pytest.mark.parametrize("symmetric", [False, True], ids=["foreign",
 
 @every_rung
 @placements
-@pytest.mark.parametrize("count", [0, 1, 700, 9001], ids=["none", "one", "lines", "meetings"])
+@pytest.mark.parametrize("count", [0, 1, 700, 9001], ids=["none", "one", "lines", "barriers"])
 def test_all_reduce(name: str, symmetric: bool, count: int) -> None:
     """In place, and from any memory into any."""
     with ranks_of(name) as made:
@@ -180,7 +180,7 @@ def test_broadcast(name: str, symmetric: bool) -> None:
 
 
 @every_rung
-@pytest.mark.parametrize("shape", [(3, 72), (40, 264)], ids=["lines", "meetings"])
+@pytest.mark.parametrize("shape", [(3, 72), (40, 264)], ids=["lines", "barriers"])
 def test_residual_norm(name: str, shape: tuple[int, int]) -> None:
     """Into a tensor, and into codes and scales."""
     x = [t.view(shape) for t in inputs(3, shape[0] * shape[1], torch.bfloat16, exact=True)]

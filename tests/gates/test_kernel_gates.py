@@ -15,8 +15,8 @@ import check_kernels
 from check_kernels import LIBRARY, Library
 from cuda_tools import NVCC
 from kernel_gates import artefact, baseline
+from kernel_gates.fences import Shape, check_fences
 from kernel_gates.loops import Instruction, check_loops, stage_instructions
-from kernel_gates.meetings import Shape, check_meetings
 from kernel_gates.opcodes import Row, check_opcodes
 from kernel_gates.ptx_lint import lint
 from support.kernel_compiler import ROOT, SOURCES, Compiler, needs_cuobjdump, needs_nvcc
@@ -198,18 +198,18 @@ def test_inner_loops() -> None:
     ]
 
 
-def test_meetings() -> None:
+def test_fences() -> None:
     """Fences are counted and followed by what they release; a store ends a batch of loads."""
     fence, arrival, load = "MEMBAR.ALL.SYS", "REDG.E.ADD.STRONG.SYS", "LDGMC.E.F32ADD.BF16x8.RN.STRONG.SYS"
     code = {"a<1>": instructions(load, "IADD3", load, "STG.E.128.STRONG.SYS", load, fence, "ERRBAR", arrival, "EXIT")}
-    assert check_meetings(code, [Shape("a<1>", fences=1, batch=2)]) == []
-    assert check_meetings(code, [Shape("a<.>", fences=2, batch=3), Shape("b", 0)]) == [
+    assert check_fences(code, [Shape("a<1>", fences=1, batch=2)]) == []
+    assert check_fences(code, [Shape("a<.>", fences=2, batch=3), Shape("b", 0)]) == [
         "a<1>: 1 fences of the whole system, expected 2",
         "a<1>: 2 loads through the switch in a row, expected 3",
         "no kernel is called b: correct or remove that row",
     ]
     late = {"a<1>": instructions(fence, *["IADD3"] * 8, arrival)}
-    assert check_meetings(late, [Shape("a<1>", fences=1)]) == [
+    assert check_fences(late, [Shape("a<1>", fences=1)]) == [
         "a<1>: a fence of the whole system that no arrival and no record follows"
     ]
 

@@ -127,7 +127,7 @@ def test_special_values(form: str) -> None:
 
 
 @every_form
-@pytest.mark.parametrize("lines", [False, True], ids=["meetings", "lines"])
+@pytest.mark.parametrize("lines", [False, True], ids=["barriers", "lines"])
 def test_residual_norm(form: str, lines: bool) -> None:
     """Fewer rows than ranks and more than blocks; widths of several teams, of one, and of rows that threads share."""
     shapes = [(1, 8), (2, 24), (1, 128), (3, 72)] if lines else [(1, 8), (2, 136), (7, 256), (13, 24), (5, 512)]
@@ -150,7 +150,7 @@ def test_residual_norm(form: str, lines: bool) -> None:
 @every_form
 @pytest.mark.parametrize("epoch", [0, comm.NO_EPOCH], ids=["fresh", "wrap"])
 def test_calls_in_a_row(form: str, epoch: int) -> None:
-    """Collectives that nothing but their own meetings keeps apart, across the wrap-around of epochs."""
+    """Collectives that nothing but their own barriers keeps apart, across the wrap-around of epochs."""
     for seed in range(6):
         configure(seed)
         with comm.of_form(4, form) as m:

@@ -13,7 +13,7 @@ from longcat_ops.errors import LongcatError
 from longcat_ops.ops import emulated
 from support import comm_checks as checks
 from support import comm_machine as comm
-from support.comm_checks import TWO_MEETINGS, WHATS, launch
+from support.comm_checks import TWO_BARRIERS, WHATS, launch
 from support.emulated_kernels import FILLER, library, schedule  # noqa: F401
 
 every_form = pytest.mark.parametrize("form", comm.FORMS)
@@ -29,9 +29,9 @@ def test_a_rank_that_never_arrives_is_named(what: str, form: str) -> None:
 
 
 @every_form
-@pytest.mark.parametrize("what", [*TWO_MEETINGS, "norm"])
+@pytest.mark.parametrize("what", [*TWO_BARRIERS, "norm"])
 def test_a_rank_that_stops_before_the_exit_is_named(what: str, form: str) -> None:
-    """Rank 1 has arrived at the first meeting and is never heard of again."""
+    """Rank 1 has arrived at the first barrier and is never heard of again."""
     with comm.of_form(3, form) as m:
         for rank in range(3):
             words = m.memory[rank][: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)

@@ -15,7 +15,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RANDOM = random.Random(20)
 WARP = 32
-LISTS = [[1, 20, 3, 0, 5, 1, 0, 9], [2**i for i in range(8)], [0, 0, 7], [5], [0, 0], [3, 3, 3, 4]]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +28,13 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     number = ctypes.c_int64
     loaded.walk.argtypes = [number, ctypes.c_int, ctypes.c_int, number, ctypes.c_void_p]
-    loaded.first_pack.argtypes = [ctypes.c_int] * 4 + [number]
+    loaded.walk.restype = None
     loaded.split.argtypes = [ctypes.c_uint64, number, number, ctypes.c_void_p]
     loaded.shard.argtypes = [number, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
-    loaded.rows.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
     loaded.slot_bytes.argtypes = [number]
     loaded.slot_offset.argtypes = [ctypes.c_int] * 3 + [number]
     loaded.scratch_bytes.argtypes = [ctypes.c_int, number]
-    for name in ("walk", "first_pack", "slot_bytes", "slot_offset", "scratch_bytes"):
+    for name in ("first_of_warp", "slot_bytes", "slot_offset", "scratch_bytes"):
         getattr(loaded, name).restype = number
     return loaded
 
@@ -75,8 +73,7 @@ def test_every_pack_of_a_tensor_is_done_once(native: ctypes.CDLL) -> None:
         seen = np.zeros(packs + 1, np.int64)  # one more, for what is past the end
         for rank in range(ranks):
             begin, end = numbers(2, native.shard, packs, ranks, rank)
-            steps = native.walk(end - begin, blocks, threads, begin, seen.ctypes.data)
-            assert steps == -(-(end - begin) // step)
+            native.walk(end - begin, blocks, threads, begin, seen.ctypes.data)
         assert seen[:packs].tolist() == [1] * packs and seen[packs] == 0, (ranks, blocks, threads, packs)
 
 
@@ -90,23 +87,12 @@ def test_shards_follow_each_other_and_are_even(native: ctypes.CDLL) -> None:
             assert max(end - begin for begin, end in shards) == -(-packs // ranks)
 
 
-@pytest.mark.parametrize("counts", LISTS, ids=str)
-def test_rows_of_a_rank(native: ctypes.CDLL, counts: list[int]) -> None:
-    memory = np.array(counts, np.int32)
-    found = [numbers(2, native.rows, memory.ctypes.data, rank) for rank in range(len(counts))]
-    assert found == [[sum(counts[:i]), sum(counts[: i + 1])] for i in range(len(counts))]
-
-
 def test_a_small_message_spreads_over_all_blocks(native: ctypes.CDLL) -> None:
     """Runs of 32 packs go to block 0, 1, 2, 3, and only then to the second warp of block 0."""
-    blocks, warps = 4, 16
-    first = {
-        (b, w, s): native.first_pack(b, blocks, w, warps, s) for b in range(4) for w in range(16) for s in range(3)
-    }
+    first = {(b, w): native.first_of_warp(b, 4, w) for b in range(4) for w in range(16)}
     order = sorted(first, key=first.__getitem__)
-    assert [first[key] for key in order] == [WARP * i for i in range(4 * 16 * 3)]
-    assert order[:5] == [(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0), (0, 1, 0)]
-    assert order[64] == (0, 0, 1)
+    assert [first[key] for key in order] == [WARP * i for i in range(4 * 16)]
+    assert order[:5] == [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1)]
 
 
 def test_low_latency_slots_do_not_overlap(native: ctypes.CDLL) -> None:

@@ -1,4 +1,4 @@
-"""Bugs planted in the collectives: each ordering weakened, each meeting removed; epochs, lines, aborts, parts. Each is
+"""Bugs planted in the collectives: each ordering weakened, each barrier removed; epochs, lines, aborts, parts. Each is
 caught in every policy of the emulator's scheduler."""
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def norm(name: str, old: str, new: str, header: str = "all_reduce_norm") -> Muta
 
 
 ENTRY, EXIT = (
-    "  if (!meeting.meet(Stage::kEntry, staged)) return;\n",
-    "  if (!meeting.meet(Stage::kExit, true)) return;\n",
+    "  if (!barrier.wait(Stage::kEntry, staged)) return;\n",
+    "  if (!barrier.wait(Stage::kExit, true)) return;\n",
 )
 INBOX = "ptx::load_acquire_sys(inbox)"
 ABORTED = "    if (is_aborted(v)) return Status::kPeerAborted;\n"
@@ -49,20 +49,20 @@ MUTATIONS = [
     exchange("no_entry", "exchange", ENTRY, ""),
     lines("one_slot_for_all_calls", "epoch % kLlParities", "0"),
     exchange("results_not_released", "exchange", EXIT, EXIT.replace("true", "false")),
-    exchange("arrivals_not_acquired", "meeting", INBOX, "ptx::load_relaxed_sys(inbox)"),
+    exchange("arrivals_not_acquired", "rank_barrier", INBOX, "ptx::load_relaxed_sys(inbox)"),
     exchange("abort_not_seen", "rank_view", ABORTED, ""),
     exchange("no_exit", "exchange", EXIT, ""),
     exchange("staged_input_not_released", "exchange", ENTRY, ENTRY.replace("staged", "false")),
-    exchange("peers_not_acquired", "meeting", "ptx::load_acquire_sys(slot)", "ptx::load_relaxed_sys(slot)"),
-    exchange("peers_not_released", "meeting", "ptx::store_release_sys(slot", "ptx::store_relaxed_sys(slot"),
-    exchange("released_to_the_own_gpu", "meeting", "red_add_release_sys", "red_add_release_gpu"),
-    exchange("arrived_before_the_block_is_done", "meeting",
+    exchange("peers_not_acquired", "rank_barrier", "ptx::load_acquire_sys(slot)", "ptx::load_relaxed_sys(slot)"),
+    exchange("peers_not_released", "rank_barrier", "ptx::store_release_sys(slot", "ptx::store_relaxed_sys(slot"),
+    exchange("released_to_the_own_gpu", "rank_barrier", "red_add_release_sys", "red_add_release_gpu"),
+    exchange("arrived_before_the_block_is_done", "rank_barrier",
              "    ptx::sync_threads();\n    if (ptx::warp_index", "    if (ptx::warp_index"),
-    exchange("gone_on_before_the_wait", "meeting",
+    exchange("gone_on_before_the_wait", "rank_barrier",
              "    ptx::sync_threads();\n    return ptx::load", "    return ptx::load"),
-    exchange("one_arrival_too_few", "meeting", "- v.ranks * epoch)", "- (v.ranks * epoch - 1))"),
-    exchange("epoch_not_saved", "exchange", "  if (ptx::thread_index() == 0) meeting.save();\n", ""),
-    exchange("epoch_not_counted", "meeting", "        ptx::store_shared(base() + kEpochOffset, epoch);\n", ""),
+    exchange("one_arrival_too_few", "rank_barrier", "- v.ranks * epoch)", "- (v.ranks * epoch - 1))"),
+    exchange("epoch_not_saved", "exchange", "  if (ptx::thread_index() == 0) barrier.save();\n", ""),
+    exchange("epoch_not_counted", "rank_barrier", "        ptx::store_shared(base() + kEpochOffset, epoch);\n", ""),
     exchange("stored_at_this_rank_alone", "switch",
              "ptx::multimem_store_relaxed_sys(reinterpret_cast<ptx::Vec16*>(v.multicast + at), pack)",
              "ptx::store_global(reinterpret_cast<ptx::Vec16*>(v.memory[v.rank] + at), pack)"),
@@ -93,9 +93,9 @@ MUTATIONS = [
     exchange("peers_not_told", "rank_view", "word(v, rank, kAbort), 1 + v.rank", "word(v, v.rank, kAbort), 1 + v.rank"),
     exchange("report_overwritten", "rank_view", CLAIM, ""),
     lines("told_before_it_is_claimed", CLAIM + TELL, TELL + CLAIM, "rank_view"),
-    exchange("arrives_after_an_abort", "meeting", STICKY, "Status status = Status::kNone"),
-    exchange("own_arrival_not_kept", "meeting", OWN_SLOT, "    //"),
-    exchange("waits_for_unsigned_epochs", "meeting",
+    exchange("arrives_after_an_abort", "rank_barrier", STICKY, "Status status = Status::kNone"),
+    exchange("own_arrival_not_kept", "rank_barrier", OWN_SLOT, "    //"),
+    exchange("waits_for_unsigned_epochs", "rank_barrier",
              "while (static_cast<int32_t>(ptx::load_acquire_sys(inbox) - v.ranks * epoch) < 0)",
              "while (ptx::load_acquire_sys(inbox) < v.ranks * epoch)"),
     lines("flag_of_every_call", "flag = epoch | 1u << 31", "flag = 1u << 31"),
@@ -117,14 +117,14 @@ MUTATIONS = [
     norm("blocks_take_turns_by_their_rank", "(block + rank) % ptx::grid_size()",
          "(block + p.view.rank) % ptx::grid_size()"),
     norm("scratch_used_while_it_is_read", "    team.sync();  // the scratch is free again\n", ""),
-    norm("teams_share_their_scratch", "kMeetingBytes + team.index * kReduceScratchBytes", "kMeetingBytes"),
+    norm("teams_share_their_scratch", "kBarrierBytes + team.index * kReduceScratchBytes", "kBarrierBytes"),
     norm("teams_of_all_threads", "threads(device::norm_threads(p.chunks))", "threads(p.threads)"),
     norm("scale_of_every_chunk", "      if (chunk % kGroupChunks == 0)\n", ""),
     norm("residual_not_rounded_apart", "sum[i] = ptx::add_rn(sum[i], other[i]);\n  return Element::pack(sum);",
          "sum[i] = other[i];\n  return Element::pack(sum);", "switch"),
     norm("second_pack_of_a_chunk_forgotten", "chunk * kChunkPacks + j);", "chunk * kChunkPacks);"),
-    norm("lines_of_fewer_rows", "p.rows * row_packs * kPackBytes, Walk", "(p.rows - 1) * row_packs * kPackBytes, Walk"),
-    norm("norm_epoch_not_saved", "  if (ptx::thread_index() == 0) meeting.save();\n", ""),
+    norm("lines_of_fewer_rows", "p.rows * row_packs * kPackBytes", "(p.rows - 1) * row_packs * kPackBytes"),
+    norm("norm_epoch_not_saved", "  if (ptx::thread_index() == 0) barrier.save();\n", ""),
     norm("norm_line_epoch_not_saved", "  if (ptx::thread_index() == 0) lines.save();\n", ""),
 ]  # fmt: skip
 
@@ -134,7 +134,7 @@ def check_exchange() -> None:
         with comm.of_form(3, form) as m:
             m.start_epochs(comm.NO_EPOCH + 14)
             for seed in range(2):
-                checks.mixed(m, seed, 2113, [3, 0, 9], checks.TWO_MEETINGS)
+                checks.mixed(m, seed, 2113, [3, 0, 9], checks.TWO_BARRIERS)
         for count, staged in ((1027, False), (67, True)):
             tensors = comm.inputs(3, count, torch.bfloat16, exact=False, seed=count)
             with comm.of_form(3, form) as m:

@@ -15,13 +15,13 @@ from support.emulated_kernels import FILLER, run
 
 MIXED = ["all_reduce", "reduce_scatter", "all_gather", "low_latency"]
 OP = 7  # of every call, for the record
-TWO_MEETINGS = ["all_reduce", "reduce_scatter", "all_gather"]
+TWO_BARRIERS = ["all_reduce", "reduce_scatter", "all_gather"]
 LINES_ALONE = ["low_latency", "low_latency_norm"]
-WHATS = [*TWO_MEETINGS, "norm", *LINES_ALONE]
+WHATS = [*TWO_BARRIERS, "norm", *LINES_ALONE]
 
 
 def mixed(m: Machine, seed: int, count: int, rows: list[int], whats: Sequence[str] = MIXED) -> None:
-    """Each collective, in any order, queued before any of them runs: their own meetings alone keep them apart."""
+    """Each collective, in any order, queued before any of them runs: their own barriers alone keep them apart."""
     ranks, width = m.ranks, 9
     order = random.Random(seed).sample(whats, len(whats))
     checks = []

@@ -17,7 +17,7 @@ from support.emulated_kernels import apart, copied, scales
 PAYLOAD = kernels.CONTROL_BYTES
 LINES = 128 * 1024  # where lines of data and flag lie
 MAX_LINE_BYTES = 1024  # of a message in lines
-NO_EPOCH = 0xFFFFFFF0  # meetings are counted from here in tests of the wrap-around
+NO_EPOCH = 0xFFFFFFF0  # barriers are counted from here in tests of the wrap-around
 
 
 class Machine:
@@ -59,7 +59,7 @@ class Machine:
             raise emulated.EmulatorError(self.library.lc_last_error().decode())
 
     def start_epochs(self, epoch: int, lines: int | None = None) -> None:
-        """Sets every rank's counters as if `epoch` meetings had been."""
+        """Sets every rank's counters as if `epoch` barriers had been."""
         for rank in range(self.ranks):
             words = self.memory[rank][: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
             words[:, 0] = _signed(epoch * self.ranks)

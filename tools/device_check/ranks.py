@@ -39,7 +39,7 @@ class Prepared:
 
 
 class Ranks:
-    """memory: of each rank, uint8 [bytes]; multicast: an address of all of them, or 0. Counters of meetings start at
+    """memory: of each rank, uint8 [bytes]; multicast: an address of all of them, or 0. Counters of barriers start at
     `epoch`. timeout_s: of each wait."""
 
     def __init__(self, memory: Sequence[Tensor], multicast: int, real: bool, timeout_s: float, epoch: int) -> None:
@@ -61,7 +61,7 @@ class Ranks:
         self.synchronize()
 
     def _start(self, region: Tensor, epoch: int) -> None:
-        """Sets a rank's counters as if `epoch` meetings and calls in lines had been (cuda/comm/rank_view.cuh)."""
+        """Sets a rank's counters as if `epoch` barriers and calls in lines had been (cuda/comm/rank_view.cuh)."""
         words = region[: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
         words[:, 0] = _signed(epoch * self.ranks)
         words[:, 8 : 8 + self.ranks] = _signed(epoch)

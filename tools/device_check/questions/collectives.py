@@ -1,5 +1,5 @@
 """Do the collectives' protocols hold with several ranks on one GPU? Every rank has a stream, and a region of the GPU's
-own memory. This shows meetings, lines, epochs, parts and aborts on the chip. It shows nothing of links or switches."""
+own memory. This shows barriers, lines, epochs, parts and aborts on the chip. It shows nothing of links or switches."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def opened(machine: Machine, ranks: int, **options: Any) -> Iterator[Ranks]:
 
 
 def values(machine: Machine, ranks: int, sizes_of: Sequence[int], norms: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """All-reduce in two meetings and in lines, and all-reduce with residual and norm in both forms.
+    """All-reduce in two barriers and in lines, and all-reduce with residual and norm in both forms.
 
     sizes_of: bytes of a tensor; norms: rows and width of one."""
     size, found = sizes(machine.real), []

@@ -246,7 +246,7 @@ class DeviceRung(Rung):
         op = f"call {record.op} of channel {record.channel}"
         slot = f"channel {record.channel}, block {record.block}, stage `{kernels.STAGES[record.stage]}`"
         if status == "timeout":
-            seen = {rank: f"has come to meeting {record.seen}" for rank in missing}
+            seen = {rank: f"has come to barrier {record.seen}" for rank in missing}
             raise watch.poison(LongcatTimeoutError(watch.rank, op, slot, record.expected, seen, "found by the kernel"))
         raise watch.poison(LongcatCommError(f"{op}: {status}, ranks {missing}, in {slot}."))
 

@@ -1,5 +1,5 @@
-// The barrier of a collective: the blocks of one index on all ranks meet, and none goes on before all have arrived.
-// Epochs count meetings; they live in device memory, so a replayed graph continues where the last launch ended, and
+// The barrier of a collective, for the blocks of one index on all ranks: none goes on before all have arrived.
+// Epochs count barriers; they live in device memory, so a replayed graph continues where the last launch ended, and
 // they wrap around.
 #pragma once
 
@@ -11,7 +11,7 @@ namespace longcat_ops::comm {
 struct MulticastSync {
   static constexpr uint32_t kEpoch = kMulticastEpoch;
 
-  // The last meeting at which a rank has arrived.
+  // The last barrier at which a rank has arrived.
   static LC_DEVICE uint32_t* arrival(const RankView& v, uint32_t rank, uint32_t cell) {
     return word(v, rank, cell + kArrival);
   }
@@ -72,14 +72,14 @@ struct PeerSync {
   }
 };
 
-// What a block remembers of its meetings, in the first bytes of dynamic shared memory: registers are for packs.
-constexpr uint32_t kOutcomeOffset = 0, kEpochOffset = 4, kMeetingBytes = 8;
+// What a block remembers of its barriers, in the first bytes of dynamic shared memory: registers are for packs.
+constexpr uint32_t kOutcomeOffset = 0, kEpochOffset = 4, kBarrierBytes = 8;
 
 template <class Sync>
-class Meeting {
+class RankBarrier {
  public:
   // All threads of the block.
-  LC_DEVICE explicit Meeting(const RankView& view) : v(view) {
+  LC_DEVICE explicit RankBarrier(const RankView& view) : v(view) {
     if (ptx::thread_index() != 0) return;
     const bool aborted = is_aborted(v);
     ptx::store_shared(base() + kEpochOffset, ptx::load_global(word(v, v.rank, cell_of(v) + Sync::kEpoch)));
@@ -88,7 +88,7 @@ class Meeting {
 
   // All threads of the block. release: what this kernel has written must be visible to the other ranks afterwards; what
   // earlier kernels wrote is anyway. False: the collective has given up, and the block must leave.
-  LC_DEVICE bool meet(Stage stage, bool release) {
+  LC_DEVICE bool wait(Stage stage, bool release) {
     ptx::sync_threads();
     if (ptx::warp_index() == 0) {
       // NOTE: lane 0 alone touches the epoch, because votes and shuffles do not order memory.

@@ -1,4 +1,4 @@
-"""The collectives' machine code: one fence for each meeting that releases, and loads of a batch in a row."""
+"""The collectives' machine code: one fence for each barrier that releases, and loads of a batch in a row."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Shape(NamedTuple):
     batch: int = 0
 
 
-# A kernel that may copy its input first releases at both meetings, the others at the second alone. Each place that
-# reports a failure releases its record: behind each meeting, where row counts are read, where lines are awaited.
+# A kernel that may copy its input first releases at both barriers, the others at the second alone. Each place that
+# reports a failure releases its record: behind each barrier, where row counts are read, where lines are awaited.
 SHAPES = (
     Shape(r"exchange_kernel<\(Collective\)0, .*MulticastSync>", 2 + 2, batch=4),
     Shape(r"exchange_kernel<\(Collective\)1, .*MulticastSync>", 2 + 3, batch=4),
@@ -48,7 +48,7 @@ def longest_batch(code: Sequence[Instruction]) -> int:
     return longest
 
 
-def check_meetings(code: dict[str, Sequence[Instruction]], shapes: Iterable[Shape] = SHAPES) -> list[str]:
+def check_fences(code: dict[str, Sequence[Instruction]], shapes: Iterable[Shape] = SHAPES) -> list[str]:
     """What is wrong with kernels, given by short name."""
     problems = []
     for shape in shapes:
