@@ -14,6 +14,8 @@ extern "C" int lc_comm_abort(const lc_comm_abort_args* args, lc_stream_t stream)
   using namespace longcat_ops::comm;
   if (const int status = longcat_ops::check_args("lc_comm_abort", args)) return status;
   if (const int status = check_comm("comm_abort", args->comm)) return status;
-  const longcat_ops::LaunchConfig config{"comm_abort", 1, 32, 0, false};
+  longcat_ops::LaunchConfig config = comm_launch("comm_abort", args->comm, 0);
+  config.grid = 1;
+  config.block = 32;
   return longcat_ops::launch(abort_kernel, config, view_of(args->comm), stream, longcat_ops::Memory());
 }

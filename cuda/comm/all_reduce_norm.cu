@@ -16,8 +16,7 @@ bool aligned(const Args& a) {
 
 template <class Element>
 int launch_element(const Args& a, const NormParams& params, const Memory& memory, lc_stream_t stream) {
-  LaunchConfig config = comm_launch(kOp, a.comm);
-  config.smem = kNormSmemBytes;
+  const LaunchConfig config = comm_launch(kOp, a.comm, kNormSmemBytes);
   const bool multicast = a.comm.multicast != nullptr;
   if (a.lines != 0)
     return multicast ? launch(low_latency_norm_kernel<Element, true>, config, params, stream, memory)

@@ -59,8 +59,10 @@ inline RankView view_of(const lc_comm& c) {
 
 // No early start: the end of the kernel ahead is what makes its writes visible
 // to other GPUs, so that a relaxed arrival is enough; griddepcontrol.wait shows them to this grid alone.
-inline LaunchConfig comm_launch(const char* op, const lc_comm& c) {
-  return {op, c.blocks, c.threads, kBarrierBytes, false};
+inline LaunchConfig comm_launch(const char* op, const lc_comm& c, int smem = kBarrierBytes) {
+  LaunchConfig config{op, c.blocks, c.threads, smem, false};
+  config.load_only = c.load_only != 0;
+  return config;
 }
 
 }  // namespace longcat_ops::comm

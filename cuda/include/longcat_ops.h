@@ -230,13 +230,15 @@ typedef struct lc_comm_record {
 } lc_comm_record;
 /* multicast may be null. op: any number, for the record. timeout_ns: of each wait; 0: none. blocks: at most
  * LC_COMM_MAX_BLOCKS; threads: a multiple of 32, at most 1024. fixed_order: sums in the order of ranks, by loops over
- * the peers, even where there is multicast. */
+ * the peers, even where there is multicast. load_only: loads the kernel of the call onto the device and launches
+ * nothing. Every kernel is loaded before the first call: loading may wait for kernels that run, and those for a rank.
+ */
 typedef struct lc_comm {
   void* memory[LC_COMM_MAX_RANKS];
   void* multicast;
   lc_comm_record* record;
   uint64_t timeout_ns;
-  int32_t rank, ranks, channel, op, blocks, threads, fixed_order;
+  int32_t rank, ranks, channel, op, blocks, threads, fixed_order, load_only;
 } lc_comm;
 /* Makes all ranks give up, whatever they wait for: for a stream that no waiting collective blocks. */
 typedef struct lc_comm_abort_args {

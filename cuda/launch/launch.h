@@ -29,6 +29,7 @@ struct LaunchConfig {
   bool pdl = true;    // may start before the kernel ahead on the stream ends; the kernel calls grid_dependency_wait
   int cluster = 1;    // blocks per cluster: 1, 2, 4, 8, or 16 if the device can; the grid is a multiple
   int registers = 0;  // per thread: fewest that the kernel may be compiled with
+  bool load_only = false;  // prepare the kernel on this device, and launch nothing
 
   int allotted_smem() const { return round_smem(smem); }
 };
@@ -59,6 +60,7 @@ int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_
   if (const int status = check_grid(config)) return status;
   const auto* address = reinterpret_cast<const void*>(kernel);
   if (const int status = prepare_kernel(config, address)) return status;
+  if (config.load_only) return set_status(LC_OK, "");
   cudaLaunchAttribute attributes[2]{};
   unsigned attribute_count = 0;
   if (config.pdl) {
@@ -101,6 +103,7 @@ int launch(void (*kernel)(Params), const LaunchConfig& config, const std::decay_
            const Memory& memory) {
   if (config.grid == 0) return set_status(LC_OK, "");
   if (const int status = check_grid(config)) return status;
+  if (config.load_only) return set_status(LC_OK, "");
   return emulate(config, config.allotted_smem(), [kernel, params] { kernel(params); }, memory);
 }
 

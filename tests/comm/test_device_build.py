@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -18,32 +20,56 @@ from longcat_ops.errors import LongcatCommError
 def test_more_than_the_kernels_take_is_an_objection() -> None:
     """So all ranks take a rung below, and know why."""
     for blocks, channels, text in (
-        (33, 2, "num_blocks is 33, .* at most 32"),
-        (4, 5, "num_channels is 5, .* at most 4"),
+        (33, 2, "num_blocks is 33, .* 1 to 32"),
+        (4, 5, "num_channels is 5, .* 1 to 4"),
     ):
         config = Config(1, "p2p", blocks, channels, False, 1.0, "auto")
         with pytest.raises(LongcatCommError, match=text):
-            device.build("p2p", SimpleNamespace(config=config))
+            device.build("p2p", SimpleNamespace(config=config, ranks=2))
 
 
-def test_the_parts_are_compared_and_the_store_is_left_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one rank, over memory of the host."""
+@pytest.mark.parametrize("ranks", [1, 9])
+def test_the_number_of_ranks_may_be_an_objection(ranks: int) -> None:
+    config = Config(1, "p2p", 4, 2, False, 1.0, "auto")
+    with pytest.raises(LongcatCommError, match=f"ranks is {ranks}, and the kernels take 2 to 8"):
+        device.build("p2p", SimpleNamespace(config=config, ranks=ranks))
+
+
+def test_what_a_build_does_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are compared, every kernel is loaded, the store is left clean, and memory is given back if any of it fails.
+    One rank of two, over memory of the host; nobody waits for the other."""
     config, store = Config(4096, "p2p", 4, 2, False, 1.0, "auto"), dist.HashStore()
     tensor = torch.zeros(communicator_bytes(2, 4096, 2), dtype=torch.uint8)
-    compared = []
+    compared, made, loaded = [], [], Counter()
 
     def memory(*_: object) -> SymmetricMemory:
-        made = SymmetricMemory(rank=0, pointers=(tensor.data_ptr(),), multicast=0, tensor=tensor, provider="host",
-                               holder=SimpleNamespace(release=lambda: []))  # fmt: skip
-        monkeypatch.setattr(made, "compare_parts", lambda exchange: compared.append(list(made.allocations.parts)))
-        return made
+        found = SymmetricMemory(rank=0, pointers=(tensor.data_ptr(),) * 2, multicast=0, tensor=tensor, provider="host",
+                                holder=SimpleNamespace(release=lambda: [], synchronize=lambda: None))  # fmt: skip
+        monkeypatch.setattr(found, "compare_parts", lambda exchange: compared.append(list(found.allocations.parts)))
+        made.append(found)
+        return found
 
-    monkeypatch.setattr(device, "_memory", memory)
-    monkeypatch.setattr(device, "load", lambda: None)
-    watch = SimpleNamespace(channels=[SimpleNamespace()] * 2)
-    session = SimpleNamespace(rank=0, ranks=1, config=config, store=store, watch=watch)
+    class Library:
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            def function(args: object, stream: object) -> int:
+                assert args._obj.comm.load_only == 1
+                loaded[name] += 1
+                return 0
+
+            return function
+
+    monkeypatch.setattr(device, "open_memory", memory)
+    monkeypatch.setattr(device, "load", Library)
+    watch = SimpleNamespace(channels=[SimpleNamespace(watch=SimpleNamespace(failure=None))] * 2)
+    session = SimpleNamespace(rank=0, ranks=2, config=config, store=store, watch=watch)
     rung = device.build("p2p", session)
-    assert compared == [list(parts(1, 4096, 2))]
+    assert compared == [list(parts(2, 4096, 2))]
+    assert loaded == {"lc_all_reduce": 3, "lc_reduce_scatter": 3, "lc_all_reduce_low_latency": 3, "lc_all_gather": 1,
+                      "lc_all_reduce_residual_rms_norm": 6, "lc_comm_abort": 1}  # fmt: skip
     assert rung.caps.memory_bytes == len(tensor)
-    assert store.num_keys() == 1  # the count of uses, by which a name may be used again
     rung.close()
+    monkeypatch.setattr(device, "load", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        device.build("p2p", session)
+    assert all(memory.closed for memory in made) and len(made) == 2
+    assert store.num_keys() == 3  # the count of uses, by which a name may be used again, and for each who has closed

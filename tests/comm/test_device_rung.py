@@ -49,7 +49,14 @@ class Watch:
 
     def __init__(self, rank: int) -> None:
         self.rank, self.failure = rank, None
-        self.channels = [SimpleNamespace(watch=self, index=i) for i in range(2)]
+        self.channels = [
+            SimpleNamespace(watch=self, index=i, op="a call", post=SimpleNamespace(call=5 + i), disagree=self.disagree)
+            for i in range(2)
+        ]
+
+    def disagree(self, text: str) -> LongcatError:
+        """As a watch whose posts say nothing."""
+        return self.poison(LongcatCommError(text))
 
     def poison(self, error: LongcatError) -> LongcatError:
         self.failure = self.failure or error
@@ -69,7 +76,8 @@ class Ranks:
             comm, memory = self.machine.comms[rank], self.machine.memory[rank]
             symmetric = SymmetricMemory(rank=rank, pointers=tuple(comm.memory[:ranks]), multicast=comm.multicast or 0,
                                         tensor=memory, provider="emulator", holder=SimpleNamespace(
-                                            release=lambda: [], release_multicast=lambda: []))  # fmt: skip
+                                            release=lambda: [], release_multicast=lambda: [],
+                                            synchronize=lambda: None))  # fmt: skip
             session = SimpleNamespace(rank=rank, ranks=ranks, config=config, watch=Watch(rank))
             shared = device.Shared(name, session, symmetric, RankLibrary(self.machine, rank))
             shared.library.record, shared.comm.threads = shared.record, 64
@@ -237,7 +245,8 @@ def test_who_is_missing_is_named(name: str) -> None:
                 made.rungs[rank].poll()
             errors.append(found.value)
         late = [error for error in errors if isinstance(error, LongcatTimeoutError)]
-        assert late and all(error.missing == (2,) and error.expected == 1 for error in late)
+        assert late and all(error.missing == (2,) and error.expected == 5 for error in late)
+        assert late[0].seen == {2: "has come to barrier 0, not to 1"}
         assert "channel 0, block" in late[0].slot and "stage `entry`" in late[0].slot
         assert all("a peer aborted, ranks [" in str(error) for error in errors if error not in late)
 

@@ -15,7 +15,6 @@ from longcat_ops.comm import Communicator
 from report import devices, graph_time
 from report.fleet import Fleet, ranks_here
 
-RUNGS = ("multimem", "p2p", "nccl", "gloo")
 MAX_BYTES = 96 << 20
 TIMEOUT_S = 20.0
 KEPT_TEXT = 3000

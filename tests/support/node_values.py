@@ -201,7 +201,7 @@ def not_numbers(node: Node, rung: str, dtype: str) -> list[str]:
             -0.0, 1.0]  # fmt: skip
     got = comm.all_reduce(torch.tensor(mine, dtype=kind, device=node.device)).cpu().float()
     right = (got[0] == inf and got[1] == -inf and got[2].isnan() and got[3].isnan() and got[4] == 0
-             and got[5] == node.ranks)  # fmt: skip
+             and got[4].signbit() and got[5] == node.ranks)  # fmt: skip
     return [] if right else [f"{got.tolist()}"]
 
 

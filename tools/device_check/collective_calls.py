@@ -15,7 +15,7 @@ from torch import Tensor
 
 import longcat_ops
 from longcat_ops.comm import kernels
-from longcat_ops.comm.rungs.device import THREADS
+from longcat_ops.comm.rungs.device_memory import THREADS
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 EPS = 1e-5

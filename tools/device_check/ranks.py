@@ -21,7 +21,7 @@ from longcat_ops.comm import kernels
 from longcat_ops.comm.providers.base import warn_unclean
 from longcat_ops.comm.providers.driver import POSIX_FD, Driver
 from longcat_ops.comm.providers.mappings import Mappings
-from longcat_ops.comm.rungs import device
+from longcat_ops.comm.rungs import device_memory
 from longcat_ops.ops import emulated
 
 OP = 7  # of every call, for the record
@@ -45,7 +45,7 @@ class Ranks:
     def __init__(self, memory: Sequence[Tensor], multicast: int, real: bool, timeout_s: float, epoch: int) -> None:
         self.ranks, self.memory, self.device = len(memory), list(memory), memory[0].device
         blocks, threads = sizes(real).grid
-        pinned = [device.pinned_record() for _ in memory]
+        pinned = [device_memory.pinned_record() for _ in memory]
         self.records = [record for record, _ in pinned]
         pointers = [region.data_ptr() for region in memory]
         self.comms = [
@@ -157,7 +157,7 @@ class StreamRanks(Ranks):
     """On a GPU."""
 
     def __init__(self, *arguments: Any) -> None:
-        self.library = ctypes.CDLL(str(device.LIBRARY))
+        self.library = ctypes.CDLL(str(device_memory.LIBRARY))
         self.streams = [torch.cuda.Stream() for _ in arguments[0]]
         super().__init__(*arguments)
 

@@ -158,7 +158,7 @@ class Channel:
 
     def empty(self, shape: int | tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor that calls of this communicator need not copy, where `caps.symmetric`; its values are not set. The
-        same calls in the same order on every rank."""
+        same calls in the same order on every rank; each rank passes the tensor, or none does."""
         self._session.watch.require_open("empty")
         if is_capturing():
             raise captured("empty", "a replay would find the memory in use")
@@ -173,7 +173,7 @@ class Channel:
         if not self._busy.acquire(blocking=False):
             raise LongcatCommError(f"{op}: channel {watch.index} runs {watch.op} in another thread; use channel(i).")
         try:
-            if is_capturing() and not self.caps.graphs:
+            if not self.caps.graphs and is_capturing():
                 raise captured(op, f"the rung {self.caps.backend} works on the host")
             self._rung.poll()
             watch.begin(op.removesuffix("_quant"))

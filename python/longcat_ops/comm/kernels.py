@@ -38,7 +38,7 @@ class Comm(ctypes.Structure):
         ("multicast", _pointer),
         ("record", _pointer),
         ("timeout_ns", _u64),
-        *((name, _i32) for name in ("rank", "ranks", "channel", "op", "blocks", "threads", "fixed_order")),
+        *((name, _i32) for name in ("rank", "ranks", "channel", "op", "blocks", "threads", "fixed_order", "load_only")),
     ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from typing import Any
 
 import torch
@@ -13,14 +11,11 @@ from ... import _library
 from ...errors import LongcatCommError, LongcatShapeError, LongcatTimeoutError, message
 from ...perf import comm as choice
 from .. import kernels
-from ..providers import torch_symm, vmm
-from ..providers.base import ALIGNMENT, CONTROL_BYTES, SymmetricMemory, round_up
-from ..providers.exchange import Exchange, StoreExchange
-from ..sizes import LINE_BYTES, PROVIDERS, communicator_bytes, parts
+from ..providers.base import ALIGNMENT, round_up
+from ..providers.exchange import StoreExchange
+from ..sizes import LINE_BYTES
 from .base import Caps, Rung, Session
-
-THREADS = 512  # of a block
-LIBRARY = _library.PACKAGE / "liblongcat_kernels.so"
+from .device_memory import LIBRARY, Shared, load, open_memory
 
 
 def objection(name: str, device: torch.device) -> str:
@@ -37,103 +32,26 @@ def build(name: str, session: Session) -> DeviceRung:
     """The rung over the memory of the first provider that has what it needs. Collective. Raises LongcatCommError with
     the reason of each provider."""
     config = session.config
-    for what, number, most in (("blocks", config.num_blocks, kernels.MAX_BLOCKS),
-                               ("channels", config.num_channels, kernels.MAX_CHANNELS)):  # fmt: skip
-        if number > most:
-            raise LongcatCommError(f"num_{what} is {number}, and the kernels take at most {most}")
+    for what, number, least, most in (
+        ("ranks", session.ranks, 2, kernels.MAX_RANKS),
+        ("num_blocks", config.num_blocks, 1, kernels.MAX_BLOCKS),
+        ("num_channels", config.num_channels, 1, kernels.MAX_CHANNELS),
+    ):
+        if not least <= number <= most:
+            raise LongcatCommError(f"{what} is {number}, and the kernels take {least} to {most}")
     exchange = StoreExchange(session.store, session.rank, session.ranks, name, config.timeout_s or 30.0)
     try:
-        shared = Shared(name, session, _memory(name, session, exchange), load())
-        shared.memory.compare_parts(exchange)
-        return DeviceRung(shared, 0)
+        memory = open_memory(name, session, exchange)
+        try:
+            shared = Shared(name, session, memory, load())
+            memory.compare_parts(exchange)
+            shared.load_kernels()
+            return DeviceRung(shared, 0)
+        except BaseException:
+            memory.close()
+            raise
     finally:
         exchange.close()
-
-
-def load() -> ctypes.CDLL:
-    """The C functions."""
-    return ctypes.CDLL(str(LIBRARY), mode=os.RTLD_LOCAL)
-
-
-def _memory(name: str, session: Session, exchange: Exchange) -> SymmetricMemory:
-    config, reasons = session.config, []
-    size = communicator_bytes(session.ranks, config.max_bytes, config.num_channels)
-    for provider in PROVIDERS[1:] if config.provider == "auto" else (config.provider,):
-        inner = exchange.scope(provider)
-        if provider == "torch":
-            found = torch_symm.open_memory(inner, session.device, size, group=session.group, smoke=smoke)
-        else:
-            found = vmm.open_memory(inner, session.device.index, size, smoke=smoke)
-        memory, why = found.memory, found.why_not.get(name, "")
-        if memory is not None and not why:
-            if name == "p2p" and memory.multicast:
-                memory.drop_multicast()
-            return memory
-        if memory is not None:
-            memory.close()
-        reasons.append(f"{provider}: {why}")
-    raise LongcatCommError("; ".join(reasons))
-
-
-def smoke(memory: SymmetricMemory, exchange: Exchange) -> None:
-    """One small all-reduce over a region that is not in use yet. Raises LongcatCommError if it fails or is wrong."""
-    record, kept = pinned_record()
-    comm = comm_of(memory, kept, blocks=4, fixed_order=False, timeout_s=exchange.timeout_s)
-    x = torch.full((4096,), memory.rank + 1.0, device=memory.tensor.device)
-    out, stream = torch.empty_like(x), torch.cuda.current_stream()
-    args = kernels.AllReduceArgs(comm=comm, input=x.data_ptr(), out=out.data_ptr(), payload=CONTROL_BYTES,
-                                 elements=x.numel(), dtype=kernels.DTYPES[x.dtype])  # fmt: skip
-    kernels.call(load(), args, stream.cuda_stream)
-    stream.synchronize()
-    if record.status:
-        text = f"{kernels.STATUS[record.status]}, ranks {record.missing_ranks}"
-        raise LongcatCommError(f"smoke test: {text}, in stage `{kernels.STAGES[record.stage]}`")
-    right = memory.ranks * (memory.ranks + 1) / 2
-    if not bool((out == right).all()):
-        raise LongcatCommError(f"smoke test: the sum is {out.unique().tolist()[:4]}, expected {right}")
-
-
-def pinned_record() -> tuple[kernels.Record, Tensor]:
-    """A record that the GPU reaches, and the pinned memory that holds it."""
-    kept = torch.zeros(ctypes.sizeof(kernels.Record), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-    return kernels.Record.from_address(kept.data_ptr()), kept
-
-
-def comm_of(memory: SymmetricMemory, record: Tensor, *, blocks: int, fixed_order: bool, timeout_s: float) -> Any:
-    """lc_comm of channel 0."""
-    return kernels.Comm(
-        memory=(ctypes.c_void_p * kernels.MAX_RANKS)(*memory.pointers),
-        multicast=memory.multicast or None,
-        record=record.data_ptr(),
-        timeout_ns=int(timeout_s * 1e9),
-        rank=memory.rank,
-        ranks=memory.ranks,
-        blocks=blocks,
-        threads=THREADS,
-        fixed_order=fixed_order,
-    )
-
-
-class Shared:
-    """What the channels of one communicator share. library: the C functions."""
-
-    def __init__(self, name: str, session: Session, memory: SymmetricMemory, library: Any) -> None:
-        config = session.config
-        self.name, self.session, self.memory, self.library = name, session, memory, library
-        self.record, self._kept = pinned_record()
-        sizes = parts(memory.ranks, config.max_bytes, config.num_channels)
-        self.offsets = {part: memory.allocate(part, size) for part, size in sizes.items()}
-        self.side = torch.cuda.Stream(priority=-1) if memory.tensor.is_cuda else None  # nothing else waits on it
-        self.used = 0  # bytes of what `empty` handed out
-        self.comm = comm_of(memory, self._kept, blocks=config.num_blocks, fixed_order=config.deterministic,
-                            timeout_s=config.timeout_s)  # fmt: skip
-
-    def place(self, tensor: Tensor) -> int | None:
-        """The offset of a tensor that `empty` handed out, or of a part of one; None for any other."""
-        start = self.memory.pointers[self.memory.rank] + self.offsets["empty"]
-        at = tensor.data_ptr() - start
-        inside = at >= 0 and at + tensor.nbytes <= self.session.config.max_bytes
-        return at + self.offsets["empty"] if inside else None
 
 
 class DeviceRung(Rung):
@@ -151,7 +69,6 @@ class DeviceRung(Rung):
                          True, True, config.num_blocks, config.num_channels, config.max_bytes,
                          shared.memory.bytes)  # fmt: skip
         self._copy, self._lines = shared.offsets[f"copy {index}"], shared.offsets[f"lines {index}"]
-        self._calls = 0
 
     def all_reduce(self, x: Tensor, out: Tensor) -> None:
         if not x.numel():
@@ -175,8 +92,8 @@ class DeviceRung(Rung):
     def all_gather(self, x: Tensor, out: Tensor, rows: Any) -> None:
         at, row_bytes = self.shared.place(out), out.nbytes // max(len(out), 1)
         given = dict(input=x, out=out, payload=self._copy) if at is None else dict(input=x, payload=at)
-        if at is not None and self.shared.place(x) is not None:
-            given["input"] = 0 if self._is_own_place(x, out, rows, row_bytes) else x
+        if at is not None and self._is_own_place(x, out, rows, row_bytes):
+            given["input"] = 0
         self._launch(kernels.AllGatherArgs, row_bytes=row_bytes, **self._rows(rows, len(out), len(x)), **given)
 
     def broadcast_(self, x: Tensor, src: int) -> None:
@@ -222,7 +139,7 @@ class DeviceRung(Rung):
         rows = [0] * self.shared.memory.ranks
         self._launch(kernels.AllGatherArgs, row_bytes=1, rows=rows, payload=self._copy)
         if self.shared.memory.tensor.is_cuda and not torch.cuda.is_current_stream_capturing():
-            torch.cuda.current_stream().synchronize()
+            torch.cuda.current_stream(self.shared.memory.tensor.device).synchronize()
             self.poll()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -243,12 +160,15 @@ class DeviceRung(Rung):
         if not record.status:
             return
         watch, status, missing = self.watch.watch, kernels.STATUS[record.status], record.missing_ranks
-        op = f"call {record.op} of channel {record.channel}"
+        op = self.watch.op or "a collective"
         slot = f"channel {record.channel}, block {record.block}, stage `{kernels.STAGES[record.stage]}`"
         if status == "timeout":
-            seen = {rank: f"has come to barrier {record.seen}" for rank in missing}
-            raise watch.poison(LongcatTimeoutError(watch.rank, op, slot, record.expected, seen, "found by the kernel"))
-        raise watch.poison(LongcatCommError(f"{op}: {status}, ranks {missing}, in {slot}."))
+            seen = {rank: f"has come to barrier {record.seen}, not to {record.expected}" for rank in missing}
+            raise watch.poison(LongcatTimeoutError(watch.rank, op, slot, record.op, seen, "found by the kernel"))
+        text = f"{status}, ranks {missing}, in {slot}, call {record.op}"
+        if status == "a peer aborted":  # that one knows why, and may have said so
+            raise self.watch.disagree(text)
+        raise watch.poison(LongcatCommError(f"{op}: {text}."))
 
     def refused(self, rank_local: bool) -> None:
         """The others may wait for this rank in a kernel: end their waits."""
@@ -259,11 +179,19 @@ class DeviceRung(Rung):
         shared = self.shared
         shared.record.host_abort = 1  # ends the waits of this rank; the kernel ends those of its peers
         if not shared.memory.closed:
-            stream = shared.side.cuda_stream if shared.side is not None else 0
-            kernels.call(shared.library, kernels.AbortArgs(comm=shared.comm), stream)
+            shared.call(kernels.AbortArgs(comm=shared.comm), aside=True)
 
     def close(self) -> None:
-        self.shared.memory.close()
+        """Waits for the kernels that this rank has launched: each has a deadline, unless there is none at all."""
+        shared = self.shared
+        if shared.memory.closed:
+            return
+        if self.watch.watch.failure is not None:
+            shared.record.host_abort = 1
+        try:
+            shared.memory.holder.synchronize()
+        finally:
+            shared.memory.close()
 
     def _in_lines(self, collective: str, x: Tensor) -> bool:
         multicast = bool(self.shared.memory.multicast)
@@ -280,14 +208,15 @@ class DeviceRung(Rung):
         return x.data_ptr() == out.data_ptr() + sum(rows[: self.shared.memory.rank]) * row_bytes
 
     def _launch(self, args: type, **values: Any) -> None:
-        """One kernel on the current stream. Tensors stand for their addresses."""
-        self._calls += 1
+        """One kernel. Tensors stand for their addresses."""
+        place = self.shared.memory.tensor.device
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.device != place:
+                raise LongcatShapeError(message(self.watch.op, name, f"on {value.device}", f"on {place}"))
         comm = kernels.Comm.from_buffer_copy(self.shared.comm)
-        comm.channel, comm.op = self.index, self._calls % 2**31
+        comm.channel, comm.op = self.index, self.watch.post.call % 2**31
         given = {name: v.data_ptr() if isinstance(v, Tensor) else v for name, v in values.items()}
-        is_cuda = self.shared.memory.tensor.is_cuda
-        kernels.call(self.shared.library, args(comm=comm, **given),
-                     torch.cuda.current_stream().cuda_stream if is_cuda else 0)  # fmt: skip
+        self.shared.call(args(comm=comm, **given))
 
 
 def _aligned(tensor: Tensor, *, read: bool = True) -> Tensor:
