@@ -25,7 +25,7 @@ def test_one_rank_refuses(peers: Ranks, name: str) -> None:
     for text in texts[:bad]:
         assert text.startswith(f"LongcatCommError: all_reduce: rank {bad} refused its call 1. {refusal}"), text
     assert all("LongcatCommError: barrier: this communicator is poisoned." in text for text in texts[:bad])
-    assert f"LongcatCommError: barrier: rank {bad} refused" in texts[bad] or "refused its call 1" in texts[bad]
+    assert "refused its call 1" in texts[bad]
     assert all(float(text.splitlines()[-1]) < 5 for text in texts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from typing import Any
 
 import torch
@@ -37,10 +38,17 @@ def cycles(world: World, ranks: int, backend: str, count: int) -> Any:
         """Descriptors, threads and keys between two barriers, so that no rank makes the next communicator."""
         world.comm(ranks, backend).barrier()
         gc.collect()
-        here = "/proc/self"
-        found = len(os.listdir(f"{here}/fd")), len(os.listdir(f"{here}/task")), store.num_keys()
+        found = count_all()
+        for _ in range(20):  # threads of what was closed before may still end
+            time.sleep(0.5)
+            last, found = found, count_all()
+            if last == found:
+                break
         world.comm(ranks, backend).barrier()
         return found
+
+    def count_all() -> tuple[int, int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), store.num_keys()
 
     for i in range(3):
         cycle(i)

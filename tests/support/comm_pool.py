@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import signal
 import traceback
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -76,7 +75,9 @@ def serve(rank: int, ranks: int, subgroups: bool, pipe: Connection) -> None:
             os._exit(0)
         try:
             module, _, function = job.partition(".")
-            reply = (True, getattr(importlib.import_module(f"support.{module}"), function)(world, **arguments))
+            act = getattr(importlib.import_module(f"support.{module}"), function)
+            dist.barrier(world.group(arguments.get("ranks", ranks)))  # deadlines begin when all have imported it
+            reply = (True, act(world, **arguments))
         except BaseException:
             reply = (False, traceback.format_exc())
         pipe.send(reply)
@@ -123,9 +124,6 @@ class Pool:
         for rank in range(count):
             self.start(rank, job, **arguments)
         return [self.result(rank) for rank in range(count)]
-
-    def kill(self, rank: int) -> None:
-        os.kill(self.processes[rank].pid, signal.SIGKILL)
 
     def close(self) -> None:
         for pipe in self.pipes:
