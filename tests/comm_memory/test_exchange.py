@@ -62,18 +62,18 @@ def test_a_missing_rank_is_named_within_the_deadline() -> None:
     store = HashStore()
 
     def one(rank: int) -> None:
-        exchange = StoreExchange(store, rank, 4, "group", 0.2)
+        exchange = StoreExchange(store, rank, 4, "group", 1)
         exchange.barrier("first")
         if rank != 2:
             exchange.barrier("second")
 
     start = time.monotonic()
     answers = on_each(4, one)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
     assert answers[2] is None
     texts = {str(answers[rank]) for rank in (0, 1, 3)}
     assert all(isinstance(answers[rank], LongcatTimeoutError) for rank in (0, 1, 3))
-    first = "waited in step `second` for call 2, and missing is: rank 2: nothing in 0.2 s."
+    first = "waited in step `second` for call 2, and missing is: rank 2: nothing in 1 s."
     assert all(first in text for text in texts), texts
 
 

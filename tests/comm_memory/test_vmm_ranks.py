@@ -14,7 +14,7 @@ from longcat_ops.comm.providers.faults import DriverError
 from longcat_ops.comm.providers.sockets import Mailbox
 from longcat_ops.errors import LongcatTimeoutError
 from support.fake_driver import driver_of
-from support.fake_machine import Killed, Machine, open_memfds
+from support.fake_machine import Killed, Machine
 from support.rank_threads import Hub, ThreadExchange, on_each
 from support.vmm_ranks import (
     SIZE,
@@ -107,11 +107,11 @@ class Forgetful(Mailbox):
 def test_a_descriptor_that_never_comes(who: int, kind: str, want: str) -> None:
     made = Machine(RANKS)
     mailbox = type("Mute", (Forgetful,), {"kind": kind})
-    answers = set_up(made, timeout_s=0.4, options=lambda rank: {"mailbox": mailbox} if rank == who else {})
+    answers = set_up(made, timeout_s=2, options=lambda rank: {"mailbox": mailbox} if rank == who else {})
     assert outcome(answers) == want
     reason = answers[0].why_not["multimem" if want == "peers" else "p2p"]
     assert f"rank 2 waited in receipt of descriptors of the {kind} for call 1" in reason
-    assert f"missing is: rank {who}: none in 0.2 s." in reason
+    assert f"missing is: rank {who}: none in 1 s." in reason
     assert "multicast_bind" not in {method for _, method, _ in made.log}
     close_all(answers)
     assert_sound(made)
@@ -125,33 +125,29 @@ def test_a_rank_that_dies_at_any_call() -> None:
         for method in dict.fromkeys(calls)
     ]
     assert len(points) >= 45
-    # All at once, since each waits for its deadline: three threads each, 72 at a time.
-    for first in range(0, len(points), 24):
-        batch = points[first : first + 24]
-        assert on_each(len(batch), lambda i, batch=batch: _die(*batch[i])) == [None] * len(batch)
-    assert open_memfds() == 0
+    for point in points:
+        _die(*point)
 
 
 def _die(rank: int, call: int) -> None:
     made = Machine(RANKS)
     made.fail(rank, call, Killed())
-    answers = set_up(made, timeout_s=0.4)
+    answers = set_up(made)
     assert isinstance(answers[rank], Killed)
     for other in set(range(RANKS)) - {rank}:
         assert isinstance(answers[other], LongcatTimeoutError)
         assert answers[other].missing in {(rank,), (3 - rank - other,)}  # that one, or the one that left because of it
-        assert f"rank {rank}: nothing in 0.4 s" in str(answers[other])
-    assert made.misuse == []
-    assert not any(count for kind, count in made.leaks().items() if kind != "descriptors")  # others' are open, too
+        assert f"rank {rank}: nothing in 20 s" in str(answers[other])
+    assert_sound(made)
 
 
 def test_a_rank_that_dies_before_its_device_is_added() -> None:
     made = Machine(RANKS)
     made.methods[1, "multicast_add_device"] = [Killed()]
-    answers = set_up(made, timeout_s=0.3)
+    answers = set_up(made)
     assert str(answers[0]).startswith("symmetric memory: rank 0 ")
     assert "step `devices of the multicast object`" in str(answers[0]) + str(answers[2])
-    assert "missing is: rank 1: nothing in 0.3 s." in str(answers[0]) + str(answers[2])
+    assert "missing is: rank 1: nothing in 20 s." in str(answers[0]) + str(answers[2])
     assert "multicast_bind" not in {method for _, method, _ in made.log}
     assert_sound(made)
 

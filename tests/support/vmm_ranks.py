@@ -26,7 +26,7 @@ def set_up(
 ) -> list[SetUp | BaseException]:
     """One set-up by all ranks: what each got, or what it raised."""
     hub = Hub(machine.ranks, timeout_s)
-    machine.when_dead = hub.silent.add
+    machine.when_dead = hub.silence
     exchanges = hub.exchanges()
 
     def one(rank: int) -> SetUp:
