@@ -14,8 +14,8 @@ from torch.distributed import _symmetric_memory
 from longcat_ops.comm.providers import torch_symm
 from longcat_ops.comm.providers.base import ALIGNMENT, CONTROL_BYTES, SetUp
 from longcat_ops.errors import LongcatShapeError
-from support.rank_threads import Hub, ThreadExchange, on_each
-from support.vmm_ranks import outcome
+from support.rank_threads import Hub, Interrupted, ThreadExchange, on_each
+from support.vmm_ranks import close_all, outcome
 
 SIZE = CONTROL_BYTES + 512
 MULTICAST = 1 << 40
@@ -34,8 +34,8 @@ class Handle:
 
 
 class SymmMem:
-    """torch's module for one rank of `ranks`. change: alters the handle; error: what rendezvous raises; at: where the
-    allocation starts, bytes past a multiple of ALIGNMENT."""
+    """torch's module for one rank of `ranks`. change: alters the handle, or raises; at: where the allocation starts,
+    bytes past a multiple of ALIGNMENT."""
 
     def __init__(self, rank: int, ranks: int, change: Callable[[Handle], Handle], at: int, backend: str | None) -> None:
         self.rank, self.ranks, self.change, self.at, self.backend = rank, ranks, change, at, backend
@@ -84,12 +84,6 @@ def set_up(
         )
 
     return on_each(ranks, one), modules
-
-
-def close_all(answers: list[SetUp | BaseException]) -> None:
-    for answer in answers:
-        if answer.memory is not None:
-            answer.memory.close()
 
 
 @pytest.mark.parametrize("at", [0, 16, 240])
@@ -210,14 +204,8 @@ def test_a_smoke_test_that_fails_on_one_rank_takes_multicast_from_all() -> None:
 
 
 def test_an_interrupt_between_two_votes_is_passed_on_and_the_others_hear_of_it_at_once() -> None:
-    class Interrupted(ThreadExchange):
-        def all_gather_bytes(self, data: bytes, what: str) -> list[bytes]:
-            if what == "rendezvous of torch":
-                raise KeyboardInterrupt
-            return super().all_gather_bytes(data, what)
-
     hub = Hub(2, 60)
-    exchanges = [ThreadExchange(hub, 0), Interrupted(hub, 1)]
+    exchanges = [ThreadExchange(hub, 0), Interrupted(hub, 1, "rendezvous of torch")]
     modules = [SymmMem(rank, 2, same, 0, "CUDA") for rank in range(2)]
     given = {"group": "the group"}
     first, second = on_each(

@@ -15,7 +15,7 @@ from longcat_ops.comm.providers.sockets import Mailbox
 from longcat_ops.errors import LongcatTimeoutError
 from support.fake_driver import driver_of
 from support.fake_machine import Killed, Machine
-from support.rank_threads import Hub, ThreadExchange, on_each
+from support.rank_threads import Hub, Interrupted, ThreadExchange, on_each
 from support.vmm_ranks import (
     SIZE,
     assert_holds_no_more_than,
@@ -74,15 +74,8 @@ def test_every_mailbox_is_closed_and_rank_0_sends_the_group_once(
 
 def test_an_interrupt_between_two_calls_is_passed_on_and_the_others_hear_of_it_at_once() -> None:
     """The exchange of rank 1 is interrupted while it waits, outside of any step's own work."""
-
-    class Interrupted(ThreadExchange):
-        def all_gather_bytes(self, data: bytes, what: str) -> list[bytes]:
-            if what == "tensor":
-                raise KeyboardInterrupt
-            return super().all_gather_bytes(data, what)
-
     made, hub = Machine(RANKS), Hub(RANKS, 60)
-    exchanges = [Interrupted(hub, rank) if rank == 1 else ThreadExchange(hub, rank) for rank in range(RANKS)]
+    exchanges = [Interrupted(hub, rank, "tensor") if rank == 1 else ThreadExchange(hub, rank) for rank in range(RANKS)]
     start = time.monotonic()
     answers = on_each(RANKS, lambda rank: vmm.open_memory(exchanges[rank], rank, SIZE, driver=driver_of(made, rank)))
     assert time.monotonic() - start < 5

@@ -84,6 +84,19 @@ class ThreadExchange:
                 self.hub.changed.notify_all()
 
 
+class Interrupted(ThreadExchange):
+    """Ctrl-C comes while this rank would meet the others in step `at`."""
+
+    def __init__(self, hub: Hub, rank: int, at: str) -> None:
+        super().__init__(hub, rank)
+        self.at = at
+
+    def all_gather_bytes(self, data: bytes, what: str) -> list[bytes]:
+        if what == self.at:
+            raise KeyboardInterrupt
+        return super().all_gather_bytes(data, what)
+
+
 def on_each(ranks: int, call: Callable[[int], Result], seconds: float = 30) -> list[Result | BaseException]:
     """`call(rank)` on a thread of each rank; what it returned or raised, by rank. Fails if one does not end in time."""
     futures: list[Future[Result]] = [_POOL.submit(call, rank) for rank in range(ranks)]
