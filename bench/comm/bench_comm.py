@@ -6,9 +6,10 @@
 
 Every implementation is compared with the right values before it is timed. A round lets each run once: all ranks meet,
 then each runs 20 launches of a CUDA graph, or 20 calls, between two events; the longest time of all ranks counts. Rank
-0 decides how many rounds there are, and reports alone. A ratio needs both times from one cell of one run, on the same
-kind of memory. The share of the wire is that of `longcat_ops.perf.comm`: the bytes of our form at the rate that
-collectives reach. "GEMM" is how much longer bf16 products on another stream take meanwhile.
+0 decides how many rounds there are, and reports alone. A ratio is a peer's time over ours, from the same cell of the
+same run. Ours is timed on symmetric memory and on ordinary tensors: the ratio takes the time on the peer's kind of
+memory, or the other one if only that is there. The share of the wire is that of `longcat_ops.perf.comm`: the bytes of
+our form at the rate that collectives reach. "GEMM" is how much longer bf16 products on another stream take meanwhile.
 
 Without torchrun: bands, for 8 H100.
 """

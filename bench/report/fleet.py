@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -49,7 +49,7 @@ class Fleet:
     ranks: int
     device: torch.device
     control: Any
-    lost: str = field(default="")
+    lost: str = ""
 
     @classmethod
     def start(cls) -> Fleet:

@@ -1,6 +1,6 @@
 """Ranks for the tests of this folder: four processes, started once.
 
-The fixture `world` gives a number of them and a rung, so that one suite runs over every rung that there is.
+A test with the fixture `world` runs among 1, 2, 3 and 4 of them, over each of RUNGS.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ def poisoned(value: Any, spec: Any) -> Any:
 
 
 def compiled(world: World, ranks: int, backend: str, compiler: str) -> Any:
-    """A function of every functional method as one graph, on two shapes: its results, and the eager ones."""
+    """A function that calls every method, compiled as one graph: for each of two shapes, whether each of its results is
+    equal to the eager one."""
     comm = world.comm(ranks, backend)
     channel = comm.channel(1)
 

@@ -72,7 +72,7 @@ class Machine:
         self.methods: dict[tuple[int, str], list[BaseException]] = {}
         self.dead: set[int] = set()
         self.when_dead: Callable[[int], object] = lambda rank: None
-        self._next = 0x1000
+        self._free = 0x11000  # from here on no address is in use
 
     def fail(self, rank: int, call: int, error: BaseException, times: int = 1) -> None:
         """The `call`-th call of `rank` raises, and so do the next `times` - 1 calls of the same method."""
@@ -91,8 +91,10 @@ class Machine:
         }
 
     def new_address(self, size: int = 0) -> int:
-        self._next += max(1, -(-size // 0x10000)) * 0x10000
-        return self._next - max(1, -(-size // 0x10000)) * 0x10000 + 0x10000
+        """Of `size` bytes that nothing else has."""
+        address = self._free
+        self._free += max(1, -(-size // 0x10000)) * 0x10000
+        return address
 
     def end(self, rank: int) -> None:
         """What the kernel does when a process ends."""
