@@ -78,7 +78,7 @@ class Communicator(Channel):
             _require_same(hellos, rank)
             watch.processes = [Process(**hello["process"]) for hello in hellos]
             own = dist.PrefixStore(prefix, group.get_group_store())
-            session = Session(group, own, rank, ranks, device, config, watch, watch.processes)
+            session = Session(group, own, rank, ranks, device, config, watch)
             rung, self.backend, self.why_not = choose.choose(session, [hello["objections"] for hello in hellos])
         except BaseException as error:
             if watch.failure is None and not isinstance(error, LongcatError):

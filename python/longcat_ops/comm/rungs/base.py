@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..processes import Process
 from ..watch import ChannelWatch, Watch
 
 
@@ -31,7 +30,7 @@ class Session:
     """One communicator's view of its ranks.
 
     store: the process group's, with a prefix for this communicator; calls on it may wait. device: where the process
-    group computes. processes: one per rank.
+    group computes.
     """
 
     group: Any
@@ -41,7 +40,6 @@ class Session:
     device: torch.device
     config: Config
     watch: Watch
-    processes: list[Process]
 
 
 @dataclass(frozen=True)
