@@ -13,6 +13,7 @@ import torch
 
 from .._environment import RUNGS
 from ..errors import LongcatError, LongcatUnsupportedError
+from .providers.exchange import of_ranks
 from .rungs import connect
 from .rungs.base import Rung, Session
 from .watch import GivenUp
@@ -59,7 +60,7 @@ def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, di
     rank cannot use it.
     """
     wanted = session.config.backend
-    why_not = {name: common(vote[name] for vote in votes) for name in LADDER}
+    why_not = {name: _common([vote[name] for vote in votes]) for name in LADDER}
     for name in LADDER if wanted == "auto" else (wanted,):
         if why_not[name]:
             continue
@@ -75,7 +76,7 @@ def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, di
                 raise
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-        why_not[name] = common(session.watch.gather(vote, problem))
+        why_not[name] = _common(session.watch.gather(vote, problem))
         if not why_not[name]:
             below = LADDER[LADDER.index(name) + 1 :]
             why_not |= {other: why_not[other] or f"{name} comes first" for other in below}
@@ -88,9 +89,6 @@ def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, di
     raise LongcatUnsupportedError(f"Communicator: the rung `{wanted}` is not available: {why_not[wanted]}.")
 
 
-def common(reasons: object) -> str:
-    """One text of every rank's reason: without ranks where all say the same, "" where nobody objects."""
-    listed = ["" if why == _GIVEN_UP else why for why in reasons]
-    if len(set(listed)) == 1:
-        return listed[0]
-    return "; ".join(f"rank {r}: {why}" for r, why in enumerate(listed) if why)
+def _common(reasons: list[str]) -> str:
+    """One text of every rank's reason, "" where nobody objects."""
+    return of_ranks({r: why for r, why in enumerate(reasons) if why not in ("", _GIVEN_UP)}, len(reasons))

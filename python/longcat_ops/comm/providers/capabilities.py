@@ -86,18 +86,23 @@ def choose(ranks: list[Capabilities]) -> Choice:
 
     Raises LongcatShapeError, on all ranks alike, if they ask for different sizes or for less than the control region.
     """
-    for rank, one in enumerate(ranks):
-        if one.size != ranks[0].size:
-            raise LongcatShapeError(message(OP, "size", f"{one.size} on rank {rank}", f"{ranks[0].size} as on rank 0"))
-    if ranks[0].size < CONTROL_BYTES:
-        expected = f"{CONTROL_BYTES} (the control region) or more"
-        raise LongcatShapeError(message(OP, "size", ranks[0].size, expected))
+    require_sizes([one.size for one in ranks])
     no_multicast = of_ranks({rank: one.no_multicast for rank, one in enumerate(ranks) if one.no_multicast}, len(ranks))
     granularity = math.lcm(*(one.granularity for one in ranks))
     if not no_multicast:
         granularity = math.lcm(granularity, *(one.multicast_granularity for one in ranks))
     types = POSIX_FD | (FABRIC if all(one.fabric for one in ranks) else 0)
     return Choice(round_up(ranks[0].size, granularity), types, _no_peers(ranks), no_multicast)
+
+
+def require_sizes(sizes: list[int]) -> None:
+    """Of the regions that the ranks ask for, in bytes. Raises LongcatShapeError, on all ranks alike."""
+    for rank, size in enumerate(sizes):
+        if size != sizes[0]:
+            raise LongcatShapeError(message(OP, "size", f"{size} on rank {rank}", f"{sizes[0]} as on rank 0"))
+    if sizes[0] < CONTROL_BYTES:
+        expected = f"{CONTROL_BYTES} (the control region) or more"
+        raise LongcatShapeError(message(OP, "size", sizes[0], expected))
 
 
 def _no_peers(ranks: list[Capabilities]) -> str:

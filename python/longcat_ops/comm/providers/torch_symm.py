@@ -11,9 +11,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import LongcatShapeError, LongcatUnsupportedError, message
-from .base import ALIGNMENT, CONTROL_BYTES, SetUp, SmokeTest, SymmetricMemory, prove
-from .exchange import OP, Exchange, of_ranks, together
+from ...errors import LongcatUnsupportedError
+from .base import ALIGNMENT, SetUp, SmokeTest, SymmetricMemory, prove
+from .capabilities import require_sizes
+from .exchange import Exchange, of_ranks, together
 from .faults import describe
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _open(
     votes = together(exchange, "allocation by torch", lambda: work.allocate(device, size))
     if votes.problems:
         return SetUp.nothing(votes.text)
-    _require_sizes([int(data) for data in votes.payloads])
+    require_sizes([int(data) for data in votes.payloads])
     votes = together(exchange, "rendezvous of torch", lambda: work.meet(group, size))
     if votes.problems:
         return SetUp.nothing(votes.text)
@@ -82,15 +83,6 @@ def _open(
     except BaseException:
         memory.close()
         raise
-
-
-def _require_sizes(sizes: list[int]) -> None:
-    for rank, size in enumerate(sizes):
-        if size != sizes[0]:
-            raise LongcatShapeError(message(OP, "size", f"{size} on rank {rank}", f"{sizes[0]} as on rank 0"))
-    if sizes[0] < CONTROL_BYTES:
-        expected = f"{CONTROL_BYTES} (the control region) or more"
-        raise LongcatShapeError(message(OP, "size", sizes[0], expected))
 
 
 class _Rendezvous:
