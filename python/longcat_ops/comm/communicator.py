@@ -20,6 +20,7 @@ from . import checks, choose
 from .channel import Channel, captured, is_capturing
 from .processes import Process, this_process
 from .rungs.base import Config, Session
+from .sizes import CHANNELS, MAX_BYTES
 from .store import Client, client_of
 from .watch import Watch
 
@@ -48,8 +49,9 @@ class Communicator(Channel):
     """
 
     def __init__(
-        self, group: Any = None, max_bytes: int = 96 << 20, *, backend: str = "auto", num_blocks: int = 4,
-        num_channels: int = 2, deterministic: bool = False, timeout_s: float | None = None, provider: str = "auto",
+        self, group: Any = None, max_bytes: int = MAX_BYTES, *, backend: str = "auto", num_blocks: int = 4,
+        num_channels: int = CHANNELS, deterministic: bool = False, timeout_s: float | None = None,
+        provider: str = "auto",
     ) -> None:  # fmt: skip
         self._open = False
         if is_capturing():
