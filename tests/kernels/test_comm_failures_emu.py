@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from longcat_ops.comm import kernels
+from longcat_ops.comm.providers.base import CONTROL_BYTES
 from longcat_ops.errors import LongcatError
 from longcat_ops.ops import emulated
 from support import comm_checks as checks
@@ -34,7 +35,7 @@ def test_a_rank_that_stops_before_the_exit_is_named(what: str, form: str) -> Non
     """Rank 1 has arrived at the first barrier and is never heard of again."""
     with comm.of_form(3, form) as m:
         for rank in range(3):
-            words = m.memory[rank][: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
+            words = m.memory[rank][: CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
             words[:, 0] = 1
             words[:, 8 + 1] = 1
             words[:, 35] = int(rank == 1)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from longcat_ops.comm import kernels
+from longcat_ops.comm.providers.base import CONTROL_BYTES
 from longcat_ops.ops import emulated
 from support.emulated_kernels import apart, copied, scales
 
-PAYLOAD = kernels.CONTROL_BYTES
+PAYLOAD = CONTROL_BYTES
 LINES = 128 * 1024  # where lines of data and flag lie
 MAX_LINE_BYTES = 1024  # of a message in lines
 NO_EPOCH = 0xFFFFFFF0  # barriers are counted from here in tests of the wrap-around
@@ -61,7 +62,7 @@ class Machine:
     def start_epochs(self, epoch: int, lines: int | None = None) -> None:
         """Sets every rank's counters as if `epoch` barriers had been."""
         for rank in range(self.ranks):
-            words = self.memory[rank][: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
+            words = self.memory[rank][: CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
             words[:, 0] = _signed(epoch * self.ranks)
             words[:, 8 : 8 + self.ranks] = _signed(epoch)
             words[:, 32:34] = words[:, 35:36] = _signed(epoch)

@@ -15,12 +15,13 @@ from torch import Tensor
 
 import longcat_ops
 from longcat_ops.comm import kernels
+from longcat_ops.comm.providers.base import CONTROL_BYTES
 from longcat_ops.comm.rungs.device_memory import THREADS
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 EPS = 1e-5
 FILLER = 0xA5
-PAYLOAD = kernels.CONTROL_BYTES
+PAYLOAD = CONTROL_BYTES
 
 
 @dataclass(frozen=True)

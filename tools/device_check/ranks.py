@@ -18,7 +18,7 @@ from torch import Tensor
 from device_check.collective_calls import Call, difference, hollow, sizes
 from device_check.machine import Machine
 from longcat_ops.comm import kernels
-from longcat_ops.comm.providers.base import warn_unclean
+from longcat_ops.comm.providers.base import CONTROL_BYTES, warn_unclean
 from longcat_ops.comm.providers.driver import POSIX_FD, Driver
 from longcat_ops.comm.providers.mappings import Mappings
 from longcat_ops.comm.rungs import device_memory
@@ -62,7 +62,7 @@ class Ranks:
 
     def _start(self, region: Tensor, epoch: int) -> None:
         """Sets a rank's counters as if `epoch` barriers and calls in lines had been (cuda/comm/rank_view.cuh)."""
-        words = region[: kernels.CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
+        words = region[: CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
         words[:, 0] = _signed(epoch * self.ranks)
         words[:, 8 : 8 + self.ranks] = _signed(epoch)
         words[:, 32:36] = _signed(epoch)

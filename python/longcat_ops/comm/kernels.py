@@ -9,7 +9,7 @@ import torch
 
 from ..errors import LongcatError
 
-MAX_RANKS, MAX_CHANNELS, MAX_BLOCKS, CONTROL_BYTES = 8, 4, 32, 65536  # LC_COMM_*
+MAX_RANKS, MAX_CHANNELS, MAX_BLOCKS = 8, 4, 32  # LC_COMM_*
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # lc_dtype, of what is summed
 STATUS = {1: "timeout", 2: "a peer aborted", 3: "aborted by the host", 4: "bad row counts"}  # lc_comm_status
 STAGES = {1: "entry", 2: "exit", 3: "lines", 4: "rows"}  # lc_comm_stage

@@ -19,7 +19,7 @@ from .faults import describe
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONTROL_BYTES = 64 << 10
+CONTROL_BYTES = 64 << 10  # LC_COMM_CONTROL_BYTES
 ALIGNMENT = 256
 GRANULARITY = 2 << 20  # bytes; what drivers report on Hopper for memory and, as a minimum, for multicast
 _OP = "SymmetricMemory"
