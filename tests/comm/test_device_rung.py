@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from device_check.collective_calls import in_order
 from longcat_ops.comm import kernels
 from longcat_ops.comm.providers.base import SymmetricMemory
 from longcat_ops.comm.rungs import device
@@ -22,7 +23,7 @@ from longcat_ops.errors import LongcatCommError, LongcatError, LongcatShapeError
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
 from support.comm_checks import norm_of
-from support.comm_machine import Machine, in_order, inputs
+from support.comm_machine import Machine, inputs
 from support.emulated_kernels import library, schedule  # noqa: F401
 
 RUNGS = ["multimem", "p2p"]

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from device_check.collective_calls import DTYPES, in_order
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
 from support import comm_machine as comm
 from support.comm_checks import mixed, norm_of, residual_norm
-from support.comm_machine import DTYPES, FORMS, assert_sum, in_order, inputs
+from support.comm_machine import FORMS, assert_sum, inputs
 from support.emulated_kernels import FILLER, library, schedule  # noqa: F401
 
 RANKS = [2, 3, 4, 8]

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
+from device_check.collective_calls import PAYLOAD, in_order
+from device_check.ranks import OP
 from longcat_ops.comm import kernels
 from longcat_ops.testing.op_results import bits
 from support import comm_machine as comm
-from support.comm_machine import LINES, MAX_LINE_BYTES, PAYLOAD, Machine, in_order, inputs
+from support.comm_machine import LINES, MAX_LINE_BYTES, Machine, inputs
 from support.emulated_kernels import FILLER, run
 
 MIXED = ["all_reduce", "reduce_scatter", "all_gather", "low_latency"]
-OP = 7  # of every call, for the record
 TWO_BARRIERS = ["all_reduce", "reduce_scatter", "all_gather"]
 LINES_ALONE = ["low_latency", "low_latency_norm"]
 WHATS = [*TWO_BARRIERS, "norm", *LINES_ALONE]

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from device_check.collective_calls import PAYLOAD, in_order
+from device_check.ranks import OP, start_epochs
 from longcat_ops.comm import kernels
-from longcat_ops.comm.providers.base import CONTROL_BYTES
 from longcat_ops.ops import emulated
 from support.emulated_kernels import apart, copied, scales
 
-PAYLOAD = CONTROL_BYTES
 LINES = 128 * 1024  # where lines of data and flag lie
 MAX_LINE_BYTES = 1024  # of a message in lines
 NO_EPOCH = 0xFFFFFFF0  # barriers are counted from here in tests of the wrap-around
@@ -41,7 +41,7 @@ class Machine:
                 timeout_ns=10**10,
                 rank=rank,
                 ranks=ranks,
-                op=7,
+                op=OP,
                 blocks=blocks,
                 threads=threads,
                 fixed_order=fixed_order,
@@ -60,13 +60,9 @@ class Machine:
             raise emulated.EmulatorError(self.library.lc_last_error().decode())
 
     def start_epochs(self, epoch: int, lines: int | None = None) -> None:
-        """Sets every rank's counters as if `epoch` barriers had been."""
-        for rank in range(self.ranks):
-            words = self.memory[rank][: CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
-            words[:, 0] = _signed(epoch * self.ranks)
-            words[:, 8 : 8 + self.ranks] = _signed(epoch)
-            words[:, 32:34] = words[:, 35:36] = _signed(epoch)
-            words[:, 34] = _signed(epoch if lines is None else lines)
+        """Sets the counters of every rank, as device_check.ranks says."""
+        for region in self.memory:
+            start_epochs(region, self.ranks, epoch, lines)
 
     def launch(self, args: type, rank: int, **values: Any) -> None:
         """Queues one collective on one rank's device. Tensors stand for their addresses."""
@@ -89,11 +85,6 @@ class Machine:
         return [kernels.STATUS.get(record.status, "ok") for record in self.records]
 
 
-def _signed(word: int) -> int:
-    word %= 2**32
-    return word - 2**32 if word >= 2**31 else word
-
-
 @contextmanager
 def machine(ranks: int, *, bytes: int = 256 * 1024, multicast: bool = True, blocks: int = 2, threads: int = 32,
             fixed_order: bool = False) -> Iterator[Machine]:  # fmt: skip
@@ -109,14 +100,6 @@ def inputs(ranks: int, count: int, dtype: torch.dtype, exact: bool, seed: int = 
     if exact:
         return [torch.randint(-8, 9, (count,), generator=g).to(dtype) for _ in range(ranks)]
     return [torch.randn(count, generator=g).to(dtype) for _ in range(ranks)]
-
-
-def in_order(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum in float32, in the order of ranks, rounded once."""
-    total = tensors[0].float()
-    for tensor in tensors[1:]:
-        total = total + tensor.float()
-    return total.to(tensors[0].dtype)
 
 
 def assert_sum(got: Tensor, tensors: Sequence[Tensor], *, fixed_order: bool) -> None:
@@ -141,7 +124,6 @@ def hollow(count: int, dtype: torch.dtype, offset: int = 0) -> Tensor:
 
 
 FORMS = {"multicast": (True, False), "fixed order": (True, True), "peers": (False, True)}
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def of_form(ranks: int, form: str, **options: Any) -> Any:

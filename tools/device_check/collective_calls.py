@@ -101,6 +101,7 @@ def addends(ranks: int, shape: Sequence[int], dtype: torch.dtype, seed: int) -> 
 
 
 def in_order(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum in float32, in the order of ranks, rounded once."""
     total = tensors[0].float()
     for tensor in tensors[1:]:
         total = total + tensor.float()

@@ -57,15 +57,8 @@ class Ranks:
         self._kept: list[Any] = [pinned]  # the emulator remembers whose memory it was
         if epoch:
             for region in self.memory:
-                self._start(region, epoch)
+                start_epochs(region, self.ranks, epoch)
         self.synchronize()
-
-    def _start(self, region: Tensor, epoch: int) -> None:
-        """Sets a rank's counters as if `epoch` barriers and calls in lines had been (cuda/comm/rank_view.cuh)."""
-        words = region[: CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
-        words[:, 0] = _signed(epoch * self.ranks)
-        words[:, 8 : 8 + self.ranks] = _signed(epoch)
-        words[:, 32:36] = _signed(epoch)
 
     def launch(self, rank: int, args: Any) -> None:
         raise NotImplementedError
@@ -217,6 +210,16 @@ class EmulatedRanks(Ranks):
 
     def captured(self, prepared: Prepared) -> Callable[[], None]:
         return lambda: self.call(prepared)
+
+
+def start_epochs(region: Tensor, ranks: int, epoch: int, lines: int | None = None) -> None:
+    """Sets a rank's counters as if `epoch` barriers had been, and `lines` calls in lines, None: as many
+    (cuda/comm/rank_view.cuh)."""
+    words = region[: CONTROL_BYTES // 2].view(torch.int32).view(-1, 64)
+    words[:, 0] = _signed(epoch * ranks)
+    words[:, 8 : 8 + ranks] = _signed(epoch)
+    words[:, 32:36] = _signed(epoch)
+    words[:, 34] = _signed(epoch if lines is None else lines)
 
 
 def _signed(word: int) -> int:
