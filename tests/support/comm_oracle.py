@@ -86,3 +86,21 @@ def row_cases(ranks: int) -> dict[str, list[int]]:
         "one has all": [7 * (r == ranks - 1) for r in range(ranks)],
         "none": [0] * ranks,
     }
+
+
+def flat_bytes(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1).view(torch.uint8) if x.numel() else torch.empty(0, dtype=torch.uint8)
+
+
+def raw_bytes(dtype: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """A tensor of any bits that `dtype` has."""
+    found = torch.empty(shape, dtype=getattr(torch, dtype))
+    draw = np.random.default_rng(seed).integers(0, 2 if dtype == "bool" else 256, found.nbytes)
+    flat_bytes(found).copy_(torch.from_numpy(draw.astype(np.uint8)))
+    return found
+
+
+def same_bytes(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """The same shape, dtype and bits, wherever the tensors lie."""
+    same = got.shape == want.shape and got.dtype == want.dtype
+    return same and torch.equal(flat_bytes(got.detach().cpu()), flat_bytes(want.detach().cpu()))

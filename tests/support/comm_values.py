@@ -13,6 +13,7 @@ import torch
 
 import longcat_ops
 from support import comm_oracle as oracle
+from support.comm_oracle import flat_bytes, raw_bytes, same_bytes
 from support.comm_pool import World
 
 KINDS = ("integers", "random", "special")
@@ -52,14 +53,6 @@ def all_reduces(world: World, ranks: int, backend: str, every: int, fixed: bool 
     return wrong
 
 
-def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.numel() == b.numel() and (not a.numel() or torch.equal(flat_bytes(a), flat_bytes(b)))
-
-
-def flat_bytes(x: torch.Tensor) -> torch.Tensor:
-    return x.reshape(-1).view(torch.uint8) if x.numel() else torch.empty(0, dtype=torch.uint8)
-
-
 def reduce_scatters(world: World, ranks: int, backend: str, every: int, fixed: bool = False) -> list[str]:
     comm, wrong = world.comm(ranks, backend, deterministic=fixed), []
     cases = oracle.row_cases(ranks)
@@ -94,14 +87,6 @@ def reduce_scatters(world: World, ranks: int, backend: str, every: int, fixed: b
     return wrong
 
 
-def raw_bytes(dtype: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """A tensor of any bits that `dtype` has."""
-    found = torch.empty(shape, dtype=getattr(torch, dtype))
-    draw = np.random.default_rng(seed).integers(0, 2 if dtype == "bool" else 256, found.nbytes)
-    flat_bytes(found).copy_(torch.from_numpy(draw.astype(np.uint8)))
-    return found
-
-
 def all_gathers(world: World, ranks: int, backend: str, every: int) -> list[str]:
     comm, wrong = world.comm(ranks, backend), []
     cases = oracle.row_cases(ranks)
@@ -128,7 +113,7 @@ def all_gathers(world: World, ranks: int, backend: str, every: int) -> list[str]
                 start = sum(rows[: world.rank])
                 x = out[start : start + rows[world.rank]].copy_(x)
             comm.all_gather(x, out, rows)
-        if out.shape != want.shape or not same_bytes(out, want):
+        if not same_bytes(out, want):
             wrong.append(f"{case}: other bytes, shape {list(out.shape)}, expected {list(want.shape)}")
     return wrong
 

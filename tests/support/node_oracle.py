@@ -39,13 +39,6 @@ def _outside(error: np.ndarray, bound: np.ndarray) -> str:
     return f"{int(wrong.sum())} of {wrong.size} elements, the worst off by {worst:g}" if wrong.any() else ""
 
 
-def same_bytes(got: Tensor, want: Tensor) -> bool:
-    a, b = got.detach().cpu(), want.detach().cpu()
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return not a.numel() or torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
-
-
 def integers(shape: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Integers in -6 .. 6, by a formula: sums of 8 ranks are exact in any order and in any of our dtypes."""
     place = torch.arange(torch.Size(shape).numel(), dtype=torch.int64, device=device)

@@ -9,8 +9,9 @@ from torch import Tensor
 from comm.cells import BY_ROWS, NORM, Cell, Inputs
 from longcat_ops.comm import Communicator
 from support import comm_oracle as oracle
+from support.comm_oracle import raw_bytes, same_bytes
 from support.node import Node
-from support.node_oracle import codes_problem, integers, norm_problem, same_bytes, sum_problem
+from support.node_oracle import codes_problem, integers, norm_problem, sum_problem
 
 KIB, MIB = 2**10, 2**20
 PLACES = ("new", "out", "in place", "symmetric", "symmetric, off by one", "off by one")
@@ -94,26 +95,17 @@ def reduce_scatters(node: Node, rung: str, dtype: str, form: str) -> list[str]:
     return wrong
 
 
-def raw(dtype: str, shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
-    """A tensor of any bits."""
-    found = torch.empty(shape, dtype=getattr(torch, dtype))
-    draw = np.random.default_rng(seed).integers(0, 256, found.nbytes).astype(np.uint8)
-    if found.numel():
-        found.view(-1).view(torch.uint8).copy_(torch.from_numpy(draw))
-    return found.to(device)
-
-
 def all_gathers(node: Node, rung: str, dtype: str, form: str) -> list[str]:
     comm, wrong = node.comm(rung), []
     for name, rows in oracle.row_cases(node.ranks).items():
         if form == "none" and len(set(rows)) > 1:
             continue
         for width in (1, 130, 6144):
-            parts = [raw(dtype, (rows[r], width), r + 10, node.device) for r in range(node.ranks)]
+            parts = [raw_bytes(dtype, (rows[r], width), r + 10).to(node.device) for r in range(node.ranks)]
             x, want, whole = parts[node.rank], torch.cat(parts), (sum(rows), width)
             start = sum(rows[: node.rank])
             if form == "on the device":
-                room = raw(dtype, (sum(rows) + 3, width), 5, node.device)
+                room = raw_bytes(dtype, (sum(rows) + 3, width), 5).to(node.device)
                 before = room.clone()
                 comm.all_gather(x, room, torch.tensor(rows, dtype=torch.int32, device=node.device))
                 if not same_bytes(room[sum(rows) :], before[sum(rows) :]):
@@ -122,7 +114,7 @@ def all_gathers(node: Node, rung: str, dtype: str, form: str) -> list[str]:
             elif form in ("list", "none"):
                 out = comm.all_gather(x, rows=rows if form == "list" else None)
             else:
-                out = raw(dtype, whole, 6, node.device)
+                out = raw_bytes(dtype, whole, 6).to(node.device)
                 if form == "symmetric":
                     out = placed(node, comm, out, "symmetric")
                 if form == "in place":
@@ -138,9 +130,9 @@ def broadcasts(node: Node, rung: str, dtype: str) -> list[str]:
     for src in range(node.ranks):
         for length in lengths(node, getattr(torch, dtype).itemsize):
             for place in ("new", "symmetric", "off by one"):
-                x = placed(node, comm, raw(dtype, (length,), node.rank, node.device), place)
+                x = placed(node, comm, raw_bytes(dtype, (length,), node.rank), place)
                 comm.broadcast_(x, src)
-                if not same_bytes(x, raw(dtype, (length,), src, node.device)):
+                if not same_bytes(x, raw_bytes(dtype, (length,), src).to(node.device)):
                     wrong.append(f"{length} from {src}, {place}")
     return wrong
 
