@@ -23,7 +23,7 @@ from comm.cells import Cell
 from comm.field import Field, facts
 from comm.figures import figures
 from report import Report, devices
-from report.fleet import first_rank
+from report.fleet import is_first_rank
 
 PREDICTED_RANKS = 8
 HOST_BYTES = 64 * cells.KIB  # on the host there is no speed to measure
@@ -41,7 +41,7 @@ def test_beside_peers(collective: str, rows: str, size: int, mode: str, comm_fie
     cell = Cell(collective, rows, size, mode, comm_field.fleet.ranks)
     if not comm_field.fleet.on_gpus and (mode == "graph" or size > HOST_BYTES):
         pytest.skip("on the host the harness alone is tried: eager, up to 64K")
-    benchmark = request.getfixturevalue("benchmark") if first_rank() else None
+    benchmark = request.getfixturevalue("benchmark") if is_first_rank() else None
     if benchmark is not None:
         benchmark.group = f"collectives, {mode}"
     info = comm_field.measure(cell, benchmark)

@@ -41,7 +41,7 @@ class _Silent:
 
 def configure(config: pytest.Config) -> None:
     """For the hook pytest_configure, after that of all others. A second call does nothing."""
-    if fleet.first_rank() or config.pluginmanager.has_plugin(_NAME):
+    if fleet.is_first_rank() or config.pluginmanager.has_plugin(_NAME):
         return
     config.pluginmanager.register(_Silent(config), _NAME)
     if session := getattr(config, "_benchmarksession", None):  # of pytest-benchmark: it has nothing to save

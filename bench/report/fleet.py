@@ -19,7 +19,7 @@ def ranks_here() -> int:
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 0
 
 
-def first_rank() -> bool:
+def is_first_rank() -> bool:
     """Whether this process is the one that reports."""
     return ranks_here() == 0 or os.environ["RANK"] == "0"
 
