@@ -11,6 +11,8 @@ from torch import Tensor
 from comm.cells import Cell, Inputs
 from report.fleet import Fleet
 
+from .peer import no_gpu
+
 
 @dataclass
 class Call:
@@ -49,6 +51,10 @@ class Collectives(ABC):
     @abstractmethod
     def prepare(self, cell: Cell, inputs: Inputs) -> Call:
         """One cell. Copies that a framework would make for each call belong into `run`."""
+
+    def lacks_gpus(self) -> str:
+        """Why this rank has no GPU of its own; "" if each rank has one."""
+        return no_gpu() or ("" if self.fleet.on_gpus else "needs a GPU for each rank")
 
     def captures(self) -> str:
         """Why its calls cannot be captured in a CUDA graph; "" if they can."""

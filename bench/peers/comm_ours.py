@@ -6,25 +6,24 @@ import torch
 from torch import Tensor
 
 from comm.cells import EPS, MOST_BYTES, NORM, Cell, Inputs
+from comm.claim import BLOCKS, ORDINARY, OURS
 from longcat_ops.comm import Communicator
 from report.fleet import Fleet
 
 from .collective import Call, Collectives
 
-BLOCKS = 4  # of the claim
-
 
 class Ours(Collectives):
     """symmetric False: ordinary tensors, by the communicator of `other`."""
 
-    name = "longcat_ops"
+    name = OURS
 
     def __init__(self, fleet: Fleet, other: Ours | None = None) -> None:
         super().__init__(fleet)
         self.symmetric, self._other = other is None, other
         self.comm: Communicator | None = None
         if other is not None:
-            self.name = "longcat_ops, ordinary tensors"
+            self.name = ORDINARY
 
     def absent(self) -> str:
         return ""

@@ -53,7 +53,7 @@ class Mscclpp(Collectives):
         self._algorithms: dict[str, Any] = {}
 
     def absent(self) -> str:
-        return not_importable("mscclpp", "mscclpp") or ("" if self.fleet.on_gpus else "needs a GPU for each rank")
+        return not_importable("mscclpp", "mscclpp") or self.lacks_gpus()
 
     def open(self) -> None:
         import mscclpp

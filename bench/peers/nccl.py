@@ -19,7 +19,6 @@ from report.fleet import WAIT_S, Fleet
 
 from . import nccl_calls
 from .collective import Call, Collectives
-from .peer import no_gpu
 
 FOUR = 4
 # torch 2.13 has new names for these, and warns about the old ones.
@@ -138,10 +137,8 @@ class Registered(TorchGroup):
         self._buffers: dict[str, Tensor] = {}
 
     def absent(self) -> str:
-        if reason := no_gpu():
+        if reason := self.lacks_gpus():
             return reason
-        if not self.fleet.on_gpus:
-            return "needs a GPU for each rank"
         if (version := torch.cuda.nccl.version()) < (2, 27):
             return f"NCCL {'.'.join(map(str, version))} has no windows; 2.27 has"
         return "" if hasattr(torch.cuda, "MemPool") else f"torch {torch.__version__} has no torch.cuda.MemPool"
@@ -181,7 +178,7 @@ class FourBlocks(TorchGroup):
         self.calls: nccl_calls.ConfiguredCalls | None = None
 
     def absent(self) -> str:
-        return no_gpu() or ("" if self.fleet.on_gpus else "needs a GPU for each rank")
+        return self.lacks_gpus()
 
     def open(self) -> None:
         wait = timedelta(seconds=WAIT_S)

@@ -10,7 +10,6 @@ from comm.cells import MOST_BYTES, Cell, Inputs
 from report.fleet import Fleet
 
 from .collective import Call, Collectives
-from .peer import no_gpu
 
 # Since torch 2.14, with an output that the caller gives; the other allocates one and copies from each rank in turn.
 TO_ALL, FROM_EACH = "_low_contention_all_gather_ce_multicast_out", "_low_contention_all_gather"
@@ -27,10 +26,8 @@ class _Symmetric(Collectives):
     ops: tuple[str, ...]  # one of them is needed
 
     def absent(self) -> str:
-        if reason := no_gpu():
+        if reason := self.lacks_gpus():
             return reason
-        if not self.fleet.on_gpus:
-            return "needs a GPU for each rank"
         import torch.distributed._symmetric_memory  # defines some of the ops
 
         return "" if any(map(has, self.ops)) else f"torch {torch.__version__} has no torch.ops.symm_mem.{self.ops[-1]}"
