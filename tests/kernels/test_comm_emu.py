@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from comm.cells import RAGGED
 from device_check.collective_calls import DTYPES, in_order
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
@@ -28,9 +29,8 @@ def configure(seed: int) -> None:
 
 def rows_of(ranks: int) -> list[list[int]]:
     """Even, one row too many, powers of two, one rank without rows, one rank with all of them, none at all."""
-    special = [1, 20, 3, 0, 5, 1, 0, 9]
     return [[2] * ranks, [2] * (ranks - 1) + [3], [2**r + 1 for r in range(min(ranks, 4))] + [1] * (ranks - 4),
-            special[:ranks], [0] * (ranks - 1) + [7], [0] * ranks]  # fmt: skip
+            list(RAGGED[:ranks]), [0] * (ranks - 1) + [7], [0] * ranks]  # fmt: skip
 
 
 @every_form

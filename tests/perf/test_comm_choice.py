@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import longcat_ops
+from comm.cells import RAGGED
 from longcat_ops import LongcatShapeError, LongcatUnsupportedError
 from longcat_ops.perf import DEVICES, comm
 from longcat_ops.perf.comm_explain import EXPLAINED
 
-SPECIAL = [1, 20, 3, 0, 5, 1, 0, 9]
 REDUCING = ("all_reduce", "all_reduce_residual_rmsnorm")
 KIB, MIB = 2**10, 2**20
 
@@ -146,14 +146,14 @@ def test_explain_of_each_choice() -> None:
 
 
 def test_explain_of_uneven_rows() -> None:
-    found = longcat_ops.explain("reduce_scatter", (39, 6144), rows=SPECIAL)
-    assert found.parts == tuple(12288.0 * n for n in SPECIAL) and found.config.shard_packs == 20 * 768
+    found = longcat_ops.explain("reduce_scatter", (39, 6144), rows=RAGGED)
+    assert found.parts == tuple(12288.0 * n for n in RAGGED) and found.config.shard_packs == 20 * 768
     even = longcat_ops.explain("reduce_scatter", (39, 6144))
     assert (even.config.blocks, even.config.form) == (found.config.blocks, found.config.form)
     assert found.traffic.sent == even.traffic.sent == 39 * 12288 and found.traffic.received == 20 * 12288
     assert "not low latency: not every rank hears from all" in str(found)
     # Bytes may be of any dtype where nothing is added.
-    assert sum(longcat_ops.explain("all_gather", (39, 64), rows=SPECIAL, dtype="uint8").parts) == 39 * 64
+    assert sum(longcat_ops.explain("all_gather", (39, 64), rows=RAGGED, dtype="uint8").parts) == 39 * 64
 
 
 @pytest.mark.parametrize(
@@ -164,10 +164,10 @@ def test_explain_of_uneven_rows() -> None:
         ("all_reduce", 8, {"ranks": 9}, "`ranks` is 9, expected 1 .. 8."),
         ("all_reduce", -8, {}, "`size` is -8, expected bytes, at least 0"),
         ("all_reduce", (2, -8, -8), {}, "`size` is (2, -8, -8), expected bytes, at least 0"),
-        ("all_reduce", (39, 8), {"rows": SPECIAL}, "expected None, since all_reduce has no rows of a rank."),
-        ("all_gather", 39, {"rows": SPECIAL}, "`size` is 39, expected a shape, since rows are given."),
-        ("all_gather", (40, 8), {"rows": SPECIAL}, "expected 8 numbers from 0 up that add up to 40, the rows of"),
-        ("all_gather", (39, 8), {"rows": SPECIAL, "ranks": 4}, "expected 4 numbers from 0 up that add up to 39"),
+        ("all_reduce", (39, 8), {"rows": RAGGED}, "expected None, since all_reduce has no rows of a rank."),
+        ("all_gather", 39, {"rows": RAGGED}, "`size` is 39, expected a shape, since rows are given."),
+        ("all_gather", (40, 8), {"rows": RAGGED}, "expected 8 numbers from 0 up that add up to 40, the rows of"),
+        ("all_gather", (39, 8), {"rows": RAGGED, "ranks": 4}, "expected 4 numbers from 0 up that add up to 39"),
         ("all_gather", (1, 8), {"rows": [2, -1], "ranks": 2}, "`rows` is [2, -1], expected 2 numbers from 0 up"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from comm.cells import RAGGED
+
 FLOATS = ("float32", "bfloat16", "float16")
 _BITS = {"float32": np.uint32, "bfloat16": np.uint16, "float16": np.uint16}
 _SPECIAL = (-0.0, 0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-7, 3e38, -3e38, 65504.0, 1.0)
@@ -81,8 +83,8 @@ def row_cases(ranks: int) -> dict[str, list[int]]:
         "even": [3] * ranks,
         "remainder": [5 // ranks + (r < 5 % ranks) for r in range(ranks)],
         "powers": [2**i + i % 3 for i in range(ranks)],
-        "ragged": [1, 20, 3, 0, 5, 1, 0, 9][:ranks],
-        "ragged end": [1, 20, 3, 0, 5, 1, 0, 9][-ranks:],
+        "ragged": list(RAGGED[:ranks]),
+        "ragged end": list(RAGGED[-ranks:]),
         "one has all": [7 * (r == ranks - 1) for r in range(ranks)],
         "none": [0] * ranks,
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from comm.cells import RAGGED
 from device_check import collective_calls as calls
 from device_check.collective_calls import DTYPES, Call, Sizes, sizes
 from device_check.machine import Machine
@@ -22,7 +23,6 @@ from longcat_ops.comm.providers.faults import DriverError
 from longcat_ops.errors import LongcatUnsupportedError
 
 BEFORE_THE_WRAP = 0xFFFFFFF0  # epochs start here, 16 before they come to 0 again
-UNEVEN = [1, 20, 3, 0, 5, 1, 0, 9]
 LATE_S = 0.2  # what the host may add to a deadline: launches and its own waking
 
 
@@ -82,7 +82,7 @@ def values(machine: Machine, ranks: int, sizes_of: Sequence[int], norms: Sequenc
 def rows(machine: Machine, ranks: int, widths: Sequence[int]) -> dict[str, Any]:
     """Reduce-scatter and all-gather with the same rows for all, uneven ones, all on one rank, none; counts on the host
     and on the device; broadcasts from the first and the last rank."""
-    lists = [[2] * ranks, UNEVEN[:ranks], [0] * (ranks - 1) + [7], [0] * ranks]
+    lists = [[2] * ranks, RAGGED[:ranks], [0] * (ranks - 1) + [7], [0] * ranks]
     found = []
     for seed, (counts, width, staged, on_device) in enumerate(
         itertools.product(lists, widths, (True, False), (True, False))
@@ -107,7 +107,7 @@ def in_a_row(machine: Machine, ranks: int, count: int, width: int) -> dict[str, 
     """`count` mixed calls without a wait of the host, before each of which one rank is late, while the epochs wrap
     around. Each has outputs of its own."""
     size = sizes(machine.real)
-    uneven, even = UNEVEN[:ranks], [3] * ranks
+    uneven, even = RAGGED[:ranks], [3] * ranks
     kinds = [
         *(calls.all_reduce(ranks, n, DTYPES[n % 3], staged=True, seed=n) for n in (7, width, 5 * width + 3)),
         *(calls.lines(ranks, n, DTYPES[n % 3], size, seed=n) for n in (3, 130)),
@@ -137,7 +137,7 @@ def graphs(machine: Machine, ranks: int, replays: int, width: int) -> dict[str, 
     size = sizes(machine.real)
 
     def made(turn: int) -> list[Call]:
-        rows = random.Random(turn).sample(UNEVEN[:ranks], ranks)
+        rows = random.Random(turn).sample(RAGGED[:ranks], ranks)
         by_rows: dict[str, Any] = dict(staged=True, on_device=True, seed=turn)
         return [
             calls.all_reduce(ranks, 5 * width + 3, torch.bfloat16, staged=True, seed=turn),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from comm.cells import RAGGED
 from longcat_ops.perf import DEVICES, comm
 from longcat_ops.perf.comm_explain import EXPLAINED, expected
 from longcat_ops.perf.comm_published import KIB, MIB, published
@@ -15,7 +16,7 @@ LARGEST = SIZES[-1]
 ROW = 2 * 6144  # bytes of a token
 ROWS = {
     "even": [1024] * 8,
-    "1, 20, 3, 0, 5, 1, 0, 9, each x 210": [210 * n for n in (1, 20, 3, 0, 5, 1, 0, 9)],
+    "1, 20, 3, 0, 5, 1, 0, 9, each x 210": [210 * n for n in RAGGED],
     "32 x 2^i": [32 * 2**i for i in range(8)],
     "all on one rank": [8192, *[0] * 7],
 }
