@@ -11,6 +11,7 @@ from torch import Tensor
 
 from comm.cells import RAGGED
 from device_check.collective_calls import DTYPES, in_order
+from device_check.ranks import BEFORE_THE_WRAP
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
 from support import comm_machine as comm
@@ -149,7 +150,7 @@ def test_residual_norm(form: str, lines: bool) -> None:
 
 
 @every_form
-@pytest.mark.parametrize("epoch", [0, comm.NO_EPOCH], ids=["fresh", "wrap"])
+@pytest.mark.parametrize("epoch", [0, BEFORE_THE_WRAP], ids=["fresh", "wrap"])
 def test_calls_in_a_row(form: str, epoch: int) -> None:
     """Collectives that nothing but their own barriers keeps apart, across the wrap-around of epochs."""
     for seed in range(6):

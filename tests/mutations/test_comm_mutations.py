@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from device_check.ranks import BEFORE_THE_WRAP
 from support import comm_checks as checks
 from support import comm_machine as comm
 from support.kernel_mutations import Mutation, assert_caught, in_tiers, run_in_every_policy
@@ -132,7 +133,7 @@ MUTATIONS = [
 def check_exchange() -> None:
     for form in comm.FORMS:
         with comm.of_form(3, form) as m:
-            m.start_epochs(comm.NO_EPOCH + 14)
+            m.start_epochs(BEFORE_THE_WRAP + 14)
             for seed in range(2):
                 checks.mixed(m, seed, 2113, [3, 0, 9], checks.TWO_BARRIERS)
         for count, staged in ((1027, False), (67, True)):

@@ -18,7 +18,6 @@ from support.emulated_kernels import apart, copied, scales
 
 LINES = 128 * 1024  # where lines of data and flag lie
 MAX_LINE_BYTES = 1024  # of a message in lines
-NO_EPOCH = 0xFFFFFFF0  # barriers are counted from here in tests of the wrap-around
 
 
 class Machine:

@@ -25,6 +25,7 @@ from longcat_ops.comm.rungs import device_memory
 from longcat_ops.ops import emulated
 
 OP = 7  # of every call, for the record
+BEFORE_THE_WRAP = 0xFFFFFFF0  # epochs start here, 16 before they come to 0 again
 HOLD_CYCLES = 80_000_000  # 40 ms or more: what the host needs to queue 800 launches
 
 

@@ -17,12 +17,11 @@ from comm.cells import RAGGED
 from device_check import collective_calls as calls
 from device_check.collective_calls import DTYPES, Call, Sizes, sizes
 from device_check.machine import Machine
-from device_check.ranks import OP, Prepared, Ranks, StreamRanks, open_multicast, open_ranks
+from device_check.ranks import BEFORE_THE_WRAP, OP, Prepared, Ranks, StreamRanks, open_multicast, open_ranks
 from longcat_ops.comm import kernels
 from longcat_ops.comm.providers.faults import DriverError
 from longcat_ops.errors import LongcatUnsupportedError
 
-BEFORE_THE_WRAP = 0xFFFFFFF0  # epochs start here, 16 before they come to 0 again
 LATE_S = 0.2  # what the host may add to a deadline: launches and its own waking
 
 
