@@ -1,5 +1,6 @@
 // Consumers. Weights are the A operand of wgmma, 64 rows per warpgroup; tokens are the B operand, as many columns as
-// the tile's bucket has. Tensor cores accumulate with about 14 bits, so every 128 of K is promoted into float32.
+// the tile's bucket has. Tensor cores truncate their sums, to about 14 bits with e4m3 and 25 with bf16, so those of
+// each stage, 128 bytes of K, are added to sums in float32.
 #pragma once
 
 #include <type_traits>
@@ -43,16 +44,30 @@ LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
 // NOTE: making a descriptor for each product would put a chain of dependent instructions between two of them.
 LC_DEVICE uint64_t descriptor_of(uint32_t tile) { return ptx::make_descriptor(tile, 16, 1024, ptx::Swizzle::k128B); }
 
-// Starts one scale block, 64 weight rows times kWidth tokens, as the newest group of products.
-template <uint32_t kWidth>
+// Starts one stage, 64 weight rows times kWidth tokens, as the newest group of products.
+template <Operand kOperand, uint32_t kWidth>
 LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kWidth / 2]) {
   ptx::wgmma_fence();
   LC_UNROLL
-  for (uint32_t k = 0; k < kBlockK; k += 32) ptx::wgmma_e4m3<kWidth>(acc, weights + k / 16, tokens + k / 16, k > 0);
+  for (uint32_t k = 0; k < kBlockK; k += 32) {  // bytes: 32 of e4m3, 16 of bf16
+    if constexpr (kOperand == Operand::kFp8) {
+      ptx::wgmma_e4m3<kWidth>(acc, weights + k / 16, tokens + k / 16, k > 0);
+    } else {
+      ptx::wgmma_bf16<kWidth>(acc, weights + k / 16, tokens + k / 16, k > 0);
+    }
+  }
   ptx::wgmma_commit();
 }
 
-// Waits for a group of products, with up to kPending newer ones in flight, and adds it, times both scales, to the sums.
+// Waits for a group of bf16 products, with up to kPending newer ones in flight, and adds it to the sums.
+template <int kPending, uint32_t kCount>
+LC_DEVICE void add_products(float (&acc)[kCount], float (&sum)[kCount]) {
+  ptx::wgmma_wait_for<kPending>(acc);
+  LC_UNROLL
+  for (uint32_t i = 0; i < kCount; ++i) sum[i] = ptx::add_rn(sum[i], acc[i]);
+}
+
+// The same for FP8: adds it times both scales.
 // kPanels = 2: rows 8 .. 15 of every 16 have scales of their own, `panel` bytes further. kEarly: loads all scales while
 // the products run, if there are registers for them. NOTE: every kWidth does the same operations in the same order, so
 // a result does not depend on the bucket.
@@ -92,8 +107,10 @@ LC_DEVICE void release(const device::Pipeline& stages) {
   }
 }
 
-template <Cluster kCluster>
+template <Operand kOperand, Cluster kCluster>
 struct TileMultiplier {
+  static constexpr bool kScaled = kOperand == Operand::kFp8;
+
   // With few tokens the products are short: a block's products run while the previous block's are added to the sums.
   template <uint32_t kWidth>
   LC_DEVICE static void multiply_ahead(const MoeGemmParams& p, uint32_t base, uint32_t warpgroup, uint32_t count,
@@ -106,11 +123,15 @@ struct TileMultiplier {
     const auto start = [&](float (&into)[kWidth / 2]) {
       const uint32_t at = ahead.stage * (p.smem.stage_bytes / 16);
       ahead.wait_full();  // precedes wgmma_fence, which orders operand reads after it
-      start_products<kWidth>(weights + at, tokens + at, into);
+      start_products<kOperand, kWidth>(weights + at, tokens + at, into);
       ahead.advance();
     };
     const auto finish = [&](float (&from)[kWidth / 2], auto pending) {
-      add_products<kWidth, 1, pending, true>(from, base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens, sum);
+      if constexpr (kScaled) {
+        add_products<kWidth, 1, pending, true>(from, base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens, sum);
+      } else {
+        add_products<pending>(from, sum);
+      }
       release<kCluster>(stages);
       stages.advance();
     };
@@ -149,8 +170,12 @@ struct TileMultiplier {
         LC_UNROLL
         for (uint32_t i = 0; i < kPasses; ++i) {
           float acc[kWidth / 2];
-          start_products<kWidth>(weights + at, tokens + at + i * kWidth * kBlockK / 16, acc);
-          add_products<kWidth, 1, 0, kWidth <= 64>(acc, scales + 4 * i * kWidth, sum[i]);
+          start_products<kOperand, kWidth>(weights + at, tokens + at + i * kWidth * kBlockK / 16, acc);
+          if constexpr (kScaled) {
+            add_products<kWidth, 1, 0, kWidth <= 64>(acc, scales + 4 * i * kWidth, sum[i]);
+          } else {
+            add_products<0>(acc, sum[i]);
+          }
         }
         release<kCluster>(stages);
       }
@@ -158,11 +183,15 @@ struct TileMultiplier {
     if constexpr (kCluster == Cluster::kSplit)
       if (!pieces.add_up(p, sum[0])) return;
     LC_UNROLL
-    for (uint32_t i = 0; i < kPasses; ++i) store_tile(p, base, tile, i * kWidth, sum[i]);
+    for (uint32_t i = 0; i < kPasses; ++i) {
+      if constexpr (!kScaled)
+        if (tile.refused) refuse(sum[i]);
+      store_tile(p, base, tile, i * kWidth, sum[i]);
+    }
   }
 };
 
-template <uint32_t kLargest, Cluster kCluster>
+template <Operand kOperand, uint32_t kLargest, Cluster kCluster>
 LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
   ptx::grid_dependency_wait();  // before anything is stored
   device::trace(device::TracedKernel::kGemm, device::TracePoint::kReady);
@@ -174,8 +203,9 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t column = tile.weight_tile * p.smem.tile_rows + warpgroup * kWarpgroupRows;
     const uint32_t columns = column >= p.n ? 0 : p.n - column < kWarpgroupRows ? p.n - column : kWarpgroupRows;
-    const OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
-    visit_bucket<TileMultiplier<kCluster>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
+    OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
+    if constexpr (kOperand == Operand::kBf16) out.refused = is_refused<kCluster>(p, tile);
+    visit_bucket<TileMultiplier<kOperand, kCluster>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
   }
   ptx::bulk_wait_read<0>();  // shared memory must outlive the copies that read it
   if (kCluster == Cluster::kSplit && p.split > 1) pieces.finish();
