@@ -37,6 +37,10 @@ struct OpCost {
 
 // 2 * rows * N * K for rows times a weight whose last two sizes are [N, K].
 double product_flops(int64_t rows, const TensorDesc& weight);
+// The same for `a` [M, K], or [G, M, K], and `b`, if what kEveryExpert says holds.
+double row_flops(const Arguments& a);
+double stacked_flops(const Arguments& a);
+constexpr const char* kEveryExpert = "every row is used and every expert has one";
 
 // arguments: outputs included.
 Explanation explain(const OpCost& cost, const Arguments& arguments);

@@ -1,6 +1,6 @@
 #include "check/error.h"
 #include "check/expert_weights.h"
-#include "check/tensor_checks.h"
+#include "check/gemm_checks.h"
 #include "common/constants.h"
 #include "common/numeric.h"
 #include "cost/moe_gemm_explain.h"
@@ -24,31 +24,6 @@ void check_activation(const char* op, Fp8Pair lhs, int rank, const char* layout)
   check_operand(op, {"sa", &sa}, DType::kFloat32, {a.sizes[0], a.sizes[1], blocks(width)}, like);
 }
 
-void check_inner_size(const char* op, const char* name, const TensorDesc& b, const TensorDesc& a) {
-  const int64_t k = a.sizes[a.dim - 1];
-  LC_CHECK(b.sizes[b.dim - 1] == k, op, name, "of shape " + shape_text(b), text("a last size of ", k, ", the K of `a`"),
-           describe("a", a), "");
-}
-
-void check_gemm_output(const char* op, const TensorDesc* out, std::initializer_list<int64_t> sizes, Named like) {
-  if (!out) return;
-  check_floating(op, "out", *out);
-  check_output_rows(op, {"out", out}, out->dtype, sizes, like);
-}
-
-void check_index_vector(const char* op, const char* name, const TensorDesc& tensor, int64_t size, Named like) {
-  check_operand(op, {name, &tensor}, DType::kInt32, {size}, like);
-  check_contiguous(op, name, tensor);
-}
-
-void check_hint(const char* op, const char* name, std::optional<int64_t> hint) {
-  LC_CHECK(hint.value_or(0) >= 0, op, name, std::to_string(*hint), "0 or more rows", "", "");
-}
-
-void check_split_k(const char* op, int64_t split_k) {
-  LC_CHECK(split_k == 1 || split_k == 2 || split_k == 4, op, "split_k", std::to_string(split_k), "1, 2 or 4", "", "");
-}
-
 // What the three layouts share: a [.., K] against b [G, N, K].
 void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, const char* layout) {
   check_activation(op, lhs, rank, layout);
@@ -59,62 +34,35 @@ void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, 
 void check_fp8_gemm_nt(const Arguments& a) {
   static constexpr const char* kOp = "fp8_gemm_nt";
   const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, *out = a.optional_tensor("out");
-  const int64_t split_k = a.integer("split_k");
-  const Named like{"a", &x};
+  const TensorDesc &x = lhs.values, &w = rhs.values;
   check_activation(kOp, lhs, 2, "[M, K]");
   check_lead(kOp, {"b", &w}, 2, "[N, K]", w.dim == 3 ? "m_grouped_fp8_gemm_nt_offset takes a stack of weights" : "");
   check_inner_size(kOp, "b", w, x);
   const int64_t n = w.sizes[0], k = w.sizes[1];
-  check_same_device(kOp, {"b", &w}, like);
+  check_same_device(kOp, {"b", &w}, {"a", &x});
   check_dtype(kOp, "b", w, DType::kFloat8E4M3);
   check_multiple(kOp, "b", w, 0, "[N, K]", "N");
   check_unit_inner_stride(kOp, "b", w);
   check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &w});
-  check_split_k(kOp, split_k);
-  check_gemm_output(kOp, out, {x.sizes[0], n}, like);
-  check_no_alias(kOp, a);
+  check_dense_rest(kOp, a);
 }
 
 void check_m_grouped_fp8_gemm_nt_offset(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_offset";
-  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, &offsets = a.tensor("offsets"), *out = a.optional_tensor("out");
-  const std::optional<int64_t> max_m_hint = a.optional_integer("max_m_hint");
-  const int64_t split_k = a.integer("split_k");
-  const Named like{"a", &x};
-  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
-  check_index_vector(kOp, "offsets", offsets, w.sizes[0] + 1, like);
-  check_hint(kOp, "max_m_hint", max_m_hint);
-  check_split_k(kOp, split_k);
-  check_gemm_output(kOp, out, {x.sizes[0], w.sizes[1]}, like);
-  check_no_alias(kOp, a);
+  check_grouped_operands(kOp, a.pair("a", "sa"), a.pair("b", "sb"), 2, "[M, K]");
+  check_offset_rest(kOp, a);
 }
 
 void check_m_grouped_fp8_gemm_nt_masked(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_masked";
-  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, &masked_m = a.tensor("masked_m"), *out = a.optional_tensor("out");
-  const int64_t expected_m = a.integer("expected_m");
-  const Named like{"a", &x};
-  check_grouped_operands(kOp, lhs, rhs, 3, "[G, M, K]");
-  LC_CHECK(w.sizes[0] == x.sizes[0], kOp, "b", "of shape " + shape_text(w),
-           text("a first size of ", x.sizes[0], ", the G of `a`"), describe("a", x), "");
-  check_index_vector(kOp, "masked_m", masked_m, x.sizes[0], like);
-  check_hint(kOp, "expected_m", expected_m);
-  check_gemm_output(kOp, out, {x.sizes[0], x.sizes[1], w.sizes[1]}, like);
-  check_no_alias(kOp, a);
+  check_grouped_operands(kOp, a.pair("a", "sa"), a.pair("b", "sb"), 3, "[G, M, K]");
+  check_masked_rest(kOp, a);
 }
 
 void check_m_grouped_fp8_gemm_nt_contiguous(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_contiguous";
-  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, &indices = a.tensor("m_indices"), *out = a.optional_tensor("out");
-  const Named like{"a", &x};
-  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
-  check_index_vector(kOp, "m_indices", indices, x.sizes[0], like);
-  check_gemm_output(kOp, out, {x.sizes[0], w.sizes[1]}, like);
-  check_no_alias(kOp, a);
+  check_grouped_operands(kOp, a.pair("a", "sa"), a.pair("b", "sb"), 2, "[M, K]");
+  check_contiguous_rest(kOp, a);
 }
 
 void check_interleave_gate_up(const Arguments& a) {
@@ -156,13 +104,6 @@ void check_m_grouped_fp8_swiglu_gemm_nt_offset(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
-constexpr const char* kEveryExpert = "every row is used and every expert has one";
-
-double row_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("b")); }
-double stacked_flops(const Arguments& a) {
-  const TensorDesc& x = a.tensor("a");
-  return product_flops(x.sizes[0] * x.sizes[1], a.tensor("b"));
-}
 double gate_up_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("gate_up")); }
 
 MoeGemmProblem dense_problem(const Arguments& a) {

@@ -54,7 +54,7 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_
         LongcatUnsupportedError: a DeepGEMM keyword has another value.
     """
     if deepgemm:
-        deepgemm_keywords("fp8_gemm_nt", deepgemm, ("c",))
+        deepgemm_keywords("fp8_gemm_nt", deepgemm)
     (a, sa), (b, sb) = pair("fp8_gemm_nt", "lhs", lhs), pair("fp8_gemm_nt", "rhs", rhs)
     if out is None:
         out = torch.empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16, device=a.device)
@@ -141,7 +141,7 @@ def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_
     """
     op = "m_grouped_fp8_gemm_nt_contiguous"
     if deepgemm:
-        deepgemm_keywords(op, deepgemm, ("use_psum_layout", "expected_m_for_psum_layout"))
+        deepgemm_keywords(op, deepgemm)
     _contiguous(*pair(op, "lhs", lhs), *pair(op, "rhs", rhs), m_indices, out)
     return out
 

@@ -69,7 +69,7 @@ def flatten(op: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, ...]:
         raise TypeError(f"{op}() {error}") from None
     bound.apply_defaults()
     given = bound.arguments
-    deepgemm_keywords(op, given.pop("deepgemm", {}), OPS[op].keywords)
+    deepgemm_keywords(op, given.pop("deepgemm", {}))
     values: dict[str, Any] = {}
     for name, value in given.items():
         values.update(_parts(op, signature.parameters[name], value))

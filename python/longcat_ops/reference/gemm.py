@@ -66,7 +66,7 @@ def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offset
                                  split_k: int = 1) -> Tensor:  # fmt: skip
     """out[offsets[g]:offsets[g+1]] = lhs[offsets[g]:offsets[g+1]] @ rhs[g].T; other rows are not written."""
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*rhs)
-    for g, rows in _groups(offsets, len(a)):
+    for g, rows in groups_of(offsets, len(a)):
         out[rows] = _rescued(product(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
     return out
 
@@ -106,7 +106,7 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(lhs: Fp8Pair, gate_up: Fp8Pair, offsets:
     if out is None:
         rows, width = len(a), w.shape[1] // 2
         out = a.new_empty((rows, width), dtype=lhs[0].dtype), a.new_empty((rows, -(-width // BLOCK)))
-    for g, rows in _groups(offsets, len(a)):
+    for g, rows in groups_of(offsets, len(a)):
         d = product(a[rows], w[g])
         gate, up = _rescued(d, _part(lhs, rows), _part(gate_up, g), interleaved=True).chunk(2, -1)
         for whole, part in zip(out, per_token_group_quant_fp8(silu(gate) * up), strict=True):
@@ -161,7 +161,7 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
     return linear(F.pad(rows, (0, 0, 0, padded(m) - m)), weight)[:m]
 
 
-def _groups(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
+def groups_of(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
     """(g, its rows) of each group that has rows; offsets outside 0 .. rows are cut off."""
     bounds = [min(max(at, 0), rows) for at in offsets.tolist()]
     for g, (start, end) in enumerate(pairwise(bounds)):

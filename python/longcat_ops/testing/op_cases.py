@@ -73,6 +73,16 @@ def _offsets(groups: int, rows: int) -> Tensor:
     return torch.tensor([0, *inner, max(rows - 1, 0)], dtype=torch.int32)
 
 
+def _masked_m(groups: int, rows: int) -> Tensor:
+    return torch.tensor([(3 * g) % (rows + 1) for g in range(groups)], dtype=torch.int32)
+
+
+def _m_indices(groups: int, rows: int) -> Tensor:
+    """Every fifth row is of no group."""
+    indices = [-1 if i % 5 == 4 else i * groups // max(rows, 1) for i in range(rows)]
+    return torch.tensor(indices, dtype=torch.int32)
+
+
 @_seeded
 def _quant(rows: int, width: int, **kwargs: Any) -> Call:
     return call(torch.randn(rows, width).bfloat16(), **kwargs)
@@ -104,15 +114,13 @@ def _offset(m: int, n: int, k: int, groups: int, **kwargs: Any) -> Call:
 @_seeded
 def _masked(m: int, n: int, k: int, groups: int) -> Call:
     out = torch.zeros(groups, m, n, dtype=torch.bfloat16)
-    masked_m = torch.tensor([(3 * g) % (m + 1) for g in range(groups)], dtype=torch.int32)
-    return call(activation(groups, m, k), stacked_weight(groups, n, k), out, masked_m, 4)
+    return call(activation(groups, m, k), stacked_weight(groups, n, k), out, _masked_m(groups, m), 4)
 
 
 @_seeded
 def _contiguous(m: int, n: int, k: int, groups: int) -> Call:
     out = torch.zeros(m, n, dtype=torch.bfloat16)
-    indices = torch.tensor([-1 if i % 5 == 4 else i * groups // max(m, 1) for i in range(m)], dtype=torch.int32)
-    return call(activation(m, k), stacked_weight(groups, n, k), out, indices)
+    return call(activation(m, k), stacked_weight(groups, n, k), out, _m_indices(groups, m))
 
 
 @_seeded
@@ -124,6 +132,29 @@ def _interleave(groups: int, width: int, k: int) -> Call:
 def _swiglu(m: int, width: int, k: int, groups: int, **kwargs: Any) -> Call:
     weights = longcat_ops.interleave_gate_up(*gate_up(groups, width, k))
     return call(activation(m, k), weights, _offsets(groups, m), **kwargs)
+
+
+@_seeded
+def _bf16(m: int, n: int, k: int, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Call:
+    return call(torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype), **kwargs)
+
+
+@_seeded
+def _bf16_offset(m: int, n: int, k: int, groups: int, **kwargs: Any) -> Call:
+    a, b = torch.randn(m, k).bfloat16(), torch.randn(groups, n, k).bfloat16()
+    return call(a, b, torch.zeros(m, n, dtype=torch.bfloat16), _offsets(groups, m), **kwargs)
+
+
+@_seeded
+def _bf16_masked(m: int, n: int, k: int, groups: int, dtype: torch.dtype = torch.bfloat16) -> Call:
+    a, b = torch.randn(groups, m, k).to(dtype), torch.randn(groups, n, k).to(dtype)
+    return call(a, b, torch.zeros(groups, m, n, dtype=dtype), _masked_m(groups, m), 4)
+
+
+@_seeded
+def _bf16_contiguous(m: int, n: int, k: int, groups: int) -> Call:
+    a, b = torch.randn(m, k).bfloat16(), torch.randn(groups, n, k).bfloat16()
+    return call(a, b, torch.zeros(m, n), _m_indices(groups, m))
 
 
 @_seeded
@@ -228,6 +259,28 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "ragged": lambda: _swiglu(11, 136, 160, 3),
         "hints": lambda: _swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
         "empty": lambda: _swiglu(0, 64, 128, 3),
+    },
+    "bf16_gemm_nt": {
+        "ragged": lambda: _bf16(5, 72, 168),
+        "f32": lambda: _bf16(9, 24, 136, torch.float32),
+        "into": lambda: _bf16(3, 136, 256, out=torch.zeros(3, 136)),
+        "split": lambda: _bf16(9, 72, 640, split_k=4),
+        "empty": lambda: _bf16(0, 64, 128),
+    },
+    "m_grouped_bf16_gemm_nt_offset": {
+        "ragged": lambda: _bf16_offset(11, 72, 168, 3),
+        "hints": lambda: _bf16_offset(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "split": lambda: _bf16_offset(11, 72, 384, 2, split_k=2),
+        "empty": lambda: _bf16_offset(0, 64, 128, 3),
+    },
+    "m_grouped_bf16_gemm_nt_masked": {
+        "ragged": lambda: _bf16_masked(5, 72, 168, 3),
+        "f32": lambda: _bf16_masked(9, 24, 136, 2, torch.float32),
+        "empty": lambda: _bf16_masked(0, 64, 128, 2),
+    },
+    "m_grouped_bf16_gemm_nt_contiguous": {
+        "ragged": lambda: _bf16_contiguous(11, 72, 168, 3),
+        "empty": lambda: _bf16_contiguous(0, 64, 128, 2),
     },
     "moe_route": {
         "odd": lambda: _route(5, 13, 4, 5),

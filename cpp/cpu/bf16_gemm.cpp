@@ -1,0 +1,88 @@
+#include "cpu/bf16_gemm.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "common/numeric.h"
+#include "cpu/dispatch.h"
+#include "cpu/isa.h"
+#include "cpu/lanes.h"
+
+namespace longcat_ops::cpu {
+namespace {
+
+constexpr int kTile = kBf16GemmTile;
+constexpr int kStep = 2 * kLanes;    // elements of k at once: a vector of bf16
+constexpr int kPanelRows = 64;       // rows of a that are widened at once and share each read of the weights
+constexpr int64_t kChunkSteps = 16;  // steps of k after which other rows have their turn, so that both stay in L1
+
+using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
+
+// Rows of a as float32 in blocks of kBlockRows or fewer: [blocks, steps, rows of the block, kStep].
+struct Panel {
+  float* values;
+  float* sums;  // [kPanelRows, kTile, kLanes]
+  int64_t rows, steps;
+};
+
+namespace baseline {
+#define LC_BODY LC_INLINE
+#define LC_ACCUMULATORS 2
+#include "cpu/bf16_gemm_body.inc"
+#undef LC_ACCUMULATORS
+#undef LC_BODY
+}  // namespace baseline
+namespace avx2 {
+#define LC_BODY LC_TARGET_AVX2 LC_INLINE
+#define LC_ACCUMULATORS 4
+#include "cpu/bf16_gemm_body.inc"
+#undef LC_ACCUMULATORS
+#undef LC_BODY
+}  // namespace avx2
+namespace avx512 {
+#define LC_BODY LC_TARGET_AVX512 LC_INLINE
+#define LC_ACCUMULATORS 16
+#include "cpu/bf16_gemm_body.inc"
+#undef LC_ACCUMULATORS
+#undef LC_BODY
+}  // namespace avx512
+
+#define LC_DEFINE_KERNEL(isa, ...)                                                                       \
+  template <class Format>                                                                                \
+  __VA_ARGS__ void gemm_##isa(const Bf16GemmParams& p, const Panel& panel, int64_t begin, int64_t end) { \
+    isa::gemm<Format>(p, panel, begin, end);                                                             \
+  }
+
+LC_DEFINE_KERNEL(baseline, )
+LC_DEFINE_KERNEL(avx2, LC_TARGET_AVX2)
+LC_DEFINE_KERNEL(avx512, LC_TARGET_AVX512)
+
+// A panel in this thread's own memory, on a cache line.
+Panel make_panel(int64_t rows, int64_t k) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  thread_local std::vector<float> memory;
+  const int64_t steps = ceil_div(k, kStep), held = std::min<int64_t>(rows, kPanelRows);
+  const size_t wanted = held * (steps * kStep + kTile * kLanes) + kLine;
+  if (memory.size() < wanted) memory.resize(wanted);
+  float* start = memory.data() + (-(reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float))) % kLine;
+  return {start + held * kTile * kLanes, start, 0, steps};
+}
+
+template <class Format>
+void run(const Bf16GemmParams& params, int64_t begin, int64_t end) {
+  const Panel panel = make_panel(params.row_end - params.row_begin, params.k);
+  switch (active_isa()) {
+    case Isa::kBaseline: return gemm_baseline<Format>(params, panel, begin, end);
+    case Isa::kAvx2: return gemm_avx2<Format>(params, panel, begin, end);
+    case Isa::kAvx512: return gemm_avx512<Format>(params, panel, begin, end);
+  }
+}
+
+}  // namespace
+
+void bf16_gemm_nt(const Bf16GemmParams& params, int64_t begin, int64_t end) {
+  params.dtype == DType::kBFloat16 ? run<BFloat16>(params, begin, end) : run<Float32>(params, begin, end);
+}
+
+}  // namespace longcat_ops::cpu
