@@ -158,6 +158,17 @@ def _bf16_contiguous(m: int, n: int, k: int, groups: int) -> Call:
 
 
 @_seeded
+def _bf16_interleave(groups: int, width: int, k: int, dtype: torch.dtype = torch.bfloat16) -> Call:
+    return call(torch.randn(groups, 2 * width, k).to(dtype))
+
+
+@_seeded
+def _bf16_swiglu(m: int, width: int, k: int, groups: int, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Call:
+    gate_up = longcat_ops.interleave_gate_up(torch.randn(groups, 2 * width, k).to(dtype) / k**0.5)
+    return call(torch.randn(m, k).to(dtype), gate_up, _offsets(groups, m), **kwargs)
+
+
+@_seeded
 def _route(tokens: int, experts: int, zero: int, top_k: int, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Call:
     logits = torch.randn(tokens, experts).to(dtype)
     return call(
@@ -254,10 +265,16 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "ragged": lambda: _contiguous(11, 72, 160, 3),
         "empty": lambda: _contiguous(0, 64, 128, 2),
     },
-    "interleave_gate_up": {"ragged": lambda: _interleave(2, 136, 160), "one": lambda: _interleave(1, 8, 8)},
+    "interleave_gate_up": {
+        "ragged": lambda: _interleave(2, 136, 160),
+        "one": lambda: _interleave(1, 8, 8),
+        "bf16": lambda: _bf16_interleave(2, 24, 40),
+        "f32": lambda: _bf16_interleave(1, 8, 8, torch.float32),
+    },
     "m_grouped_fp8_swiglu_gemm_nt_offset": {
         "ragged": lambda: _swiglu(11, 136, 160, 3),
         "hints": lambda: _swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "plain": lambda: _swiglu(11, 136, 160, 3, quantise=False),
         "empty": lambda: _swiglu(0, 64, 128, 3),
     },
     "bf16_gemm_nt": {
@@ -281,6 +298,13 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "m_grouped_bf16_gemm_nt_contiguous": {
         "ragged": lambda: _bf16_contiguous(11, 72, 168, 3),
         "empty": lambda: _bf16_contiguous(0, 64, 128, 2),
+    },
+    "m_grouped_bf16_swiglu_gemm_nt_offset": {
+        "ragged": lambda: _bf16_swiglu(11, 136, 168, 3),
+        "quantised": lambda: _bf16_swiglu(11, 136, 168, 3, quantise=True),
+        "f32": lambda: _bf16_swiglu(9, 24, 136, 2, torch.float32),
+        "hints": lambda: _bf16_swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "empty": lambda: _bf16_swiglu(0, 64, 128, 3),
     },
     "moe_route": {
         "odd": lambda: _route(5, 13, 4, 5),
