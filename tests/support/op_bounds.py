@@ -9,27 +9,29 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from support import swiglu_oracle
+from support import bf16_swiglu_oracle, swiglu_oracle
 from support.grouped import Fp8Pair, assert_close, gemm, wide
-from support.near_oracle import assert_quantised
 
 FP8 = torch.float8_e4m3fn
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
 PRODUCTS = ("fp8_gemm_nt", "m_grouped_fp8_gemm_nt_offset", "m_grouped_fp8_gemm_nt_masked",
             "m_grouped_fp8_gemm_nt_contiguous")  # fmt: skip
-SWIGLU = "m_grouped_fp8_swiglu_gemm_nt_offset"
-ROUNDED = {*PRODUCTS, SWIGLU, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
+SWIGLU = ("m_grouped_fp8_swiglu_gemm_nt_offset", "m_grouped_bf16_swiglu_gemm_nt_offset")
+ROUNDED = {*PRODUCTS, *SWIGLU, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
 
 
 def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
     """Each element of a product is within the bound of its own terms, sum |a| |b|, of the fp64 product."""
     a, sa = arguments[:2]
-    if op == SWIGLU:
-        h, sh = outputs
-        groups = list(_by_offsets(arguments[4]))
-        oracle = swiglu_oracle.expected([(a[rows], sa[rows]) for rows in groups], arguments[2:4])
+    if op in SWIGLU:
+        fp8 = op == SWIGLU[0]
+        groups = list(_by_offsets(arguments[4 if fp8 else 2]))
+        if fp8:
+            oracle = swiglu_oracle.expected([(a[rows], sa[rows]) for rows in groups], arguments[2:4])
+        else:
+            oracle = bf16_swiglu_oracle.expected([a[rows] for rows in groups], arguments[1])
         for rows, (value, bound) in zip(groups, oracle, strict=True):
-            assert_quantised(h[rows], sh[rows], value, bound)
+            swiglu_oracle.assert_hidden([t[rows] for t in outputs], value, bound)
     else:
         for rows, weight in _groups(op, arguments):
             assert_close(outputs[0][rows], *gemm((a[rows], sa[rows]), wide(*weight, block_rows=128)))
