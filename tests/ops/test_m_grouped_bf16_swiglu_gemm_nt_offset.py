@@ -17,7 +17,7 @@ from longcat_ops.testing.op_results import bits
 from support import carried
 from support.bf16_calls import activations, place
 from support.bf16_swiglu_oracle import OP, expected, halves, run, weights
-from support.grouped import SIZES
+from support.grouped import few_sizes
 from support.near_oracle import FLOOR_SCALE
 from support.swiglu_oracle import assert_hidden, is_unset, prefilled
 
@@ -33,7 +33,7 @@ def operands(sizes: Sequence[int], width: int, k: int, dtype: torch.dtype) -> tu
 
 @EVERY_FORM
 @pytest.mark.parametrize(("width", "k"), [(8, 8), (136, 136), (8, 264), (256, 8)])
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("sizes", few_sizes(), ids=str)
 def test_against_fp64(sizes: tuple[int, ...], width: int, k: int, dtype: torch.dtype, quantise: bool) -> None:
     parts, gate_up = operands(sizes, width, k, dtype)
     for out, oracle in zip(run(parts, gate_up, quantise=quantise), expected(parts, gate_up), strict=True):

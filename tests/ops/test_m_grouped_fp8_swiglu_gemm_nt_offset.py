@@ -21,6 +21,7 @@ from support.grouped import (
     activations,
     assert_close,
     check_rows_stand_alone,
+    few_sizes,
     place,
     select,
     wide,
@@ -47,7 +48,7 @@ def test_against_fp64(sizes: tuple[int, ...], width: int, k: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "k"), list(itertools.product((8, 136, 256), (128, 160, 384))))
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("sizes", few_sizes(), ids=str)
 def test_h_in_bf16_against_fp64(sizes: tuple[int, ...], width: int, k: int) -> None:
     rhs = weights(len(sizes), width, k)
     parts = activations(sizes, k)
