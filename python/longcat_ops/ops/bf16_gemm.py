@@ -27,9 +27,9 @@ def bf16_gemm_nt(a: Tensor, b: Tensor, out: Tensor | None = None, *, split_k: in
     """D = A @ B.T.
 
     On a CPU, and on a GPU for a given split_k, the bits of a row of D depend on nothing but its row of A, B and their
-    dtype. A NaN in its row of A or of B makes an element NaN, and so does inf times 0. A sum of bfloat16 products is
-    finite wherever the sum of their magnitudes is below 2^127; beyond that, and for float32 operands whose products
-    come near 2^128, a partial sum may be inf, or two of them NaN, where the exact sum is finite.
+    dtype. A NaN in its row of A or of B makes an element NaN, and so does inf times 0. An element is finite wherever
+    the magnitudes of its products add up to less than 2^127; beyond that a partial sum may be inf, and the element inf
+    or NaN, where the exact sum is finite.
 
     Args:
         a: bf16 [M, K], on a CPU also f32; M may be 0.
@@ -49,7 +49,7 @@ def bf16_gemm_nt(a: Tensor, b: Tensor, out: Tensor | None = None, *, split_k: in
     if deepgemm:
         deepgemm_keywords("bf16_gemm_nt", deepgemm)
     if out is None:
-        out = a.new_empty((a.shape[0], b.shape[0]))
+        out = a.new_empty(a.shape[0], b.shape[0])  # apart: half a microsecond less than as a tuple
     _bf16_gemm_nt(a, b, split_k, out)
     return out
 
