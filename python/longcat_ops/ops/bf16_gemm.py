@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .calling import kernel, public
 from .deepgemm import deepgemm_keywords
-from .parameters import output
 
 _bf16_gemm_nt = kernel("bf16_gemm_nt")
 _offset = kernel("m_grouped_bf16_gemm_nt_offset")
@@ -76,8 +75,7 @@ def m_grouped_bf16_gemm_nt_offset(a: Tensor, b: Tensor, out: Tensor, offsets: Te
     Raises:
         LongcatShapeError: the operands do not fit each other, or split_k has another value.
     """
-    op = "m_grouped_bf16_gemm_nt_offset"
-    _offset(a, b, offsets, max_m_hint, counts_ready, split_k, output(op, out))
+    _offset(a, b, offsets, max_m_hint, counts_ready, split_k, out)
     return out
 
 
@@ -101,10 +99,9 @@ def m_grouped_bf16_gemm_nt_masked(a: Tensor, b: Tensor, out: Tensor, masked_m: T
         LongcatShapeError: the operands do not fit each other.
         LongcatUnsupportedError: a DeepGEMM keyword has another value.
     """
-    op = "m_grouped_bf16_gemm_nt_masked"
     if deepgemm:
-        deepgemm_keywords(op, deepgemm)
-    _masked(a, b, masked_m, expected_m, output(op, out))
+        deepgemm_keywords("m_grouped_bf16_gemm_nt_masked", deepgemm)
+    _masked(a, b, masked_m, expected_m, out)
     return out
 
 
@@ -128,8 +125,7 @@ def m_grouped_bf16_gemm_nt_contiguous(a: Tensor, b: Tensor, out: Tensor, m_indic
         LongcatShapeError: the operands do not fit each other.
         LongcatUnsupportedError: a DeepGEMM keyword has another value.
     """
-    op = "m_grouped_bf16_gemm_nt_contiguous"
     if deepgemm:
-        deepgemm_keywords(op, deepgemm)
-    _contiguous(a, b, m_indices, output(op, out))
+        deepgemm_keywords("m_grouped_bf16_gemm_nt_contiguous", deepgemm)
+    _contiguous(a, b, m_indices, out)
     return out
