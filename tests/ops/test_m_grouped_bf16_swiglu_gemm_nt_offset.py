@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 
 import pytest
@@ -14,16 +13,14 @@ import longcat_ops
 from longcat_ops import interleave_gate_up, m_grouped_bf16_swiglu_gemm_nt_offset
 from longcat_ops.ops import checking
 from longcat_ops.testing.op_results import bits
-from support import carried
 from support.bf16_calls import activations, place
+from support.bf16_grouped import BACKEND, DTYPES, apart
 from support.bf16_swiglu_oracle import OP, expected, halves, run, weights
 from support.grouped import few_sizes
 from support.near_oracle import FLOOR_SCALE
 from support.swiglu_oracle import assert_hidden, is_unset, prefilled
 
 BF16, F32 = torch.bfloat16, torch.float32
-BACKEND = os.environ.get("LONGCAT_OPS_BACKEND")
-DTYPES = [BF16] if carried.active or BACKEND == "emu" else [BF16, F32]  # float32 operands are for a CPU
 EVERY_FORM = pytest.mark.parametrize(("dtype", "quantise"), list(itertools.product(DTYPES, (False, True))))
 
 
@@ -162,8 +159,7 @@ def test_views(dtype: torch.dtype, quantise: bool) -> None:
     gate_up = weights(3, 24, 40, dtype)
     offsets = torch.tensor([0, 7, 7, 20], dtype=torch.int32)
     found = m_grouped_bf16_swiglu_gemm_nt_offset(part, gate_up, offsets, quantise=quantise)
-    a = torch.full((20, 51), torch.nan, dtype=dtype)[:, 3:43].copy_(part)
-    w = torch.full((3, 49, 56), torch.nan, dtype=dtype)[:, :48, 8:48].copy_(gate_up)
+    a, w = apart(part), apart(gate_up)
     for columns in (slice(0, 24), slice(5, 29)):
         h, sh = prefilled(20, 32, None if quantise else dtype)
         untouched = h.clone()

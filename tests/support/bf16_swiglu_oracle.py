@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longcat_ops import interleave_gate_up
-from support import carried
+from support import bf16_grouped
 from support.bf16_calls import place, product
 from support.near_oracle import silu_and_mul
 from support.swiglu_oracle import LEAD, TAIL, Hidden, parts_of, prefilled
@@ -35,12 +35,16 @@ def halves(gate_up: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def expected(parts: Sequence[Tensor], gate_up: Tensor, tensor_cores: bool | None = None) -> list[tuple[Tensor, Tensor]]:
-    """h of each part in fp64, before it is rounded, and its bound: the errors of two sums (as in `bf16_calls.product`),
-    plus those of SwiGLU in float32. tensor_cores: None if they are used where the tests run on a GPU."""
-    mma = "hopper" if (carried.active if tensor_cores is None else tensor_cores) else "exact"
+    """h of each part in fp64, before it is rounded, and its bound: the errors of two sums plus those of SwiGLU in
+    float32. tensor_cores: the emulator's; None: the sums are those of what runs the ops."""
     results = []
     for part, weight in zip(parts, gate_up, strict=True):
-        (z, z_error), (v, v_error) = (product(part, half, mma) for half in halves(weight))
+        (z, z_error), (v, v_error) = (
+            bf16_grouped.product(part, half)
+            if tensor_cores is None
+            else product(part, half, "hopper" if tensor_cores else "exact")
+            for half in halves(weight)
+        )
         results.append(silu_and_mul(z, v, z_error, v_error))
     return results
 

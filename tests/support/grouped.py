@@ -59,7 +59,7 @@ _LEAD, _TAIL = 2, 3  # rows of no group before the first and after the last one
 
 
 def few_sizes() -> list[Any]:
-    """Parameters of a test: every run has FEW_SIZES, only the long tier has all SIZES, which are few on the emulator."""
+    """Parameters of a test: every run has FEW_SIZES, only the long tier all SIZES, which are few on the emulator."""
     every = os.environ.get("LONGCAT_OPS_BACKEND") == "emu"
     return [pytest.param(sizes, marks=() if every or sizes in FEW_SIZES else pytest.mark.slow) for sizes in SIZES]
 
