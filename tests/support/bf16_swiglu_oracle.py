@@ -50,10 +50,10 @@ def expected(parts: Sequence[Tensor], gate_up: Tensor, tensor_cores: bool | None
 
 
 def run(parts: Sequence[Tensor], gate_up: Tensor, *, quantise: bool = False, max_m_hint: int | None = None,
-        counts_ready: bool = False, op: Callable[..., None] = OP) -> list[Hidden]:  # fmt: skip
+        counts_ready: bool = False, lead: int = LEAD, op: Callable[..., None] = OP) -> list[Hidden]:  # fmt: skip
     """h of each part from the bare op, in prefilled outputs; rows of no group are NaN in the input and stay unwritten
     in the output."""
-    starts = list(itertools.accumulate([LEAD, *map(len, parts)]))
+    starts = list(itertools.accumulate([lead, *map(len, parts)]))
     a = place(parts, starts[:-1], starts[-1] + TAIL)
     h, sh = prefilled(len(a), gate_up.shape[1] // 2, None if quantise else a.dtype)
     op(a, gate_up, torch.tensor(starts, dtype=torch.int32), max_m_hint, counts_ready, h, sh)
