@@ -10,6 +10,7 @@
 #include "gemm/epilogue.cuh"
 #include "gemm/producer.cuh"
 #include "gemm/split.cuh"
+#include "gemm/wgmma_tile.cuh"
 
 namespace longcat_ops::moe_gemm {
 
@@ -40,10 +41,6 @@ LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
   }
 }
 
-// Descriptor of a tile of 1024-byte atoms. To move it along the tile or to another stage, add 16-byte units.
-// NOTE: making a descriptor for each product would put a chain of dependent instructions between two of them.
-LC_DEVICE uint64_t descriptor_of(uint32_t tile) { return ptx::make_descriptor(tile, 16, 1024, ptx::Swizzle::k128B); }
-
 // Starts one stage, 64 weight rows times kWidth tokens, as the newest group of products.
 template <Operand kOperand, uint32_t kWidth>
 LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kWidth / 2]) {
@@ -59,15 +56,7 @@ LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kW
   ptx::wgmma_commit();
 }
 
-// Waits for a group of bf16 products, with up to kPending newer ones in flight, and adds it to the sums.
-template <int kPending, uint32_t kCount>
-LC_DEVICE void add_products(float (&acc)[kCount], float (&sum)[kCount]) {
-  ptx::wgmma_wait_for<kPending>(acc);
-  LC_UNROLL
-  for (uint32_t i = 0; i < kCount; ++i) sum[i] = ptx::add_rn(sum[i], acc[i]);
-}
-
-// The same for FP8: adds it times both scales.
+// Waits for a group of products, with up to kPending newer ones in flight, and adds it, times both scales, to the sums.
 // kPanels = 2: rows 8 .. 15 of every 16 have scales of their own, `panel` bytes further. kEarly: loads all scales while
 // the products run, if there are registers for them. NOTE: every kWidth does the same operations in the same order, so
 // a result does not depend on the bucket.

@@ -163,6 +163,33 @@ SCALARS = [
         "`logits` is of shape [1, 1025], expected [T, E] with E in 1 .. 1024",
         lambda a, k: ((torch.zeros(1, 1025), torch.zeros(1025)), k | {"num_experts": 1025}),
     ),
+    bad(
+        "router_gemm",
+        "`x` is torch.float16, expected torch.bfloat16 or torch.float32",
+        lambda a, k: ((a[0].half(), a[1]), k),
+    ),
+    bad("router_gemm", "`w` is torch.bfloat16, expected torch.float32", lambda a, k: ((a[0], a[1].bfloat16()), k)),
+    bad("router_gemm", "`w` is of shape [100, 192], expected [100, 200]", lambda a, k: ((a[0], a[1][:, :192]), k)),
+    bad(
+        "router_gemm",
+        "`w` is of shape [1025, 200], expected [E, H] with E in 1 .. 1024",
+        lambda a, k: ((a[0], torch.zeros(1025, 200)), k),
+    ),
+    bad(
+        "router_gemm",
+        "`w` is of strides (1, 100), expected contiguous",
+        lambda a, k: ((a[0], a[1].t().contiguous().t()), k),
+    ),
+    bad(
+        "router_gemm",
+        "`split` is of shape [2, 100, 200], expected [3, 100, 200]",
+        lambda a, k: (a, {"split": k["split"][:2]}),
+    ),
+    bad(
+        "router_gemm",
+        "`split` is torch.float32, expected torch.bfloat16",
+        lambda a, k: (a, {"split": k["split"].float()}),
+    ),
     bad("moe_plan", "`num_local` is 0, expected 1 .. 1024 experts", lambda a, k: ((a[0], 0), k)),
     bad("moe_plan", "`num_local` is 1025, expected 1 .. 1024 experts", lambda a, k: ((a[0], 1025), k)),
     bad(

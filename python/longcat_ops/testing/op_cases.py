@@ -186,6 +186,12 @@ def _weighted_plan(tokens: int, num_local: int) -> Call:
 
 
 @_seeded
+def _router(tokens: int, experts: int, width: int, dtype: torch.dtype = torch.bfloat16, split: bool = False) -> Call:
+    w = 0.02 * torch.randn(experts, width)
+    return call(torch.randn(tokens, width).to(dtype), w, split=longcat_ops.split_bf16x3(w) if split else None)
+
+
+@_seeded
 def _permute(tokens: int, width: int, **kwargs: Any) -> Call:
     return call(torch.randn(tokens, width).bfloat16(), plan_of(route(tokens)), **kwargs)
 
@@ -281,6 +287,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "m_grouped_bf16_gemm_nt_contiguous": {
         "ragged": lambda: _bf16_contiguous(11, 72, 168, 3),
         "empty": lambda: _bf16_contiguous(0, 64, 128, 2),
+    },
+    "router_gemm": {
+        "split": lambda: _router(5, 100, 200, split=True),
+        "f32": lambda: _router(3, 13, 72, torch.float32, split=True),
+        "alone": lambda: _router(9, 96, 64),
+        "empty": lambda: _router(0, 24, 64, split=True),
     },
     "moe_route": {
         "odd": lambda: _route(5, 13, 4, 5),
