@@ -52,8 +52,10 @@ void router_gemm_cpu(const Call& a) {
   const int64_t left = w.sizes[0] - product.n;  // experts of a part of a tile
   if (left == 0 || tokens == 0) return;
   Rows weights(cpu::kBf16GemmTile, columns), sums(tokens, cpu::kBf16GemmTile);
-  std::memcpy(weights.memory.data(), static_cast<const float*>(product.b.data) + product.n * columns,
-              left * columns * sizeof(float));
+  for (int64_t i = 0; i < left; ++i)
+    std::memcpy(weights.memory.data() + i * columns,
+                static_cast<const float*>(product.b.data) + (product.n + i) * product.b.row_stride,
+                columns * sizeof(float));
   cpu::Bf16GemmParams rest = product;
   rest.b = weights.matrix;
   rest.out = sums.matrix;
@@ -65,7 +67,8 @@ void router_gemm_cpu(const Call& a) {
 }
 
 void router_gemm_device(const Call& a) {
-  if (!a.optional_tensor("split")) return router_gemm_cpu(a);  // in the emulator; on CUDA the check refuses it
+  const TensorDesc* split = a.optional_tensor("split");
+  if (!split || split->address % 16 != 0) return router_gemm_cpu(a);  // in the emulator; on CUDA the check refuses it
   const lc_router_gemm_args args{
       .struct_size = sizeof args,
       .x = device_matrix(a, "x"),

@@ -24,12 +24,14 @@ void check_router_gemm(const Arguments& a) {
   LC_CHECK(experts >= 1 && experts <= kMaxExperts, kOp, "w", "of shape " + shape_text(w),
            text("[E, H] with E in 1 .. ", kMaxExperts), describe("x", x), "");
   check_operand(kOp, {"w", &w}, DType::kFloat32, {experts, columns}, like);
-  check_contiguous(kOp, "w", w);
+  check_unit_inner_stride(kOp, "w", w);
   LC_CHECK(split || x.device != DeviceKind::kCuda, kOp, "split", "None", "split_bf16x3(w): on CUDA the terms are read",
            describe("x", x), "split=longcat_ops.split_bf16x3(w)");
   if (split) {
     check_operand(kOp, {"split", split}, DType::kBFloat16, {kTerms, experts, columns}, like);
     check_contiguous(kOp, "split", *split);
+    LC_CHECK(split->address % 16 == 0 || x.device != DeviceKind::kCuda, kOp, "split", "at an address off 16 bytes",
+             "a multiple of 16", describe("split", *split), "split.clone()");
   }
   if (out) check_output_rows(kOp, {"out", out}, DType::kFloat32, {x.sizes[0], experts}, like);
   check_no_alias(kOp, a);

@@ -7,10 +7,10 @@
 
 #include "device/trace.cuh"
 #include "device/vector_io.cuh"
+#include "device/wgmma_tile.cuh"
 #include "gemm/epilogue.cuh"
 #include "gemm/producer.cuh"
 #include "gemm/split.cuh"
-#include "gemm/wgmma_tile.cuh"
 
 namespace longcat_ops::moe_gemm {
 
@@ -105,8 +105,8 @@ struct TileMultiplier {
   LC_DEVICE static void multiply_ahead(const MoeGemmParams& p, uint32_t base, uint32_t warpgroup, uint32_t count,
                                        device::Pipeline& stages, float (&sum)[kWidth / 2]) {
     if (kCluster == Cluster::kSplit && count == 0) return;
-    const uint64_t weights = descriptor_of(base + warpgroup * (kWarpgroupRows * kBlockK));
-    const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+    const uint64_t weights = device::descriptor_of(base + warpgroup * (kWarpgroupRows * kBlockK));
+    const uint64_t tokens = device::descriptor_of(base + p.smem.weight_bytes);
     float acc[2][kWidth / 2];
     device::Pipeline ahead = stages;  // the next block to start
     const auto start = [&](float (&into)[kWidth / 2]) {
@@ -119,7 +119,7 @@ struct TileMultiplier {
       if constexpr (kScaled) {
         add_products<kWidth, 1, pending, true>(from, base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens, sum);
       } else {
-        add_products<pending>(from, sum);
+        device::add_products<pending>(from, sum);
       }
       release<kCluster>(stages);
       stages.advance();
@@ -150,8 +150,8 @@ struct TileMultiplier {
     if constexpr (kWidth <= kSmallTokens && kPasses == 1) {
       multiply_ahead<kWidth>(p, base, tile.warpgroup, blocks.end - blocks.begin, stages, sum[0]);
     } else {
-      const uint64_t weights = descriptor_of(base + tile.warpgroup * (kWarpgroupRows * kBlockK));
-      const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+      const uint64_t weights = device::descriptor_of(base + tile.warpgroup * (kWarpgroupRows * kBlockK));
+      const uint64_t tokens = device::descriptor_of(base + p.smem.weight_bytes);
       for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
         const uint32_t at = stages.stage * (p.smem.stage_bytes / 16);
         const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
@@ -163,7 +163,7 @@ struct TileMultiplier {
           if constexpr (kScaled) {
             add_products<kWidth, 1, 0, kWidth <= 64>(acc, scales + 4 * i * kWidth, sum[i]);
           } else {
-            add_products<0>(acc, sum[i]);
+            device::add_products<0>(acc, sum[i]);
           }
         }
         release<kCluster>(stages);

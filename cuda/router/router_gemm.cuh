@@ -8,7 +8,7 @@
 
 #include "device/pipeline.cuh"
 #include "device/vector_io.cuh"
-#include "gemm/wgmma_tile.cuh"
+#include "device/wgmma_tile.cuh"
 #include "router/config.h"
 
 namespace longcat_ops::router {
@@ -126,7 +126,7 @@ template <uint32_t kWidth, Tokens kTokens>
 LC_DEVICE void multiply(const RouterGemmParams& p, uint32_t base, const Work& work, float (&sum)[kWidth / 2]) {
   constexpr uint32_t kStep = kTileExperts * kStageBytes / 16, kTokenStep = kWidth * kStageBytes / 16;
   device::Pipeline stages = stages_of(p, base);
-  const uint64_t weights = moe_gemm::descriptor_of(base), tokens = moe_gemm::descriptor_of(base) + kTerms * kStep;
+  const uint64_t weights = device::descriptor_of(base), tokens = device::descriptor_of(base) + kTerms * kStep;
   for (uint32_t block = work.begin; block < work.end; ++block, stages.advance()) {
     const uint32_t at = stages.stage * (p.smem.stage_bytes / 16);
     float acc[kWidth / 2];
@@ -145,7 +145,7 @@ LC_DEVICE void multiply(const RouterGemmParams& p, uint32_t base, const Work& wo
       }
     }
     ptx::wgmma_commit();
-    moe_gemm::add_products<0>(acc, sum);
+    device::add_products<0>(acc, sum);
     device::arrive_warp(stages.empty());
   }
 }

@@ -1,5 +1,5 @@
-"""The router's product in the host emulator with its detectors on: every width, ragged ends, pieces of K, tokens by TMA,
-copied and split; values against fp64 and a chain of float32, bits against each other. Then planted bugs.
+"""The router's product in the host emulator with its detectors on: every width, ragged ends, pieces of K, tokens by
+TMA, copied and split; values against fp64 and a chain of float32, bits against each other. Then planted bugs.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_every_product_of_terms(mma: str) -> None:
     check_every_product()
 
 
-@pytest.mark.parametrize("sd", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("sd", [1.0, *(pytest.param(sd, marks=pytest.mark.slow) for sd in (0.5, 2.0))])
 def test_as_accurate_as_a_chain_of_float32(sd: float) -> None:
     """With a tensor core's truncation, at the size of the model; the chosen experts are those of fp64."""
     emulated.configure(mma="hopper", detectors=False)
@@ -132,9 +132,10 @@ MUTATIONS = [
     planted("a_term_left_out", "j < terms(kTokens) && j <= order", "j < terms(kTokens) && j < order + (order < 2)"),
     planted("one_promotion_at_the_end", "k > 0 || j > 0 || order + 1 < kTerms", "true"),
     planted("pieces_in_another_order", "piece = 1; piece < p.pieces", "piece = 1; piece + 1 < p.pieces"),
-    planted("sums_not_waited_for", "  ptx::cluster_arrive_release();\n  ptx::cluster_wait_acquire();\n  const", "  const"),
-    planted("ends_while_another_reads", "  ptx::cluster_arrive_release();  // no block ends while another reads its sums\n"
-            "  ptx::cluster_wait_acquire();\n", ""),
+    planted("sums_not_waited_for", "  ptx::cluster_arrive_release();\n  ptx::cluster_wait_acquire();\n  const",
+            "  const"),
+    planted("ends_while_another_reads", "  ptx::cluster_arrive_release();  // no block ends while another reads its "
+            "sums\n  ptx::cluster_wait_acquire();\n", ""),
     planted("tokens_beyond_the_last", "work.token + token < p.tokens && ", ""),
     planted("experts_beyond_the_last", " && work.expert + expert < p.experts", ""),
     planted("stage_overwritten", "    stages.wait_empty();\n    ptx::mbarrier_arrive_expect_tx",
@@ -161,7 +162,7 @@ MUTATIONS = [
 def check() -> None:
     """All ways in, several stages more than the ring has, 4 and 8 pieces, ragged ends; the order of sums; all terms."""
     for (count, experts, columns), dtype in itertools.product(
-        ((9, 70, 328), (3, 13, 2056)), (torch.bfloat16, torch.float32)
+        ((9, 70, 328), (3, 13, 1032)), (torch.bfloat16, torch.float32)
     ):
         x, w = tokens(count, columns, dtype), weight(experts, columns)
         out = router(x, w)
@@ -208,6 +209,6 @@ def test_without_a_bug_nothing_is_caught() -> None:
     run_in_every_policy(check)
 
 
-@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS), ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS, 2), ids=lambda mutation: mutation.name)
 def test_bug_is_caught(mutation: Mutation, tmp_path: Path) -> None:
     assert_caught(mutation, tmp_path, check)

@@ -177,7 +177,7 @@ SCALARS = [
     ),
     bad(
         "router_gemm",
-        "`w` is of strides (1, 100), expected contiguous",
+        "`w` is of strides (1, 100), expected a last stride of 1",
         lambda a, k: ((a[0], a[1].t().contiguous().t()), k),
     ),
     bad(

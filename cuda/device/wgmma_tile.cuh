@@ -3,7 +3,7 @@
 
 #include "ptx/ptx.cuh"
 
-namespace longcat_ops::moe_gemm {
+namespace longcat_ops::device {
 
 // Descriptor of a tile of 1024-byte atoms. To move it along the tile or to another stage, add 16-byte units.
 // NOTE: making a descriptor for each product would put a chain of dependent instructions between two of them.
@@ -17,4 +17,4 @@ LC_DEVICE void add_products(float (&acc)[kCount], float (&sum)[kCount]) {
   for (uint32_t i = 0; i < kCount; ++i) sum[i] = ptx::add_rn(sum[i], acc[i]);
 }
 
-}  // namespace longcat_ops::moe_gemm
+}  // namespace longcat_ops::device
