@@ -13,11 +13,11 @@ namespace longcat_ops::cpu {
 namespace {
 
 constexpr int kTile = kBf16GemmTile;
-constexpr int kStep = 2 * kLanes;    // elements of k at once: a vector of bf16
-constexpr int kPanelRows = 64;       // rows of a that are widened at once and share each read of the weights
-constexpr int64_t kChunkSteps = 16;  // steps of k after which other rows have their turn, so that both stay in L1
-
-using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
+constexpr int kStep = 2 * kLanes;     // elements of k at once: a vector of bf16
+constexpr int kPanelRows = 64;        // rows of a that are widened at once and share each read of the weights
+constexpr int64_t kChunkSteps = 16;   // steps of k after which other rows have their turn, so that both stay in L1
+constexpr int64_t kPanelSteps = 192;  // steps of all rows of a panel up to which it stays there as a whole
+constexpr int kAhead = 4;             // rows of the weight between one that is read and one that is fetched
 
 // Rows of a as float32 in blocks of kBlockRows or fewer: [blocks, steps, rows of the block, kStep].
 struct Panel {
@@ -28,23 +28,29 @@ struct Panel {
 
 namespace baseline {
 #define LC_BODY LC_INLINE
+#define LC_WIDTH 4
 #define LC_ACCUMULATORS 2
 #include "cpu/bf16_gemm_body.inc"
 #undef LC_ACCUMULATORS
+#undef LC_WIDTH
 #undef LC_BODY
 }  // namespace baseline
 namespace avx2 {
 #define LC_BODY LC_TARGET_AVX2 LC_INLINE
+#define LC_WIDTH 8
 #define LC_ACCUMULATORS 4
 #include "cpu/bf16_gemm_body.inc"
 #undef LC_ACCUMULATORS
+#undef LC_WIDTH
 #undef LC_BODY
 }  // namespace avx2
 namespace avx512 {
 #define LC_BODY LC_TARGET_AVX512 LC_INLINE
+#define LC_WIDTH 16
 #define LC_ACCUMULATORS 16
 #include "cpu/bf16_gemm_body.inc"
 #undef LC_ACCUMULATORS
+#undef LC_WIDTH
 #undef LC_BODY
 }  // namespace avx512
 

@@ -18,6 +18,9 @@ constexpr int kBlock = kQuantBlock;  // columns of k per scale
 constexpr int kRows = 8;             // rows of a at once: their partial sums stay in registers
 constexpr int kGateRows = 8;         // rows of gate, then of up, in an interleaved weight
 
+// A GCC and Clang vector, which they split if the target's are narrower.
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+
 // Up to kRows rows of a as float32, with k filled up to whole blocks with zeros, and their scales.
 struct Panel {
   float* values;  // [kRows, blocks * kBlock]

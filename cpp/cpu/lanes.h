@@ -6,10 +6,7 @@
 
 namespace longcat_ops::cpu {
 
-constexpr int kLanes = 16;  // per partial sum: one 512-bit, two 256-bit or four 128-bit registers
-
-// A GCC and Clang vector, which they split if the target's are narrower.
-using Floats = float __attribute__((vector_size(4 * kLanes)));
+constexpr int kLanes = 16;  // of a partial sum: one 512-bit, two 256-bit or four 128-bit registers
 
 LC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

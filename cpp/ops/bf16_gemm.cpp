@@ -65,9 +65,7 @@ void check_m_grouped_bf16_gemm_nt_contiguous(const Arguments& a) {
 std::vector<OpRow> bf16_gemm_ops() {
   return {
       // a [M, K], b [N, K], both bf16 or both f32; out [M, N]
-      {"bf16_gemm_nt(Tensor a, Tensor b, int split_k, Tensor(a!) out) -> ()",
-       check_bf16_gemm_nt,
-       {.flops = row_flops}},
+      {"bf16_gemm_nt(Tensor a, Tensor b, int split_k, Tensor(a!) out) -> ()", check_bf16_gemm_nt, {.flops = row_flops}},
       // b [G, N, K]; rows offsets[g] .. offsets[g + 1] of a go to group g
       {"m_grouped_bf16_gemm_nt_offset(Tensor a, Tensor b, Tensor offsets, int? max_m_hint, bool counts_ready, "
        "int split_k, Tensor(a!) out) -> ()",

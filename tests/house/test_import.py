@@ -130,6 +130,8 @@ def add(*tensors):
         digest.update(t.contiguous().view(torch.uint8).numpy().tobytes())
 a, b = lc.per_token_group_quant_fp8(torch.randn(9, 200)), lc.per_block_quant_fp8(torch.randn(72, 200))
 add(lc.fp8_gemm_nt(a, b), lc.fp8_gemm_nt(a, b, torch.empty(9, 72)), *lc.silu_and_mul_quant_fp8(torch.randn(5, 320)))
+x, y = torch.randn(9, 200), torch.randn(72, 200)
+add(lc.bf16_gemm_nt(x, y), lc.bf16_gemm_nt(x.bfloat16(), y.bfloat16(), torch.empty(9, 72)))
 halves = torch.randn(2, 2 * 136, 200)
 q, s = zip(*(lc.per_block_quant_fp8(half) for expert in halves for half in expert.split(136)))
 w = lc.interleave_gate_up(torch.cat(q).view(2, 272, 200), torch.cat(s).view(2, 4, 2))

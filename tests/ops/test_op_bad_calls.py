@@ -8,17 +8,15 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import LongcatError, LongcatShapeError, LongcatUnsupportedError
+from longcat_ops import LongcatError, LongcatUnsupportedError
 from longcat_ops.ops.registry import OPS
 from longcat_ops.testing.op_cases import CASES, public
+from support import bad_calls
+from support.bad_calls import X, bad
 
 
 def small(op):
     return CASES[op][next(iter(CASES[op]))]()
-
-
-def bad(op, text, change, error=LongcatShapeError):
-    return pytest.param(op, change, text, error, id=f"{op}-{text[:48]}")
 
 
 def planned(args):
@@ -26,7 +24,6 @@ def planned(args):
     return longcat_ops.moe_plan(args[1].ids, 6)
 
 
-X = torch.zeros(4, 128)
 SCALARS = [
     bad(
         "per_token_group_quant_fp8",
@@ -70,65 +67,7 @@ SCALARS = [
         "`residual` is torch.float32, expected torch.bfloat16",
         lambda a, k: ((*a[:3], a[3].float()), k),
     ),
-    bad("fp8_gemm_nt", "`lhs` is a Tensor, expected a pair", lambda a, k: ((X, a[1]), k)),
-    bad("fp8_gemm_nt", "`rhs` is a tuple of 3, expected a pair", lambda a, k: ((a[0], (*a[1], X)), k)),
-    bad(
-        "fp8_gemm_nt",
-        "`b` is of shape [72, 152], expected a last size of 160",
-        lambda a, k: ((a[0], (a[1][0][:, :152], a[1][1])), k),
-    ),
-    bad("fp8_gemm_nt", "`out` is of shape [5, 8], expected [5, 72]", lambda a, k: (a, {"out": X[:1, :40].view(5, 8)})),
-    bad("fp8_gemm_nt", "`c` is a Tensor, expected None (on SM90)", lambda a, k: (a, {"c": X}), LongcatUnsupportedError),
-    bad(
-        "fp8_gemm_nt",
-        "`recipe` is (1, 1, 128), expected None or (1, 128, 128)",
-        lambda a, k: (a, {"recipe": (1, 1, 128)}),
-        LongcatUnsupportedError,
-    ),
-    bad("fp8_gemm_nt", "`split_k` is 3, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 3})),
-    bad("fp8_gemm_nt", "`split_k` is of type str, expected of type int", lambda a, k: (a, {"split_k": "2"})),
-    bad("m_grouped_fp8_gemm_nt_offset", "`split_k` is 0, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 0})),
-    bad("m_grouped_fp8_gemm_nt_offset", "`split_k` is 8, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 8})),
-    bad(
-        "m_grouped_fp8_gemm_nt_offset",
-        "`max_m_hint` is -1, expected 0 or more rows",
-        lambda a, k: (a, {"max_m_hint": -1}),
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_offset", "`offsets` is of shape [3], expected [4]", lambda a, k: ((*a[:3], a[3][:3]), k)
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_offset", "`out` is None, expected a torch.Tensor", lambda a, k: ((*a[:2], None, a[3]), k)
-    ),
-    bad("m_grouped_fp8_gemm_nt_masked", "`expected_m` is -4", lambda a, k: ((*a[:4], -4), k)),
-    bad(
-        "m_grouped_fp8_gemm_nt_masked",
-        "`b` is of shape [2, 72, 160], expected a first size of 3",
-        lambda a, k: ((a[0], tuple(t[:2] for t in a[1]), *a[2:]), k),
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_masked",
-        "`recipe_b` is (1, 128), expected None or (128, 128)",
-        lambda a, k: (a, {"recipe_b": (1, 128)}),
-        LongcatUnsupportedError,
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_contiguous",
-        "`use_psum_layout` is True, expected False (on SM90)",
-        lambda a, k: (a, {"use_psum_layout": True}),
-        LongcatUnsupportedError,
-    ),
-    bad(
-        "interleave_gate_up",
-        "`w` is of shape [2, 264, 160], expected [G, 2I, K] with I a positive multiple of 8",
-        lambda a, k: ((a[0][:, :264], a[1]), k),
-    ),
-    bad(
-        "m_grouped_fp8_swiglu_gemm_nt_offset",
-        "`gate_up` is a Tensor, expected a pair",
-        lambda a, k: ((a[0], X, a[2]), k),
-    ),
-    bad("m_grouped_fp8_swiglu_gemm_nt_offset", "`max_m_hint` is -2", lambda a, k: (a, {"max_m_hint": -2})),
+    *bad_calls.PRODUCTS,
     bad("moe_route", "`top_k` is 0, expected 1 .. 13", lambda a, k: (a, k | {"top_k": 0})),
     bad("moe_route", "`top_k` is 14, expected 1 .. 13", lambda a, k: (a, k | {"top_k": 14})),
     bad(

@@ -40,6 +40,7 @@ def kernel(op: str) -> Callable[..., None]:
     that kernel, which would cost a second pass through the dispatcher. Its steps count in units of 0.1 us."""
     _library.load()
     overload = getattr(torch.ops.longcat_ops, op).default
+    dispatch = overload._op  # what a call of the overload is, without its Python frame
     is_compiling, in_inference_mode = torch.compiler.is_compiling, torch.is_inference_mode_enabled
     check_gradients = tensors.gradient_check(op)
     are_plain, below_autograd = tensors.PLAIN.issuperset, torch._C._AutoDispatchBelowAutograd
@@ -50,10 +51,10 @@ def kernel(op: str) -> Callable[..., None]:
         if not are_plain(map(type, arguments)):
             tensors.require_dense(op, arguments)
         if in_inference_mode() and not tensors.in_forward_mode():
-            return overload(*arguments)
+            return dispatch(*arguments)
         check_gradients(arguments)
         with below_autograd():
-            return overload(*arguments)
+            return dispatch(*arguments)
 
     return run
 

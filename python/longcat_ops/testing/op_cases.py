@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,26 +13,8 @@ import longcat_ops
 from longcat_ops import per_block_quant_fp8, per_token_group_quant_fp8
 from longcat_ops.ops.registry import OPS
 
-
-class Call(NamedTuple):
-    """Arguments of a public function."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-
-
-def _seeded(function: Callable[..., Call]) -> Callable[..., Call]:
-    @functools.wraps(function)
-    def build(*args: Any, **kwargs: Any) -> Call:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(7)
-            return function(*args, **kwargs)
-
-    return build
-
-
-def call(*args: Any, **kwargs: Any) -> Call:
-    return Call(args, kwargs)
+from . import bf16_cases
+from .calls import Call, call, m_indices_of, masked_m_of, offsets_of, seeded
 
 
 def activation(*shape: int) -> tuple[Tensor, Tensor]:
@@ -65,99 +46,58 @@ def plan_of(routing: longcat_ops.Routing) -> longcat_ops.Plan:
     return longcat_ops.moe_plan(routing.ids, 6, routing.weights)
 
 
-def _offsets(groups: int, rows: int) -> Tensor:
-    """Unaligned offsets, with an empty group and rows left over at the end."""
-    inner = [rows * g // (groups + 1) for g in range(1, groups)]
-    if groups > 2:
-        inner[1] = inner[0]
-    return torch.tensor([0, *inner, max(rows - 1, 0)], dtype=torch.int32)
-
-
-def _masked_m(groups: int, rows: int) -> Tensor:
-    return torch.tensor([(3 * g) % (rows + 1) for g in range(groups)], dtype=torch.int32)
-
-
-def _m_indices(groups: int, rows: int) -> Tensor:
-    """Every fifth row is of no group."""
-    indices = [-1 if i % 5 == 4 else i * groups // max(rows, 1) for i in range(rows)]
-    return torch.tensor(indices, dtype=torch.int32)
-
-
-@_seeded
+@seeded
 def _quant(rows: int, width: int, **kwargs: Any) -> Call:
     return call(torch.randn(rows, width).bfloat16(), **kwargs)
 
 
-@_seeded
+@seeded
 def _dequant(rows: int, width: int, dtype: torch.dtype, per_row: bool) -> Call:
     x = torch.randn(rows, width)
     return call(*(per_token_group_quant_fp8(x) if per_row else per_block_quant_fp8(x)), dtype)
 
 
-@_seeded
+@seeded
 def _norm(rows: int, width: int, residual: bool = False) -> Call:
     x = torch.randn(rows, width).bfloat16()
     return call(x, torch.rand(width) + 0.5, 1e-5, *([torch.randn(rows, width).bfloat16()] if residual else []))
 
 
-@_seeded
+@seeded
 def _gemm(m: int, n: int, k: int, **kwargs: Any) -> Call:
     return call(activation(m, k), per_block_quant_fp8(torch.randn(n, k)), **kwargs)
 
 
-@_seeded
+@seeded
 def _offset(m: int, n: int, k: int, groups: int, **kwargs: Any) -> Call:
     out = torch.zeros(m, n, dtype=torch.bfloat16)
-    return call(activation(m, k), stacked_weight(groups, n, k), out, _offsets(groups, m), **kwargs)
+    return call(activation(m, k), stacked_weight(groups, n, k), out, offsets_of(groups, m), **kwargs)
 
 
-@_seeded
+@seeded
 def _masked(m: int, n: int, k: int, groups: int) -> Call:
     out = torch.zeros(groups, m, n, dtype=torch.bfloat16)
-    return call(activation(groups, m, k), stacked_weight(groups, n, k), out, _masked_m(groups, m), 4)
+    return call(activation(groups, m, k), stacked_weight(groups, n, k), out, masked_m_of(groups, m), 4)
 
 
-@_seeded
+@seeded
 def _contiguous(m: int, n: int, k: int, groups: int) -> Call:
     out = torch.zeros(m, n, dtype=torch.bfloat16)
-    return call(activation(m, k), stacked_weight(groups, n, k), out, _m_indices(groups, m))
+    return call(activation(m, k), stacked_weight(groups, n, k), out, m_indices_of(groups, m))
 
 
-@_seeded
+@seeded
 def _interleave(groups: int, width: int, k: int) -> Call:
     return call(*gate_up(groups, width, k))
 
 
-@_seeded
+@seeded
 def _swiglu(m: int, width: int, k: int, groups: int, **kwargs: Any) -> Call:
     weights = longcat_ops.interleave_gate_up(*gate_up(groups, width, k))
-    return call(activation(m, k), weights, _offsets(groups, m), **kwargs)
+    return call(activation(m, k), weights, offsets_of(groups, m), **kwargs)
 
 
-@_seeded
-def _bf16(m: int, n: int, k: int, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Call:
-    return call(torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype), **kwargs)
-
-
-@_seeded
-def _bf16_offset(m: int, n: int, k: int, groups: int, **kwargs: Any) -> Call:
-    a, b = torch.randn(m, k).bfloat16(), torch.randn(groups, n, k).bfloat16()
-    return call(a, b, torch.zeros(m, n, dtype=torch.bfloat16), _offsets(groups, m), **kwargs)
-
-
-@_seeded
-def _bf16_masked(m: int, n: int, k: int, groups: int, dtype: torch.dtype = torch.bfloat16) -> Call:
-    a, b = torch.randn(groups, m, k).to(dtype), torch.randn(groups, n, k).to(dtype)
-    return call(a, b, torch.zeros(groups, m, n, dtype=dtype), _masked_m(groups, m), 4)
-
-
-@_seeded
-def _bf16_contiguous(m: int, n: int, k: int, groups: int) -> Call:
-    a, b = torch.randn(m, k).bfloat16(), torch.randn(groups, n, k).bfloat16()
-    return call(a, b, torch.zeros(m, n), _m_indices(groups, m))
-
-
-@_seeded
+@seeded
 def _route(tokens: int, experts: int, zero: int, top_k: int, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Call:
     logits = torch.randn(tokens, experts).to(dtype)
     return call(
@@ -171,12 +111,12 @@ def _route(tokens: int, experts: int, zero: int, top_k: int, dtype: torch.dtype 
     )
 
 
-@_seeded
+@seeded
 def _plan(tokens: int, num_local: int, top_k: int = 4) -> Call:
     return call(route(tokens, top_k=top_k).ids, num_local)
 
 
-@_seeded
+@seeded
 def _weighted_plan(tokens: int, num_local: int) -> Call:
     """A plan with zero experts as id 0, weight 0; weights of -0 and NaN among the others."""
     routing = route(tokens)
@@ -185,18 +125,18 @@ def _weighted_plan(tokens: int, num_local: int) -> Call:
     return call(routing.ids.clamp(min=0), num_local, weights)
 
 
-@_seeded
+@seeded
 def _router(tokens: int, experts: int, width: int, dtype: torch.dtype = torch.bfloat16, split: bool = False) -> Call:
     w = 0.02 * torch.randn(experts, width)
     return call(torch.randn(tokens, width).to(dtype), w, split=longcat_ops.split_bf16x3(w) if split else None)
 
 
-@_seeded
+@seeded
 def _permute(tokens: int, width: int, **kwargs: Any) -> Call:
     return call(torch.randn(tokens, width).bfloat16(), plan_of(route(tokens)), **kwargs)
 
 
-@_seeded
+@seeded
 def _combine(tokens: int, width: int, add: bool) -> Call:
     routing = route(tokens)
     plan = plan_of(routing)
@@ -205,7 +145,7 @@ def _combine(tokens: int, width: int, add: bool) -> Call:
     return call(y, plan, routing, x, *([torch.randn(tokens, width).bfloat16()] if add else []))
 
 
-@_seeded
+@seeded
 def _fused(tokens: int, hidden: int, width: int, fp8: bool, planned: bool = False) -> Call:
     x = torch.randn(tokens, hidden).bfloat16()
     if not fp8:
@@ -266,28 +206,7 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "hints": lambda: _swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
         "empty": lambda: _swiglu(0, 64, 128, 3),
     },
-    "bf16_gemm_nt": {
-        "ragged": lambda: _bf16(5, 72, 168),
-        "f32": lambda: _bf16(9, 24, 136, torch.float32),
-        "into": lambda: _bf16(3, 136, 256, out=torch.zeros(3, 136)),
-        "split": lambda: _bf16(9, 72, 640, split_k=4),
-        "empty": lambda: _bf16(0, 64, 128),
-    },
-    "m_grouped_bf16_gemm_nt_offset": {
-        "ragged": lambda: _bf16_offset(11, 72, 168, 3),
-        "hints": lambda: _bf16_offset(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
-        "split": lambda: _bf16_offset(11, 72, 384, 2, split_k=2),
-        "empty": lambda: _bf16_offset(0, 64, 128, 3),
-    },
-    "m_grouped_bf16_gemm_nt_masked": {
-        "ragged": lambda: _bf16_masked(5, 72, 168, 3),
-        "f32": lambda: _bf16_masked(9, 24, 136, 2, torch.float32),
-        "empty": lambda: _bf16_masked(0, 64, 128, 2),
-    },
-    "m_grouped_bf16_gemm_nt_contiguous": {
-        "ragged": lambda: _bf16_contiguous(11, 72, 168, 3),
-        "empty": lambda: _bf16_contiguous(0, 64, 128, 2),
-    },
+    **bf16_cases.CASES,
     "router_gemm": {
         "split": lambda: _router(5, 100, 200, split=True),
         "f32": lambda: _router(3, 13, 72, torch.float32, split=True),
