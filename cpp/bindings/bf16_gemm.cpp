@@ -1,6 +1,8 @@
 #include "cpu/bf16_gemm.h"
 
 #include "bindings/groups.h"
+#include "common/constants.h"
+#include "common/numeric.h"
 
 namespace longcat_ops::bindings {
 namespace {
@@ -77,6 +79,29 @@ void m_grouped_bf16_gemm_nt_contiguous_cpu(const Call& a) {
                    });
 }
 
+void m_grouped_bf16_swiglu_gemm_nt_offset_cpu(const Call& a) {
+  const TensorDesc& w = a.tensor("gate_up");
+  const Bounds bounds(a, "gate_up");
+  const Stack gate_up(a, "gate_up");
+  const cpu::Bf16SwigluParams product{
+      .a = a.matrix("a"),
+      .gate_up = {},
+      .dtype = w.dtype,
+      .out = hidden_of(a),
+      .row_begin = 0,
+      .row_end = 0,
+      .k = w.sizes[2],
+  };
+  over_group_tiles(bounds.count, ceil_div(product.out.width, kQuantBlock),
+                   2 * kQuantBlock * product.k / kProductsPerElement, [&](int64_t g, int64_t begin, int64_t end) {
+                     cpu::Bf16SwigluParams one = product;
+                     one.gate_up = gate_up[g];
+                     one.row_begin = bounds.start[g];
+                     one.row_end = bounds.start[g] + bounds.count[g];
+                     cpu::bf16_swiglu_gemm_nt(one, begin, end);
+                   });
+}
+
 }  // namespace
 }  // namespace longcat_ops::bindings
 
@@ -86,4 +111,5 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   add_kernel<"m_grouped_bf16_gemm_nt_offset", m_grouped_bf16_gemm_nt_offset_cpu>(m);
   add_kernel<"m_grouped_bf16_gemm_nt_masked", m_grouped_bf16_gemm_nt_masked_cpu>(m);
   add_kernel<"m_grouped_bf16_gemm_nt_contiguous", m_grouped_bf16_gemm_nt_contiguous_cpu>(m);
+  add_kernel<"m_grouped_bf16_swiglu_gemm_nt_offset", m_grouped_bf16_swiglu_gemm_nt_offset_cpu>(m);
 }

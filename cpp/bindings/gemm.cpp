@@ -99,20 +99,21 @@ void m_grouped_fp8_gemm_nt_contiguous_cpu(const Call& a) {
 }
 
 void interleave_gate_up_cpu(const Call& a) {
-  const TensorDesc &w = a.tensor("w"), &s = a.tensor("s");
-  const int64_t groups = w.sizes[0], rows = w.sizes[1] / 2, k = w.sizes[2];
-  const int64_t blocks = s.sizes[1] / 2, scale_columns = s.sizes[2];
+  const TensorDesc &w = a.tensor("w"), *s = a.optional_tensor("s");
+  const int64_t groups = w.sizes[0], rows = w.sizes[1] / 2, row_bytes = w.sizes[2] * element_size(w.dtype);
   const auto* from = a.data<uint8_t>("w");
   auto* to = a.output<uint8_t>("w_out");
   constexpr int64_t kRows = 8;  // of gate, then of up
-  parallel_over(groups * rows / kRows, 2 * kRows * k, [&](int64_t begin, int64_t end) {
+  parallel_over(groups * rows / kRows, 2 * kRows * row_bytes, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t g = chunk / (rows / kRows), row = chunk % (rows / kRows) * kRows;
       for (int64_t half = 0; half < 2; ++half)
-        std::memcpy(to + ((g * rows + row) * 2 + half * kRows) * k, from + (g * 2 * rows + half * rows + row) * k,
-                    kRows * k);
+        std::memcpy(to + ((g * rows + row) * 2 + half * kRows) * row_bytes,
+                    from + (g * 2 * rows + half * rows + row) * row_bytes, kRows * row_bytes);
     }
   });
+  if (!s) return;
+  const int64_t blocks = s->sizes[1] / 2, scale_columns = s->sizes[2];
   auto* scale_out = a.output<float>("s_out");
   const Stack stacked_scales(a, "s");
   for (int64_t g = 0; g < groups; ++g) {
@@ -132,14 +133,12 @@ void m_grouped_fp8_swiglu_gemm_nt_offset_cpu(const Call& a) {
       .a = a.matrix("a"),
       .sa = a.matrix("sa"),
       .gate_up = {},
-      .h = a.matrix("h"),
-      .sh = a.matrix("sh"),
+      .out = hidden_of(a),
       .row_begin = 0,
       .row_end = 0,
-      .width = w.sizes[1] / 2,
       .k = w.sizes[2],
   };
-  over_group_tiles(bounds.count, ceil_div(product.width, kQuantBlock), 2 * kQuantBlock * product.k,
+  over_group_tiles(bounds.count, ceil_div(product.out.width, kQuantBlock), 2 * kQuantBlock * product.k,
                    [&](int64_t g, int64_t begin, int64_t end) {
                      cpu::Fp8SwigluParams one = product;
                      one.gate_up = fp8_weight(gate_up[g], s_gate_up[g]);

@@ -7,6 +7,7 @@
 
 #include "bindings/call.h"
 #include "bindings/parallel.h"
+#include "cpu/hidden.h"
 
 namespace longcat_ops::bindings {
 
@@ -58,6 +59,12 @@ inline std::vector<int64_t> masked_rows(const Call& a) {
   std::vector<int64_t> rows(x.sizes[0]);
   for (size_t g = 0; g < rows.size(); ++g) rows[g] = std::clamp<int64_t>(valid[g], 0, x.sizes[1]);
   return rows;
+}
+
+// Where the products with SwiGLU store.
+inline cpu::Hidden hidden_of(const Call& a) {
+  const TensorDesc& h = a.tensor("h");
+  return {a.matrix("h"), h.dtype, a.matrix("sh"), h.sizes[1]};
 }
 
 // Runs function(g, begin, end) on tiles [begin, end) of each group g that has rows, spread over the threads.

@@ -1,6 +1,7 @@
 #include "check/gemm_checks.h"
 
 #include "check/error.h"
+#include "common/numeric.h"
 
 namespace longcat_ops {
 namespace {
@@ -63,6 +64,27 @@ void check_contiguous_rest(const char* op, const Arguments& a) {
   const TensorDesc &x = a.tensor("a"), &w = a.tensor("b");
   check_index_vector(op, "m_indices", a.tensor("m_indices"), x.sizes[0], {"a", &x});
   check_out(op, a, {x.sizes[0], w.sizes[1]});
+  check_no_alias(op, a);
+}
+
+void check_swiglu_rest(const char* op, const Arguments& a, DType plain) {
+  const TensorDesc &x = a.tensor("a"), &w = a.tensor("gate_up");
+  const TensorDesc *h = a.optional_tensor("h"), *sh = a.optional_tensor("sh");
+  const Named like{"a", &x};
+  check_index_vector(op, "offsets", a.tensor("offsets"), w.sizes[0] + 1, like);
+  check_hint(op, "max_m_hint", a.optional_integer("max_m_hint"));
+  const int64_t rows = x.sizes[0], width = w.sizes[1] / 2;
+  if (h) {
+    const DType expected = sh ? DType::kFloat8E4M3 : plain;
+    check_device(op, "h", *h);
+    LC_CHECK(h->dtype == expected, op, "h", dtype_name(h->dtype),
+             text(dtype_name(expected), sh ? ", as there is sh" : ", as there is no sh"), describe("h", *h), "");
+    check_output_rows(op, {"h", h}, expected, {rows, width}, like);
+  }
+  if (sh) {
+    check_operand(op, {"sh", sh}, DType::kFloat32, {rows, ceil_div(width, kQuantBlock)}, like);
+    check_elements_apart(op, "sh", *sh);
+  }
   check_no_alias(op, a);
 }
 

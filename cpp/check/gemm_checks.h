@@ -16,5 +16,7 @@ void check_dense_rest(const char* op, const Arguments& a);
 void check_offset_rest(const char* op, const Arguments& a);
 void check_masked_rest(const char* op, const Arguments& a);
 void check_contiguous_rest(const char* op, const Arguments& a);
+// With SwiGLU: offsets, hint, h [M, I] and sh. plain: the dtype of h without sh.
+void check_swiglu_rest(const char* op, const Arguments& a, DType plain);
 
 }  // namespace longcat_ops

@@ -23,6 +23,8 @@ double stacked_flops(const Arguments& a) {
   return product_flops(x.sizes[0] * x.sizes[1], a.tensor("b"));
 }
 
+double gate_up_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("gate_up")); }
+
 Explanation explain(const OpCost& cost, const Arguments& arguments) {
   const std::span<const Argument> values = arguments.values();
   Explanation out;

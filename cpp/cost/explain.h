@@ -40,6 +40,7 @@ double product_flops(int64_t rows, const TensorDesc& weight);
 // The same for `a` [M, K], or [G, M, K], and `b`, if what kEveryExpert says holds.
 double row_flops(const Arguments& a);
 double stacked_flops(const Arguments& a);
+double gate_up_flops(const Arguments& a);  // of `gate_up` in place of `b`
 constexpr const char* kEveryExpert = "every row is used and every expert has one";
 
 // arguments: outputs included.

@@ -4,8 +4,10 @@
 #include <cstring>
 #include <vector>
 
+#include "common/constants.h"
 #include "common/numeric.h"
 #include "cpu/dispatch.h"
+#include "cpu/exp.h"
 #include "cpu/isa.h"
 #include "cpu/lanes.h"
 
@@ -75,6 +77,11 @@ Panel make_panel(int64_t rows, int64_t k) {
   return {start + held * kTile * kLanes, start, 0, steps};
 }
 
+Matrix from_row(const Matrix& matrix, int64_t row, DType dtype) {
+  char* start = static_cast<char*>(matrix.data) + row * matrix.row_stride * element_size(dtype);
+  return {start, matrix.row_stride, matrix.column_stride};
+}
+
 template <class Format>
 void run(const Bf16GemmParams& params, int64_t begin, int64_t end) {
   const Panel panel = make_panel(params.row_end - params.row_begin, params.k);
@@ -89,6 +96,37 @@ void run(const Bf16GemmParams& params, int64_t begin, int64_t end) {
 
 void bf16_gemm_nt(const Bf16GemmParams& params, int64_t begin, int64_t end) {
   params.dtype == DType::kBFloat16 ? run<BFloat16>(params, begin, end) : run<Float32>(params, begin, end);
+}
+
+// The products of a block of channels, in float32, then SwiGLU of a tile of gate and the tile of up behind it.
+void bf16_swiglu_gemm_nt(const Bf16SwigluParams& p, int64_t begin, int64_t end) {
+  constexpr int64_t kColumns = 2 * kQuantBlock;
+  thread_local float sums[kPanelRows * kColumns], h[kPanelRows * kQuantBlock];
+  for (int64_t row = p.row_begin; row < p.row_end; row += kPanelRows) {
+    const int64_t rows = smaller(kPanelRows, p.row_end - row);
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t tiles = p.out.channels(block) / kTile;
+      const Bf16GemmParams products{
+          .a = from_row(p.a, row, p.dtype),
+          .b = from_row(p.gate_up, block * kColumns, p.dtype),
+          .out = {sums, kColumns, 1},
+          .dtype = p.dtype,
+          .out_dtype = DType::kFloat32,
+          .row_begin = 0,
+          .row_end = rows,
+          .n = 2 * tiles * kTile,
+          .k = p.k,
+      };
+      bf16_gemm_nt(products, 0, 2 * tiles);
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+          const float *gate = sums + i * kColumns + 2 * tile * kTile, *up = gate + kTile;
+          float* to = h + i * kQuantBlock + tile * kTile;
+          for (int c = 0; c < kTile; ++c) to[c] = silu(gate[c]) * up[c];
+        }
+      p.out.store(h, row, rows, block);
+    }
+  }
 }
 
 }  // namespace longcat_ops::cpu

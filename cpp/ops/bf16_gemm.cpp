@@ -17,23 +17,36 @@ void check_operand_dtype(const char* op, const char* name, const TensorDesc& ten
            "torch.bfloat16 or torch.float32", describe(name, tensor), text(name, ".bfloat16()"));
 }
 
-// a [M, K] or [G, M, K] against b [N, K] or [G, N, K]; rows and groups may be any distance apart.
+// Rows and groups of operands may be any distance apart.
+void check_activation(const char* op, const TensorDesc& x, int rank) {
+  const char* layout = rank == 3 ? "[G, M, K]" : "[M, K]";
+  check_lead(op, {"a", &x}, rank, layout);
+  check_operand_dtype(op, "a", x);
+  check_multiple(op, "a", x, rank - 1, layout, "K");
+  check_unit_inner_stride(op, "a", x);
+}
+
+// Rows of the weight are a multiple of `multiple`; `size` is that size's name in the layout.
+void check_weight(const char* op, Named weight, const TensorDesc& x, int rank, const char* layout, const char* size,
+                  int64_t multiple = kWidthMultiple, const char* fix = "") {
+  const auto& [name, tensor] = weight;
+  const TensorDesc& w = *tensor;
+  check_lead(op, weight, rank, layout, fix);
+  check_same_device(op, weight, {"a", &x});
+  check_operand_dtype(op, name, w);
+  LC_CHECK(w.dtype == x.dtype, op, name, dtype_name(w.dtype), text(dtype_name(x.dtype), ", the dtype of `a`"),
+           describe("a", x), text(name, ".to(", dtype_name(x.dtype), ")"));
+  check_multiple(op, name, w, rank - 2, layout, size, multiple);
+  check_inner_size(op, name, w, x);
+  check_unit_inner_stride(op, name, w);
+}
+
+// a [M, K] or [G, M, K] against b [N, K] or [G, N, K].
 void check_operands(const char* op, const Arguments& a, int a_rank, int b_rank) {
   const TensorDesc &x = a.tensor("a"), &w = a.tensor("b");
-  const char *a_layout = a_rank == 3 ? "[G, M, K]" : "[M, K]", *b_layout = b_rank == 3 ? "[G, N, K]" : "[N, K]";
+  check_activation(op, x, a_rank);
   const char* fix = b_rank == 2 && w.dim == 3 ? "m_grouped_bf16_gemm_nt_offset takes a stack of weights" : "";
-  check_lead(op, {"a", &x}, a_rank, a_layout);
-  check_operand_dtype(op, "a", x);
-  check_multiple(op, "a", x, a_rank - 1, a_layout, "K");
-  check_unit_inner_stride(op, "a", x);
-  check_lead(op, {"b", &w}, b_rank, b_layout, fix);
-  check_same_device(op, {"b", &w}, {"a", &x});
-  check_operand_dtype(op, "b", w);
-  LC_CHECK(w.dtype == x.dtype, op, "b", dtype_name(w.dtype), text(dtype_name(x.dtype), ", the dtype of `a`"),
-           describe("a", x), text("b.to(", dtype_name(x.dtype), ")"));
-  check_multiple(op, "b", w, b_rank - 2, b_layout, "N");
-  check_inner_size(op, "b", w, x);
-  check_unit_inner_stride(op, "b", w);
+  check_weight(op, {"b", &w}, x, b_rank, b_rank == 3 ? "[G, N, K]" : "[N, K]", "N", kWidthMultiple, fix);
 }
 
 void check_bf16_gemm_nt(const Arguments& a) {
@@ -60,6 +73,14 @@ void check_m_grouped_bf16_gemm_nt_contiguous(const Arguments& a) {
   check_contiguous_rest(kOp, a);
 }
 
+void check_m_grouped_bf16_swiglu_gemm_nt_offset(const Arguments& a) {
+  static constexpr const char* kOp = "m_grouped_bf16_swiglu_gemm_nt_offset";
+  const TensorDesc& x = a.tensor("a");
+  check_activation(kOp, x, 2);
+  check_weight(kOp, {"gate_up", &a.tensor("gate_up")}, x, 3, "[G, 2I, K]", "I", 2 * kWidthMultiple);
+  check_swiglu_rest(kOp, a, x.dtype);
+}
+
 }  // namespace
 
 std::vector<OpRow> bf16_gemm_ops() {
@@ -79,6 +100,11 @@ std::vector<OpRow> bf16_gemm_ops() {
       {"m_grouped_bf16_gemm_nt_contiguous(Tensor a, Tensor b, Tensor m_indices, Tensor(a!) out) -> ()",
        check_m_grouped_bf16_gemm_nt_contiguous,
        {.flops = row_flops, .assumes = kEveryExpert}},
+      // gate_up [G, 2I, K] interleaved; h e4m3 [M, I], sh f32 [M, ceil(I / 128)]; without sh h is of a's dtype
+      {"m_grouped_bf16_swiglu_gemm_nt_offset(Tensor a, Tensor gate_up, Tensor offsets, int? max_m_hint, "
+       "bool counts_ready, Tensor(a!) h, Tensor(b!)? sh) -> ()",
+       check_m_grouped_bf16_swiglu_gemm_nt_offset,
+       {.flops = gate_up_flops, .assumes = kEveryExpert}},
   };
 }
 

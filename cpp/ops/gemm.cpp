@@ -67,17 +67,23 @@ void check_m_grouped_fp8_gemm_nt_contiguous(const Arguments& a) {
 
 void check_interleave_gate_up(const Arguments& a) {
   static constexpr const char* kOp = "interleave_gate_up";
-  const Fp8Pair gate_up = a.pair("w", "s");
+  const TensorDesc &w = a.tensor("w"), *s = a.optional_tensor("s");
   const TensorDesc *w_out = a.optional_tensor("w_out"), *s_out = a.optional_tensor("s_out");
-  const auto& [w, s] = gate_up;
   const Named like{"w", &w};
-  check_gate_up(kOp, "w", "s", gate_up, nullptr);
+  check_device(kOp, "w", w);
+  const bool is_fp8 = w.dtype == DType::kFloat8E4M3;
+  LC_CHECK(is_fp8 || w.dtype == DType::kBFloat16 || w.dtype == DType::kFloat32, kOp, "w", dtype_name(w.dtype),
+           "torch.float8_e4m3fn, torch.bfloat16 or torch.float32", describe("w", w), "");
+  check_scales_given(kOp, like, {"s", s});
+  is_fp8 ? check_gate_up(kOp, "w", "s", {w, *s}, nullptr) : check_gate_up_values(kOp, "w", w, nullptr);
   if (w_out) {
     check_operand(kOp, {"w_out", w_out}, w.dtype, {w.sizes[0], w.sizes[1], w.sizes[2]}, like);
     check_contiguous(kOp, "w_out", *w_out);
+    LC_CHECK(!s == !s_out, kOp, "s_out", s_out ? "a tensor" : "None",
+             s ? "a tensor, as there is s" : "None, as there is no s", describe("w", w), "");
   }
   if (s_out) {
-    check_operand(kOp, {"s_out", s_out}, s.dtype, {s.sizes[0], s.sizes[1], s.sizes[2]}, like);
+    check_operand(kOp, {"s_out", s_out}, s->dtype, {s->sizes[0], s->sizes[1], s->sizes[2]}, like);
     check_contiguous(kOp, "s_out", *s_out);
   }
   check_no_alias(kOp, a);
@@ -86,25 +92,11 @@ void check_interleave_gate_up(const Arguments& a) {
 void check_m_grouped_fp8_swiglu_gemm_nt_offset(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_swiglu_gemm_nt_offset";
   const Fp8Pair lhs = a.pair("a", "sa"), gate_up = a.pair("gate_up", "s_gate_up");
-  const TensorDesc &x = lhs.values, &w = gate_up.values, &offsets = a.tensor("offsets");
-  const TensorDesc *h = a.optional_tensor("h"), *sh = a.optional_tensor("sh");
-  const std::optional<int64_t> max_m_hint = a.optional_integer("max_m_hint");
-  const Named like{"a", &x};
   check_activation(kOp, lhs, 2, "[M, K]");
-  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &x);
-  check_inner_size(kOp, "gate_up", w, x);
-  check_index_vector(kOp, "offsets", offsets, w.sizes[0] + 1, like);
-  check_hint(kOp, "max_m_hint", max_m_hint);
-  const int64_t rows = x.sizes[0], width = w.sizes[1] / 2;
-  if (h) check_output_rows(kOp, {"h", h}, DType::kFloat8E4M3, {rows, width}, like);
-  if (sh) {
-    check_operand(kOp, {"sh", sh}, DType::kFloat32, {rows, blocks(width)}, like);
-    check_elements_apart(kOp, "sh", *sh);
-  }
-  check_no_alias(kOp, a);
+  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &lhs.values);
+  check_inner_size(kOp, "gate_up", gate_up.values, lhs.values);
+  check_swiglu_rest(kOp, a, DType::kBFloat16);
 }
-
-double gate_up_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("gate_up")); }
 
 MoeGemmProblem dense_problem(const Arguments& a) {
   MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("b"));
@@ -125,6 +117,7 @@ MoeGemmProblem contiguous_problem(const Arguments& a) { return moe_gemm_problem(
 MoeGemmProblem swiglu_problem(const Arguments& a) {
   MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("gate_up"));
   problem.swiglu = true;
+  problem.quantised = a.optional_tensor("sh") != nullptr;
   problem.max_rows = a.optional_integer("max_m_hint").value_or(problem.max_rows);
   return problem;
 }
@@ -153,11 +146,11 @@ std::vector<OpRow> gemm_ops() {
        "Tensor(a!) out) -> ()",
        check_m_grouped_fp8_gemm_nt_contiguous,
        {.flops = row_flops, .assumes = kEveryExpert, .product = contiguous_problem}},
-      // w e4m3 [G, 2I, K], s f32 [G, 2 * ceil(I / 128), ceil(K / 128)]
-      {"interleave_gate_up(Tensor w, Tensor s, Tensor(a!) w_out, Tensor(b!) s_out) -> ()", check_interleave_gate_up},
-      // gate_up interleaved; h e4m3 [M, I], sh f32 [M, ceil(I / 128)]
+      // w [G, 2I, K]; with e4m3 alone s f32 [G, 2 * ceil(I / 128), ceil(K / 128)]
+      {"interleave_gate_up(Tensor w, Tensor? s, Tensor(a!) w_out, Tensor(b!)? s_out) -> ()", check_interleave_gate_up},
+      // gate_up interleaved; h e4m3 [M, I], sh f32 [M, ceil(I / 128)]; without sh h is bf16
       {"m_grouped_fp8_swiglu_gemm_nt_offset(Tensor a, Tensor sa, Tensor gate_up, Tensor s_gate_up, Tensor offsets, "
-       "int? max_m_hint, bool counts_ready, Tensor(a!) h, Tensor(b!) sh) -> ()",
+       "int? max_m_hint, bool counts_ready, Tensor(a!) h, Tensor(b!)? sh) -> ()",
        check_m_grouped_fp8_swiglu_gemm_nt_offset,
        {.flops = gate_up_flops, .assumes = kEveryExpert, .product = swiglu_problem}},
   };

@@ -41,9 +41,8 @@ void check_expert_weight(const char* op, const char* name, const char* scales_na
   check_device(op, name, w);
   LC_CHECK(is_floating(w.dtype) || w.dtype == DType::kFloat8E4M3, op, name, dtype_name(w.dtype),
            "torch.float8_e4m3fn, torch.bfloat16, torch.float16 or torch.float32", describe(name, w), "");
-  LC_CHECK((w.dtype == DType::kFloat8E4M3) == (scales != nullptr), op, scales_name, scales ? "a tensor" : "None",
-           scales ? "None for a weight that is not e4m3" : "the scales of an e4m3 weight", describe(name, w),
-           "pass the pair (weight, scales) of an FP8 weight, the tensor of any other");
+  check_scales_given(op, {name, &w}, {scales_name, scales},
+                     "pass the pair (weight, scales) of an FP8 weight, the tensor of any other");
   if (scales && is_gate_up) return check_gate_up(op, name, scales_name, {w, *scales}, &x);
   if (scales) return check_stacked_weight(op, name, scales_name, {w, *scales}, &x);
   check_lead(op, {name, &w}, 3, is_gate_up ? "[G, 2I, H]" : "[G, H, I]");

@@ -79,7 +79,13 @@ CASES = [
         lambda n: (torch.zeros(3, 64), torch.zeros(2, n, 64), torch.zeros(3, n), OFFSETS * 0),
         *("b", "[G, N, K]", "N", 1, 0, 8),
     ),
+    (
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        lambda k: (torch.zeros(3, k), torch.zeros(2, 16, k), OFFSETS),
+        *("a", "[M, K]", "K", 1, 12, 16),
+    ),
     ("interleave_gate_up", lambda k: gate_up(2, 8, k), "w", "[G, 2I, K]", "K", 2, 20, 24),
+    ("interleave_gate_up", lambda k: (torch.zeros(2, 16, k),), "w", "[G, 2I, K]", "K", 2, 20, 24),
     ("router_gemm", lambda h: (torch.zeros(3, h), torch.zeros(5, h)), "x", "[T, H]", "H", 1, 12, 16),
     ("moe_permute_quant", lambda h: (torch.zeros(3, h), PLAN), "x", "[T, H]", "H", 1, 9, 16),
     (
@@ -110,11 +116,18 @@ def test_the_size_at_fault_is_named(op, make, argument, layout, size, dimension,
 HALVES = [
     ("silu_and_mul_quant_fp8", "gate_up", "[T, 2I]", lambda i: (torch.zeros(3, 2 * i),)),
     ("interleave_gate_up", "w", "[G, 2I, K]", lambda i: gate_up(2, i, 64)),
+    ("interleave_gate_up", "w", "[G, 2I, K]", lambda i: (torch.zeros(2, 2 * i, 64),)),
     (
         "m_grouped_fp8_swiglu_gemm_nt_offset",
         "gate_up",
         "[G, 2I, K]",
         lambda i: (activation(3, 64), gate_up(2, i, 64), OFFSETS),
+    ),
+    (
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "gate_up",
+        "[G, 2I, K]",
+        lambda i: (torch.zeros(3, 64), torch.zeros(2, 2 * i, 64), OFFSETS),
     ),
 ]
 

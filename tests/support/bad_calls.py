@@ -69,12 +69,59 @@ PRODUCTS = [
         "`w` is of shape [2, 264, 160], expected [G, 2I, K] with I a positive multiple of 8",
         lambda a, k: ((a[0][:, :264], a[1]), k),
     ),
+    bad("interleave_gate_up", "`s` is None, expected the scales of an e4m3 weight", lambda a, k: ((a[0],), k)),
+    bad(
+        "interleave_gate_up",
+        "`s` is a tensor, expected None for a weight that is not e4m3",
+        lambda a, k: ((a[0].bfloat16(), a[1]), k),
+    ),
+    bad(
+        "interleave_gate_up",
+        "`w` is torch.float16, expected torch.float8_e4m3fn, torch.bfloat16 or torch.float32",
+        lambda a, k: ((a[0].half(),), k),
+    ),
+    bad(
+        "interleave_gate_up",
+        "`w` is of strides (86400, 320, 2), expected contiguous",
+        lambda a, k: ((a[0].float().repeat_interleave(2, -1)[:, :270, ::2][:, :256],), k),
+    ),
     bad(
         "m_grouped_fp8_swiglu_gemm_nt_offset",
         "`gate_up` is a Tensor, expected a pair",
         lambda a, k: ((a[0], X, a[2]), k),
     ),
     bad("m_grouped_fp8_swiglu_gemm_nt_offset", "`max_m_hint` is -2", lambda a, k: (a, {"max_m_hint": -2})),
+    bad(
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "`gate_up` is of shape [3, 264, 168], expected [G, 2I, K] with I a positive multiple of 8",
+        lambda a, k: ((a[0], a[1][:, :264], a[2]), k),
+    ),
+    bad(
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "`gate_up` is of shape [3, 272, 160], expected a last size of 168, the K of `a`",
+        lambda a, k: ((a[0], a[1][..., 8:], a[2]), k),
+    ),
+    bad(
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "`gate_up` is torch.float32, expected torch.bfloat16, the dtype of `a`",
+        lambda a, k: ((a[0], a[1].float(), a[2]), k),
+    ),
+    bad(
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "`a` is torch.float16, expected torch.bfloat16 or torch.float32: no LongCat model holds float16",
+        lambda a, k: ((a[0].half(), a[1].half(), a[2]), k),
+    ),
+    bad(
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "`gate_up` is of type tuple, expected a torch.Tensor",
+        lambda a, k: ((a[0], (a[1], X), a[2]), k),
+    ),
+    bad(
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "`offsets` is of shape [3], expected [4]",
+        lambda a, k: ((*a[:2], a[2][:3]), k),
+    ),
+    bad("m_grouped_bf16_swiglu_gemm_nt_offset", "`max_m_hint` is -2", lambda a, k: (a, {"max_m_hint": -2})),
     bad("bf16_gemm_nt", "`a` is of type tuple, expected a torch.Tensor", lambda a, k: (((X, X), a[1]), k)),
     bad(
         "bf16_gemm_nt",

@@ -33,7 +33,7 @@ def activations(sizes: Sequence[int], k: int) -> list[Tensor]:
 
 def place(parts: Sequence[Tensor], starts: Sequence[int], rows: int) -> Tensor:
     """[rows, K] with each part at its start; all other rows are NaN."""
-    a = torch.full((rows, parts[0].shape[1]), torch.nan, dtype=BF16)
+    a = torch.full((rows, parts[0].shape[1]), torch.nan, dtype=parts[0].dtype)
     for part, start in zip(parts, starts, strict=True):
         a[start : start + len(part)] = part
     return a

@@ -9,7 +9,9 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -48,11 +50,18 @@ WIDTHS = list(itertools.product((8, 72, 136, 576), (128, 160, 384)))  # N, K: be
 if os.environ.get("LONGCAT_OPS_BACKEND") == "emu":  # slow; test_moe_gemm_emu.py has the kernel's other cases
     SIZES = [(0,), (9,), (0, 0, 0), (33, 0, 7), (9, 0, 33, 1, 0, 7, 8, 1)]
     WIDTHS = [(8, 160), (136, 384), (576, 128)]
+FEW_SIZES = ((0,), (0, 0, 0), (9, 0, 33, 1, 0, 7, 8, 1))  # all numbers of rows, none, one group
 OUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SENTINEL = 7.0
 NAN_CODE = 0x7F
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}  # of a float32 sum, relative
 _LEAD, _TAIL = 2, 3  # rows of no group before the first and after the last one
+
+
+def few_sizes() -> list[Any]:
+    """Parameters of a test: every run has FEW_SIZES, only the long tier all SIZES, which are few on the emulator."""
+    every = os.environ.get("LONGCAT_OPS_BACKEND") == "emu"
+    return [pytest.param(sizes, marks=() if every or sizes in FEW_SIZES else pytest.mark.slow) for sizes in SIZES]
 
 
 def wide(q: Tensor, s: Tensor, *, block_rows: int) -> Tensor:

@@ -9,17 +9,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from support import bf16_grouped, swiglu_oracle
+from support import bf16_grouped, bf16_swiglu_oracle, swiglu_oracle
 from support.grouped import assert_close, gemm, wide
-from support.near_oracle import assert_quantised
 
 FP8 = torch.float8_e4m3fn
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
 PRODUCTS = ("fp8_gemm_nt", "m_grouped_fp8_gemm_nt_offset", "m_grouped_fp8_gemm_nt_masked",
             "m_grouped_fp8_gemm_nt_contiguous")  # fmt: skip
 BF16_PRODUCTS = tuple(op.replace("fp8", "bf16") for op in PRODUCTS)
-SWIGLU = "m_grouped_fp8_swiglu_gemm_nt_offset"
-ROUNDED = {*PRODUCTS, *BF16_PRODUCTS, SWIGLU, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
+SWIGLU = ("m_grouped_fp8_swiglu_gemm_nt_offset", "m_grouped_bf16_swiglu_gemm_nt_offset")
+ROUNDED = {*PRODUCTS, *BF16_PRODUCTS, *SWIGLU, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
 
 
 def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
@@ -30,12 +29,15 @@ def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
             assert_close(outputs[0][rows], *bf16_grouped.product(a[rows], b if g is None else b[g]))
         return
     a, sa = arguments[:2]
-    if op == SWIGLU:
-        h, sh = outputs
-        groups = list(_by_offsets(arguments[4]))
-        oracle = swiglu_oracle.expected([(a[rows], sa[rows]) for rows in groups], arguments[2:4])
+    if op in SWIGLU:
+        fp8 = op == SWIGLU[0]
+        groups = list(_by_offsets(arguments[4 if fp8 else 2]))
+        if fp8:
+            oracle = swiglu_oracle.expected([(a[rows], sa[rows]) for rows in groups], arguments[2:4])
+        else:
+            oracle = bf16_swiglu_oracle.expected([a[rows] for rows in groups], arguments[1])
         for rows, (value, bound) in zip(groups, oracle, strict=True):
-            assert_quantised(h[rows], sh[rows], value, bound)
+            swiglu_oracle.assert_hidden([t[rows] for t in outputs], value, bound)
     else:
         b, sb, index = arguments[2:5]
         for rows, g in _groups(op, b, index):

@@ -11,13 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from .calling import kernel, public
+from ..types import Fp8Pair
+from .calling import empty_hidden, kernel, public
 from .deepgemm import deepgemm_keywords
 
 _bf16_gemm_nt = kernel("bf16_gemm_nt")
 _offset = kernel("m_grouped_bf16_gemm_nt_offset")
 _masked = kernel("m_grouped_bf16_gemm_nt_masked")
 _contiguous = kernel("m_grouped_bf16_gemm_nt_contiguous")
+_swiglu = kernel("m_grouped_bf16_swiglu_gemm_nt_offset")
 
 
 @public
@@ -128,3 +130,28 @@ def m_grouped_bf16_gemm_nt_contiguous(a: Tensor, b: Tensor, out: Tensor, m_indic
         deepgemm_keywords("m_grouped_bf16_gemm_nt_contiguous", deepgemm)
     _contiguous(a, b, m_indices, out)
     return out
+
+
+@public
+def m_grouped_bf16_swiglu_gemm_nt_offset(a: Tensor, gate_up: Tensor, offsets: Tensor, *, quantise: bool = False,
+                                         max_m_hint: int | None = None,
+                                         counts_ready: bool = False) -> Tensor | Fp8Pair:  # fmt: skip
+    """gate_up GEMM and SwiGLU in one: h = silu(A @ gate[g].T) * (A @ up[g].T) on the float32 sums, rounded once. Groups
+    of rows as in `m_grouped_bf16_gemm_nt_offset`; bits, NaN and inf of the sums as in `bf16_gemm_nt`; silu(-inf) is
+    NaN.
+
+    Args:
+        a: bf16 [M, K], on a CPU also f32.
+        gate_up: [G, 2I, K] of the dtype of a, from `interleave_gate_up`; I a multiple of 8.
+        offsets: i32 [G + 1], rising. max_m_hint, counts_ready: as in `m_grouped_bf16_gemm_nt_offset`.
+        quantise: quantises h 1x128 by the rule of `per_token_group_quant_fp8`: for a down projection that is FP8.
+
+    Returns:
+        h [M, I] of the dtype of a; or h, e4m3, and sh, f32 [M, ceil(I / 128)]. Rows of no group are not set.
+
+    Raises:
+        LongcatShapeError: the operands do not fit each other.
+    """
+    h, sh = empty_hidden(a.shape[0], gate_up.shape[1] // 2, a.dtype, a.device, quantise)
+    _swiglu(a, gate_up, offsets, max_m_hint, counts_ready, h, sh)
+    return h if sh is None else (h, sh)

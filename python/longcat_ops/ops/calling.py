@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from .. import _library
+from ..types import BLOCK
 from . import tensors
 from .checking import refuse
 
@@ -57,6 +58,15 @@ def kernel(op: str) -> Callable[..., None]:
             return dispatch(*arguments)
 
     return run
+
+
+def empty_hidden(rows: int, width: int, plain: torch.dtype, device: torch.device,
+                 quantise: bool) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """h [rows, width] and sh of the products with SwiGLU: e4m3 and its scales, or `plain` and None."""
+    if not quantise:
+        return torch.empty((rows, width), dtype=plain, device=device), None
+    h = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=device)
+    return h, empty_scales(rows, -(-width // BLOCK), device, False)
 
 
 def empty_scales(rows: int, groups: int, device: torch.device, column_major: bool) -> torch.Tensor:

@@ -108,7 +108,7 @@ def schema_form(op: str, function: Callable[..., Any]) -> Callable[..., None]:
         result = function(**{name: make(arguments) for name, make in makers.items()})
         if "out" in makers:
             return
-        results = (result,) if isinstance(result, Tensor) else result
+        results = (result, *[None] * (len(schema) - first_output - 1)) if isinstance(result, Tensor) else result
         for target, source in zip(arguments[first_output:], results, strict=True):
             if target is not None:
                 target.copy_(source)

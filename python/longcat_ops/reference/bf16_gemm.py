@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .gemm import groups_of, product
+from ..types import Fp8Pair
+from .gemm import Hidden, groups_of, halves_of, new_hidden, product, swiglu_into
 from .invariance import linear
 from .rows import acc_dtype
 
@@ -15,6 +16,7 @@ __all__ = [
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
     "m_grouped_bf16_gemm_nt_offset",
+    "m_grouped_bf16_swiglu_gemm_nt_offset",
 ]
 
 
@@ -53,3 +55,14 @@ def m_grouped_bf16_gemm_nt_contiguous(a: Tensor, b: Tensor, out: Tensor, m_indic
             rows = (m_indices == g).nonzero()[:, 0]
             out[rows] = product(_wide(a[rows]), _wide(b[g])).to(out.dtype)
     return out
+
+
+def m_grouped_bf16_swiglu_gemm_nt_offset(a: Tensor, gate_up: Tensor, offsets: Tensor, *, quantise: bool = False,
+                                         max_m_hint: int | None = None, counts_ready: bool = False,
+                                         out: Hidden | None = None) -> Tensor | Fp8Pair:  # fmt: skip
+    """silu(a @ gate[g].T) * (a @ up[g].T) per group of rows on the fp32 products, rounded to a's dtype, or quantised
+    1x128."""
+    out = new_hidden(a, gate_up.shape[1] // 2, a.dtype, quantise) if out is None else out
+    for g, rows in groups_of(offsets, len(a)):
+        swiglu_into(out, rows, product(_wide(a[rows]), _wide(halves_of(gate_up[g : g + 1])[0])))
+    return out[0] if out[1] is None else out

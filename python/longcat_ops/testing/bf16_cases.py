@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+import longcat_ops
+
 from .calls import Call, call, m_indices_of, masked_m_of, offsets_of, seeded
 
 
@@ -33,6 +35,21 @@ def _bf16_contiguous(m: int, n: int, k: int, groups: int) -> Call:
     return call(a, b, torch.zeros(m, n), m_indices_of(groups, m))
 
 
+@seeded
+def _interleave(groups: int, width: int, k: int, dtype: torch.dtype = torch.bfloat16) -> Call:
+    return call(torch.randn(groups, 2 * width, k).to(dtype))
+
+
+@seeded
+def _swiglu(m: int, width: int, k: int, groups: int, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Call:
+    gate_up = longcat_ops.interleave_gate_up((torch.randn(groups, 2 * width, k) / k**0.5).to(dtype))
+    return call(torch.randn(m, k).to(dtype), gate_up, offsets_of(groups, m), **kwargs)
+
+
+INTERLEAVE: dict[str, Callable[[], Call]] = {
+    "bf16": lambda: _interleave(2, 24, 40),
+    "f32": lambda: _interleave(1, 8, 8, torch.float32),
+}
 CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "bf16_gemm_nt": {
         "ragged": lambda: _bf16(5, 72, 168),
@@ -55,5 +72,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "m_grouped_bf16_gemm_nt_contiguous": {
         "ragged": lambda: _bf16_contiguous(11, 72, 168, 3),
         "empty": lambda: _bf16_contiguous(0, 64, 128, 2),
+    },
+    "m_grouped_bf16_swiglu_gemm_nt_offset": {
+        "ragged": lambda: _swiglu(11, 136, 168, 3),
+        "quantised": lambda: _swiglu(11, 136, 168, 3, quantise=True),
+        "f32": lambda: _swiglu(9, 24, 136, 2, torch.float32),
+        "hints": lambda: _swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "empty": lambda: _swiglu(0, 64, 128, 3),
     },
 }

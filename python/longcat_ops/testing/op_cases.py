@@ -200,10 +200,15 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "ragged": lambda: _contiguous(11, 72, 160, 3),
         "empty": lambda: _contiguous(0, 64, 128, 2),
     },
-    "interleave_gate_up": {"ragged": lambda: _interleave(2, 136, 160), "one": lambda: _interleave(1, 8, 8)},
+    "interleave_gate_up": {
+        "ragged": lambda: _interleave(2, 136, 160),
+        "one": lambda: _interleave(1, 8, 8),
+        **bf16_cases.INTERLEAVE,
+    },
     "m_grouped_fp8_swiglu_gemm_nt_offset": {
         "ragged": lambda: _swiglu(11, 136, 160, 3),
         "hints": lambda: _swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "plain": lambda: _swiglu(11, 136, 160, 3, quantise=False),
         "empty": lambda: _swiglu(0, 64, 128, 3),
     },
     **bf16_cases.CASES,
