@@ -63,6 +63,7 @@ CASES = [
         *("b", "[G, N, K]", "N", 1, 0, 8),
     ),
     ("interleave_gate_up", lambda k: gate_up(2, 8, k), "w", "[G, 2I, K]", "K", 2, 20, 24),
+    ("moe_permute", lambda h: (torch.zeros(3, h), PLAN), "x", "[T, H]", "H", 1, 12, 16),
     ("moe_permute_quant", lambda h: (torch.zeros(3, h), PLAN), "x", "[T, H]", "H", 1, 9, 16),
     (
         "moe_combine",

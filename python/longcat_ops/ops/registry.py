@@ -85,6 +85,7 @@ OPS: dict[str, Op] = {
     "m_grouped_bf16_gemm_nt_contiguous": Op("bf16_gemm", keywords=("compiled_dims", *_PSUM)),
     "moe_route": Op("moe", adapt=_leave_count_out),
     "moe_plan": Op("moe"),
+    "moe_permute": Op("moe"),
     "moe_permute_quant": Op("moe"),
     "moe_combine": Op("moe"),
     "fused_moe": Op(
