@@ -28,6 +28,7 @@ namespace longcat_ops::bindings {
   X(lc_router_gemm)                          \
   X(lc_moe_route)                            \
   X(lc_moe_plan)                             \
+  X(lc_moe_permute)                          \
   X(lc_moe_permute_quant)                    \
   X(lc_moe_combine)
 

@@ -87,6 +87,7 @@ OPS: dict[str, Op] = {
     "router_gemm": Op("router"),
     "moe_route": Op("moe", adapt=_leave_count_out),
     "moe_plan": Op("moe"),
+    "moe_permute": Op("moe"),
     "moe_permute_quant": Op("moe"),
     "moe_combine": Op("moe"),
     "fused_moe": Op(

@@ -132,8 +132,8 @@ def _router(tokens: int, experts: int, width: int, dtype: torch.dtype = torch.bf
 
 
 @seeded
-def _permute(tokens: int, width: int, **kwargs: Any) -> Call:
-    return call(torch.randn(tokens, width).bfloat16(), plan_of(route(tokens)), **kwargs)
+def _permute(tokens: int, width: int, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Call:
+    return call(torch.randn(tokens, width).to(dtype), plan_of(route(tokens)), **kwargs)
 
 
 @seeded
@@ -229,6 +229,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "all": lambda: _plan(7, 6),
         "few_local": lambda: _plan(7, 2),
         "empty": lambda: _plan(0, 6),
+    },
+    "moe_permute": {
+        "ragged": lambda: _permute(7, 160),
+        "f32": lambda: _permute(3, 576, torch.float32),
+        "f16": lambda: _permute(5, 8, torch.float16),
+        "empty": lambda: _permute(0, 128),
     },
     "moe_permute_quant": {
         "ragged": lambda: _permute(7, 160),
