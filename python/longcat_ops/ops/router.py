@@ -23,8 +23,9 @@ def router_gemm(x: Tensor, w: Tensor, *, split: Tensor | None = None) -> Tensor:
     Args:
         x: bf16 or f32 [T, H]; H a multiple of 8; last stride 1, rows any distance apart. T may be 0.
         w: f32 [E, H], E in 1 .. 1024; last stride 1, rows any distance apart.
-        split: bf16 [3, E, H] contiguous, on a GPU at a multiple of 16 bytes, from `split_bf16x3(w)`, made once when weights are loaded. On a GPU it is read
-            in place of w, and made at each call if it is None. On a CPU w is read.
+        split: bf16 [3, E, H] contiguous, on a GPU at a multiple of 16 bytes, from `split_bf16x3(w)`, made once when
+            weights are loaded. On a GPU it is read in place of w, and made at each call if it is None. On a CPU w is
+            read.
 
     Returns:
         f32 [T, E].
