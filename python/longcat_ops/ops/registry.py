@@ -63,6 +63,15 @@ def _has_rows(value: Any) -> bool:
     return hasattr(type(value), "untyped_storage") and not value.is_nested and value.ndim > 0
 
 
+def _refuse_pair(call: dict[str, Any]) -> None:
+    """Refuses a pair for the first of two tensors, where the call would bind without the second."""
+    w = call["w"]
+    if isinstance(w, tuple | list) and call["s"] is None:
+        fix = "pass each tensor by itself, as interleave_gate_up(*pair) does"
+        got = f"of type {type(w).__name__}"
+        raise LongcatShapeError(message("interleave_gate_up", "w", got, "a torch.Tensor", fix=fix))
+
+
 _FP8 = ("recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast")  # keywords of DeepGEMM
 _PSUM = ("use_psum_layout", "expected_m_for_psum_layout")
 
@@ -77,7 +86,7 @@ OPS: dict[str, Op] = {
     "m_grouped_fp8_gemm_nt_offset": Op("gemm"),
     "m_grouped_fp8_gemm_nt_masked": Op("gemm", keywords=_FP8),
     "m_grouped_fp8_gemm_nt_contiguous": Op("gemm", keywords=(*_FP8, *_PSUM)),
-    "interleave_gate_up": Op("gemm"),
+    "interleave_gate_up": Op("gemm", adapt=_refuse_pair),
     "m_grouped_fp8_swiglu_gemm_nt_offset": Op("gemm"),
     "bf16_gemm_nt": Op("bf16_gemm", keywords=("c", "compiled_dims")),
     "m_grouped_bf16_gemm_nt_offset": Op("bf16_gemm"),
