@@ -86,25 +86,27 @@ void check_m_grouped_bf16_swiglu_gemm_nt_offset(const Arguments& a) {
 std::vector<OpRow> bf16_gemm_ops() {
   return {
       // a [M, K], b [N, K], both bf16 or both f32; out [M, N]
-      {"bf16_gemm_nt(Tensor a, Tensor b, int split_k, Tensor(a!) out) -> ()", check_bf16_gemm_nt, {.flops = row_flops}},
+      {"bf16_gemm_nt(Tensor a, Tensor b, int split_k, Tensor(a!) out) -> ()",
+       check_bf16_gemm_nt,
+       {.flops = row_flops, .product = dense_problem}},
       // b [G, N, K]; rows offsets[g] .. offsets[g + 1] of a go to group g
       {"m_grouped_bf16_gemm_nt_offset(Tensor a, Tensor b, Tensor offsets, int? max_m_hint, bool counts_ready, "
        "int split_k, Tensor(a!) out) -> ()",
        check_m_grouped_bf16_gemm_nt_offset,
-       {.flops = row_flops, .assumes = kEveryExpert}},
+       {.flops = row_flops, .assumes = kEveryExpert, .product = offset_problem}},
       // a [G, M, K], out [G, M, N]; the first masked_m[g] rows of group g
       {"m_grouped_bf16_gemm_nt_masked(Tensor a, Tensor b, Tensor masked_m, int expected_m, Tensor(a!) out) -> ()",
        check_m_grouped_bf16_gemm_nt_masked,
-       {.flops = stacked_flops, .assumes = kEveryExpert}},
+       {.flops = stacked_flops, .assumes = kEveryExpert, .product = masked_problem}},
       // m_indices i32 [M]: group of each row, or -1
       {"m_grouped_bf16_gemm_nt_contiguous(Tensor a, Tensor b, Tensor m_indices, Tensor(a!) out) -> ()",
        check_m_grouped_bf16_gemm_nt_contiguous,
-       {.flops = row_flops, .assumes = kEveryExpert}},
+       {.flops = row_flops, .assumes = kEveryExpert, .product = contiguous_problem}},
       // gate_up [G, 2I, K] interleaved; h e4m3 [M, I], sh f32 [M, ceil(I / 128)]; without sh h is of a's dtype
       {"m_grouped_bf16_swiglu_gemm_nt_offset(Tensor a, Tensor gate_up, Tensor offsets, int? max_m_hint, "
        "bool counts_ready, Tensor(a!) h, Tensor(b!)? sh) -> ()",
        check_m_grouped_bf16_swiglu_gemm_nt_offset,
-       {.flops = gate_up_flops, .assumes = kEveryExpert}},
+       {.flops = gate_up_flops, .assumes = kEveryExpert, .product = swiglu_problem}},
   };
 }
 

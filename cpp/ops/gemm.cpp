@@ -98,30 +98,6 @@ void check_m_grouped_fp8_swiglu_gemm_nt_offset(const Arguments& a) {
   check_swiglu_rest(kOp, a, DType::kBFloat16);
 }
 
-MoeGemmProblem dense_problem(const Arguments& a) {
-  MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("b"));
-  problem.split_k = a.integer("split_k");
-  return problem;
-}
-MoeGemmProblem offset_problem(const Arguments& a) {
-  MoeGemmProblem problem = dense_problem(a);
-  problem.max_rows = a.optional_integer("max_m_hint").value_or(problem.max_rows);
-  return problem;
-}
-MoeGemmProblem masked_problem(const Arguments& a) {
-  MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("b"));
-  problem.mean_rows = a.integer("expected_m");
-  return problem;
-}
-MoeGemmProblem contiguous_problem(const Arguments& a) { return moe_gemm_problem(a.tensor("a"), a.tensor("b")); }
-MoeGemmProblem swiglu_problem(const Arguments& a) {
-  MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("gate_up"));
-  problem.swiglu = true;
-  problem.quantised = a.optional_tensor("sh") != nullptr;
-  problem.max_rows = a.optional_integer("max_m_hint").value_or(problem.max_rows);
-  return problem;
-}
-
 }  // namespace
 
 std::vector<OpRow> gemm_ops() {

@@ -7,6 +7,7 @@
 
 #include "device/trace.cuh"
 #include "device/vector_io.cuh"
+#include "device/wgmma_tile.cuh"
 #include "gemm/epilogue.cuh"
 #include "gemm/producer.cuh"
 #include "gemm/split.cuh"
@@ -40,10 +41,6 @@ LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
   }
 }
 
-// Descriptor of a tile of 1024-byte atoms. To move it along the tile or to another stage, add 16-byte units.
-// NOTE: making a descriptor for each product would put a chain of dependent instructions between two of them.
-LC_DEVICE uint64_t descriptor_of(uint32_t tile) { return ptx::make_descriptor(tile, 16, 1024, ptx::Swizzle::k128B); }
-
 // Starts one stage, 64 weight rows times kWidth tokens, as the newest group of products.
 template <Operand kOperand, uint32_t kWidth>
 LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kWidth / 2]) {
@@ -59,15 +56,7 @@ LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kW
   ptx::wgmma_commit();
 }
 
-// Waits for a group of bf16 products, with up to kPending newer ones in flight, and adds it to the sums.
-template <int kPending, uint32_t kCount>
-LC_DEVICE void add_products(float (&acc)[kCount], float (&sum)[kCount]) {
-  ptx::wgmma_wait_for<kPending>(acc);
-  LC_UNROLL
-  for (uint32_t i = 0; i < kCount; ++i) sum[i] = ptx::add_rn(sum[i], acc[i]);
-}
-
-// The same for FP8: adds it times both scales.
+// Waits for a group of products, with up to kPending newer ones in flight, and adds it, times both scales, to the sums.
 // kPanels = 2: rows 8 .. 15 of every 16 have scales of their own, `panel` bytes further. kEarly: loads all scales while
 // the products run, if there are registers for them. NOTE: every kWidth does the same operations in the same order, so
 // a result does not depend on the bucket.
@@ -116,8 +105,8 @@ struct TileMultiplier {
   LC_DEVICE static void multiply_ahead(const MoeGemmParams& p, uint32_t base, uint32_t warpgroup, uint32_t count,
                                        device::Pipeline& stages, float (&sum)[kWidth / 2]) {
     if (kCluster == Cluster::kSplit && count == 0) return;
-    const uint64_t weights = descriptor_of(base + warpgroup * (kWarpgroupRows * kBlockK));
-    const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+    const uint64_t weights = device::descriptor_of(base + warpgroup * (kWarpgroupRows * kBlockK));
+    const uint64_t tokens = device::descriptor_of(base + p.smem.weight_bytes);
     float acc[2][kWidth / 2];
     device::Pipeline ahead = stages;  // the next block to start
     const auto start = [&](float (&into)[kWidth / 2]) {
@@ -130,7 +119,7 @@ struct TileMultiplier {
       if constexpr (kScaled) {
         add_products<kWidth, 1, pending, true>(from, base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens, sum);
       } else {
-        add_products<pending>(from, sum);
+        device::add_products<pending>(from, sum);
       }
       release<kCluster>(stages);
       stages.advance();
@@ -161,8 +150,8 @@ struct TileMultiplier {
     if constexpr (kWidth <= kSmallTokens && kPasses == 1) {
       multiply_ahead<kWidth>(p, base, tile.warpgroup, blocks.end - blocks.begin, stages, sum[0]);
     } else {
-      const uint64_t weights = descriptor_of(base + tile.warpgroup * (kWarpgroupRows * kBlockK));
-      const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+      const uint64_t weights = device::descriptor_of(base + tile.warpgroup * (kWarpgroupRows * kBlockK));
+      const uint64_t tokens = device::descriptor_of(base + p.smem.weight_bytes);
       for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
         const uint32_t at = stages.stage * (p.smem.stage_bytes / 16);
         const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
@@ -174,7 +163,7 @@ struct TileMultiplier {
           if constexpr (kScaled) {
             add_products<kWidth, 1, 0, kWidth <= 64>(acc, scales + 4 * i * kWidth, sum[i]);
           } else {
-            add_products<0>(acc, sum[i]);
+            device::add_products<0>(acc, sum[i]);
           }
         }
         release<kCluster>(stages);

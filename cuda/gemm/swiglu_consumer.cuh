@@ -20,8 +20,8 @@ struct SwigluTileMultiplier {
     const SmemLayout& smem = p.gemm.smem;
     float sum[kSlabs][kWidth / 2] = {};
     const uint32_t blocks = count_blocks(p.gemm), first_slab = ptx::warp_index() / 4 * kSlabs;
-    const uint64_t weights = descriptor_of(base + first_slab * (kWarpgroupRows * kBlockK));
-    const uint64_t tokens = descriptor_of(base + smem.weight_bytes);
+    const uint64_t weights = device::descriptor_of(base + first_slab * (kWarpgroupRows * kBlockK));
+    const uint64_t tokens = device::descriptor_of(base + smem.weight_bytes);
     for (uint32_t block = 0; block < blocks; ++block, stages.advance()) {
       const uint32_t at = stages.stage * (smem.stage_bytes / 16);
       const uint32_t scales = base + smem.scales + 4 * (2 * stages.stage * smem.max_tokens);
@@ -34,8 +34,8 @@ struct SwigluTileMultiplier {
           add_products<kWidth, 2, 1, kFew>(acc[0], scales, sum[0], 4 * smem.max_tokens);
           add_products<kWidth, 2, 0, kFew>(acc[1], scales, sum[1], 4 * smem.max_tokens);
         } else {
-          add_products<1>(acc[0], sum[0]);
-          add_products<0>(acc[1], sum[1]);
+          device::add_products<1>(acc[0], sum[0]);
+          device::add_products<0>(acc[1], sum[1]);
         }
       } else {
         LC_UNROLL
@@ -45,7 +45,7 @@ struct SwigluTileMultiplier {
           if constexpr (kScaled) {
             add_products<kWidth, 2, 0, kFew>(acc[slab], scales, sum[slab], 4 * smem.max_tokens);
           } else {
-            add_products<0>(acc[slab], sum[slab]);
+            device::add_products<0>(acc[slab], sum[slab]);
           }
         }
       }

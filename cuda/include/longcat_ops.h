@@ -185,6 +185,15 @@ typedef struct lc_m_grouped_bf16_swiglu_gemm_nt_offset_args {
 LC_API int lc_m_grouped_bf16_swiglu_gemm_nt_offset(const lc_m_grouped_bf16_swiglu_gemm_nt_offset_args* args,
                                                    lc_stream_t stream);
 
+/* x bf16 or f32 [T, H]; split: three terms bf16 [E, H], contiguous, as split_bf16x3 returns them; out f32 [T, E]. */
+typedef struct lc_router_gemm_args {
+  size_t struct_size;
+  lc_matrix x;
+  lc_stack split;
+  lc_matrix out;
+} lc_router_gemm_args;
+LC_API int lc_router_gemm(const lc_router_gemm_args* args, lc_stream_t stream);
+
 /* Routing, dispatch and combine. Everything but an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of
  * i32 [T * min(K, num_local)]. num_valid i32 [1] and the weights of lc_moe_plan may be null, add may be absent. If

@@ -104,15 +104,17 @@ def test_nothing_is_sent_for_the_others(ops: ModuleType, c: Choices) -> None:
         plan = plan_of(ops, routing)
         used = int(plan.offsets[-1])
         q = torch.full((len(plan.src_of), HIDDEN), 0x2A, dtype=torch.uint8).view(torch.float8_e4m3fn)
-        s = torch.full((len(q), 1), 12345.0)
+        s, rows = torch.full((len(q), 1), 12345.0), torch.full(q.shape, 12352.0, dtype=BF16)
         if ops is reference:
             ops.moe_permute_quant(x, plan, out=(q, s))
+            ops.moe_permute(x, plan, out=rows)
         else:
             torch.ops.longcat_ops.moe_permute_quant(x, plan.row_of, plan.src_of, q, s)
+            torch.ops.longcat_ops.moe_permute(x, plan.row_of, plan.src_of, rows)
         assert (q[used:].view(torch.uint8) == 0x2A).all() and (s[used:] == 12345).all(), name
-        assert not s.isnan().any(), name
-        expected = expected or bits((q, s))
-        assert bits((q, s)) == expected, name
+        assert (rows[used:] == 12352).all() and not s.isnan().any() and not rows.isnan().any(), name
+        expected = expected or bits((q, s, rows))
+        assert bits((q, s, rows)) == expected, name
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])

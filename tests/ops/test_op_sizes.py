@@ -86,6 +86,8 @@ CASES = [
     ),
     ("interleave_gate_up", lambda k: gate_up(2, 8, k), "w", "[G, 2I, K]", "K", 2, 20, 24),
     ("interleave_gate_up", lambda k: (torch.zeros(2, 16, k),), "w", "[G, 2I, K]", "K", 2, 20, 24),
+    ("router_gemm", lambda h: (torch.zeros(3, h), torch.zeros(5, h)), "x", "[T, H]", "H", 1, 12, 16),
+    ("moe_permute", lambda h: (torch.zeros(3, h), PLAN), "x", "[T, H]", "H", 1, 12, 16),
     ("moe_permute_quant", lambda h: (torch.zeros(3, h), PLAN), "x", "[T, H]", "H", 1, 9, 16),
     (
         "moe_combine",

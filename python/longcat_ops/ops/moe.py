@@ -13,10 +13,11 @@ from .calling import empty_scales, kernel, public
 from .parameters import weight
 from .registry import check_num_valid
 
-__all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
+__all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute", "moe_permute_quant", "moe_plan", "moe_route"]
 
 _moe_route = kernel("moe_route")
 _moe_plan = kernel("moe_plan")
+_moe_permute = kernel("moe_permute")
 _moe_permute_quant = kernel("moe_permute_quant")
 _moe_combine = kernel("moe_combine")
 _fused_moe = kernel("fused_moe")
@@ -91,6 +92,25 @@ def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> Plan
     )
     _moe_plan(ids, num_local, weights, *plan)
     return plan
+
+
+@public
+def moe_permute(x: Tensor, plan: Plan) -> Tensor:
+    """Each row of x once at every row the plan gives it, its bits unchanged.
+
+    Args:
+        x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
+        plan: from `moe_plan`, of the same T tokens. A row on which row_of and src_of disagree may stay unset.
+
+    Returns:
+        [R, H] of x's dtype, contiguous. Rows from plan.offsets[G] on are not set.
+
+    Raises:
+        LongcatShapeError: x and plan do not fit each other.
+    """
+    out = torch.empty((plan.src_of.shape[0], x.shape[1]), dtype=x.dtype, device=x.device)
+    _moe_permute(x, plan.row_of, plan.src_of, out)
+    return out
 
 
 @public

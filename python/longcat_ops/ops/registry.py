@@ -93,8 +93,10 @@ OPS: dict[str, Op] = {
     "m_grouped_bf16_gemm_nt_masked": Op("bf16_gemm", keywords=("compiled_dims",)),
     "m_grouped_bf16_gemm_nt_contiguous": Op("bf16_gemm", keywords=("compiled_dims", *_PSUM)),
     "m_grouped_bf16_swiglu_gemm_nt_offset": Op("bf16_gemm"),
+    "router_gemm": Op("router"),
     "moe_route": Op("moe", adapt=_leave_count_out),
     "moe_plan": Op("moe"),
+    "moe_permute": Op("moe"),
     "moe_permute_quant": Op("moe"),
     "moe_combine": Op("moe"),
     "fused_moe": Op(

@@ -4,13 +4,14 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from ..types import Plan, Routing
-from . import bf16_gemm, experts, gemm, moe, norm, quant
+from . import bf16_gemm, experts, gemm, moe, norm, quant, router
 from .bf16_gemm import *
 from .experts import *
 from .gemm import *
 from .moe import *
 from .norm import *
 from .quant import *
+from .router import *
 
 __all__ = [
     "Plan",
@@ -21,4 +22,5 @@ __all__ = [
     *moe.__all__,
     *norm.__all__,
     *quant.__all__,
+    *router.__all__,
 ]

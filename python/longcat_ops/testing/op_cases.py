@@ -126,8 +126,14 @@ def _weighted_plan(tokens: int, num_local: int) -> Call:
 
 
 @seeded
-def _permute(tokens: int, width: int, **kwargs: Any) -> Call:
-    return call(torch.randn(tokens, width).bfloat16(), plan_of(route(tokens)), **kwargs)
+def _router(tokens: int, experts: int, width: int, dtype: torch.dtype = torch.bfloat16, split: bool = False) -> Call:
+    w = 0.02 * torch.randn(experts, width)
+    return call(torch.randn(tokens, width).to(dtype), w, split=longcat_ops.split_bf16x3(w) if split else None)
+
+
+@seeded
+def _permute(tokens: int, width: int, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Call:
+    return call(torch.randn(tokens, width).to(dtype), plan_of(route(tokens)), **kwargs)
 
 
 @seeded
@@ -206,6 +212,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "empty": lambda: _swiglu(0, 64, 128, 3),
     },
     **bf16_cases.CASES,
+    "router_gemm": {
+        "split": lambda: _router(5, 100, 200, split=True),
+        "f32": lambda: _router(3, 13, 72, torch.float32, split=True),
+        "alone": lambda: _router(9, 96, 64),
+        "empty": lambda: _router(0, 24, 64, split=True),
+    },
     "moe_route": {
         "odd": lambda: _route(5, 13, 4, 5),
         "padding": lambda: _route(5, 768, 256, 12, num_valid=torch.tensor([3], dtype=torch.int32)),
@@ -217,6 +229,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "all": lambda: _plan(7, 6),
         "few_local": lambda: _plan(7, 2),
         "empty": lambda: _plan(0, 6),
+    },
+    "moe_permute": {
+        "ragged": lambda: _permute(7, 160),
+        "f32": lambda: _permute(3, 576, torch.float32),
+        "f16": lambda: _permute(5, 8, torch.float16),
+        "empty": lambda: _permute(0, 128),
     },
     "moe_permute_quant": {
         "ragged": lambda: _permute(7, 160),
