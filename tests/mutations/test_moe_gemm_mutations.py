@@ -56,7 +56,7 @@ MUTATIONS = [
     gemm("one_reader_short", ROLES, "(kOperand) + p.smem.consumer_warps)", "(kOperand) + p.smem.consumer_warps - 1)"),
     gemm("barriers_not_fenced", ROLES, "    ptx::fence_mbarrier_init();\n", ""),
     gemm("barriers_not_shared", ROLES, "  ptx::sync_threads();\n", ""),
-    gemm("stride_of_two_atoms", DESCRIPTOR, "ptx::make_descriptor(tile, 16, 1024", "ptx::make_descriptor(tile, 16, 2048"),
+    gemm("stride_of_two_atoms", DESCRIPTOR, "make_descriptor(tile, 16, 1024", "make_descriptor(tile, 16, 2048"),
     gemm("another_swizzle", DESCRIPTOR, "16, 1024, ptx::Swizzle::k128B", "16, 512, ptx::Swizzle::k64B"),
     gemm("warpgroups_share_rows", CONSUMER, "base + warpgroup * (kWarpgroupRows * kBlockK)", "base"),
     gemm("large_warpgroups_share_rows", CONSUMER, "tile.warpgroup * (kWarpgroupRows * kBlockK)", "0"),
