@@ -102,14 +102,20 @@ def test_instruction_sets_agree_bit_for_bit() -> None:
         "    for m, n, k in ((1, 24, 6144), (2, 40, 1032), (3, 8, 8), (4, 16, 136), (70, 72, 1000)):\n"
         "        a, b = torch.randn(m, k).to(t), torch.randn(n, k).to(t)\n"
         "        y = longcat_ops.bf16_gemm_nt(a, b, torch.empty(m, n))\n"
-        "        print(hashlib.sha256(y.numpy().tobytes()).hexdigest())"
+        "        print(hashlib.sha256(y.numpy().tobytes()).hexdigest())\n"
+        "    x, offsets = torch.randn(9, 136).to(t), torch.tensor([0, 2, 9], dtype=torch.int32)\n"
+        "    w = longcat_ops.interleave_gate_up((torch.randn(2, 272, 136) / 12).to(t))\n"
+        "    for quantise in (False, True):\n"
+        "        h = longcat_ops.m_grouped_bf16_swiglu_gemm_nt_offset(x, w, offsets, quantise=quantise)\n"
+        "        parts = [part.view(torch.uint8).numpy().tobytes() for part in (h if quantise else [h])]\n"
+        "        print(hashlib.sha256(b''.join(parts)).hexdigest())\n"
     )
     outputs = set()
     for isa in longcat_ops._library.load().build_info()["cpu_isas"]:
         environment = os.environ | {"LONGCAT_OPS_CPU_ISA": isa}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         outputs.add(done.stdout)
-    assert len(outputs) == 1 and len(set(outputs.pop().split())) == 10
+    assert len(outputs) == 1 and len(set(outputs.pop().split())) == 14
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

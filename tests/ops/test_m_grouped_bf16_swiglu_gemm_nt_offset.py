@@ -21,7 +21,7 @@ from support.near_oracle import FLOOR_SCALE
 from support.swiglu_oracle import assert_hidden, is_unset, prefilled
 
 BF16, F32 = torch.bfloat16, torch.float32
-EVERY_FORM = pytest.mark.parametrize(("dtype", "quantise"), list(itertools.product(DTYPES, (False, True))))
+EVERY_FORM = pytest.mark.parametrize(("dtype", "quantise"), list(itertools.product(DTYPES, (False, True))), ids=str)
 
 
 def operands(sizes: Sequence[int], width: int, k: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
