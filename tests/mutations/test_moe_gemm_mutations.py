@@ -19,7 +19,7 @@ SIZES = (0, 9, 1, 40, 0, 33)
 
 PARAMS = "gemm/params.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
-DESCRIPTOR = "device/wgmma_tile.cuh"
+TILE = "device/wgmma_tile.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
 READY_WAIT = "  if (!early) ptx::grid_dependency_wait();\n"
 EMPTY = "stages.wait_empty();\n      "
@@ -56,8 +56,8 @@ MUTATIONS = [
     gemm("one_reader_short", ROLES, "(kOperand) + p.smem.consumer_warps)", "(kOperand) + p.smem.consumer_warps - 1)"),
     gemm("barriers_not_fenced", ROLES, "    ptx::fence_mbarrier_init();\n", ""),
     gemm("barriers_not_shared", ROLES, "  ptx::sync_threads();\n", ""),
-    gemm("stride_of_two_atoms", DESCRIPTOR, "make_descriptor(tile, 16, 1024", "make_descriptor(tile, 16, 2048"),
-    gemm("another_swizzle", DESCRIPTOR, "16, 1024, ptx::Swizzle::k128B", "16, 512, ptx::Swizzle::k64B"),
+    gemm("stride_of_two_atoms", TILE, "ptx::make_descriptor(tile, 16, 1024", "ptx::make_descriptor(tile, 16, 2048"),
+    gemm("another_swizzle", TILE, "16, 1024, ptx::Swizzle::k128B", "16, 512, ptx::Swizzle::k64B"),
     gemm("warpgroups_share_rows", CONSUMER, "base + warpgroup * (kWarpgroupRows * kBlockK)", "base"),
     gemm("large_warpgroups_share_rows", CONSUMER, "tile.warpgroup * (kWarpgroupRows * kBlockK)", "0"),
     gemm("steps_of_no_width", CONSUMER, E4M3 + "weights + k / 16", E4M3 + "weights"),
