@@ -34,14 +34,23 @@ void check_tokens(const char* op, const char* name, const TensorDesc& x, const c
 void check_expert_weight(const char* op, const char* name, const char* scales_name, const TensorDesc& w,
                          const TensorDesc* scales, bool is_gate_up, const TensorDesc& x) {
   check_device(op, name, w);
+  LC_CHECK(w.dtype != DType::kFloat16, op, name, dtype_name(w.dtype),
+           "torch.float8_e4m3fn, torch.bfloat16 or torch.float32: no LongCat model holds float16", describe(name, w),
+           text(name, ".bfloat16()"));
+  LC_CHECK(w.dtype != DType::kFloat32 || w.device != DeviceKind::kCuda, op, name, dtype_name(w.dtype),
+           "torch.float8_e4m3fn or torch.bfloat16: on CUDA the tensor cores take no float32", describe(name, w),
+           text(name, ".bfloat16()"));
   LC_CHECK(is_floating(w.dtype) || w.dtype == DType::kFloat8E4M3, op, name, dtype_name(w.dtype),
-           "torch.float8_e4m3fn, torch.bfloat16, torch.float16 or torch.float32", describe(name, w), "");
+           "torch.float8_e4m3fn, torch.bfloat16 or torch.float32", describe(name, w), "");
   check_scales_given(op, {name, &w}, {scales_name, scales},
                      "pass the pair (weight, scales) of an FP8 weight, the tensor of any other");
   if (scales && is_gate_up) return check_gate_up(op, name, scales_name, {w, *scales}, &x);
   if (scales) return check_stacked_weight(op, name, scales_name, {w, *scales}, &x);
-  check_lead(op, {name, &w}, 3, is_gate_up ? "[G, 2I, H]" : "[G, H, I]");
+  if (is_gate_up) return check_gate_up_values(op, name, w, &x);
+  check_lead(op, {name, &w}, 3, "[G, H, I]");
   check_same_device(op, {name, &w}, {"x", &x});
+  check_multiple(op, name, w, 1, "[G, H, I]", "H");
+  check_multiple(op, name, w, 2, "[G, H, I]", "I");
   check_contiguous(op, name, w);
 }
 
@@ -192,8 +201,6 @@ void check_fused_moe(const Arguments& a) {
   if (offsets || row_of || src_of) {
     LC_CHECK(offsets && row_of && src_of, kOp, "plan", "in part None", "offsets, row_of and src_of", "",
              "pass all that moe_plan returns, or None");
-    LC_CHECK(gate_up_scales && down_scales, kOp, "plan", "a Plan", "None where a weight is dense", "",
-             "plan=None: only the chain of FP8 weights runs by a plan");
     const int64_t k = ids.sizes[1];
     check_dense(kOp, {"offsets", offsets}, DType::kInt32, {groups + 1}, like);
     check_dense(kOp, {"row_of", row_of}, DType::kInt32, {tokens, k}, like);
@@ -283,8 +290,8 @@ std::vector<OpRow> moe_ops() {
        check_moe_combine,
        {.assumes = "every row of y is used",
         .launches = [](const Arguments& a) { return dispatch_launches("moe_combine", a, kCombineEntryBytes); }}},
-      // w_gate_up [G, 2I, H], w_down [G, H, I]; scales only with e4m3 weights, gate_up then interleaved; the last three
-      // inputs are a plan
+      // w_gate_up [G, 2I, H], interleaved, w_down [G, H, I]; scales only with e4m3 weights; the last three inputs are a
+      // plan
       {"fused_moe(Tensor x, Tensor ids, Tensor weights, Tensor zero_weight, Tensor w_gate_up, "
        "Tensor? gate_up_scales, Tensor w_down, Tensor? down_scales, Tensor? offsets, Tensor? row_of, Tensor? src_of, "
        "Tensor(a!) out) -> ()",

@@ -165,29 +165,31 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
               plan: Plan | None = None) -> Tensor:  # fmt: skip
     """The expert chain of one rank: sum over k of weights[:, k] * SwiGLU_{ids[:, k]}(x), plus zero_weight * x.
 
-    With FP8 weights, on every backend: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
-    `m_grouped_fp8_gemm_nt_offset`, `moe_combine`, of which on a GPU no host code reads a result.
+    On every backend: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
+    `m_grouped_fp8_gemm_nt_offset`, `moe_combine`, of which on a GPU no host code reads a result. Around a dense weight
+    `moe_permute` and the bf16 products stand in their place: x is converted to the dtype of gate_up, and h is bf16, or
+    that of dense gate_up, until down asks for another.
 
     A choice of id -1 or of weight 0 is none: it is not sent, not computed and not counted. Where an FFN expert's weight
-    is 0, the result is that of adding 0 * y for it, but for three things: the sign of a zero; an inf or NaN of y does
-    not show; with dense weights and more than 8 tokens, roundings, which depend there on an expert's number of rows.
+    is 0, the result is that of adding 0 * y for it, but for the sign of a zero, and an inf or NaN of y does not show.
 
     Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
 
     Args:
         x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
         routing: from `moe_route`, ids in 0 .. G - 1 or -1.
-        w_gate_up: [G, 2I, H] of a floating dtype, gate rows, then up rows; or the FP8 pair of `interleave_gate_up`.
-        w_down: [G, H, I] of a floating dtype, or an FP8 pair (e4m3, f32 [G, ceil(H / 128), ceil(I / 128)]).
-        plan: moe_plan(routing.ids, G, routing.weights) where there is one already; only with FP8 weights. routing.ids
-            is then not read, and a choice of weight 0 that has a row in it is computed, and adds 0 * y.
+        w_gate_up: [G, 2I, H] bfloat16, on a CPU also float32, or an FP8 pair; from `interleave_gate_up`.
+        w_down: [G, H, I] bfloat16, on a CPU also float32, or an FP8 pair (e4m3, f32 [G, ceil(H / 128),
+            ceil(I / 128)]). H and I are multiples of 8.
+        plan: moe_plan(routing.ids, G, routing.weights) where there is one already. routing.ids is then not read, and a
+            choice of weight 0 that has a row in it is computed, and adds 0 * y.
 
     Returns:
         [T, H] in x's dtype, contiguous; summed as in `moe_combine`.
 
     Raises:
         LongcatShapeError: the arguments do not fit each other, or an id is that of no expert, even with weight 0. With
-            a plan, and on a GPU with FP8 weights, ids are not checked: one of no expert counts as -1.
+            a plan, and on a GPU, ids are not checked: one of no expert counts as -1.
     """
     gate_up, gate_up_scales = weight("fused_moe", "w_gate_up", w_gate_up)
     down, down_scales = weight("fused_moe", "w_down", w_down)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..types import BLOCK, Fp8Pair
+from ..types import BLOCK, ROW_GROUP, Fp8Pair
 from .invariance import linear
 from .quant import dequant_fp8, per_token_group_quant_fp8
 from .rows import padded, silu
@@ -27,7 +27,6 @@ __all__ = [
 
 Hidden = tuple[Tensor, Tensor | None]  # h and, if it is quantised, its scales
 
-_ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
 
 # Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode
 # step's product with it. An entry lives as long as its weight, and is renewed after a write to it.
@@ -97,12 +96,12 @@ def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_
 
 def interleave_gate_up(w: Tensor, s: Tensor | None = None) -> Tensor | Fp8Pair:
     """Rows of w [G,2I,K] in groups of 8, gate and up in turn; the scale rows of s in turn, one by one."""
-    return _turns(w, _ROW_GROUP, undo=False) if s is None else _reorder(w, s, undo=False)
+    return _turns(w, ROW_GROUP, undo=False) if s is None else _reorder(w, s, undo=False)
 
 
 def halves_of(w: Tensor) -> Tensor:
     """A weight [G,2I,K] in the order of `interleave_gate_up` as gate rows, then up rows."""
-    return _turns(w, _ROW_GROUP, undo=True)
+    return _turns(w, ROW_GROUP, undo=True)
 
 
 def m_grouped_fp8_swiglu_gemm_nt_offset(lhs: Fp8Pair, gate_up: Fp8Pair, offsets: Tensor, *,
@@ -195,7 +194,7 @@ def groups_of(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
 
 
 def _reorder(w: Tensor, s: Tensor, *, undo: bool) -> Fp8Pair:
-    return _turns(w.view(torch.uint8), _ROW_GROUP, undo=undo).view(w.dtype), _turns(s, 1, undo=undo)
+    return _turns(w.view(torch.uint8), ROW_GROUP, undo=undo).view(w.dtype), _turns(s, 1, undo=undo)
 
 
 def _turns(t: Tensor, size: int, *, undo: bool) -> Tensor:

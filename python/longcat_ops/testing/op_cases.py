@@ -146,14 +146,14 @@ def _combine(tokens: int, width: int, add: bool) -> Call:
 
 
 @seeded
-def _fused(tokens: int, hidden: int, width: int, fp8: bool, planned: bool = False) -> Call:
-    x = torch.randn(tokens, hidden).bfloat16()
-    if not fp8:
-        weights = (torch.randn(6, 2 * width, hidden).bfloat16() * 0.1, torch.randn(6, hidden, width).bfloat16() * 0.1)
-        return call(x, route(tokens), *weights)
-    weights = longcat_ops.interleave_gate_up(*gate_up(6, width, hidden)), stacked_weight(6, hidden, width)
-    routing = route(tokens)
-    return call(x, routing, *weights, **({"plan": plan_of(routing)} if planned else {}))
+def _fused(tokens: int, hidden: int, width: int, fp8: str, planned: bool = False) -> Call:
+    """fp8: which of the weights are FP8, "gate_up", "down" or both."""
+    x, routing = torch.randn(tokens, hidden).bfloat16(), route(tokens)
+    pairs = gate_up(6, width, hidden), stacked_weight(6, hidden, width)
+    dense = [torch.randn(q.shape).bfloat16() * 0.1 for q, _ in pairs]
+    w_gate_up = longcat_ops.interleave_gate_up(*(pairs[0] if "gate_up" in fp8 else dense[:1]))
+    w_down = pairs[1] if "down" in fp8 else dense[1]
+    return call(x, routing, w_gate_up, w_down, **({"plan": plan_of(routing)} if planned else {}))
 
 
 # Per op, cases by name. The first is the typical one; "empty" has no token.
@@ -247,10 +247,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "empty": lambda: _combine(0, 64, add=False),
     },
     "fused_moe": {
-        "fp8": lambda: _fused(7, 160, 136, fp8=True),
-        "dense": lambda: _fused(3, 64, 48, fp8=False),
-        "planned": lambda: _fused(5, 128, 64, fp8=True, planned=True),
-        "empty": lambda: _fused(0, 128, 64, fp8=True),
+        "fp8": lambda: _fused(7, 160, 136, fp8="gate_up, down"),
+        "dense": lambda: _fused(3, 64, 48, fp8=""),
+        "fp8_gate_up": lambda: _fused(5, 64, 72, fp8="gate_up"),
+        "fp8_down": lambda: _fused(5, 72, 136, fp8="down"),
+        "planned": lambda: _fused(5, 128, 64, fp8="gate_up, down", planned=True),
+        "empty": lambda: _fused(0, 128, 64, fp8=""),
     },
 }
 EVERY = [(op, name) for op, cases in CASES.items() for name in cases]
