@@ -66,13 +66,26 @@ void router_gemm_cpu(const Call& a) {
                 sums.memory.data() + i * cpu::kBf16GemmTile, left * sizeof(float));
 }
 
+// The terms on 16 bytes, as TMA reads them: a copy in the emulator, if need be; on CUDA the check refuses others.
+lc_stack aligned_terms(const Call& a, std::vector<uint16_t>& copy) {
+  lc_stack split = device_stack(a, "split");
+  const auto address = reinterpret_cast<uintptr_t>(split.matrix.data);
+  if (address % 16 == 0 || a.tensor("split").device != DeviceKind::kCpu) return split;
+  const int64_t elements = num_elements(a.tensor("split"));
+  copy.resize(elements + 8);
+  uint16_t* to = copy.data() + (-(reinterpret_cast<uintptr_t>(copy.data()) / sizeof(uint16_t))) % 8;
+  std::memcpy(to, split.matrix.data, elements * sizeof(uint16_t));
+  split.matrix.data = to;
+  return split;
+}
+
 void router_gemm_device(const Call& a) {
-  const TensorDesc* split = a.optional_tensor("split");
-  if (!split || split->address % 16 != 0) return router_gemm_cpu(a);  // in the emulator; on CUDA the check refuses it
+  if (!a.optional_tensor("split")) return router_gemm_cpu(a);  // in the emulator; on CUDA the check refuses it
+  std::vector<uint16_t> copy;
   const lc_router_gemm_args args{
       .struct_size = sizeof args,
       .x = device_matrix(a, "x"),
-      .split = device_stack(a, "split"),
+      .split = aligned_terms(a, copy),
       .out = device_matrix(a, "out"),
   };
   launch_on(a.tensor("x"), &KernelLibrary::lc_router_gemm, args);

@@ -153,7 +153,8 @@ LC_DEVICE void multiply(const RouterGemmParams& p, uint32_t base, const Work& wo
 // Called by the whole cluster. Each block adds the pieces of some experts, in the order of the blocks.
 template <uint32_t kWidth>
 LC_DEVICE void add_pieces(const RouterGemmParams& p, uint32_t base, const Work& work, uint32_t threads) {
-  ptx::cluster_arrive_release();
+  ptx::fence_release_shared_cluster();  // shared memory only: a full release would also wait for global memory
+  ptx::cluster_arrive_relaxed();
   ptx::cluster_wait_acquire();
   const uint32_t experts = kTileExperts / p.pieces, first = ptx::cluster_rank() * experts;
   for (uint32_t i = ptx::thread_index(); i < experts * kWidth; i += threads) {
@@ -165,7 +166,7 @@ LC_DEVICE void add_pieces(const RouterGemmParams& p, uint32_t base, const Work& 
     if (work.token + token < p.tokens && work.expert + expert < p.experts)
       ptx::store_global(p.out + (work.token + token) * p.out_stride + work.expert + expert, sum);
   }
-  ptx::cluster_arrive_release();  // no block ends while another reads its sums
+  ptx::cluster_arrive_relaxed();  // no block ends while another reads its sums
   ptx::cluster_wait_acquire();
 }
 

@@ -64,6 +64,13 @@ TABLE = (
         must=("STG.E.128.STRONG.SYS", "LDG.E.128.STRONG.SYS"),
         never=("LDGMC",),
     ),
+    # The router: three terms of w, which pieces add up through distributed shared memory.
+    Row(
+        r"router_gemm_kernel<.*>",
+        must=("ACQBULK", "PREEXIT", "UTMALDG.3D", "UCGABAR_WAIT", "SYNCS.PHASECHK.TRANS64.TRYWAIT"),
+        never=("QGMMA", "MEMBAR.ALL.GPU"),
+    ),
+    *(Row(rf"router_gemm_kernel<{width}, .*>", must=_bf16(width)) for width in (8, 16, 32, 64, 128)),
     # Products for every bucket of tokens, a pipeline of mbarriers, stores transposed through shared memory in bulk.
     Row(
         r"moe_(swiglu_)?gemm_kernel<.*>",
