@@ -134,7 +134,7 @@ MUTATIONS = [
     planted("pieces_in_another_order", "piece = 1; piece < p.pieces", "piece = 1; piece + 1 < p.pieces"),
     planted("sums_not_waited_for", "  ptx::cluster_arrive_relaxed();\n  ptx::cluster_wait_acquire();\n  const",
             "  const"),
-    planted("ends_while_another_reads", "  ptx::cluster_arrive_relaxed();  // no block ends while another reads its "
+    planted("ends_while_another_reads", "  ptx::cluster_arrive_release();  // no block ends while another reads its "
             "sums\n  ptx::cluster_wait_acquire();\n", ""),
     planted("tokens_beyond_the_last", "work.token + token < p.tokens && ", ""),
     planted("experts_beyond_the_last", " && work.expert + expert < p.experts", ""),
