@@ -7,22 +7,29 @@
 
 namespace longcat_ops::bindings {
 
-#define LC_KERNEL_FUNCTIONS(X)              \
-  X(lc_device_supported)                    \
-  X(lc_last_error)                          \
-  X(lc_per_token_group_quant_fp8)           \
-  X(lc_per_block_quant_fp8)                 \
-  X(lc_silu_and_mul_quant_fp8)              \
-  X(lc_dequant_fp8)                         \
-  X(lc_rms_norm_quant_fp8)                  \
-  X(lc_fp8_gemm_nt)                         \
-  X(lc_m_grouped_fp8_gemm_nt_offset)        \
-  X(lc_m_grouped_fp8_gemm_nt_masked)        \
-  X(lc_m_grouped_fp8_gemm_nt_contiguous)    \
-  X(lc_m_grouped_fp8_swiglu_gemm_nt_offset) \
-  X(lc_moe_route)                           \
-  X(lc_moe_plan)                            \
-  X(lc_moe_permute_quant)                   \
+#define LC_KERNEL_FUNCTIONS(X)               \
+  X(lc_device_supported)                     \
+  X(lc_last_error)                           \
+  X(lc_per_token_group_quant_fp8)            \
+  X(lc_per_block_quant_fp8)                  \
+  X(lc_silu_and_mul_quant_fp8)               \
+  X(lc_dequant_fp8)                          \
+  X(lc_rms_norm_quant_fp8)                   \
+  X(lc_fp8_gemm_nt)                          \
+  X(lc_m_grouped_fp8_gemm_nt_offset)         \
+  X(lc_m_grouped_fp8_gemm_nt_masked)         \
+  X(lc_m_grouped_fp8_gemm_nt_contiguous)     \
+  X(lc_m_grouped_fp8_swiglu_gemm_nt_offset)  \
+  X(lc_bf16_gemm_nt)                         \
+  X(lc_m_grouped_bf16_gemm_nt_offset)        \
+  X(lc_m_grouped_bf16_gemm_nt_masked)        \
+  X(lc_m_grouped_bf16_gemm_nt_contiguous)    \
+  X(lc_m_grouped_bf16_swiglu_gemm_nt_offset) \
+  X(lc_router_gemm)                          \
+  X(lc_moe_route)                            \
+  X(lc_moe_plan)                             \
+  X(lc_moe_permute)                          \
+  X(lc_moe_permute_quant)                    \
   X(lc_moe_combine)
 
 struct KernelLibrary {

@@ -51,6 +51,26 @@ void moe_plan_cpu(const Call& a) {
   });
 }
 
+// Moves the rows of x, whatever they hold, to the rows of the argument `out`.
+void permute(const Call& a, DType dtype, const cpu::Matrix& x, int64_t width, const char* out) {
+  const cpu::PermuteParams params{
+      .dtype = dtype,
+      .x = x,
+      .tokens = a.tensor("x").sizes[0],
+      .top_k = a.tensor("row_of").sizes[1],
+      .width = width,
+      .src_of = a.data<int32_t>("src_of"),
+      .out = a.matrix(out),
+  };
+  parallel_over(a.tensor("src_of").sizes[0], width,
+                [&](int64_t begin, int64_t end) { cpu::moe_permute(params, begin, end); });
+}
+
+void moe_permute_cpu(const Call& a) {
+  const TensorDesc& x = a.tensor("x");
+  permute(a, x.dtype, a.matrix("x"), x.sizes[1], "out");
+}
+
 void moe_permute_quant_cpu(const Call& a) {
   const TensorDesc& x = a.tensor("x");
   const int64_t tokens = x.sizes[0], width = x.sizes[1], blocks = ceil_div(width, kQuantBlock);
@@ -67,19 +87,8 @@ void moe_permute_quant_cpu(const Call& a) {
       .block_columns = kQuantBlock,
   };
   parallel_over(tokens, width, [&](int64_t begin, int64_t end) { cpu::quant_fp8(quant, begin, end); });
-  const cpu::PermuteParams permute{
-      .q = quant.q,
-      .s = quant.s,
-      .tokens = tokens,
-      .top_k = a.tensor("row_of").sizes[1],
-      .width = width,
-      .blocks = blocks,
-      .src_of = a.data<int32_t>("src_of"),
-      .q_out = a.matrix("q"),
-      .s_out = a.matrix("s"),
-  };
-  parallel_over(a.tensor("src_of").sizes[0], width,
-                [&](int64_t begin, int64_t end) { cpu::moe_permute(permute, begin, end); });
+  permute(a, DType::kFloat8E4M3, quant.q, width, "q");
+  permute(a, DType::kFloat32, quant.s, blocks, "s");
 }
 
 void moe_combine_cpu(const Call& a) {
@@ -109,6 +118,7 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
   add_kernel<"moe_route", moe_route_cpu>(m);
   add_kernel<"moe_plan", moe_plan_cpu>(m);
+  add_kernel<"moe_permute", moe_permute_cpu>(m);
   add_kernel<"moe_permute_quant", moe_permute_quant_cpu>(m);
   add_kernel<"moe_combine", moe_combine_cpu>(m);
 }

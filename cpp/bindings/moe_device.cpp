@@ -38,6 +38,19 @@ void moe_plan_device(const Call& a) {
   launch_on(ids, &KernelLibrary::lc_moe_plan, args);
 }
 
+void moe_permute_device(const Call& a) {
+  const lc_moe_permute_args args{
+      .struct_size = sizeof args,
+      .x = device_matrix(a, "x"),
+      .row_of = a.data<int32_t>("row_of"),
+      .top_k = static_cast<int32_t>(a.tensor("row_of").sizes[1]),
+      .src_of = a.data<int32_t>("src_of"),
+      .rows = a.tensor("src_of").sizes[0],
+      .out = device_matrix(a, "out"),
+  };
+  launch_on(a.tensor("x"), &KernelLibrary::lc_moe_permute, args);
+}
+
 void moe_permute_quant_device(const Call& a) {
   const lc_moe_permute_quant_args args{
       .struct_size = sizeof args,
@@ -70,6 +83,7 @@ void moe_combine_device(const Call& a) {
 void register_moe(torch::stable::detail::StableLibrary& m) {
   add_device_kernel<"moe_route", moe_route_device>(m);
   add_device_kernel<"moe_plan", moe_plan_device>(m);
+  add_device_kernel<"moe_permute", moe_permute_device>(m);
   add_device_kernel<"moe_permute_quant", moe_permute_quant_device>(m);
   add_device_kernel<"moe_combine", moe_combine_device>(m);
 }

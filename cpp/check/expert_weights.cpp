@@ -1,6 +1,6 @@
 #include "check/expert_weights.h"
 
-#include "check/tensor_checks.h"
+#include "check/error.h"
 #include "common/constants.h"
 #include "common/numeric.h"
 
@@ -24,16 +24,28 @@ void check_stacked_weight(const char* op, const char* name, const char* scales_n
                 {name, &w});
 }
 
-void check_gate_up(const char* op, const char* name, const char* scales_name, Fp8Pair gate_up, const TensorDesc* like) {
-  const auto& [w, s] = gate_up;
+void check_gate_up_values(const char* op, const char* name, const TensorDesc& w, const TensorDesc* like) {
   check_lead(op, {name, &w}, 3, "[G, 2I, K]");
   if (like) check_same_device(op, {name, &w}, {"a", like});
-  check_dtype(op, name, w, DType::kFloat8E4M3);
   check_multiple(op, name, w, 1, "[G, 2I, K]", "I", 2 * kWidthMultiple);
   check_multiple(op, name, w, 2, "[G, 2I, K]", "K");
   check_contiguous(op, name, w);
+}
+
+void check_gate_up(const char* op, const char* name, const char* scales_name, Fp8Pair gate_up, const TensorDesc* like) {
+  const auto& [w, s] = gate_up;
+  check_device(op, name, w);
+  check_dtype(op, name, w, DType::kFloat8E4M3);
+  check_gate_up_values(op, name, w, like);
   check_operand(op, {scales_name, &s}, DType::kFloat32, {w.sizes[0], 2 * blocks(w.sizes[1] / 2), blocks(w.sizes[2])},
                 {name, &w});
+}
+
+void check_scales_given(const char* op, Named weight, Named scales, const char* fix) {
+  LC_CHECK((weight.tensor->dtype == DType::kFloat8E4M3) == (scales.tensor != nullptr), op, scales.name,
+           scales.tensor ? "a tensor" : "None",
+           scales.tensor ? "None for a weight that is not e4m3" : "the scales of an e4m3 weight",
+           describe(weight.name, *weight.tensor), fix);
 }
 
 }  // namespace longcat_ops

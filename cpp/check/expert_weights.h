@@ -1,14 +1,19 @@
 // Checks of the stacked FP8 weights of G experts, which products and the expert chain take.
 #pragma once
 
-#include "check/arguments.h"
+#include "check/tensor_checks.h"
 
 namespace longcat_ops {
 
 // [G, N, K] with scales [G, ceil(N / 128), ceil(K / 128)]. like: a tensor on the same device, or null.
 void check_stacked_weight(const char* op, const char* name, const char* scales_name, Fp8Pair weight,
                           const TensorDesc* like);
-// Gate rows and up rows with scale blocks of their own: [G, 2I, K] and [G, 2 * ceil(I / 128), ceil(K / 128)].
+// Gate rows and up rows [G, 2I, K], contiguous, of a dtype that the caller checks.
+void check_gate_up_values(const char* op, const char* name, const TensorDesc& w, const TensorDesc* like);
+// The same of e4m3, with scale blocks of their own: [G, 2 * ceil(I / 128), ceil(K / 128)].
 void check_gate_up(const char* op, const char* name, const char* scales_name, Fp8Pair gate_up, const TensorDesc* like);
+
+// Scales exist where the weight is e4m3, and only there.
+void check_scales_given(const char* op, Named weight, Named scales, const char* fix = "");
 
 }  // namespace longcat_ops

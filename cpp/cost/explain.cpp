@@ -16,6 +16,15 @@ double product_flops(int64_t rows, const TensorDesc& weight) {
   return 2.0 * rows * weight.sizes[weight.dim - 2] * weight.sizes[weight.dim - 1];
 }
 
+double row_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("b")); }
+
+double stacked_flops(const Arguments& a) {
+  const TensorDesc& x = a.tensor("a");
+  return product_flops(x.sizes[0] * x.sizes[1], a.tensor("b"));
+}
+
+double gate_up_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("gate_up")); }
+
 Explanation explain(const OpCost& cost, const Arguments& arguments) {
   const std::span<const Argument> values = arguments.values();
   Explanation out;

@@ -23,7 +23,7 @@ struct Explanation {
   int64_t bytes_written = 0;          // every output once
   double flops = 0;                   // of matrix products, counting a multiply-add as two
   std::string assumes;                // what depends on the data; "" if nothing
-  std::vector<Candidate> candidates;  // of an FP8 matrix product: the tiles its kernel has, one of them chosen
+  std::vector<Candidate> candidates;  // of a matrix product: the tiles its kernel has, one of them chosen
   std::vector<KernelShape> launches;  // in order; empty for an op whose launcher is not described here
 };
 
@@ -32,11 +32,16 @@ struct OpCost {
   double (*flops)(const Arguments&) = nullptr;
   const char* assumes = "";
   std::vector<KernelShape> (*launches)(const Arguments&) = nullptr;
-  MoeGemmProblem (*product)(const Arguments&) = nullptr;  // of an FP8 matrix product, whose tiles are explained
+  MoeGemmProblem (*product)(const Arguments&) = nullptr;  // of a matrix product, whose tiles are explained
 };
 
 // 2 * rows * N * K for rows times a weight whose last two sizes are [N, K].
 double product_flops(int64_t rows, const TensorDesc& weight);
+// The same for `a` [M, K], or [G, M, K], and `b`, if what kEveryExpert says holds.
+double row_flops(const Arguments& a);
+double stacked_flops(const Arguments& a);
+double gate_up_flops(const Arguments& a);  // of `gate_up` in place of `b`
+constexpr const char* kEveryExpert = "every row is used and every expert has one";
 
 // arguments: outputs included.
 Explanation explain(const OpCost& cost, const Arguments& arguments);

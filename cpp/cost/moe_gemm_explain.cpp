@@ -15,20 +15,22 @@ using namespace moe_gemm;
 ProductCounts count(const MoeGemmProblem& p, const Candidate& candidate, int64_t active, int64_t chunks,
                     uint32_t bucket) {
   const uint32_t tile_rows = candidate.config.tile_rows;
-  const double weights = static_cast<double>(active) * p.n * p.k;
-  const double output = p.swiglu ? p.n / 2 + 4.0 * ceil_div(p.n / 2, kBlockK) : 2.0 * p.n;  // bytes per row
-  const double tokens = static_cast<double>(p.rows) * (p.k + 4.0 * ceil_div(p.k, kBlockK) + output);
-  const double blocks = static_cast<double>(ceil_div(p.k, kBlockK));
-  const double tile_tokens = blocks * bucket * kBlockK;  // token bytes per tile
+  const int64_t row = p.k * operand_bytes(p.operand);  // bytes of a row of operands
+  const int64_t stages_of_k = ceil_div(row, kBlockK), scaled = p.operand == Operand::kFp8;
+  const double weights = static_cast<double>(active) * p.n * row;
+  const double h = p.quantised ? p.n / 2 + 4.0 * ceil_div(p.n / 2, kQuantBlock) : p.n;
+  const double output = p.swiglu ? h : 2.0 * p.n;  // bytes per row
+  const double tokens = static_cast<double>(p.rows) * (row + 4.0 * scaled * stages_of_k + output);
+  const double tile_tokens = static_cast<double>(stages_of_k) * bucket * kBlockK;  // token bytes per tile
   const double fetched = static_cast<double>(candidate.tiles) / (candidate.config.paired ? 2 : 1);  // tiles that fetch
-  const double stages = static_cast<double>(candidate.waves * ceil_div(ceil_div(p.k, kBlockK), p.split_k));  // busiest
+  const double stages = static_cast<double>(candidate.waves * ceil_div(stages_of_k, p.split_k));    // of the busiest SM
   const double passes = bucket > kPassTokens ? 2 : 1, slabs = tile_rows / kWarpgroupRows;
   ProductCounts counts;
   counts.memory_bytes = weights + tokens;
   counts.l2_bytes = chunks * weights + fetched * tile_tokens;
   counts.l2_shared = (candidate.tiles - fetched) * tile_tokens;
   counts.sm_bytes = stages * (tile_rows + bucket) * kBlockK;
-  counts.sm_flops = stages * 2.0 * tile_rows * bucket * kBlockK;
+  counts.sm_flops = stages * 2.0 * tile_rows * bucket * kBlockK / operand_bytes(p.operand);
   counts.sm_smem_bytes = stages * (tile_rows * passes + slabs * bucket) * kBlockK;
   return counts;
 }
@@ -64,22 +66,51 @@ std::string reason_of(const MoeGemmProblem& p, const MoeGemmConfig& config, cons
   return text("larger than a group of ", expected, why, "; fewer stages");
 }
 
-}  // namespace
-
-MoeGemmProblem moe_gemm_problem(const TensorDesc& a, const TensorDesc& b) {
+// The problem of rows a [M, K] or [G, M, K] and weights b [N, K] or [G, N, K]. None for float32 operands, which no
+// kernel takes.
+MoeGemmProblem operands_problem(const Arguments& arguments, const char* weight) {
+  const TensorDesc &a = arguments.tensor("a"), &b = arguments.tensor(weight);
   const int last = a.dim - 1;
   const auto on_16_bytes = [](const TensorDesc& t) {
     bool aligned = t.address % 16 == 0;
-    for (int i = 0; i < t.dim - 1; ++i) aligned &= t.sizes[i] <= 1 || t.strides[i] % 16 == 0;
+    for (int i = 0; i < t.dim - 1; ++i) aligned &= t.sizes[i] <= 1 || t.strides[i] * element_size(t.dtype) % 16 == 0;
     return aligned;
   };
   MoeGemmProblem problem;
+  if (a.dtype == DType::kFloat32) return problem;
+  problem.operand = a.dtype == DType::kBFloat16 ? Operand::kBf16 : Operand::kFp8;
   problem.groups = b.dim == 3 ? b.sizes[0] : 1;
   problem.group_rows = a.sizes[last - 1];
   problem.rows = a.dim == 3 ? a.sizes[0] * a.sizes[1] : a.sizes[0];
   problem.n = b.sizes[b.dim - 2];
   problem.k = b.sizes[b.dim - 1];
   problem.mapped = on_16_bytes(a) && on_16_bytes(b);
+  return problem;
+}
+
+}  // namespace
+
+MoeGemmProblem dense_problem(const Arguments& a) {
+  MoeGemmProblem problem = operands_problem(a, "b");
+  problem.split_k = a.integer("split_k");
+  return problem;
+}
+MoeGemmProblem offset_problem(const Arguments& a) {
+  MoeGemmProblem problem = dense_problem(a);
+  problem.max_rows = a.optional_integer("max_m_hint").value_or(problem.max_rows);
+  return problem;
+}
+MoeGemmProblem masked_problem(const Arguments& a) {
+  MoeGemmProblem problem = operands_problem(a, "b");
+  problem.mean_rows = a.integer("expected_m");
+  return problem;
+}
+MoeGemmProblem contiguous_problem(const Arguments& a) { return operands_problem(a, "b"); }
+MoeGemmProblem swiglu_problem(const Arguments& a) {
+  MoeGemmProblem problem = operands_problem(a, "gate_up");
+  problem.swiglu = true;
+  problem.quantised = a.optional_tensor("sh") != nullptr;
+  problem.max_rows = a.optional_integer("max_m_hint").value_or(problem.max_rows);
   return problem;
 }
 

@@ -1,10 +1,10 @@
-// Reasons for and against each way to run an FP8 matrix product, for `explain`.
+// Reasons for and against each way to run a grouped matrix product, for `explain`.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "check/tensor_desc.h"
+#include "check/arguments.h"
 #include "gemm/config.h"
 
 namespace longcat_ops {
@@ -28,8 +28,12 @@ struct Candidate {
   ProductCounts counts;
 };
 
-// The problem of rows a [M, K] or [G, M, K] and weights b [N, K] or [G, N, K]; fields that only an op knows stay unset.
-MoeGemmProblem moe_gemm_problem(const TensorDesc& a, const TensorDesc& b);
+// The problem of an op's arguments, in each layout, FP8 or bf16; without rows where no kernel takes them.
+MoeGemmProblem dense_problem(const Arguments& a);
+MoeGemmProblem offset_problem(const Arguments& a);
+MoeGemmProblem masked_problem(const Arguments& a);
+MoeGemmProblem contiguous_problem(const Arguments& a);
+MoeGemmProblem swiglu_problem(const Arguments& a);
 
 std::vector<Candidate> moe_gemm_candidates(const MoeGemmProblem& problem);
 

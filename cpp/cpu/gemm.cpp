@@ -9,24 +9,17 @@
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
+#include "cpu/lanes.h"
 
 namespace longcat_ops::cpu {
 namespace {
 
 constexpr int kBlock = kQuantBlock;  // columns of k per scale
 constexpr int kRows = 8;             // rows of a at once: their partial sums stay in registers
-constexpr int kLanes = 16;           // per partial sum: one 512-bit, two 256-bit or four 128-bit registers
 constexpr int kGateRows = 8;         // rows of gate, then of up, in an interleaved weight
 
 // A GCC and Clang vector, which they split if the target's are narrower.
 using Floats = float __attribute__((vector_size(4 * kLanes)));
-
-LC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-template <class T>
-LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
-  return static_cast<T*>(matrix.data) + row * matrix.row_stride;
-}
 
 // Up to kRows rows of a as float32, with k filled up to whole blocks with zeros, and their scales.
 struct Panel {

@@ -2,7 +2,7 @@
 // threads. A row of the result depends only on its row of a and the weight, not on padding, batch or instruction set.
 #pragma once
 
-#include "cpu/quant.h"
+#include "cpu/hidden.h"
 
 namespace longcat_ops::cpu {
 
@@ -27,12 +27,12 @@ constexpr int64_t kGemmTile = 16;  // weight rows per tile
 // Tiles [begin, end) of ceil(n / kGemmTile).
 void fp8_gemm_nt(const Fp8GemmParams& params, int64_t begin, int64_t end);
 
-// h, sh = quantised silu(a @ gate.T) * (a @ up.T). gate_up alternates 8 rows of gate and of up, its scales 1 row.
+// h = silu(a @ gate.T) * (a @ up.T). gate_up alternates 8 rows of gate and of up, its scales 1 row.
 struct Fp8SwigluParams {
   Matrix a, sa;
   Fp8Weight gate_up;  // [2 * width, k]
-  Matrix h, sh;       // e4m3 [m, width], f32 [m, ceil(width / 128)]
-  int64_t row_begin, row_end, width, k;
+  Hidden out;         // e4m3 with scales, or bf16
+  int64_t row_begin, row_end, k;
 };
 
 // Blocks [begin, end) of 128 columns of h.

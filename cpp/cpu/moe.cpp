@@ -197,13 +197,16 @@ void moe_plan(const PlanParams& p) {
 }
 
 void moe_permute(const PermuteParams& p, int64_t begin, int64_t end) {
+  const int64_t bytes = element_size(p.dtype), step = bytes * p.out.column_stride;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t token = p.src_of[row] / p.top_k;
     if (p.src_of[row] < 0 || token >= p.tokens) continue;
-    std::memcpy(row_of<uint8_t>(p.q_out, row), row_of<const uint8_t>(p.q, token), p.width);
-    const float* s = row_of<const float>(p.s, token);
-    float* s_out = row_of<float>(p.s_out, row);
-    for (int64_t b = 0; b < p.blocks; ++b) s_out[b * p.s_out.column_stride] = s[b * p.s.column_stride];
+    const auto* from = static_cast<const uint8_t*>(p.x.data) + token * p.x.row_stride * bytes;
+    auto* to = static_cast<uint8_t*>(p.out.data) + row * p.out.row_stride * bytes;
+    if (step == bytes)
+      std::memcpy(to, from, p.width * bytes);
+    else
+      for (int64_t i = 0; i < p.width; ++i) std::memcpy(to + i * step, from + i * bytes, bytes);
   }
 }
 

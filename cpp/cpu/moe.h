@@ -35,13 +35,14 @@ struct PlanParams {
 void moe_plan(const PlanParams& params);
 
 struct PermuteParams {
-  Matrix q, s;  // every token quantised once
-  int64_t tokens, top_k, width, blocks;
+  DType dtype;
+  Matrix x;  // [tokens, width], column stride 1
+  int64_t tokens, top_k, width;
   const int32_t* src_of;  // [rows]
-  Matrix q_out, s_out;    // [rows, width], [rows, blocks]
+  Matrix out;             // [rows, width]
 };
 
-// Rows of the output [begin, end).
+// Rows of the output [begin, end): those without a token are not written.
 void moe_permute(const PermuteParams& params, int64_t begin, int64_t end);
 
 struct CombineParams {

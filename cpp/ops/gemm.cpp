@@ -1,6 +1,6 @@
 #include "check/error.h"
 #include "check/expert_weights.h"
-#include "check/tensor_checks.h"
+#include "check/gemm_checks.h"
 #include "common/constants.h"
 #include "common/numeric.h"
 #include "cost/moe_gemm_explain.h"
@@ -24,31 +24,6 @@ void check_activation(const char* op, Fp8Pair lhs, int rank, const char* layout)
   check_operand(op, {"sa", &sa}, DType::kFloat32, {a.sizes[0], a.sizes[1], blocks(width)}, like);
 }
 
-void check_inner_size(const char* op, const char* name, const TensorDesc& b, const TensorDesc& a) {
-  const int64_t k = a.sizes[a.dim - 1];
-  LC_CHECK(b.sizes[b.dim - 1] == k, op, name, "of shape " + shape_text(b), text("a last size of ", k, ", the K of `a`"),
-           describe("a", a), "");
-}
-
-void check_gemm_output(const char* op, const TensorDesc* out, std::initializer_list<int64_t> sizes, Named like) {
-  if (!out) return;
-  check_floating(op, "out", *out);
-  check_output_rows(op, {"out", out}, out->dtype, sizes, like);
-}
-
-void check_index_vector(const char* op, const char* name, const TensorDesc& tensor, int64_t size, Named like) {
-  check_operand(op, {name, &tensor}, DType::kInt32, {size}, like);
-  check_contiguous(op, name, tensor);
-}
-
-void check_hint(const char* op, const char* name, std::optional<int64_t> hint) {
-  LC_CHECK(hint.value_or(0) >= 0, op, name, std::to_string(*hint), "0 or more rows", "", "");
-}
-
-void check_split_k(const char* op, int64_t split_k) {
-  LC_CHECK(split_k == 1 || split_k == 2 || split_k == 4, op, "split_k", std::to_string(split_k), "1, 2 or 4", "", "");
-}
-
 // What the three layouts share: a [.., K] against b [G, N, K].
 void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, const char* layout) {
   check_activation(op, lhs, rank, layout);
@@ -59,77 +34,56 @@ void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, 
 void check_fp8_gemm_nt(const Arguments& a) {
   static constexpr const char* kOp = "fp8_gemm_nt";
   const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, *out = a.optional_tensor("out");
-  const int64_t split_k = a.integer("split_k");
-  const Named like{"a", &x};
+  const TensorDesc &x = lhs.values, &w = rhs.values;
   check_activation(kOp, lhs, 2, "[M, K]");
   check_lead(kOp, {"b", &w}, 2, "[N, K]", w.dim == 3 ? "m_grouped_fp8_gemm_nt_offset takes a stack of weights" : "");
   check_inner_size(kOp, "b", w, x);
   const int64_t n = w.sizes[0], k = w.sizes[1];
-  check_same_device(kOp, {"b", &w}, like);
+  check_same_device(kOp, {"b", &w}, {"a", &x});
   check_dtype(kOp, "b", w, DType::kFloat8E4M3);
   check_multiple(kOp, "b", w, 0, "[N, K]", "N");
   check_unit_inner_stride(kOp, "b", w);
   check_operand(kOp, {"sb", &rhs.scales}, DType::kFloat32, {blocks(n), blocks(k)}, {"b", &w});
-  check_split_k(kOp, split_k);
-  check_gemm_output(kOp, out, {x.sizes[0], n}, like);
-  check_no_alias(kOp, a);
+  check_dense_rest(kOp, a);
 }
 
 void check_m_grouped_fp8_gemm_nt_offset(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_offset";
-  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, &offsets = a.tensor("offsets"), *out = a.optional_tensor("out");
-  const std::optional<int64_t> max_m_hint = a.optional_integer("max_m_hint");
-  const int64_t split_k = a.integer("split_k");
-  const Named like{"a", &x};
-  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
-  check_index_vector(kOp, "offsets", offsets, w.sizes[0] + 1, like);
-  check_hint(kOp, "max_m_hint", max_m_hint);
-  check_split_k(kOp, split_k);
-  check_gemm_output(kOp, out, {x.sizes[0], w.sizes[1]}, like);
-  check_no_alias(kOp, a);
+  check_grouped_operands(kOp, a.pair("a", "sa"), a.pair("b", "sb"), 2, "[M, K]");
+  check_offset_rest(kOp, a);
 }
 
 void check_m_grouped_fp8_gemm_nt_masked(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_masked";
-  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, &masked_m = a.tensor("masked_m"), *out = a.optional_tensor("out");
-  const int64_t expected_m = a.integer("expected_m");
-  const Named like{"a", &x};
-  check_grouped_operands(kOp, lhs, rhs, 3, "[G, M, K]");
-  LC_CHECK(w.sizes[0] == x.sizes[0], kOp, "b", "of shape " + shape_text(w),
-           text("a first size of ", x.sizes[0], ", the G of `a`"), describe("a", x), "");
-  check_index_vector(kOp, "masked_m", masked_m, x.sizes[0], like);
-  check_hint(kOp, "expected_m", expected_m);
-  check_gemm_output(kOp, out, {x.sizes[0], x.sizes[1], w.sizes[1]}, like);
-  check_no_alias(kOp, a);
+  check_grouped_operands(kOp, a.pair("a", "sa"), a.pair("b", "sb"), 3, "[G, M, K]");
+  check_masked_rest(kOp, a);
 }
 
 void check_m_grouped_fp8_gemm_nt_contiguous(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_gemm_nt_contiguous";
-  const Fp8Pair lhs = a.pair("a", "sa"), rhs = a.pair("b", "sb");
-  const TensorDesc &x = lhs.values, &w = rhs.values, &indices = a.tensor("m_indices"), *out = a.optional_tensor("out");
-  const Named like{"a", &x};
-  check_grouped_operands(kOp, lhs, rhs, 2, "[M, K]");
-  check_index_vector(kOp, "m_indices", indices, x.sizes[0], like);
-  check_gemm_output(kOp, out, {x.sizes[0], w.sizes[1]}, like);
-  check_no_alias(kOp, a);
+  check_grouped_operands(kOp, a.pair("a", "sa"), a.pair("b", "sb"), 2, "[M, K]");
+  check_contiguous_rest(kOp, a);
 }
 
 void check_interleave_gate_up(const Arguments& a) {
   static constexpr const char* kOp = "interleave_gate_up";
-  const Fp8Pair gate_up = a.pair("w", "s");
+  const TensorDesc &w = a.tensor("w"), *s = a.optional_tensor("s");
   const TensorDesc *w_out = a.optional_tensor("w_out"), *s_out = a.optional_tensor("s_out");
-  const auto& [w, s] = gate_up;
   const Named like{"w", &w};
-  check_gate_up(kOp, "w", "s", gate_up, nullptr);
+  check_device(kOp, "w", w);
+  const bool is_fp8 = w.dtype == DType::kFloat8E4M3;
+  LC_CHECK(is_fp8 || w.dtype == DType::kBFloat16 || w.dtype == DType::kFloat32, kOp, "w", dtype_name(w.dtype),
+           "torch.float8_e4m3fn, torch.bfloat16 or torch.float32", describe("w", w), "");
+  check_scales_given(kOp, like, {"s", s});
+  is_fp8 ? check_gate_up(kOp, "w", "s", {w, *s}, nullptr) : check_gate_up_values(kOp, "w", w, nullptr);
   if (w_out) {
     check_operand(kOp, {"w_out", w_out}, w.dtype, {w.sizes[0], w.sizes[1], w.sizes[2]}, like);
     check_contiguous(kOp, "w_out", *w_out);
+    LC_CHECK(!s == !s_out, kOp, "s_out", s_out ? "a tensor" : "None",
+             s ? "a tensor, as there is s" : "None, as there is no s", describe("w", w), "");
   }
   if (s_out) {
-    check_operand(kOp, {"s_out", s_out}, s.dtype, {s.sizes[0], s.sizes[1], s.sizes[2]}, like);
+    check_operand(kOp, {"s_out", s_out}, s->dtype, {s->sizes[0], s->sizes[1], s->sizes[2]}, like);
     check_contiguous(kOp, "s_out", *s_out);
   }
   check_no_alias(kOp, a);
@@ -138,54 +92,10 @@ void check_interleave_gate_up(const Arguments& a) {
 void check_m_grouped_fp8_swiglu_gemm_nt_offset(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_swiglu_gemm_nt_offset";
   const Fp8Pair lhs = a.pair("a", "sa"), gate_up = a.pair("gate_up", "s_gate_up");
-  const TensorDesc &x = lhs.values, &w = gate_up.values, &offsets = a.tensor("offsets");
-  const TensorDesc *h = a.optional_tensor("h"), *sh = a.optional_tensor("sh");
-  const std::optional<int64_t> max_m_hint = a.optional_integer("max_m_hint");
-  const Named like{"a", &x};
   check_activation(kOp, lhs, 2, "[M, K]");
-  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &x);
-  check_inner_size(kOp, "gate_up", w, x);
-  check_index_vector(kOp, "offsets", offsets, w.sizes[0] + 1, like);
-  check_hint(kOp, "max_m_hint", max_m_hint);
-  const int64_t rows = x.sizes[0], width = w.sizes[1] / 2;
-  if (h) check_output_rows(kOp, {"h", h}, DType::kFloat8E4M3, {rows, width}, like);
-  if (sh) {
-    check_operand(kOp, {"sh", sh}, DType::kFloat32, {rows, blocks(width)}, like);
-    check_elements_apart(kOp, "sh", *sh);
-  }
-  check_no_alias(kOp, a);
-}
-
-constexpr const char* kEveryExpert = "every row is used and every expert has one";
-
-double row_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("b")); }
-double stacked_flops(const Arguments& a) {
-  const TensorDesc& x = a.tensor("a");
-  return product_flops(x.sizes[0] * x.sizes[1], a.tensor("b"));
-}
-double gate_up_flops(const Arguments& a) { return product_flops(a.tensor("a").sizes[0], a.tensor("gate_up")); }
-
-MoeGemmProblem dense_problem(const Arguments& a) {
-  MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("b"));
-  problem.split_k = a.integer("split_k");
-  return problem;
-}
-MoeGemmProblem offset_problem(const Arguments& a) {
-  MoeGemmProblem problem = dense_problem(a);
-  problem.max_rows = a.optional_integer("max_m_hint").value_or(problem.max_rows);
-  return problem;
-}
-MoeGemmProblem masked_problem(const Arguments& a) {
-  MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("b"));
-  problem.mean_rows = a.integer("expected_m");
-  return problem;
-}
-MoeGemmProblem contiguous_problem(const Arguments& a) { return moe_gemm_problem(a.tensor("a"), a.tensor("b")); }
-MoeGemmProblem swiglu_problem(const Arguments& a) {
-  MoeGemmProblem problem = moe_gemm_problem(a.tensor("a"), a.tensor("gate_up"));
-  problem.swiglu = true;
-  problem.max_rows = a.optional_integer("max_m_hint").value_or(problem.max_rows);
-  return problem;
+  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &lhs.values);
+  check_inner_size(kOp, "gate_up", gate_up.values, lhs.values);
+  check_swiglu_rest(kOp, a, DType::kBFloat16);
 }
 
 }  // namespace
@@ -212,11 +122,11 @@ std::vector<OpRow> gemm_ops() {
        "Tensor(a!) out) -> ()",
        check_m_grouped_fp8_gemm_nt_contiguous,
        {.flops = row_flops, .assumes = kEveryExpert, .product = contiguous_problem}},
-      // w e4m3 [G, 2I, K], s f32 [G, 2 * ceil(I / 128), ceil(K / 128)]
-      {"interleave_gate_up(Tensor w, Tensor s, Tensor(a!) w_out, Tensor(b!) s_out) -> ()", check_interleave_gate_up},
-      // gate_up interleaved; h e4m3 [M, I], sh f32 [M, ceil(I / 128)]
+      // w [G, 2I, K]; with e4m3 alone s f32 [G, 2 * ceil(I / 128), ceil(K / 128)]
+      {"interleave_gate_up(Tensor w, Tensor? s, Tensor(a!) w_out, Tensor(b!)? s_out) -> ()", check_interleave_gate_up},
+      // gate_up interleaved; h e4m3 [M, I], sh f32 [M, ceil(I / 128)]; without sh h is bf16
       {"m_grouped_fp8_swiglu_gemm_nt_offset(Tensor a, Tensor sa, Tensor gate_up, Tensor s_gate_up, Tensor offsets, "
-       "int? max_m_hint, bool counts_ready, Tensor(a!) h, Tensor(b!) sh) -> ()",
+       "int? max_m_hint, bool counts_ready, Tensor(a!) h, Tensor(b!)? sh) -> ()",
        check_m_grouped_fp8_swiglu_gemm_nt_offset,
        {.flops = gate_up_flops, .assumes = kEveryExpert, .product = swiglu_problem}},
   };

@@ -13,14 +13,9 @@
 namespace longcat_ops {
 namespace {
 
-void check_vector(const char* op, Named vector, DType dtype, int64_t size, Named like) {
-  check_operand(op, vector, dtype, {size}, like);
-  check_contiguous(op, vector.name, *vector.tensor);
-}
-
-void check_table(const char* op, Named table, DType dtype, int64_t rows, int64_t columns, Named like) {
-  check_operand(op, table, dtype, {rows, columns}, like);
-  check_contiguous(op, table.name, *table.tensor);
+void check_dense(const char* op, Named tensor, DType dtype, std::initializer_list<int64_t> sizes, Named like) {
+  check_operand(op, tensor, dtype, sizes, like);
+  check_contiguous(op, tensor.name, *tensor.tensor);
 }
 
 void check_top_k(const char* op, const char* name, const TensorDesc& ids) {
@@ -39,15 +34,23 @@ void check_tokens(const char* op, const char* name, const TensorDesc& x, const c
 void check_expert_weight(const char* op, const char* name, const char* scales_name, const TensorDesc& w,
                          const TensorDesc* scales, bool is_gate_up, const TensorDesc& x) {
   check_device(op, name, w);
+  LC_CHECK(w.dtype != DType::kFloat16, op, name, dtype_name(w.dtype),
+           "torch.float8_e4m3fn, torch.bfloat16 or torch.float32: no LongCat model holds float16", describe(name, w),
+           text(name, ".bfloat16()"));
+  LC_CHECK(w.dtype != DType::kFloat32 || w.device != DeviceKind::kCuda, op, name, dtype_name(w.dtype),
+           "torch.float8_e4m3fn or torch.bfloat16: on CUDA the tensor cores take no float32", describe(name, w),
+           text(name, ".bfloat16()"));
   LC_CHECK(is_floating(w.dtype) || w.dtype == DType::kFloat8E4M3, op, name, dtype_name(w.dtype),
-           "torch.float8_e4m3fn, torch.bfloat16, torch.float16 or torch.float32", describe(name, w), "");
-  LC_CHECK((w.dtype == DType::kFloat8E4M3) == (scales != nullptr), op, scales_name, scales ? "a tensor" : "None",
-           scales ? "None for a weight that is not e4m3" : "the scales of an e4m3 weight", describe(name, w),
-           "pass the pair (weight, scales) of an FP8 weight, the tensor of any other");
+           "torch.float8_e4m3fn, torch.bfloat16 or torch.float32", describe(name, w), "");
+  check_scales_given(op, {name, &w}, {scales_name, scales},
+                     "pass the pair (weight, scales) of an FP8 weight, the tensor of any other");
   if (scales && is_gate_up) return check_gate_up(op, name, scales_name, {w, *scales}, &x);
   if (scales) return check_stacked_weight(op, name, scales_name, {w, *scales}, &x);
-  check_lead(op, {name, &w}, 3, is_gate_up ? "[G, 2I, H]" : "[G, H, I]");
+  if (is_gate_up) return check_gate_up_values(op, name, w, &x);
+  check_lead(op, {name, &w}, 3, "[G, H, I]");
   check_same_device(op, {name, &w}, {"x", &x});
+  check_multiple(op, name, w, 1, "[G, H, I]", "H");
+  check_multiple(op, name, w, 2, "[G, H, I]", "I");
   check_contiguous(op, name, w);
 }
 
@@ -75,14 +78,14 @@ void check_moe_route(const Arguments& a) {
   LC_CHECK(k >= 1 && k <= std::min(experts, kMaxTopK), kOp, "top_k", std::to_string(k),
            text("1 .. ", std::min(experts, kMaxTopK)), describe("logits", logits), "");
   LC_CHECK(std::isfinite(scale), kOp, "scale", text(scale), "a finite number", "", "");
-  check_vector(kOp, {"bias", &bias}, DType::kFloat32, experts, like);
-  if (num_valid) check_vector(kOp, {"num_valid", num_valid}, DType::kInt32, 1, like);
-  if (ids) check_table(kOp, {"ids", ids}, DType::kInt32, tokens, k, like);
-  if (weights) check_table(kOp, {"weights", weights}, DType::kFloat32, tokens, k, like);
-  if (zero_weight) check_vector(kOp, {"zero_weight", zero_weight}, DType::kFloat32, tokens, like);
-  if (num_real) check_vector(kOp, {"num_real", num_real}, DType::kUInt8, tokens, like);
-  if (counts) check_vector(kOp, {"counts", counts}, DType::kInt32, experts, like);
-  if (errors) check_vector(kOp, {"errors", errors}, DType::kInt32, 1, like);
+  check_dense(kOp, {"bias", &bias}, DType::kFloat32, {experts}, like);
+  if (num_valid) check_dense(kOp, {"num_valid", num_valid}, DType::kInt32, {1}, like);
+  if (ids) check_dense(kOp, {"ids", ids}, DType::kInt32, {tokens, k}, like);
+  if (weights) check_dense(kOp, {"weights", weights}, DType::kFloat32, {tokens, k}, like);
+  if (zero_weight) check_dense(kOp, {"zero_weight", zero_weight}, DType::kFloat32, {tokens}, like);
+  if (num_real) check_dense(kOp, {"num_real", num_real}, DType::kUInt8, {tokens}, like);
+  if (counts) check_dense(kOp, {"counts", counts}, DType::kInt32, {experts}, like);
+  if (errors) check_dense(kOp, {"errors", errors}, DType::kInt32, {1}, like);
   check_no_alias(kOp, a);
 }
 
@@ -101,27 +104,41 @@ void check_moe_plan(const Arguments& a) {
   LC_CHECK(tokens * k <= INT32_MAX, kOp, "ids", "of shape " + shape_text(ids), "at most 2^31 - 1 elements", "", "");
   LC_CHECK(num_local >= 1 && num_local <= kMaxExperts, kOp, "num_local", std::to_string(num_local),
            text("1 .. ", kMaxExperts, " experts"), describe("ids", ids), "");
-  if (weights) check_table(kOp, {"weights", weights}, DType::kFloat32, tokens, k, like);
-  if (offsets) check_vector(kOp, {"offsets", offsets}, DType::kInt32, num_local + 1, like);
-  if (row_of) check_table(kOp, {"row_of", row_of}, DType::kInt32, tokens, k, like);
-  if (src_of) check_vector(kOp, {"src_of", src_of}, DType::kInt32, tokens * std::min(k, num_local), like);
+  if (weights) check_dense(kOp, {"weights", weights}, DType::kFloat32, {tokens, k}, like);
+  if (offsets) check_dense(kOp, {"offsets", offsets}, DType::kInt32, {num_local + 1}, like);
+  if (row_of) check_dense(kOp, {"row_of", row_of}, DType::kInt32, {tokens, k}, like);
+  if (src_of) check_dense(kOp, {"src_of", src_of}, DType::kInt32, {tokens * std::min(k, num_local)}, like);
+  check_no_alias(kOp, a);
+}
+
+// x, row_of and src_of of both permutes.
+void check_permuted(const char* op, const Arguments& a) {
+  const TensorDesc &x = a.tensor("x"), &row_of = a.tensor("row_of"), &src_of = a.tensor("src_of");
+  const Named like{"x", &x};
+  check_tokens(op, "x", x, "[T, H]");
+  check_rank(op, "row_of", row_of, 2, "[T, K]");
+  check_top_k(op, "row_of", row_of);
+  check_dense(op, {"row_of", &row_of}, DType::kInt32, {x.sizes[0], row_of.sizes[1]}, like);
+  check_rank(op, "src_of", src_of, 1, "[R]");
+  LC_CHECK(src_of.sizes[0] <= x.sizes[0] * row_of.sizes[1], op, "src_of", "of shape " + shape_text(src_of),
+           text("at most T * K = ", x.sizes[0] * row_of.sizes[1], " rows"), describe("row_of", row_of), "");
+  check_dense(op, {"src_of", &src_of}, DType::kInt32, {src_of.sizes[0]}, like);
+}
+
+void check_moe_permute(const Arguments& a) {
+  static constexpr const char* kOp = "moe_permute";
+  const TensorDesc &x = a.tensor("x"), *out = a.optional_tensor("out");
+  check_permuted(kOp, a);
+  if (out) check_output_rows(kOp, {"out", out}, x.dtype, {a.tensor("src_of").sizes[0], x.sizes[1]}, {"x", &x});
   check_no_alias(kOp, a);
 }
 
 void check_moe_permute_quant(const Arguments& a) {
   static constexpr const char* kOp = "moe_permute_quant";
-  const TensorDesc &x = a.tensor("x"), &row_of = a.tensor("row_of"), &src_of = a.tensor("src_of");
-  const TensorDesc *q = a.optional_tensor("q"), *s = a.optional_tensor("s");
+  const TensorDesc &x = a.tensor("x"), *q = a.optional_tensor("q"), *s = a.optional_tensor("s");
   const Named like{"x", &x};
-  check_tokens(kOp, "x", x, "[T, H]");
-  check_rank(kOp, "row_of", row_of, 2, "[T, K]");
-  check_top_k(kOp, "row_of", row_of);
-  check_table(kOp, {"row_of", &row_of}, DType::kInt32, x.sizes[0], row_of.sizes[1], like);
-  check_rank(kOp, "src_of", src_of, 1, "[R]");
-  const int64_t rows = src_of.sizes[0], width = x.sizes[1];
-  LC_CHECK(rows <= x.sizes[0] * row_of.sizes[1], kOp, "src_of", "of shape " + shape_text(src_of),
-           text("at most T * K = ", x.sizes[0] * row_of.sizes[1], " rows"), describe("row_of", row_of), "");
-  check_vector(kOp, {"src_of", &src_of}, DType::kInt32, rows, like);
+  check_permuted(kOp, a);
+  const int64_t rows = a.tensor("src_of").sizes[0], width = x.sizes[1];
   if (q) check_output_rows(kOp, {"q", q}, DType::kFloat8E4M3, {rows, width}, like);
   if (s) {
     check_operand(kOp, {"s", s}, DType::kFloat32, {rows, ceil_div(width, kQuantBlock)}, like);
@@ -144,9 +161,9 @@ void check_moe_combine(const Arguments& a) {
   check_unit_inner_stride(kOp, "y", y);
   check_rank(kOp, "row_of", row_of, 2, "[T, K]");
   check_top_k(kOp, "row_of", row_of);
-  check_table(kOp, {"row_of", &row_of}, DType::kInt32, tokens, row_of.sizes[1], like);
-  check_table(kOp, {"weights", &weights}, DType::kFloat32, tokens, row_of.sizes[1], like);
-  check_vector(kOp, {"zero_weight", &zero_weight}, DType::kFloat32, tokens, like);
+  check_dense(kOp, {"row_of", &row_of}, DType::kInt32, {tokens, row_of.sizes[1]}, like);
+  check_dense(kOp, {"weights", &weights}, DType::kFloat32, {tokens, row_of.sizes[1]}, like);
+  check_dense(kOp, {"zero_weight", &zero_weight}, DType::kFloat32, {tokens}, like);
   if (add) {
     check_operand(kOp, {"add", add}, x.dtype, {tokens, width}, like);
     check_unit_inner_stride(kOp, "add", *add);
@@ -170,9 +187,9 @@ void check_fused_moe(const Arguments& a) {
   const int64_t tokens = x.sizes[0], hidden = x.sizes[1];
   check_rank(kOp, "ids", ids, 2, "[T, K]");
   check_top_k(kOp, "ids", ids);
-  check_table(kOp, {"ids", &ids}, DType::kInt32, tokens, ids.sizes[1], like);
-  check_table(kOp, {"weights", &weights}, DType::kFloat32, tokens, ids.sizes[1], like);
-  check_vector(kOp, {"zero_weight", &zero_weight}, DType::kFloat32, tokens, like);
+  check_dense(kOp, {"ids", &ids}, DType::kInt32, {tokens, ids.sizes[1]}, like);
+  check_dense(kOp, {"weights", &weights}, DType::kFloat32, {tokens, ids.sizes[1]}, like);
+  check_dense(kOp, {"zero_weight", &zero_weight}, DType::kFloat32, {tokens}, like);
   check_expert_weight(kOp, "w_gate_up", "w_gate_up scales", gate_up, gate_up_scales, true, x);
   check_expert_weight(kOp, "w_down", "w_down scales", down, down_scales, false, x);
   const int64_t groups = gate_up.sizes[0], width = gate_up.sizes[1] / 2;
@@ -184,12 +201,10 @@ void check_fused_moe(const Arguments& a) {
   if (offsets || row_of || src_of) {
     LC_CHECK(offsets && row_of && src_of, kOp, "plan", "in part None", "offsets, row_of and src_of", "",
              "pass all that moe_plan returns, or None");
-    LC_CHECK(gate_up_scales && down_scales, kOp, "plan", "a Plan", "None where a weight is dense", "",
-             "plan=None: only the chain of FP8 weights runs by a plan");
     const int64_t k = ids.sizes[1];
-    check_vector(kOp, {"offsets", offsets}, DType::kInt32, groups + 1, like);
-    check_table(kOp, {"row_of", row_of}, DType::kInt32, tokens, k, like);
-    check_vector(kOp, {"src_of", src_of}, DType::kInt32, tokens * std::min(k, groups), like);
+    check_dense(kOp, {"offsets", offsets}, DType::kInt32, {groups + 1}, like);
+    check_dense(kOp, {"row_of", row_of}, DType::kInt32, {tokens, k}, like);
+    check_dense(kOp, {"src_of", src_of}, DType::kInt32, {tokens * std::min(k, groups)}, like);
   }
   if (out) check_output_rows(kOp, {"out", out}, x.dtype, {tokens, hidden}, like);
   check_no_alias(kOp,
@@ -224,18 +239,17 @@ std::vector<KernelShape> plan_launches(const Arguments& a) {
           {"moe_plan_sources", config.blocks, config.threads, 0}};
 }
 
-std::vector<KernelShape> dispatch_launches(const char* op, const TensorDesc& x, int entry_bytes) {
-  const MoeDispatchConfig config = choose_moe_dispatch_config(x.sizes[0], x.sizes[1] / 8, entry_bytes);
+// chunk: elements of a row of x that a thread takes at a time.
+std::vector<KernelShape> dispatch_launches(const char* op, const Arguments& a, int entry_bytes, int64_t chunk = 8) {
+  const TensorDesc& x = a.tensor("x");
+  const MoeDispatchConfig config = choose_moe_dispatch_config(x.sizes[0], x.sizes[1] / chunk, entry_bytes);
   if (config.blocks == 0) return {};
   return {{op, config.blocks, config.threads, config.smem}};
 }
 
-std::vector<KernelShape> permute_quant_launches(const Arguments& a) {
-  return dispatch_launches("moe_permute_quant", a.tensor("x"), kPermuteEntryBytes);
-}
-
-std::vector<KernelShape> combine_launches(const Arguments& a) {
-  return dispatch_launches("moe_combine", a.tensor("x"), kCombineEntryBytes);
+std::vector<KernelShape> permute_launches(const Arguments& a) {
+  const int64_t chunk = 16 / element_size(a.tensor("x").dtype);  // the kernel moves 16 bytes of any dtype
+  return dispatch_launches("moe_permute", a, kPermuteEntryBytes, chunk);
 }
 
 double expert_flops(const Arguments& a) {
@@ -261,17 +275,23 @@ std::vector<OpRow> moe_ops() {
        "Tensor(c!) src_of) -> ()",
        check_moe_plan,
        {.launches = plan_launches}},
+      // x [T, H], out [R, H] of x's dtype
+      {"moe_permute(Tensor x, Tensor row_of, Tensor src_of, Tensor(a!) out) -> ()",
+       check_moe_permute,
+       {.assumes = "every choice has a row", .launches = permute_launches}},
       // x [T, H], q e4m3 [R, H], s f32 [R, ceil(H / 128)]
       {"moe_permute_quant(Tensor x, Tensor row_of, Tensor src_of, Tensor(a!) q, Tensor(b!) s) -> ()",
        check_moe_permute_quant,
-       {.assumes = "every choice has a row", .launches = permute_quant_launches}},
+       {.assumes = "every choice has a row",
+        .launches = [](const Arguments& a) { return dispatch_launches("moe_permute_quant", a, kPermuteEntryBytes); }}},
       // y [R, H], x, add and out [T, H]
       {"moe_combine(Tensor y, Tensor row_of, Tensor weights, Tensor zero_weight, Tensor x, Tensor? add, "
        "Tensor(a!) out) -> ()",
        check_moe_combine,
-       {.assumes = "every row of y is used", .launches = combine_launches}},
-      // w_gate_up [G, 2I, H], w_down [G, H, I]; scales only with e4m3 weights, gate_up then interleaved; the last three
-      // inputs are a plan
+       {.assumes = "every row of y is used",
+        .launches = [](const Arguments& a) { return dispatch_launches("moe_combine", a, kCombineEntryBytes); }}},
+      // w_gate_up [G, 2I, H], interleaved, w_down [G, H, I]; scales only with e4m3 weights; the last three inputs are a
+      // plan
       {"fused_moe(Tensor x, Tensor ids, Tensor weights, Tensor zero_weight, Tensor w_gate_up, "
        "Tensor? gate_up_scales, Tensor w_down, Tensor? down_scales, Tensor? offsets, Tensor? row_of, Tensor? src_of, "
        "Tensor(a!) out) -> ()",

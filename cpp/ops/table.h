@@ -19,6 +19,8 @@ struct OpRow {
 std::vector<OpRow> quant_ops();
 std::vector<OpRow> norm_ops();
 std::vector<OpRow> gemm_ops();
+std::vector<OpRow> bf16_gemm_ops();
+std::vector<OpRow> router_ops();
 std::vector<OpRow> moe_ops();
 
 // All of them. find_op throws std::invalid_argument for an op that does not exist.

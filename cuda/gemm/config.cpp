@@ -55,7 +55,9 @@ MoeGemmConfig make_moe_gemm_config(const MoeGemmProblem& problem, uint32_t tile_
   constexpr uint32_t kSmallSmem = 200 * 1024;
   const uint32_t limit = config.small ? kSmallSmem : kMaxBlockSmem;
   const auto smem_bytes = [&](uint32_t stages) {
-    return make_smem_layout(tile_rows, max_tokens, stages, static_cast<uint32_t>(problem.split_k)).bytes;
+    return make_smem_layout(problem.operand, tile_rows, max_tokens, stages, static_cast<uint32_t>(problem.split_k),
+                            problem.quantised)
+        .bytes;
   };
   config.stages = kMaxStages;
   while (smem_bytes(config.stages) > limit) --config.stages;

@@ -1,4 +1,4 @@
-// How the FP8 matrix products run: a pure function of the sizes, for the launcher and for `explain`.
+// How the matrix products run: a pure function of the sizes, for the launcher and for `explain`.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,11 @@ struct MoeGemmProblem {
   int64_t mean_rows = -1;  // typical rows of one group; -1: rows / groups
   int64_t max_rows = -1;   // caller's estimate of the largest group; -1: none
   int64_t n = 0, k = 0;
-  int64_t split_k = 1;  // pieces of K, one for each block of a cluster; changes results
-  bool mapped = true;   // tensor maps describe both operands
-  bool swiglu = false;  // n counts rows of gate and up; SwiGLU follows their products
+  moe_gemm::Operand operand = moe_gemm::Operand::kFp8;
+  int64_t split_k = 1;    // pieces of K, one for each block of a cluster; changes results
+  bool mapped = true;     // tensor maps describe both operands
+  bool swiglu = false;    // n counts rows of gate and up; SwiGLU follows their products
+  bool quantised = true;  // what SwiGLU gives is e4m3, else bf16
   int sms = kTypicalSms;
   int clusters = -1;  // resident clusters of split_k blocks, or of two without a split; -1: a typical device's
 

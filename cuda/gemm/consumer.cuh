@@ -1,11 +1,13 @@
 // Consumers. Weights are the A operand of wgmma, 64 rows per warpgroup; tokens are the B operand, as many columns as
-// the tile's bucket has. Tensor cores accumulate with about 14 bits, so every 128 of K is promoted into float32.
+// the tile's bucket has. Tensor cores truncate their sums, to about 14 bits with e4m3 and 25 with bf16, so those of
+// each stage, 128 bytes of K, are added to sums in float32.
 #pragma once
 
 #include <type_traits>
 
 #include "device/trace.cuh"
 #include "device/vector_io.cuh"
+#include "device/wgmma_tile.cuh"
 #include "gemm/epilogue.cuh"
 #include "gemm/producer.cuh"
 #include "gemm/split.cuh"
@@ -39,16 +41,18 @@ LC_DEVICE void visit_bucket(uint32_t bucket, Arguments&... arguments) {
   }
 }
 
-// Descriptor of a tile of 1024-byte atoms. To move it along the tile or to another stage, add 16-byte units.
-// NOTE: making a descriptor for each product would put a chain of dependent instructions between two of them.
-LC_DEVICE uint64_t descriptor_of(uint32_t tile) { return ptx::make_descriptor(tile, 16, 1024, ptx::Swizzle::k128B); }
-
-// Starts one scale block, 64 weight rows times kWidth tokens, as the newest group of products.
-template <uint32_t kWidth>
+// Starts one stage, 64 weight rows times kWidth tokens, as the newest group of products.
+template <Operand kOperand, uint32_t kWidth>
 LC_DEVICE void start_products(uint64_t weights, uint64_t tokens, float (&acc)[kWidth / 2]) {
   ptx::wgmma_fence();
   LC_UNROLL
-  for (uint32_t k = 0; k < kBlockK; k += 32) ptx::wgmma_e4m3<kWidth>(acc, weights + k / 16, tokens + k / 16, k > 0);
+  for (uint32_t k = 0; k < kBlockK; k += 32) {  // bytes: 32 of e4m3, 16 of bf16
+    if constexpr (kOperand == Operand::kFp8) {
+      ptx::wgmma_e4m3<kWidth>(acc, weights + k / 16, tokens + k / 16, k > 0);
+    } else {
+      ptx::wgmma_bf16<kWidth>(acc, weights + k / 16, tokens + k / 16, k > 0);
+    }
+  }
   ptx::wgmma_commit();
 }
 
@@ -92,25 +96,31 @@ LC_DEVICE void release(const device::Pipeline& stages) {
   }
 }
 
-template <Cluster kCluster>
+template <Operand kOperand, Cluster kCluster>
 struct TileMultiplier {
+  static constexpr bool kScaled = kOperand == Operand::kFp8;
+
   // With few tokens the products are short: a block's products run while the previous block's are added to the sums.
   template <uint32_t kWidth>
   LC_DEVICE static void multiply_ahead(const MoeGemmParams& p, uint32_t base, uint32_t warpgroup, uint32_t count,
                                        device::Pipeline& stages, float (&sum)[kWidth / 2]) {
     if (kCluster == Cluster::kSplit && count == 0) return;
-    const uint64_t weights = descriptor_of(base + warpgroup * (kWarpgroupRows * kBlockK));
-    const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+    const uint64_t weights = device::descriptor_of(base + warpgroup * (kWarpgroupRows * kBlockK));
+    const uint64_t tokens = device::descriptor_of(base + p.smem.weight_bytes);
     float acc[2][kWidth / 2];
     device::Pipeline ahead = stages;  // the next block to start
     const auto start = [&](float (&into)[kWidth / 2]) {
       const uint32_t at = ahead.stage * (p.smem.stage_bytes / 16);
       ahead.wait_full();  // precedes wgmma_fence, which orders operand reads after it
-      start_products<kWidth>(weights + at, tokens + at, into);
+      start_products<kOperand, kWidth>(weights + at, tokens + at, into);
       ahead.advance();
     };
     const auto finish = [&](float (&from)[kWidth / 2], auto pending) {
-      add_products<kWidth, 1, pending, true>(from, base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens, sum);
+      if constexpr (kScaled) {
+        add_products<kWidth, 1, pending, true>(from, base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens, sum);
+      } else {
+        device::add_products<pending>(from, sum);
+      }
       release<kCluster>(stages);
       stages.advance();
     };
@@ -140,8 +150,8 @@ struct TileMultiplier {
     if constexpr (kWidth <= kSmallTokens && kPasses == 1) {
       multiply_ahead<kWidth>(p, base, tile.warpgroup, blocks.end - blocks.begin, stages, sum[0]);
     } else {
-      const uint64_t weights = descriptor_of(base + tile.warpgroup * (kWarpgroupRows * kBlockK));
-      const uint64_t tokens = descriptor_of(base + p.smem.weight_bytes);
+      const uint64_t weights = device::descriptor_of(base + tile.warpgroup * (kWarpgroupRows * kBlockK));
+      const uint64_t tokens = device::descriptor_of(base + p.smem.weight_bytes);
       for (uint32_t block = blocks.begin; block < blocks.end; ++block, stages.advance()) {
         const uint32_t at = stages.stage * (p.smem.stage_bytes / 16);
         const uint32_t scales = base + p.smem.scales + 4 * stages.stage * p.smem.max_tokens;
@@ -149,8 +159,12 @@ struct TileMultiplier {
         LC_UNROLL
         for (uint32_t i = 0; i < kPasses; ++i) {
           float acc[kWidth / 2];
-          start_products<kWidth>(weights + at, tokens + at + i * kWidth * kBlockK / 16, acc);
-          add_products<kWidth, 1, 0, kWidth <= 64>(acc, scales + 4 * i * kWidth, sum[i]);
+          start_products<kOperand, kWidth>(weights + at, tokens + at + i * kWidth * kBlockK / 16, acc);
+          if constexpr (kScaled) {
+            add_products<kWidth, 1, 0, kWidth <= 64>(acc, scales + 4 * i * kWidth, sum[i]);
+          } else {
+            device::add_products<0>(acc, sum[i]);
+          }
         }
         release<kCluster>(stages);
       }
@@ -158,11 +172,15 @@ struct TileMultiplier {
     if constexpr (kCluster == Cluster::kSplit)
       if (!pieces.add_up(p, sum[0])) return;
     LC_UNROLL
-    for (uint32_t i = 0; i < kPasses; ++i) store_tile(p, base, tile, i * kWidth, sum[i]);
+    for (uint32_t i = 0; i < kPasses; ++i) {
+      if constexpr (!kScaled)
+        if (tile.refused) refuse(sum[i]);
+      store_tile(p, base, tile, i * kWidth, sum[i]);
+    }
   }
 };
 
-template <uint32_t kLargest, Cluster kCluster>
+template <Operand kOperand, uint32_t kLargest, Cluster kCluster>
 LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
   ptx::grid_dependency_wait();  // before anything is stored
   device::trace(device::TracedKernel::kGemm, device::TracePoint::kReady);
@@ -174,8 +192,9 @@ LC_DEVICE void consume(const MoeGemmParams& p, uint32_t base) {
   for (Tile tile = queue.pop<true>(); tile.tokens != 0; tile = queue.pop<true>()) {
     const uint32_t column = tile.weight_tile * p.smem.tile_rows + warpgroup * kWarpgroupRows;
     const uint32_t columns = column >= p.n ? 0 : p.n - column < kWarpgroupRows ? p.n - column : kWarpgroupRows;
-    const OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
-    visit_bucket<TileMultiplier<kCluster>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
+    OutputTile out{tile.group, tile.row, tile.tokens, column, columns, warpgroup};
+    if constexpr (kOperand == Operand::kBf16) out.refused = is_refused<kCluster>(p, tile);
+    visit_bucket<TileMultiplier<kOperand, kCluster>, kLargest>(bucket_for(tile.tokens), p, base, out, stages, pieces);
   }
   ptx::bulk_wait_read<0>();  // shared memory must outlive the copies that read it
   if (kCluster == Cluster::kSplit && p.split > 1) pieces.finish();

@@ -2,6 +2,7 @@
 // so 128 bytes of bf16 per token. They leave through shared memory, one bulk copy each, while the next tile begins.
 #pragma once
 
+#include "device/fp8_scale.cuh"
 #include "gemm/scheduler.cuh"
 
 namespace longcat_ops::moe_gemm {
@@ -10,7 +11,15 @@ struct OutputTile {
   uint32_t group, row, tokens;  // of the tile
   uint32_t column, columns;     // the warpgroup's: first column of the output, and how many there are
   uint32_t warpgroup;
+  bool refused = false;  // without scales, which carry it otherwise
 };
+
+// What a refused tile stores.
+template <uint32_t kCount>
+LC_DEVICE void refuse(float (&sum)[kCount]) {
+  LC_UNROLL
+  for (uint32_t i = 0; i < kCount; ++i) sum[i] = device::bits_float(device::kNanBits);
+}
 
 // Barrier of a warpgroup. NOTE: with an id in a register the compiler would count all 16 barriers as used.
 LC_DEVICE void sync_warpgroup(uint32_t warpgroup) {

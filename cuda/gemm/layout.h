@@ -12,12 +12,13 @@ namespace longcat_ops::moe_gemm {
 constexpr uint32_t kWarpgroupRows = 64;    // weight rows per consumer warpgroup: the M of wgmma
 constexpr uint32_t kTileRows = 128;        // weight rows per tile: work for two warpgroups
 constexpr uint32_t kFewTileRows = 64;      // weight rows per tile if tiles are fewer than blocks: for one warpgroup
-constexpr uint32_t kBlockK = kQuantBlock;  // columns per stage and per scale; also rows per weight scale
+constexpr uint32_t kBlockK = kQuantBlock;  // bytes of a row per stage; e4m3: columns per scale, rows per weight scale
 constexpr uint32_t kMaxTokens = 256;       // per tile
 constexpr uint32_t kPassTokens = 128;      // per tile, if its products take one pass over its weights
 constexpr uint32_t kSmallTokens = 32;      // per tile of the small instance
 constexpr uint32_t kStoreTokens = 64;      // per step of the epilogue
 constexpr uint32_t kStorePitch = 144;      // bytes per token of 64 bf16, with 16 of padding against bank conflicts
+constexpr uint32_t kWidePitch = 272;       // the same for 128 bf16
 constexpr uint32_t kQueueTiles = 4;        // tiles that the scheduler may be ahead
 constexpr uint32_t kThreads = 384;         // two consumer warpgroups, then four producer warps
 // Registers per thread in the large instances: consumers take over what producers release. If the compiler's number for
@@ -27,6 +28,17 @@ constexpr uint32_t kFewestRegisters = (2 * kConsumerRegisters + kProducerRegiste
 static_assert(kFewestRegisters * 3 == 2 * kConsumerRegisters + kProducerRegisters && kFewestRegisters % 8 == 0);
 constexpr uint32_t kStoreBarrier = 1;  // named barrier of the epilogue: for all consumers, or the first warpgroup
 constexpr uint32_t kPieceBytes = kSmallTokens * 16 * 4;  // a warp's sums: f32, 16 weight rows
+
+// What tokens and weights hold. Everything that moves them counts bytes, so sizes and strides along K are bytes.
+enum class Operand {
+  kFp8,   // e4m3, with scales 1x128 and 128x128
+  kBf16,  // no scales
+};
+
+constexpr uint32_t operand_bytes(Operand operand) { return operand == Operand::kFp8 ? 1 : 2; }
+
+// Warps that fill stages: weights, tokens and, with FP8, scales.
+constexpr uint32_t producers(Operand operand) { return operand == Operand::kFp8 ? 3 : 2; }
 
 // Stages of the ring of operands; few in the emulator, so that small tests wrap around it.
 #ifdef LC_EMULATE
@@ -90,9 +102,9 @@ struct SmemLayout {
   uint32_t tile_rows, max_tokens, stages;  // max_tokens is a bucket
   uint32_t consumer_warps;
   uint32_t weight_bytes, stage_bytes;
-  uint32_t scales;  // f32 [stages, max_tokens]: products of both scales; with SwiGLU [stages, 2, max_tokens]
+  uint32_t scales;  // FP8: f32 [stages, max_tokens], products of both scales; with SwiGLU [stages, 2, max_tokens]
   uint32_t output;  // store_bytes per consumer warpgroup; with SwiGLU all share one buffer
-  uint32_t amax;    // with SwiGLU: kAmaxBytes per token
+  uint32_t amax;    // with SwiGLU, if h is quantised: kAmaxBytes per token
   uint32_t store_bytes;
   uint32_t pieces;    // f32 sums of a tile, warp by warp, from each block of the cluster but the first
   uint32_t tiles;     // TileSlot [kQueueTiles]
@@ -116,8 +128,9 @@ constexpr uint32_t ring_offset(const SmemLayout& layout, Ring ring) {
   return device::kBarrierPairBytes * pairs_before;
 }
 
-// split: blocks of a cluster, each with a piece of K.
-constexpr SmemLayout make_smem_layout(uint32_t tile_rows, uint32_t max_tokens, uint32_t stages, uint32_t split = 1) {
+// split: blocks of a cluster, each with a piece of K. quantised: h is e4m3 with scales, after SwiGLU.
+constexpr SmemLayout make_smem_layout(Operand operand, uint32_t tile_rows, uint32_t max_tokens, uint32_t stages,
+                                      uint32_t split = 1, bool quantised = true) {
   SmemLayout layout{};
   layout.tile_rows = tile_rows;
   layout.max_tokens = max_tokens;
@@ -127,10 +140,12 @@ constexpr SmemLayout make_smem_layout(uint32_t tile_rows, uint32_t max_tokens, u
   layout.weight_bytes = tile_rows * kBlockK;
   layout.stage_bytes = layout.weight_bytes + max_tokens * kBlockK;
   layout.scales = stages * layout.stage_bytes;
-  layout.output = layout.scales + (swiglu ? 2 : 1) * stages * max_tokens * 4;
-  layout.store_bytes = (swiglu || max_tokens < kStoreTokens ? max_tokens : kStoreTokens) * kStorePitch;
+  const uint32_t panels = operand == Operand::kFp8 ? (swiglu ? 2 : 1) : 0;
+  layout.output = layout.scales + panels * stages * max_tokens * 4;
+  layout.store_bytes = (swiglu || max_tokens < kStoreTokens ? max_tokens : kStoreTokens) *
+                       (swiglu && !quantised ? kWidePitch : kStorePitch);
   layout.amax = layout.output + (swiglu ? 1 : layout.consumer_warps / 4) * layout.store_bytes;
-  layout.pieces = layout.amax + (swiglu ? max_tokens * kAmaxBytes : 0);
+  layout.pieces = layout.amax + (swiglu && quantised ? max_tokens * kAmaxBytes : 0);
   layout.tiles = layout.pieces + (split - 1) * layout.consumer_warps * kPieceBytes;
   layout.barriers = layout.tiles + kQueueTiles * sizeof(TileSlot);
   layout.bytes = layout.barriers + ring_offset(layout, Ring::kPieces) +

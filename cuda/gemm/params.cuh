@@ -34,17 +34,17 @@ struct Stack {
 enum class OutputType : uint32_t { kFloat32, kFloat16, kBFloat16 };
 
 struct MoeGemmParams {
-  ptx::TensorMap weight_map;            // e4m3 [groups, n, k], box 1 x tile_rows x 128
-  ptx::TensorMap token_map[3];          // e4m3 [groups or 1, rows, k], boxes of 8, 32 and 128 rows
+  ptx::TensorMap weight_map;            // bytes [groups, n, k], box 1 x tile_rows x 128
+  ptx::TensorMap token_map[3];          // bytes [groups or 1, rows, k], boxes of 8, 32 and 128 rows
   Stack<const uint8_t> weight, tokens;  // the same, used if no map can describe them
-  Stack<const float> weight_scale;      // [groups, ceil(n / 128), ceil(k / 128)]
-  Stack<const float> token_scale;       // [groups or 1, rows, ceil(k / 128)]
+  Stack<const float> weight_scale;      // FP8: [groups, ceil(n / 128), ceil(k / 128)]
+  Stack<const float> token_scale;       // FP8: [groups or 1, rows, ceil(k / 128)]
   Stack<void> output;                   // [groups or 1, rows, n]
   OutputType output_type;
   bool bulk_output;   // bf16 with rows on 16-byte boundaries
   bool counts_ready;  // rows.index and the weights were written before the kernel ahead began
   GroupedRows rows;
-  uint32_t n, k;
+  uint32_t n, k;   // k: bytes of a row of operands
   uint32_t split;  // pieces of K, one for each block of a cluster
   SmemLayout smem;
 };

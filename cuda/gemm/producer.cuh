@@ -1,4 +1,5 @@
-// Fills the stages: one warp each for weights, activations and scales. A stage is full when all three have arrived.
+// Fills the stages: one warp each for weights, activations and, with FP8, scales. A stage is full when all have
+// arrived.
 #pragma once
 
 #include "device/fp8_scale.cuh"
@@ -6,8 +7,6 @@
 #include "gemm/scheduler.cuh"
 
 namespace longcat_ops::moe_gemm {
-
-constexpr uint32_t kProducers = 3;
 
 LC_DEVICE uint32_t count_blocks(const MoeGemmParams& p) { return (p.k + kBlockK - 1) / kBlockK; }
 
@@ -148,8 +147,7 @@ LC_DEVICE void produce_scales(const MoeGemmParams& p, uint32_t base) {
     const uint32_t row = tile.weight_tile * p.smem.tile_rows;
     const float* weight = p.weight_scale.at(tile.group, (row < p.n ? row : 0) / kBlockK);  // no rows: any scale
     const float* tokens = p.token_scale.at(tile.group, tile.row + lane);
-    const bool early = reads_early<kCluster>(p) && p.rows.layout == RowLayout::kOffset;
-    const bool refused = tile.refused || (early && !is_current(p.rows, tile, p.smem.max_tokens));
+    const bool refused = is_refused<kCluster>(p, tile);
     float weight_scale[kAhead][kPanels], token_scale[kAhead][kTokens] = {};
     const auto weight_at = [&](uint32_t j, uint32_t block) {
       return weight + j * p.weight_scale.row_stride + block * p.weight_scale.column_stride;

@@ -128,6 +128,13 @@ LC_DEVICE bool reads_early(const MoeGemmParams& p) {
   return p.counts_ready && (kCluster == Cluster::kNone || (kCluster == Cluster::kSplit && p.split == 1));
 }
 
+// Called once the kernel ahead has ended: whether the tile's results are NaN.
+template <Cluster kCluster>
+LC_DEVICE bool is_refused(const MoeGemmParams& p, const Tile& tile) {
+  const bool early = reads_early<kCluster>(p) && p.rows.layout == RowLayout::kOffset;
+  return tile.refused || (early && !is_current(p.rows, tile, p.smem.max_tokens));
+}
+
 // Tiles are dealt out in turn: a block, or cluster, takes the tile of its own index and then every step-th. Tiles of
 // one weight tile are neighbours, so that all blocks but one find it in L2. The blocks of a pair take two weight tiles
 // for the same tokens; with an odd number of weight tiles, the last one's neighbour has no rows.

@@ -1,5 +1,5 @@
-// Turns a tile's sums of gate and up into h = silu(gate) * up, quantised 1x128: the tile's 128 channels of a token
-// share a scale. All of it is float32, with the functions of the quantisers.
+// Turns a tile's sums of gate and up into h = silu(gate) * up, in float32, then quantises it 1x128 with the functions
+// of the quantisers, since the tile's 128 channels of a token share a scale; or rounds it to bf16.
 #pragma once
 
 #include "device/fp8_scale.cuh"
@@ -11,8 +11,9 @@ namespace longcat_ops::moe_gemm {
 
 struct MoeSwigluGemmParams {
   MoeGemmParams gemm;  // without its output
-  Stack<uint8_t> h;    // e4m3 [1, rows, n / 2]
-  Stack<float> sh;     // [1, rows, ceil(n / 256)]
+  Stack<uint8_t> h;    // e4m3 or bf16 [1, rows, n / 2]; strides in bytes
+  Stack<float> sh;     // e4m3: [1, rows, ceil(n / 256)]
+  bool quantised;      // h is e4m3
   bool bulk_h;         // rows of h on 16-byte boundaries
 };
 
@@ -25,10 +26,26 @@ static_assert(kChannels == kQuantBlock);
 LC_DEVICE void sync_consumers() { ptx::named_barrier_sync(kStoreBarrier, kStoreThreads); }
 
 // A thread's sum[slab][i] is gate if i % 4 < 2, with up of the same channel and token at i + 2: channel 64 (warp / 4) +
-// 32 slab + 8 (warp % 4) + lane / 4, token 8 (i / 4) + 2 (lane % 4) + i % 2. Replaces gate by h; each warp stores its
-// largest |h| of every token in shared memory.
+// 32 slab + 8 (warp % 4) + lane / 4, token 8 (i / 4) + 2 (lane % 4) + i % 2. Replaces gate by h.
 template <uint32_t kWidth>
-LC_DEVICE void activate(uint32_t amax, uint32_t warp_channel, uint32_t channels, float (&sum)[kSlabs][kWidth / 2]) {
+LC_DEVICE void activate(float (&sum)[kSlabs][kWidth / 2]) {
+  LC_UNROLL
+  for (uint32_t c = 0; c < kWidth / 8; ++c) {
+    LC_UNROLL
+    for (uint32_t slab = 0; slab < kSlabs; ++slab) {
+      LC_UNROLL
+      for (uint32_t i = 0; i < 2; ++i) {
+        float& h = sum[slab][4 * c + i];
+        h = ptx::multiply_rn(ptx::silu(h), sum[slab][4 * c + 2 + i]);
+      }
+    }
+  }
+}
+
+// Each warp stores its largest |h| of every token in shared memory.
+template <uint32_t kWidth>
+LC_DEVICE void store_maxima(uint32_t amax, uint32_t warp_channel, uint32_t channels,
+                            const float (&sum)[kSlabs][kWidth / 2]) {
   const uint32_t lane = ptx::lane_index();
   LC_UNROLL
   for (uint32_t c = 0; c < kWidth / 8; ++c) {
@@ -38,11 +55,8 @@ LC_DEVICE void activate(uint32_t amax, uint32_t warp_channel, uint32_t channels,
       // NOTE: rows beyond the weight are zeros, and products with them can be NaN.
       if (warp_channel + kSlabChannels * slab >= channels) continue;
       LC_UNROLL
-      for (uint32_t i = 0; i < 2; ++i) {
-        float& h = sum[slab][4 * c + i];
-        h = ptx::multiply_rn(ptx::silu(h), sum[slab][4 * c + 2 + i]);
-        largest[i] = device::Max()(largest[i], device::float_bits(h) & device::kAbsMask);
-      }
+      for (uint32_t i = 0; i < 2; ++i)
+        largest[i] = device::Max()(largest[i], device::float_bits(sum[slab][4 * c + i]) & device::kAbsMask);
     }
     LC_UNROLL
     for (uint32_t i = 0; i < 2; ++i) {
@@ -90,15 +104,26 @@ LC_DEVICE void quantise(uint32_t amax, uint32_t codes, uint32_t warp_channel, co
   }
 }
 
-// Stores the codes where bulk copies cannot.
-LC_DEVICE void copy_codes(const MoeSwigluGemmParams& p, uint32_t codes, const Tile& tile, uint32_t channel,
-                          uint32_t channels) {
+// h in bf16. As in store_bulk, a transposed 8x8 matrix holds a token's 8 channels; a warp has one of each slab.
+template <uint32_t kWidth>
+LC_DEVICE void round_to_bf16(uint32_t rows, uint32_t warp_channel, const float (&sum)[kSlabs][kWidth / 2]) {
+  const uint32_t lane = ptx::lane_index();
+  const uint32_t to = rows + lane % 8 * kWidePitch + 2 * (warp_channel + lane / 8 % 2 * kSlabChannels);
+  LC_UNROLL
+  for (uint32_t c = 0; c < kWidth / 8; ++c)
+    ptx::store_matrix<2, true>(to + c * 8 * kWidePitch, {ptx::pack_bf16x2(sum[0][4 * c], sum[0][4 * c + 1]),
+                                                         ptx::pack_bf16x2(sum[1][4 * c], sum[1][4 * c + 1])});
+}
+
+// Stores the rows, `bytes` of each, where bulk copies cannot.
+LC_DEVICE void copy_rows(const MoeSwigluGemmParams& p, uint32_t rows, uint32_t pitch, const Tile& tile, uint32_t first,
+                         uint32_t bytes) {
   const bool wide = ((reinterpret_cast<uintptr_t>(p.h.data) | p.h.row_stride) & 7) == 0;
-  const uint32_t chunks = channels / device::kChunk;
+  const uint32_t chunks = bytes / 8;
   for (uint32_t i = ptx::thread_index(); i < tile.tokens * chunks; i += kStoreThreads) {
-    const uint32_t token = i / chunks, at = i % chunks * device::kChunk;
-    const ptx::Vec8 eight = ptx::load_shared<ptx::Vec8>(codes + token * kStorePitch + at);
-    uint8_t* to = p.h.at(0, tile.row + token) + channel + at;
+    const uint32_t token = i / chunks, at = i % chunks * 8;
+    const ptx::Vec8 eight = ptx::load_shared<ptx::Vec8>(rows + token * pitch + at);
+    uint8_t* to = p.h.at(0, tile.row + token) + first + at;
     wide ? device::store_codes<true>(to, eight) : device::store_codes<false>(to, eight);
   }
 }
@@ -108,25 +133,31 @@ template <uint32_t kWidth>
 LC_DEVICE void store_swiglu_tile(const MoeSwigluGemmParams& p, uint32_t base, const Tile& tile,
                                  float (&sum)[kSlabs][kWidth / 2]) {
   const uint32_t thread = ptx::thread_index(), warp = ptx::warp_index();
-  const uint32_t amax = base + p.gemm.smem.amax, codes = base + p.gemm.smem.output;
+  const uint32_t amax = base + p.gemm.smem.amax, rows = base + p.gemm.smem.output;
+  const uint32_t pitch = p.quantised ? kStorePitch : kWidePitch, size = p.quantised ? 1 : 2;
   const uint32_t channel = tile.weight_tile * kChannels, width = p.gemm.n / 2;
   const uint32_t channels = width - channel < kChannels ? width - channel : kChannels;
   const uint32_t warp_channel = warp / 4 * (kSlabs * kSlabChannels) + warp % 4 * 8;
-  activate<kWidth>(amax, warp_channel, channels, sum);
-  ptx::bulk_wait_read<0>();  // this thread's copy has read `codes`; then the barrier, for all copies
+  activate<kWidth>(sum);
+  if (p.quantised) store_maxima<kWidth>(amax, warp_channel, channels, sum);
+  ptx::bulk_wait_read<0>();  // this thread's copy has read `rows`; then the barrier, for all copies
   sync_consumers();
-  if (thread < tile.tokens) {
-    const float scale = reduce_scale(amax + kAmaxBytes * thread);
-    ptx::store_global(p.sh.at(0, tile.row + thread) + tile.weight_tile * p.sh.column_stride, scale);
+  if (p.quantised) {
+    if (thread < tile.tokens) {
+      const float scale = reduce_scale(amax + kAmaxBytes * thread);
+      ptx::store_global(p.sh.at(0, tile.row + thread) + tile.weight_tile * p.sh.column_stride, scale);
+    }
+    sync_consumers();
+    quantise<kWidth>(amax, rows, warp_channel, sum);
+  } else {
+    round_to_bf16<kWidth>(rows, warp_channel, sum);
   }
-  sync_consumers();
-  quantise<kWidth>(amax, codes, warp_channel, sum);
   ptx::fence_proxy_async_shared();
   sync_consumers();  // after it the next tile may overwrite the scales
   if (!p.bulk_h) {
-    copy_codes(p, codes, tile, channel, channels);
+    copy_rows(p, rows, pitch, tile, size * channel, size * channels);
   } else if (thread < tile.tokens) {
-    ptx::bulk_store(p.h.at(0, tile.row + thread) + channel, codes + thread * kStorePitch, channels);
+    ptx::bulk_store(p.h.at(0, tile.row + thread) + size * channel, rows + thread * pitch, size * channels);
   }
   ptx::bulk_commit();
 }

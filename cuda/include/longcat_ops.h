@@ -124,7 +124,43 @@ typedef struct lc_m_grouped_fp8_gemm_nt_contiguous_args {
 } lc_m_grouped_fp8_gemm_nt_contiguous_args;
 LC_API int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_m_grouped_fp8_gemm_nt_contiguous_args* args,
                                                lc_stream_t stream);
-/* gate_up and its scales are as interleave_gate_up returns them; sh may have any strides. */
+/* The same for bf16, without scales. */
+typedef struct lc_bf16_gemm_nt_args {
+  size_t struct_size;
+  lc_matrix a, b;
+  int32_t split_k;
+  lc_matrix out;
+} lc_bf16_gemm_nt_args;
+LC_API int lc_bf16_gemm_nt(const lc_bf16_gemm_nt_args* args, lc_stream_t stream);
+typedef struct lc_m_grouped_bf16_gemm_nt_offset_args {
+  size_t struct_size;
+  lc_matrix a;
+  lc_stack b;
+  const int32_t* offsets;
+  int64_t max_m_hint;
+  int32_t counts_ready, split_k;
+  lc_matrix out;
+} lc_m_grouped_bf16_gemm_nt_offset_args;
+LC_API int lc_m_grouped_bf16_gemm_nt_offset(const lc_m_grouped_bf16_gemm_nt_offset_args* args, lc_stream_t stream);
+typedef struct lc_m_grouped_bf16_gemm_nt_masked_args {
+  size_t struct_size;
+  lc_stack a, b;
+  const int32_t* masked_m;
+  int64_t expected_m;
+  lc_stack out;
+} lc_m_grouped_bf16_gemm_nt_masked_args;
+LC_API int lc_m_grouped_bf16_gemm_nt_masked(const lc_m_grouped_bf16_gemm_nt_masked_args* args, lc_stream_t stream);
+typedef struct lc_m_grouped_bf16_gemm_nt_contiguous_args {
+  size_t struct_size;
+  lc_matrix a;
+  lc_stack b;
+  const int32_t* m_indices;
+  lc_matrix out;
+} lc_m_grouped_bf16_gemm_nt_contiguous_args;
+LC_API int lc_m_grouped_bf16_gemm_nt_contiguous(const lc_m_grouped_bf16_gemm_nt_contiguous_args* args,
+                                                lc_stream_t stream);
+/* gate_up and its scales are as interleave_gate_up returns them; sh may have any strides, and is absent if h is bf16.
+ */
 typedef struct lc_m_grouped_fp8_swiglu_gemm_nt_offset_args {
   size_t struct_size;
   lc_matrix a, sa;
@@ -136,6 +172,27 @@ typedef struct lc_m_grouped_fp8_swiglu_gemm_nt_offset_args {
 } lc_m_grouped_fp8_swiglu_gemm_nt_offset_args;
 LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_m_grouped_fp8_swiglu_gemm_nt_offset_args* args,
                                                   lc_stream_t stream);
+
+typedef struct lc_m_grouped_bf16_swiglu_gemm_nt_offset_args {
+  size_t struct_size;
+  lc_matrix a;
+  lc_stack gate_up;
+  const int32_t* offsets;
+  int64_t max_m_hint;
+  int32_t counts_ready;
+  lc_matrix h, sh;
+} lc_m_grouped_bf16_swiglu_gemm_nt_offset_args;
+LC_API int lc_m_grouped_bf16_swiglu_gemm_nt_offset(const lc_m_grouped_bf16_swiglu_gemm_nt_offset_args* args,
+                                                   lc_stream_t stream);
+
+/* x bf16 or f32 [T, H]; split: three terms bf16 [E, H], contiguous, as split_bf16x3 returns them; out f32 [T, E]. */
+typedef struct lc_router_gemm_args {
+  size_t struct_size;
+  lc_matrix x;
+  lc_stack split;
+  lc_matrix out;
+} lc_router_gemm_args;
+LC_API int lc_router_gemm(const lc_router_gemm_args* args, lc_stream_t stream);
 
 /* Routing, dispatch and combine. Everything but an lc_matrix is contiguous: ids, row_of i32 [T, K], weights f32 [T, K],
  * zero_weight f32 and num_real u8 [T], bias f32 and counts i32 [E], errors i32 [1], offsets i32 [num_local + 1], src_of

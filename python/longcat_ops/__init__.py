@@ -32,6 +32,7 @@ _MODULE_OF = {
     "Routing": "ops.moe",
     "explain": "ops.explain",
     "generate": "engine.generate",
+    "split_bf16x3": "ops.router",
     "supports": "ops",
     **{name: f"ops.{op.module}" for name, op in OPS.items()},
 }

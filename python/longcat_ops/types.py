@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
 BLOCK = 128  # elements that share an FP8 scale: of a row of activations, and of each side of a weight's blocks
 
 Fp8Pair = tuple["Tensor", "Tensor"]  # e4m3 values, float32 scales

@@ -26,7 +26,7 @@ LAYERS = {
     "cuda": {"cuda/include", "cuda/common", "cuda/launch"},
     "cpp/check": {"cuda/common"},
     "cpp/cost": {"cpp/check", "cuda/common", "cuda/gemm"},
-    "cpp/ops": {"cpp/check", "cpp/cost", "cuda/common", "cuda/moe_dispatch", "cuda/moe_route"},
+    "cpp/ops": {"cpp/check", "cpp/cost", "cuda/common", "cuda/moe_dispatch", "cuda/moe_route", "cuda/router"},
     "cpp/cpu": {"cpp/check", "cuda/common"},
     "cpp/emu": {"cuda/include", "cuda/common", "cuda/ptx", "cuda/launch"},
     "cpp/bindings": {"cpp/ops", "cpp/check", "cpp/cpu", "cuda/include", "cuda/comm", "cuda/common", "cuda/launch"},

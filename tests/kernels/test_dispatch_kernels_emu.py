@@ -5,33 +5,34 @@ quantiser's bits and no other byte changes; sums have the reference's bits in ev
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from longcat_ops import Plan, reference
+from longcat_ops import reference
 from longcat_ops.ops import emulated
 from support.build_oracle import assert_same_bits, hostile_input
 from support.dispatch_calls import (
     SHAPES,
-    assert_permuted,
     check_a_plan_that_disagrees_with_itself_is_safe,
     check_a_sum_of_negative_zeros,
     check_combine,
+    check_permute,
     check_permute_quant,
     choices,
     combine,
     combine_case,
+    permute,
     permute_quant,
 )
 from support.emulated_kernels import (
     DTYPES,
     LAYOUTS,
-    PermuteArgs,
+    ROOT,
     apart,
-    assert_gaps_untouched,
     copied,
     run,
     scales,
@@ -39,6 +40,7 @@ from support.emulated_kernels import (
 
 ALL_SHAPES = [(t, k, h) for t in (0, 1, 2, 7, 31, 33, 96) for k in (1, 4, 8, 12, 32) for h in (8, 128, 160, 576)]
 SMALL_SHAPES = [(2, 4, 160), (7, 12, 576), (5, 32, 40)]
+HEADER = (ROOT / "cuda/include/longcat_ops.h").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -55,8 +57,9 @@ def test_permute_quant_layouts(tokens: int, k: int, width: int, layout: tuple[in
             check_permute_quant(hostile_input(tokens, width, dtype), choices(tokens, k), layout, column_major)
 
 
-def test_a_plan_that_disagrees_with_itself_is_safe() -> None:
-    check_a_plan_that_disagrees_with_itself_is_safe()
+@pytest.mark.parametrize("check", [check_permute, check_permute_quant])
+def test_a_plan_that_disagrees_with_itself_is_safe(check: Callable[..., None]) -> None:
+    check_a_plan_that_disagrees_with_itself_is_safe(check)
 
 
 @pytest.mark.slow
@@ -68,38 +71,33 @@ def test_every_shape(tokens: int, k: int, width: int) -> None:
         test_combine(tokens, k, width, dtype)
 
 
-def permute(x: Tensor, plan: Plan, gap: int = 0, offset: int = 0) -> Tensor:
-    out, source = apart(len(plan.src_of), x.shape[1], x.dtype, gap, offset), copied(x, gap, offset)
-    args = PermuteArgs.of(source, plan.row_of, plan.src_of, out)
+@pytest.mark.parametrize("function", re.findall(r"LC_API int (lc_\w+)\(const \w+_args\* args, lc_stream_t", HEADER))
+def test_a_struct_of_another_header_is_refused(function: str) -> None:
+    """The size that a call's struct states must be the library's, and there must be a struct."""
     emulator = emulated.load()
-    assert emulator.lc_moe_permute(ctypes.byref(args), None) == 0, emulator.lc_last_error().decode()
-    assert_gaps_untouched(out)
-    return out
+    call = getattr(emulator, function)
 
+    def refusal(size: int) -> str:
+        assert call(ctypes.byref(ctypes.c_size_t(size)), None) == 4
+        return emulator.lc_last_error().decode()
 
-def test_a_call_is_a_value() -> None:
-    """A call's struct can be kept and reused, over what its memory then holds; one of another size is refused."""
-    x, plan = hostile_input(7, 64, torch.bfloat16), choices(7, 4)
-    out, emulator = apart(len(plan.src_of), 64, x.dtype), emulated.load()
-    kept = ctypes.create_string_buffer(bytes(PermuteArgs.of(x, plan.row_of, plan.src_of, out)))
-    for _ in range(2):
-        assert emulator.lc_moe_permute(kept, None) == 0, emulator.lc_last_error().decode()
-        assert_permuted(out, x, plan)
-        x.neg_()
-    for size in (0, len(kept) - 9, len(kept) + 8):
-        ctypes.memmove(kept, ctypes.byref(ctypes.c_size_t(size)), 8)
-        assert emulator.lc_moe_permute(kept, None) == 4
-        text = f"lc_moe_permute: struct_size {size}, expected {ctypes.sizeof(PermuteArgs)}"
-        assert text in emulator.lc_last_error().decode()
-    assert emulator.lc_moe_permute(None, None) == 4
+    expected = int(re.match(rf"{function}: struct_size 0, expected (\d+): built with", refusal(0))[1])
+    for size in (expected - 8, expected + 8):
+        assert refusal(size).startswith(f"{function}: struct_size {size}, expected {expected}: built with")
+    assert call(None, None) == 4
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("tokens", "k", "width"), SHAPES)
 def test_permute(tokens: int, k: int, width: int, dtype: torch.dtype) -> None:
-    x, plan = hostile_input(tokens, width, dtype), choices(tokens, k)
-    for gap, offset in ((0, 0), (8, 0), (3, 1)):
-        assert_permuted(permute(x, plan, gap, offset), x, plan)
+    check_permute(hostile_input(tokens, width, dtype), choices(tokens, k))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("tokens", "k", "width"), SMALL_SHAPES)
+def test_permute_layouts(tokens: int, k: int, width: int, layout: tuple[int, ...]) -> None:
+    for dtype in DTYPES:
+        check_permute(hostile_input(tokens, width, dtype), choices(tokens, k), layout)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

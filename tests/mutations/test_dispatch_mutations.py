@@ -1,4 +1,4 @@
-"""Planted bugs in moe_permute_quant and moe_combine: each is caught by a small part of their calls."""
+"""Planted bugs in moe_permute, moe_permute_quant and moe_combine: each is caught by a small part of their calls."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import torch
 
 from longcat_ops.ops import emulated
 from support import dispatch_calls as calls
-from support.emulated_kernels import LAYOUTS
 from support.kernel_mutations import Mutation, in_tiers, planted
 
+PERMUTE = "moe_dispatch/moe_permute.cuh"
 PERMUTE_QUANT = "moe_dispatch/moe_permute_quant.cuh"
 COMBINE = "moe_dispatch/moe_combine.cuh"
 CHOICES = "moe_dispatch/choices.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
+
+
+def permute(name: str, old: str, new: str) -> Mutation:
+    return Mutation(name, "moe_dispatch/moe_permute.cu", PERMUTE, old, new)
 
 
 def permute_quant(name: str, old: str, new: str, header: str = PERMUTE_QUANT) -> Mutation:
@@ -30,6 +34,7 @@ LANES_ABOVE = "~((2u << ptx::lane_index()) - 1)"
 FUSED = "ptx::fma_rn(values[i], weight, sum[i])"
 MUTATIONS = [
     permute_quant("reads_before_the_kernel_ahead_has_written", WAIT, ""),
+    permute("not_the_last_copy", "i < count; ++i", "i + 1 < count; ++i"),
     permute_quant("amax_of_two_groups", "reduce_lanes<kGroupLanes>", "reduce_lanes<32>"),
     permute_quant("believes_row_of_alone", "== choice.source", "!= -2", CHOICES),
     combine("list_read_before_it_is_whole", "  ptx::warp_sync();\n", "", CHOICES),
@@ -46,12 +51,21 @@ MUTATIONS = [
     combine("beyond_the_list", "first + j < count ? first + j : count - 1", "first + j"),
     combine("first_batch_only", "first < count; first += kInFlight", "first < kInFlight && first < count; first += 32"),
     combine("zero_experts_of_the_first_token", "p.zero_weight + place.token", "p.zero_weight"),
+    permute("reads_before_the_kernel_ahead_has_written", WAIT, ""),
+    permute("believes_row_of_alone", "is_agreed(p.plan, choice)", "choice.row >= 0"),
+    permute("beyond_the_row", "const bool inside = chunk < p.warps.chunks", "const bool inside = true"),
+    permute("first_chunks_only", "+ kChunk * chunk, held", "+ kChunk * ptx::lane_index(), held"),
 ]
 
 
+def check_permute() -> None:
+    calls.check_permute(torch.randn(7, 576), calls.choices(7, 12))
+    calls.check_a_plan_that_disagrees_with_itself_is_safe(calls.check_permute)
+
+
 def check_permute_quant() -> None:
-    calls.check_permute_quant(torch.randn(7, 576), calls.choices(7, 12), LAYOUTS[0], False)
-    calls.check_a_plan_that_disagrees_with_itself_is_safe()
+    calls.check_permute_quant(torch.randn(7, 576), calls.choices(7, 12))
+    calls.check_a_plan_that_disagrees_with_itself_is_safe(calls.check_permute_quant)
 
 
 def check_combine() -> None:
@@ -62,7 +76,7 @@ def check_combine() -> None:
     assert calls.combine(y, plan, routing, x).shape == x.shape
 
 
-CHECKS = {"moe_permute_quant": check_permute_quant, "moe_combine": check_combine}
+CHECKS = {"moe_permute": check_permute, "moe_permute_quant": check_permute_quant, "moe_combine": check_combine}
 
 
 @pytest.mark.parametrize("op", CHECKS)

@@ -19,10 +19,13 @@ SIZES = (0, 9, 1, 40, 0, 33)
 
 PARAMS = "gemm/params.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
+TILE = "device/wgmma_tile.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
 READY_WAIT = "  if (!early) ptx::grid_dependency_wait();\n"
 EMPTY = "stages.wait_empty();\n      "
 FILL = "if constexpr (kTma) {\n        ptx::mbarrier_arrive_expect_tx(stages.full(), p.smem.weight_bytes"
+ACC_WAIT, SCALED = "  ptx::wgmma_wait_for<kPending>(acc);\n", "  LC_UNROLL\n  for (uint32_t c = 0; c < kColumns"
+E4M3, STEPS = "ptx::wgmma_e4m3<kWidth>(acc, ", "weights + k / 16, tokens + k / 16, "
 BARRIER = "  sync_warpgroup(tile.warpgroup);\n"
 
 MUTATIONS = [
@@ -31,7 +34,7 @@ MUTATIONS = [
     gemm("copy_before_the_fence", EPILOGUE, "  ptx::fence_proxy_async_shared();\n", ""),
     gemm("neighbour_rows_written", EPILOGUE, " && first_token + thread < tile.tokens", ""),
     gemm("tokens_of_a_later_tile_lost", SCHEDULER, "row + chunk * most, left", "row, left"),
-    gemm("accumulators_before_the_wait", CONSUMER, "  ptx::wgmma_wait_for<kPending>(acc);\n", ""),
+    gemm("accumulators_before_the_wait", CONSUMER, ACC_WAIT + SCALED, SCALED),
     gemm("buffer_still_read", EPILOGUE, "  ptx::bulk_wait_read<0>();", "//"),
     gemm("scales_of_the_first_stage", CONSUMER, "4 * stages.stage * p.smem.max_tokens, sum", "0, sum"),
     gemm("large_scales_of_the_first_stage", CONSUMER, "4 * stages.stage * p.smem.max_tokens;", "0;"),
@@ -50,18 +53,18 @@ MUTATIONS = [
     gemm("too_many_bytes", PRODUCER, "(stages.full(), p.smem.weight_bytes)", "(stages.full(), p.smem.weight_bytes + "
          "128)"),
     gemm("one_consumer_short", ROLES, "2 : 1) * p.smem.consumer_warps)", "2 : 1) * p.smem.consumer_warps - 1)"),
-    gemm("one_reader_short", ROLES, "kProducers + p.smem.consumer_warps)", "kProducers + p.smem.consumer_warps - 1)"),
+    gemm("one_reader_short", ROLES, "(kOperand) + p.smem.consumer_warps)", "(kOperand) + p.smem.consumer_warps - 1)"),
     gemm("barriers_not_fenced", ROLES, "    ptx::fence_mbarrier_init();\n", ""),
     gemm("barriers_not_shared", ROLES, "  ptx::sync_threads();\n", ""),
-    gemm("stride_of_two_atoms", CONSUMER, "ptx::make_descriptor(tile, 16, 1024", "ptx::make_descriptor(tile, 16, 2048"),
-    gemm("another_swizzle", CONSUMER, "16, 1024, ptx::Swizzle::k128B", "16, 512, ptx::Swizzle::k64B"),
+    gemm("stride_of_two_atoms", TILE, "ptx::make_descriptor(tile, 16, 1024", "ptx::make_descriptor(tile, 16, 2048"),
+    gemm("another_swizzle", TILE, "16, 1024, ptx::Swizzle::k128B", "16, 512, ptx::Swizzle::k64B"),
     gemm("warpgroups_share_rows", CONSUMER, "base + warpgroup * (kWarpgroupRows * kBlockK)", "base"),
     gemm("large_warpgroups_share_rows", CONSUMER, "tile.warpgroup * (kWarpgroupRows * kBlockK)", "0"),
-    gemm("steps_of_no_width", CONSUMER, "weights + k / 16", "weights"),
+    gemm("steps_of_no_width", CONSUMER, E4M3 + "weights + k / 16", E4M3 + "weights"),
     gemm("second_pass_repeats_the_first", CONSUMER, "tokens + at + i * kWidth * kBlockK / 16", "tokens + at"),
     gemm("scales_of_the_other_column", CONSUMER, "from[1], device::bits_float(both.y)", "from[1], "
          "device::bits_float(both.x)"),
-    gemm("one_promotion_at_the_end", CONSUMER, "k > 0);", "true);"),
+    gemm("one_promotion_at_the_end", CONSUMER, E4M3 + STEPS + "k > 0);", E4M3 + STEPS + "true);"),
     gemm("scales_read_too_soon", PRODUCER, "// blocks in L2\n" + WAIT, "\n"),
     gemm("scales_of_the_block_before", PRODUCER, "load(block + kAhead, at)", "load(block + kAhead - 1, at)"),
     gemm("scales_prefetched_beyond_the_last", PRODUCER, " && block + kL2Ahead < blocks.end", ""),

@@ -35,7 +35,7 @@ MUTATIONS = [
     swiglu("offsets_read_too_soon", "scheduler", READY_WAIT, ""),
     swiglu("scales_read_too_soon", PRODUCER, "// blocks in L2\n" + WAIT, "\n"),
     swiglu("amax_read_before_all_left_it", EPILOGUE, "all copies\n" + BARRIER, "all copies\n"),
-    swiglu("scale_read_before_it_is_made", EPILOGUE, BARRIER + "  quantise", "  quantise"),
+    swiglu("scale_read_before_it_is_made", EPILOGUE, "  " + BARRIER + "    quantise", "    quantise"),
     swiglu("next_amax_while_scales_are_read", EPILOGUE, "  sync_consumers();  // after", "  //"),
     swiglu("buffer_still_read", EPILOGUE, "  ptx::bulk_wait_read<0>();", "//"),
     swiglu("shared_memory_gone", CONSUMER, "  ptx::bulk_wait_read<0>();", "//"),
@@ -51,9 +51,9 @@ MUTATIONS = [
     swiglu("tokens_of_no_group_written", EPILOGUE, "} else if (thread < tile.tokens) {", "} else if (thread < kWidth) "
            "{"),
     swiglu("scales_of_no_group_written", EPILOGUE, "  if (thread < tile.tokens) {", "  if (thread < kWidth) {"),
-    swiglu("channels_of_the_next_row", EPILOGUE, "kStorePitch, channels);", "kStorePitch, kChannels);"),
-    swiglu("chunks_of_the_next_row", EPILOGUE, "chunks = channels / device::kChunk", "chunks = kChannels / "
-           "device::kChunk"),
+    swiglu("channels_of_the_next_row", EPILOGUE, "thread * pitch, size * channels", "thread * pitch, kChannels"),
+    swiglu("chunks_of_the_next_row", EPILOGUE, "tile, size * channel, size * channels)", "tile, size * channel, "
+           "kChannels)"),
     swiglu("scales_of_one_block", EPILOGUE, "tile.weight_tile * p.sh.column_stride", "0"),
     swiglu("up_in_the_place_of_gate", EPILOGUE, "ptx::silu(h), sum[slab][4 * c + 2 + i]", "h, ptx::silu(sum[slab][4 * "
            "c + 2 + i])"),

@@ -18,12 +18,12 @@ from torch import Tensor
 import longcat_ops
 from longcat_ops import Plan, Routing, reference
 from longcat_ops.testing.op_results import bits
-from support.fused_moe_cases import BF16, F32, fp8_weights, make
+from support.fused_moe_cases import BF16, F32, dense_weights, fp8_weights, make
 
 EXPERTS, HIDDEN, WIDTH = 6, 128, 64
 POISONED = EXPERTS - 1  # only absent choices name it; running it on a token gives NaN
 BACKENDS = [longcat_ops, reference]
-SIZES = [(0, 4), (1, 1), (1, 4), (8, 5), (9, 4), (33, 3)]  # (tokens, top_k); dense products change above 8 tokens
+SIZES = [(0, 4), (1, 1), (1, 4), (8, 5), (9, 4), (33, 3)]  # (tokens, top_k)
 SEEDS = [0] if os.environ.get("LONGCAT_OPS_BACKEND") == "emu" else [0, 1, 2]
 
 
@@ -104,15 +104,17 @@ def test_nothing_is_sent_for_the_others(ops: ModuleType, c: Choices) -> None:
         plan = plan_of(ops, routing)
         used = int(plan.offsets[-1])
         q = torch.full((len(plan.src_of), HIDDEN), 0x2A, dtype=torch.uint8).view(torch.float8_e4m3fn)
-        s = torch.full((len(q), 1), 12345.0)
+        s, rows = torch.full((len(q), 1), 12345.0), torch.full(q.shape, 12352.0, dtype=BF16)
         if ops is reference:
             ops.moe_permute_quant(x, plan, out=(q, s))
+            ops.moe_permute(x, plan, out=rows)
         else:
             torch.ops.longcat_ops.moe_permute_quant(x, plan.row_of, plan.src_of, q, s)
+            torch.ops.longcat_ops.moe_permute(x, plan.row_of, plan.src_of, rows)
         assert (q[used:].view(torch.uint8) == 0x2A).all() and (s[used:] == 12345).all(), name
-        assert not s.isnan().any(), name
-        expected = expected or bits((q, s))
-        assert bits((q, s)) == expected, name
+        assert (rows[used:] == 12352).all() and not s.isnan().any() and not rows.isnan().any(), name
+        expected = expected or bits((q, s, rows))
+        assert bits((q, s, rows)) == expected, name
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
@@ -135,8 +137,8 @@ def test_no_row_of_y_is_read_for_them(ops: ModuleType, c: Choices, dtype: torch.
 
 def poisoned_weights(fp8: str) -> tuple:
     """FP8 pairs for the parts that `fp8` names, dense weights for the others; all weights of one expert are NaN."""
-    _, _, *dense = make(1, HIDDEN, WIDTH, experts=EXPERTS)
-    pairs = fp8_weights(*dense)
+    _, _, *plain = make(1, HIDDEN, WIDTH, experts=EXPERTS)
+    pairs, dense = fp8_weights(*plain), dense_weights(*plain)
     weights = tuple(pair if part in fp8 else w for part, pair, w in zip(("up", "down"), pairs, dense, strict=True))
     for w in weights:
         (w[1] if isinstance(w, tuple) else w)[POISONED] = torch.nan
@@ -181,7 +183,7 @@ def test_what_the_router_leaves_may_be_written_as_expert_0(tokens: int, fp8: str
     assert bits(plan) == bits(longcat_ops.moe_plan(routing.ids, EXPERTS))
     assert int(plan.offsets[-1]) == int(routing.num_real.sum())
     x, _, *weights = make(tokens, HIDDEN, WIDTH, experts=EXPERTS, dtype=BF16)
-    weights = fp8_weights(*weights) if fp8 == "up down" else weights
+    weights = (fp8_weights if fp8 == "up down" else dense_weights)(*weights)
     out = longcat_ops.fused_moe(x, engine, *weights)
     assert bits(out) == bits(longcat_ops.fused_moe(x, routing, *weights))
     assert out[2].isnan().all() and not out[-1].any()

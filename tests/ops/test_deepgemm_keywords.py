@@ -4,6 +4,7 @@ at other values with a list of the accepted ones.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -50,12 +51,15 @@ TAKEN = {
     "fp8_gemm_nt": ("c", *COMMON),
     "m_grouped_fp8_gemm_nt_masked": COMMON,
     "m_grouped_fp8_gemm_nt_contiguous": (*COMMON, "use_psum_layout", "expected_m_for_psum_layout"),
+    "bf16_gemm_nt": ("c", "compiled_dims"),
+    "m_grouped_bf16_gemm_nt_masked": ("compiled_dims",),
+    "m_grouped_bf16_gemm_nt_contiguous": ("compiled_dims", "use_psum_layout", "expected_m_for_psum_layout"),
 }
 EVERY = [(op, name) for op, names in TAKEN.items() for name in names]
 
 
 def positional(op: str) -> tuple[Any, ...]:
-    """Arguments in DeepGEMM's order: (a, sa), (b, sb), out, then those that tell the groups apart."""
+    """Arguments in DeepGEMM's order: (a, sa), (b, sb), or a, b; out; then those that tell the groups apart."""
     lhs, rhs, *rest = CASES[op]["ragged"]().args
     return lhs, rhs, *(rest or [torch.zeros(5, 72, dtype=torch.bfloat16)])
 
@@ -80,8 +84,8 @@ def test_accepted(op: str, name: str) -> None:
 def test_all_at_once(op: str) -> None:
     keywords = {name: ACCEPTED[name][-1] for name in TAKEN[op]}
     assert bits(public(op)(*positional(op), **keywords)) == bits(public(op)(*positional(op)))
-    names = {"fp8_gemm_nt": [], "m_grouped_fp8_gemm_nt_masked": ["masked_m", "expected_m"]}.get(op, ["m_indices"])
-    arguments = dict(zip(["lhs", "rhs", "out", *names], positional(op), strict=True))
+    names = [name for name in inspect.signature(public(op)).parameters if name not in ("split_k", "deepgemm")]
+    arguments = dict(zip(names, positional(op), strict=True))
     assert bits(public(op)(**arguments, **keywords)) == bits(public(op)(*positional(op)))
 
 
@@ -95,13 +99,13 @@ def test_refused(op: str, name: str) -> None:
             public(op)(*arguments, **{name: value})
         got = "a Tensor" if isinstance(value, torch.Tensor) else repr(value)
         reason = f"{op}: argument `{name}` is {got}, expected {EXPECTED[name]} (on SM90)."
-        fix = "m_grouped_fp8_gemm_nt_offset takes prefix sums" if "psum" in name else ""
+        fix = f"{op.replace('contiguous', 'offset')} takes prefix sums" if "psum" in name else ""
         assert str(caught.value) == reason + (f"\n  fix: {fix}" if fix else "")
         assert longcat_ops.supports(op, *arguments, **{name: value}) == (False, reason, fix)
         assert bits(arguments[2]) == before
 
 
-@pytest.mark.parametrize("op", [*TAKEN, "m_grouped_fp8_gemm_nt_offset"])
+@pytest.mark.parametrize("op", [*TAKEN, "m_grouped_fp8_gemm_nt_offset", "m_grouped_bf16_gemm_nt_offset"])
 def test_keywords_of_other_ops_are_unknown(op: str) -> None:
     """They are refused even at legal values; the offset layout is not DeepGEMM's and takes none of its keywords."""
     arguments = CASES[op]["ragged"]().args

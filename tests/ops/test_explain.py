@@ -123,12 +123,16 @@ def test_launches_of_permute_and_combine():
         weights, zero_weight = meta(tokens, 12, dtype=torch.float32), meta(tokens, dtype=torch.float32)
         routing = longcat_ops.Routing(*[meta(1)] * 6)._replace(weights=weights, zero_weight=zero_weight)
         y = meta(tokens * 6, width, dtype=torch.bfloat16)
-        for op, arguments in (("moe_permute_quant", (x, plan)), ("moe_combine", (y, plan, routing, x))):
+        calls = [("moe_permute", (x, plan)), ("moe_permute_quant", (x, plan)), ("moe_combine", (y, plan, routing, x))]
+        for op, arguments in calls:
             found = longcat_ops.explain(op, *arguments).launches
             # The kernels use 512 and 1024 bytes; they request a multiple of 1024.
             assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, 1024)] * (
                 blocks > 0
             )
+        wide = meta(tokens, 2 * width, dtype=torch.bfloat16)  # moe_permute moves bytes: f32 as bf16 of twice the width
+        of_wide, of_f32 = (longcat_ops.explain("moe_permute", t, plan).launches for t in (wide, x.float()))
+        assert of_f32 == of_wide
 
 
 def test_a_product_is_predicted_as_its_chosen_tile():
@@ -140,7 +144,7 @@ def test_a_product_is_predicted_as_its_chosen_tile():
 def test_what_cannot_run_is_not_explained():
     with pytest.raises(LongcatShapeError, match="`ids` is 1-D"):
         longcat_ops.explain("moe_plan", torch.zeros(4, dtype=torch.int32), 2)
-    with pytest.raises(LongcatUnsupportedError, match="op 'no_such' does not exist; these do: dequant_fp8"):
+    with pytest.raises(LongcatUnsupportedError, match="op 'no_such' does not exist; these do: bf16_gemm_nt, "):
         longcat_ops.explain("no_such")
 
 

@@ -1,4 +1,4 @@
-"""fused_moe with the caller's plan, and the launches of the FP8 chain: four ops, and no host code in between."""
+"""fused_moe with the caller's plan, and the launches of its chain: four ops, and no host code in between."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import longcat_ops
-from longcat_ops import Plan, Routing, fused_moe, reference
+from longcat_ops import Plan, Routing, _environment, fused_moe, reference
 from longcat_ops.ops import expert_chain, registration
 from longcat_ops.testing.op_cases import schema_call
 from longcat_ops.testing.op_results import bits
@@ -21,6 +22,12 @@ CHAIN = [
     "moe_permute_quant",
     "m_grouped_fp8_swiglu_gemm_nt_offset",
     "m_grouped_fp8_gemm_nt_offset",
+    "moe_combine",
+]
+DENSE = [
+    "moe_permute",
+    "m_grouped_bf16_swiglu_gemm_nt_offset",
+    "m_grouped_bf16_gemm_nt_offset",
     "moe_combine",
 ]
 
@@ -57,12 +64,32 @@ def calls_on_cuda(case: str) -> list[tuple[str, tuple]]:
 def test_four_launches_by_a_plan_and_no_host_code_between_them() -> None:
     assert [name for name, _ in calls_on_cuda("planned")] == CHAIN
     assert [name for name, _ in calls_on_cuda("fp8")] == ["moe_plan", *CHAIN]
+    assert [name for name, _ in calls_on_cuda("dense")] == ["moe_plan", *DENSE]
+    assert [name for name, _ in calls_on_cuda("fp8_gate_up")] == ["moe_plan", *CHAIN[:2], *DENSE[2:]]
+    assert [name for name, _ in calls_on_cuda("fp8_down")] == ["moe_plan", *DENSE[:2], *CHAIN[2:]]
 
 
-def test_the_watch_notices_a_host_read() -> None:
-    """With dense weights, the host reads the ids to choose the products, which raises."""
-    with pytest.raises(Exception, match=r"cuda|data.dependent"):
-        calls_on_cuda("dense")
+class _HostReads(TorchFunctionMode):
+    """Refuses what a dispatch mode does not see on a CPU: values that Python takes out of a tensor."""
+
+    READS = ("tolist", "numpy", "item", "__bool__", "__int__", "__float__", "__index__", "__array__", "cpu", "nonzero")
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        assert getattr(func, "__name__", "") not in self.READS, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", ["fp8", "dense", "fp8_gate_up", "fp8_down"])
+def test_no_value_is_read_on_the_host(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch that a GPU takes, on tensors that have values; the same watch notices the check of ids."""
+    _, arguments, _ = schema_call("fused_moe", case)
+    run = registration.python_kernel("fused_moe")
+    with pytest.raises(AssertionError), _HostReads():
+        run(*arguments)
+    monkeypatch.setattr(_environment, "backend", lambda: "emu")
+    with _HostReads(), _Calls() as recorded:
+        run(*arguments)
+    assert [name for name, _ in recorded.calls if name == "moe_combine"]
 
 
 @pytest.mark.parametrize(

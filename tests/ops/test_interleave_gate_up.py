@@ -55,3 +55,27 @@ def test_values_and_scales_stay_paired(groups: int, width: int, k: int) -> None:
             scale = s_out[g, 2 * block + up]
             found = wide(w_out[g, row : row + 1], scale[None], block_rows=1)[0]
             assert torch.equal(found.float(), original[source_of(row, width)[0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("groups", "width", "k"), SHAPES)
+def test_weights_without_scales(groups: int, width: int, k: int, dtype: torch.dtype) -> None:
+    """Every row is where it belongs, with its bits: NaN with a payload, negative zero and subnormals among them."""
+    bits = torch.int16 if dtype == torch.bfloat16 else torch.int32
+    ends, draw = torch.iinfo(bits), torch.Generator().manual_seed(0)
+    codes = torch.randint(ends.min, ends.max, (groups, 2 * width, k), dtype=bits, generator=draw)
+    before = codes.clone()
+    w_out = interleave_gate_up(codes.view(dtype))
+    assert torch.equal(codes, before)
+    assert w_out.shape == codes.shape and w_out.dtype == dtype and w_out.is_contiguous()
+    for row in range(2 * width):
+        assert torch.equal(w_out.view(bits)[:, row], codes[:, source_of(row, width)[0]])
+
+
+def test_scales_in_and_out_go_together() -> None:
+    op, (w, s) = torch.ops.longcat_ops.interleave_gate_up, gate_up(1, 8, 8)
+    plain = torch.zeros(1, 16, 8)
+    with pytest.raises(RuntimeError, match="`s_out` is None, expected a tensor, as there is s"):
+        op(w, s, torch.empty_like(w), None)
+    with pytest.raises(RuntimeError, match="`s_out` is a tensor, expected None, as there is no s"):
+        op(plain, None, torch.empty_like(plain), torch.empty_like(s))

@@ -19,7 +19,9 @@ from support.grouped import (
     SIZES,
     Fp8Pair,
     activations,
+    assert_close,
     check_rows_stand_alone,
+    few_sizes,
     place,
     select,
     wide,
@@ -43,6 +45,16 @@ def test_against_fp64(sizes: tuple[int, ...], width: int, k: int) -> None:
         scale = sh.double().repeat_interleave(128, 1)[:, :width]
         limit = error + (2.0**-4 + 2.0**-23) * (value.abs() + error) + 2.0**-10 * scale
         assert bool(((dequantised(h, sh) - value).abs() <= limit).all())
+
+
+@pytest.mark.parametrize(("width", "k"), list(itertools.product((8, 136, 256), (128, 160, 384))))
+@pytest.mark.parametrize("sizes", few_sizes(), ids=str)
+def test_h_in_bf16_against_fp64(sizes: tuple[int, ...], width: int, k: int) -> None:
+    rhs = weights(len(sizes), width, k)
+    parts = activations(sizes, k)
+    for h, (value, error) in zip(run(parts, rhs, quantise=False), expected(parts, rhs), strict=True):
+        assert h.dtype == torch.bfloat16
+        assert_close(h, value, error)
 
 
 @pytest.mark.parametrize(("tensor_cores", "factor"), [(False, 1 + 2.0**-8), (True, 1 + 2.0**-3)])
@@ -79,11 +91,15 @@ def test_the_public_function_returns_what_the_bare_op_writes() -> None:
     rhs = weights(4, 136, 160)
     parts = activations(sizes, 160)
     a, sa = place(parts, [0, 9, 9, 10], 17)
-    h, sh = m_grouped_fp8_swiglu_gemm_nt_offset((a, sa), rhs, torch.tensor([0, 9, 9, 10, 17], dtype=torch.int32))
+    offsets = torch.tensor([0, 9, 9, 10, 17], dtype=torch.int32)
+    h, sh = m_grouped_fp8_swiglu_gemm_nt_offset((a, sa), rhs, offsets)
     assert h.shape == (17, 136) and h.dtype == torch.float8_e4m3fn and h.is_contiguous()
     assert sh.shape == (17, 2) and sh.dtype == torch.float32
     h_parts, sh_parts = zip(*run(parts, rhs), strict=True)
     assert bits([h, sh]) == [b"".join(bits(h_parts)), b"".join(bits(sh_parts))]
+    plain = m_grouped_fp8_swiglu_gemm_nt_offset((a, sa), rhs, offsets, quantise=False)
+    assert plain.shape == h.shape and plain.dtype == torch.bfloat16 and plain.is_contiguous()
+    assert bits(plain) == [b"".join(bits(run(parts, rhs, quantise=False)))]
 
 
 def test_outliers() -> None:
@@ -113,6 +129,8 @@ def test_a_nan_stays_in_its_row(rows: int) -> None:
     part[0].view(torch.uint8)[1, 200] = NAN_CODE
     ((h, sh),) = run([part], rhs)
     assert sh.isnan().any(1).tolist() == [row == 1 for row in range(rows)]
+    (plain,) = run([part], rhs, quantise=False)
+    assert plain.isnan().all(1).tolist() == plain.isnan().any(1).tolist() == sh.isnan().any(1).tolist()
     assert_quantised(h, sh, *expected([part], rhs)[0])
 
 
@@ -139,11 +157,11 @@ def test_offsets_beyond_the_rows_are_cut_off(offsets: list[int]) -> None:
 def test_hints_and_scales_by_columns_do_not_change_a_bit() -> None:
     rhs = weights(3, 136, 384)
     parts = activations((9, 0, 33), 384)
-    plain = bits(run(parts, rhs))
-    for hint in (None, 0, 1, 8, 33, 10**9, 2**40):
-        for ready in (False, True):
-            assert bits(run(parts, rhs, max_m_hint=hint, counts_ready=ready)) == plain
-    assert bits(run(parts, rhs, column_major=True)) == plain
+    for quantise in (True, False):
+        plain = bits(run(parts, rhs, quantise=quantise))
+        for hint, ready in itertools.product((None, 0, 1, 8, 33, 10**9, 2**40), (False, True)):
+            assert bits(run(parts, rhs, max_m_hint=hint, counts_ready=ready, quantise=quantise)) == plain
+        assert bits(run(parts, rhs, column_major=True, quantise=quantise)) == plain
 
 
 @pytest.mark.parametrize(("width", "k"), [(136, 384), (8, 160), (256, 128)])
@@ -151,7 +169,8 @@ def test_a_row_of_a_small_group_does_not_depend_on_its_neighbours(width: int, k:
     """Compares a row's values and scales as bytes. Gates are around 1, where the last bit of exp matters."""
 
     def rows_as_bytes(parts: Sequence[Fp8Pair], rhs: Fp8Pair) -> list[Tensor]:
-        return [torch.cat([h.view(torch.uint8), sh.view(torch.uint8)], 1) for h, sh in run(parts, rhs)]
+        both = zip(run(parts, rhs), run(parts, rhs, quantise=False), strict=True)
+        return [torch.cat([t.view(torch.uint8) for t in (*pair, plain)], 1) for pair, plain in both]
 
     q, s = weights(3, width, k)
     for step in range(8):  # only the largest element of a group shows its last bits, so try a few

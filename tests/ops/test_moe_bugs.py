@@ -35,7 +35,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 def experts(fp8: bool = True, count: int = N) -> tuple[Tensor | Pair, Tensor | Pair]:
     if not fp8:
-        return torch.randn(count, 2 * W, H) * 0.1, torch.randn(count, H, W) * 0.1
+        return longcat_ops.interleave_gate_up(torch.randn(count, 2 * W, H) * 0.1), torch.randn(count, H, W) * 0.1
     pairs = longcat_ops.interleave_gate_up(*gate_up(count, W, H)), stacked_weight(count, H, W)
     return tuple((q, s * 0.1) for q, s in pairs)
 

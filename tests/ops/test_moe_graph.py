@@ -39,7 +39,8 @@ def assert_replays(chain: Callable[[], Tensors], eager: Callable[[], Tensors], x
 
 
 @pytest.mark.gpu
-def test_a_graph_replays_with_other_routing() -> None:
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_graph_replays_with_other_routing(quantised: bool) -> None:
     """One capture has the eager bits after x, logits and num_valid change in place."""
     x, logits, bias, num_valid = (t.cuda() for t in problem(33, 576))
 
@@ -48,7 +49,11 @@ def test_a_graph_replays_with_other_routing() -> None:
             logits, bias, top_k=K, num_experts=EXPERTS, num_zero_experts=ZERO, scale=SCALE, num_valid=num_valid
         )
         plan = longcat_ops.moe_plan(routing.ids, REAL, routing.weights)
-        y = longcat_ops.dequant_fp8(*longcat_ops.moe_permute_quant(x, plan), torch.bfloat16)
+        y = (
+            longcat_ops.dequant_fp8(*longcat_ops.moe_permute_quant(x, plan), torch.bfloat16)
+            if quantised
+            else longcat_ops.moe_permute(x, plan)
+        )
         return longcat_ops.moe_combine(y, plan, routing, x), plan.offsets
 
     assert_replays(chain, chain, x, logits, num_valid)

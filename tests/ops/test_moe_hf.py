@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def test_router(name, ops, dtype):
 @EVERY_LAYER
 def test_float32_layer(name, ops):
     layer, x = layer_of(name), tokens_of(name)
-    got = ops.fused_moe(x, route(ops, name, layer, x), *weights_of(name, layer))
+    gate_up, down = weights_of(name, layer)
+    got = ops.fused_moe(x, route(ops, name, layer, x), ops.interleave_gate_up(gate_up), down)
     assert relative(got, layer(x[None])[0]) <= 1e-5
 
 
@@ -96,16 +98,18 @@ def truth_of(layer: nn.Module, x: Tensor) -> Tensor:
 @OPS
 @EVERY_LAYER
 def test_bfloat16_layer(name, ops):
-    """rel-L2 measured in the order of LAYERS, ours to HF: 4.6e-3, 3.4e-3, 2.8e-3, 3.7e-3; to the truth, ours: 4.0e-3,
-    3.4e-3, 4.0e-3, 1.9e-3, and HF's: 5.6e-3, 4.2e-3, 4.3e-3, 3.4e-3. HF rounds its sum after every expert.
+    """rel-L2 measured in the order of LAYERS, ours to HF: 6.2e-3, 4.7e-3, 5.1e-3, 3.8e-3; to the truth, ours: 2.9e-3,
+    2.5e-3, 2.9e-3, 1.8e-3, and HF's: 5.6e-3, 4.2e-3, 4.3e-3, 3.4e-3. HF rounds gate, up, silu and its sum after every
+    expert; the distance to it is that of two errors that have nothing to do with each other.
     """
     layer, x = layer_of(name, torch.bfloat16), tokens_of(name, torch.bfloat16)
     routing = route(ops, name, layer, x)
     theirs, truth = layer(x[None])[0], truth_of(layer, x)
     gate_up, down = weights_of(name, layer)
+    gate_up = ops.interleave_gate_up(gate_up)
     ours = ops.fused_moe(x, routing, gate_up, down)
-    assert relative(ours, theirs) <= 5e-3
-    assert relative(ours, truth) < relative(theirs, truth)
-    # Four of our six roundings are inside the experts, in bfloat16 like HF's. The two that remain with float32
-    # experts, of their outputs and of the sum, are sqrt(2) * 1.7e-3.
+    assert relative(ours, truth) <= 3.2e-3 and relative(ours, truth) < relative(theirs, truth)
+    assert relative(ours, theirs) <= 1.05 * math.hypot(relative(ours, truth), relative(theirs, truth))
+    # One of our three roundings is inside the experts. The two that remain with float32 experts, of their outputs and
+    # of the sum, are sqrt(2) * 1.7e-3.
     assert relative(ops.fused_moe(x, routing, gate_up.float(), down.float()), truth) <= 2.5e-3

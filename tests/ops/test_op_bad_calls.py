@@ -8,17 +8,15 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import LongcatError, LongcatShapeError, LongcatUnsupportedError
+from longcat_ops import LongcatError, LongcatUnsupportedError
 from longcat_ops.ops.registry import OPS
 from longcat_ops.testing.op_cases import CASES, public
+from support import bad_calls
+from support.bad_calls import X, bad
 
 
 def small(op):
     return CASES[op][next(iter(CASES[op]))]()
-
-
-def bad(op, text, change, error=LongcatShapeError):
-    return pytest.param(op, change, text, error, id=f"{op}-{text[:48]}")
 
 
 def planned(args):
@@ -26,7 +24,6 @@ def planned(args):
     return longcat_ops.moe_plan(args[1].ids, 6)
 
 
-X = torch.zeros(4, 128)
 SCALARS = [
     bad(
         "per_token_group_quant_fp8",
@@ -70,65 +67,7 @@ SCALARS = [
         "`residual` is torch.float32, expected torch.bfloat16",
         lambda a, k: ((*a[:3], a[3].float()), k),
     ),
-    bad("fp8_gemm_nt", "`lhs` is a Tensor, expected a pair", lambda a, k: ((X, a[1]), k)),
-    bad("fp8_gemm_nt", "`rhs` is a tuple of 3, expected a pair", lambda a, k: ((a[0], (*a[1], X)), k)),
-    bad(
-        "fp8_gemm_nt",
-        "`b` is of shape [72, 152], expected a last size of 160",
-        lambda a, k: ((a[0], (a[1][0][:, :152], a[1][1])), k),
-    ),
-    bad("fp8_gemm_nt", "`out` is of shape [5, 8], expected [5, 72]", lambda a, k: (a, {"out": X[:1, :40].view(5, 8)})),
-    bad("fp8_gemm_nt", "`c` is a Tensor, expected None (on SM90)", lambda a, k: (a, {"c": X}), LongcatUnsupportedError),
-    bad(
-        "fp8_gemm_nt",
-        "`recipe` is (1, 1, 128), expected None or (1, 128, 128)",
-        lambda a, k: (a, {"recipe": (1, 1, 128)}),
-        LongcatUnsupportedError,
-    ),
-    bad("fp8_gemm_nt", "`split_k` is 3, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 3})),
-    bad("fp8_gemm_nt", "`split_k` is of type str, expected of type int", lambda a, k: (a, {"split_k": "2"})),
-    bad("m_grouped_fp8_gemm_nt_offset", "`split_k` is 0, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 0})),
-    bad("m_grouped_fp8_gemm_nt_offset", "`split_k` is 8, expected 1, 2 or 4", lambda a, k: (a, {"split_k": 8})),
-    bad(
-        "m_grouped_fp8_gemm_nt_offset",
-        "`max_m_hint` is -1, expected 0 or more rows",
-        lambda a, k: (a, {"max_m_hint": -1}),
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_offset", "`offsets` is of shape [3], expected [4]", lambda a, k: ((*a[:3], a[3][:3]), k)
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_offset", "`out` is None, expected a torch.Tensor", lambda a, k: ((*a[:2], None, a[3]), k)
-    ),
-    bad("m_grouped_fp8_gemm_nt_masked", "`expected_m` is -4", lambda a, k: ((*a[:4], -4), k)),
-    bad(
-        "m_grouped_fp8_gemm_nt_masked",
-        "`b` is of shape [2, 72, 160], expected a first size of 3",
-        lambda a, k: ((a[0], tuple(t[:2] for t in a[1]), *a[2:]), k),
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_masked",
-        "`recipe_b` is (1, 128), expected None or (128, 128)",
-        lambda a, k: (a, {"recipe_b": (1, 128)}),
-        LongcatUnsupportedError,
-    ),
-    bad(
-        "m_grouped_fp8_gemm_nt_contiguous",
-        "`use_psum_layout` is True, expected False (on SM90)",
-        lambda a, k: (a, {"use_psum_layout": True}),
-        LongcatUnsupportedError,
-    ),
-    bad(
-        "interleave_gate_up",
-        "`w` is of shape [2, 264, 160], expected [G, 2I, K] with I a positive multiple of 8",
-        lambda a, k: ((a[0][:, :264], a[1]), k),
-    ),
-    bad(
-        "m_grouped_fp8_swiglu_gemm_nt_offset",
-        "`gate_up` is a Tensor, expected a pair",
-        lambda a, k: ((a[0], X, a[2]), k),
-    ),
-    bad("m_grouped_fp8_swiglu_gemm_nt_offset", "`max_m_hint` is -2", lambda a, k: (a, {"max_m_hint": -2})),
+    *bad_calls.PRODUCTS,
     bad("moe_route", "`top_k` is 0, expected 1 .. 13", lambda a, k: (a, k | {"top_k": 0})),
     bad("moe_route", "`top_k` is 14, expected 1 .. 13", lambda a, k: (a, k | {"top_k": 14})),
     bad(
@@ -163,6 +102,33 @@ SCALARS = [
         "`logits` is of shape [1, 1025], expected [T, E] with E in 1 .. 1024",
         lambda a, k: ((torch.zeros(1, 1025), torch.zeros(1025)), k | {"num_experts": 1025}),
     ),
+    bad(
+        "router_gemm",
+        "`x` is torch.float16, expected torch.bfloat16 or torch.float32",
+        lambda a, k: ((a[0].half(), a[1]), k),
+    ),
+    bad("router_gemm", "`w` is torch.bfloat16, expected torch.float32", lambda a, k: ((a[0], a[1].bfloat16()), k)),
+    bad("router_gemm", "`w` is of shape [100, 192], expected [100, 200]", lambda a, k: ((a[0], a[1][:, :192]), k)),
+    bad(
+        "router_gemm",
+        "`w` is of shape [1025, 200], expected [E, H] with E in 1 .. 1024",
+        lambda a, k: ((a[0], torch.zeros(1025, 200)), k),
+    ),
+    bad(
+        "router_gemm",
+        "`w` is of strides (1, 100), expected a last stride of 1",
+        lambda a, k: ((a[0], a[1].t().contiguous().t()), k),
+    ),
+    bad(
+        "router_gemm",
+        "`split` is of shape [2, 100, 200], expected [3, 100, 200]",
+        lambda a, k: (a, {"split": k["split"][:2]}),
+    ),
+    bad(
+        "router_gemm",
+        "`split` is torch.float32, expected torch.bfloat16",
+        lambda a, k: (a, {"split": k["split"].float()}),
+    ),
     bad("moe_plan", "`num_local` is 0, expected 1 .. 1024 experts", lambda a, k: ((a[0], 0), k)),
     bad("moe_plan", "`num_local` is 1025, expected 1 .. 1024 experts", lambda a, k: ((a[0], 1025), k)),
     bad(
@@ -170,24 +136,24 @@ SCALARS = [
         "`ids` is of shape [1, 33], expected [T, K] with K in 1 .. 32",
         lambda a, k: ((torch.zeros(1, 33, dtype=torch.int32), 2), k),
     ),
-    bad(
-        "moe_plan",
-        "`weights` is torch.float64, expected torch.float32",
-        lambda a, k: ((*a[:2], a[2].double()), k),
-    ),
+    bad("moe_plan", "`weights` is torch.float64, expected torch.float32", lambda a, k: ((*a[:2], a[2].double()), k)),
     bad("moe_plan", "`weights` is of shape [6, 4], expected [7, 4]", lambda a, k: ((*a[:2], a[2][:6]), k)),
     bad("moe_plan", "`weights` is of shape [28], expected [7, 4]", lambda a, k: ((*a[:2], a[2].flatten()), k)),
-    bad(
-        "moe_plan",
-        "`weights` is on meta, expected on cpu",
-        lambda a, k: ((*a[:2], a[2].to("meta")), k),
-    ),
+    bad("moe_plan", "`weights` is on meta, expected on cpu", lambda a, k: ((*a[:2], a[2].to("meta")), k)),
     bad(
         "moe_plan",
         "`weights` is of strides (1, 7), expected contiguous",
         lambda a, k: ((*a[:2], a[2].t().contiguous().t()), k),
     ),
     bad("moe_plan", "`weights` is of type float, expected a torch.Tensor", lambda a, k: ((*a[:2], 0.5), k)),
+    bad("moe_permute", "`plan` is of type Tensor, expected a Plan", lambda a, k: ((a[0], X), k)),
+    bad("moe_permute", "`row_of` is of shape [7, 4], expected [6, 4]", lambda a, k: ((a[0][:6], a[1]), k)),
+    bad("moe_permute", "`x` is torch.float8_e4m3fn, expected", lambda a, k: ((a[0].to(torch.float8_e4m3fn), a[1]), k)),
+    bad(
+        "moe_permute",
+        "`src_of` is of shape [29], expected at most T * K = 28 rows",
+        lambda a, k: ((a[0], a[1]._replace(src_of=torch.zeros(29, dtype=torch.int32))), k),
+    ),
     bad("moe_permute_quant", "`plan` is of type Tensor, expected a Plan", lambda a, k: ((a[0], X), k)),
     bad("moe_permute_quant", "`row_of` is of shape [7, 4], expected [6, 4]", lambda a, k: ((a[0][:6], a[1]), k)),
     bad("moe_combine", "`routing` is of type Plan, expected a Routing", lambda a, k: ((*a[:2], a[1], a[3]), k)),
@@ -197,11 +163,6 @@ SCALARS = [
         "fused_moe",
         "`routing.ids` is up to 5, expected -1 .. 3",
         lambda a, k: ((*a[:2], *(tuple(t[:4] for t in w) for w in a[2:])), k),
-    ),
-    bad(
-        "fused_moe",
-        "`plan` is a Plan, expected None where a weight is dense",
-        lambda a, k: ((*a[:2], torch.zeros(6, 272, 160), torch.zeros(6, 160, 136)), {"plan": planned(a)}),
     ),
     bad("fused_moe", "`plan` is of type tuple, expected a Plan", lambda a, k: (a, {"plan": tuple(planned(a))})),
     bad("fused_moe", "`plan` is in part None", lambda a, k: (a, {"plan": planned(a)._replace(row_of=None)})),
@@ -247,12 +208,12 @@ SCALARS = [
     ),
     bad(
         "fused_moe",
-        "`w_gate_up` is of shape [6, 95, 160], expected [G, 2I, H] with H = 160",
+        "`w_gate_up` is of shape [6, 95, 160], expected [G, 2I, K] with I a positive multiple of 8",
         lambda a, k: ((*a[:2], torch.zeros(6, 95, 160), torch.zeros(6, 160, 47)), k),
     ),
     bad(
         "fused_moe",
-        "`w_down` is torch.int32, expected torch.float8_e4m3fn, torch.bfloat16, torch.float16 or torch.float32",
+        "`w_down` is torch.int32, expected torch.float8_e4m3fn, torch.bfloat16 or torch.float32",
         lambda a, k: ((*a[:3], torch.zeros(6, 160, 136, dtype=torch.int32)), k),
     ),
 ]
@@ -296,5 +257,5 @@ def test_every_op_has_bad_arguments_by_hand():
 
 
 def test_supports_names_what_exists():
-    with pytest.raises(LongcatUnsupportedError, match="op 'no_such_op' does not exist; these do: dequant_fp8"):
+    with pytest.raises(LongcatUnsupportedError, match="op 'no_such_op' does not exist; these do: bf16_gemm_nt, "):
         longcat_ops.supports("no_such_op")

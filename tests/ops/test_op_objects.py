@@ -35,7 +35,7 @@ OBJECTS = [
     object(),
     torch.float32,
 ]
-MAY_BE_NONE = {"out", "residual", "add", "num_valid", "errors", "gate_up_scales", "down_scales"}
+MAY_BE_NONE = {"out", "residual", "add", "num_valid", "errors", "gate_up_scales", "down_scales", "split"}
 
 
 @pytest.mark.parametrize(("op", "path", "name"), READ_PLACES)

@@ -152,7 +152,8 @@ def test_swiglu_of_products(left, right):
     sa = KINDS[left](torch.rand(rows, 2, generator=generator))
     sw = KINDS[right](torch.rand(1, 4, 2, generator=generator))
     gate, up = (sums(a, sa, gate_up[0, half * width :][:width], sw[0, 2 * half : 2 * half + 2]) for half in (0, 1))
-    scales, nans = quantised((silu(gate).double() * up.double()).float())
+    values = (silu(gate).double() * up.double()).float()
+    scales, nans = quantised(values)
     w, s = longcat_ops.interleave_gate_up(gate_up, sw)
     offsets = torch.tensor([0, rows], dtype=torch.int32)
     for name, run in implementations("m_grouped_fp8_swiglu_gemm_nt_offset").items():
@@ -164,6 +165,9 @@ def test_swiglu_of_products(left, right):
         assert (h.float()[infinite & ~nans] == 0).all(), name  # code 0, which is NaN times an infinite scale
         wide = longcat_ops.dequant_fp8(h, sh, torch.float32)
         assert wide[infinite].isnan().all(), name
+        plain = torch.zeros(rows, width, dtype=torch.bfloat16)
+        run(a, sa, w, s, offsets, None, False, plain, None)
+        assert torch.equal(kind_of(plain), kind_of(values.bfloat16())), name
 
 
 VALUES = [INF, -INF, NAN, 3.0e38, -3.0e38, 1.0e20, 88.5, -88.5, -89.5, -3.0e38, 0.0, -0.0, 1.0e-38]

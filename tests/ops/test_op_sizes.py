@@ -62,7 +62,32 @@ CASES = [
         lambda n: (activation(3, 64), weight(2, n, 64), torch.zeros(3, n), OFFSETS * 0),
         *("b", "[G, N, K]", "N", 1, 0, 8),
     ),
+    ("bf16_gemm_nt", lambda n: (torch.zeros(3, 128), torch.zeros(n, 128)), "b", "[N, K]", "N", 0, 100, 104),
+    ("bf16_gemm_nt", lambda k: (torch.zeros(3, k), torch.zeros(16, k)), "a", "[M, K]", "K", 1, 100, 104),
+    (
+        "m_grouped_bf16_gemm_nt_offset",
+        lambda n: (torch.zeros(3, 64), torch.zeros(2, n, 64), torch.zeros(3, n), OFFSETS),
+        *("b", "[G, N, K]", "N", 1, 99, 104),
+    ),
+    (
+        "m_grouped_bf16_gemm_nt_masked",
+        lambda k: (torch.zeros(2, 3, k), torch.zeros(2, 16, k), torch.zeros(2, 3, 16), OFFSETS[:2], 1),
+        *("a", "[G, M, K]", "K", 2, 132, 136),
+    ),
+    (
+        "m_grouped_bf16_gemm_nt_contiguous",
+        lambda n: (torch.zeros(3, 64), torch.zeros(2, n, 64), torch.zeros(3, n), OFFSETS * 0),
+        *("b", "[G, N, K]", "N", 1, 0, 8),
+    ),
+    (
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        lambda k: (torch.zeros(3, k), torch.zeros(2, 16, k), OFFSETS),
+        *("a", "[M, K]", "K", 1, 12, 16),
+    ),
     ("interleave_gate_up", lambda k: gate_up(2, 8, k), "w", "[G, 2I, K]", "K", 2, 20, 24),
+    ("interleave_gate_up", lambda k: (torch.zeros(2, 16, k),), "w", "[G, 2I, K]", "K", 2, 20, 24),
+    ("router_gemm", lambda h: (torch.zeros(3, h), torch.zeros(5, h)), "x", "[T, H]", "H", 1, 12, 16),
+    ("moe_permute", lambda h: (torch.zeros(3, h), PLAN), "x", "[T, H]", "H", 1, 12, 16),
     ("moe_permute_quant", lambda h: (torch.zeros(3, h), PLAN), "x", "[T, H]", "H", 1, 9, 16),
     (
         "moe_combine",
@@ -92,11 +117,18 @@ def test_the_size_at_fault_is_named(op, make, argument, layout, size, dimension,
 HALVES = [
     ("silu_and_mul_quant_fp8", "gate_up", "[T, 2I]", lambda i: (torch.zeros(3, 2 * i),)),
     ("interleave_gate_up", "w", "[G, 2I, K]", lambda i: gate_up(2, i, 64)),
+    ("interleave_gate_up", "w", "[G, 2I, K]", lambda i: (torch.zeros(2, 2 * i, 64),)),
     (
         "m_grouped_fp8_swiglu_gemm_nt_offset",
         "gate_up",
         "[G, 2I, K]",
         lambda i: (activation(3, 64), gate_up(2, i, 64), OFFSETS),
+    ),
+    (
+        "m_grouped_bf16_swiglu_gemm_nt_offset",
+        "gate_up",
+        "[G, 2I, K]",
+        lambda i: (torch.zeros(3, 64), torch.zeros(2, 2 * i, 64), OFFSETS),
     ),
 ]
 
@@ -125,6 +157,8 @@ def test_whole_text_of_a_weight_with_100_rows():
 def test_a_stack_of_rows_is_not_told_to_reshape_a_weight():
     a, b = activation(3, 64), weight(2, 16, 64)
     assert longcat_ops.supports("fp8_gemm_nt", a, b)[2] == "m_grouped_fp8_gemm_nt_offset takes a stack of weights"
+    dense = longcat_ops.supports("bf16_gemm_nt", torch.zeros(3, 64), torch.zeros(2, 16, 64))
+    assert dense[2] == "m_grouped_bf16_gemm_nt_offset takes a stack of weights"
     out = torch.zeros(3, 16)
     supported, reason, fix = longcat_ops.supports("m_grouped_fp8_gemm_nt_offset", a, weight(16, 64), out, OFFSETS[:2])
     assert (supported, fix) == (False, "b[None] is a stack of one")

@@ -64,5 +64,7 @@ def test_explain_prints_both() -> None:
     assert f"on H100, predicted: {found.forms['H100']}" in str(found)
     empty = (e4m3(0, K), f32(0, 48))
     assert longcat_ops.explain("m_grouped_fp8_swiglu_gemm_nt_offset", empty, gate_up, offsets).forms == {}
+    in_bf16 = longcat_ops.explain("m_grouped_fp8_swiglu_gemm_nt_offset", lhs, gate_up, offsets, quantise=False)
+    assert in_bf16.forms == {} and in_bf16.bytes_written == 2 * 4096 * N // 2
     plain = longcat_ops.explain("fp8_gemm_nt", lhs, (e4m3(N, K), f32(32, 48)))
     assert plain.forms == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,15 @@ def choices(tokens: int, k: int, seed: int = 0) -> Plan:
     ids[:1] = torch.arange(k, dtype=torch.int32)
     ids[1:2] = -1
     return reference.moe_plan(ids, 2 * k)
+
+
+def permute(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0]) -> Tensor:
+    """The kernel's rows, in an output that held FILLER."""
+    gap, offset, out_gap, out_offset = layout
+    out = apart(len(plan.src_of), x.shape[1], x.dtype, out_gap, out_offset)
+    run("moe_permute", copied(x, gap, offset), plan.row_of, plan.src_of, out)
+    assert_gaps_untouched(out)
+    return out
 
 
 def permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0],
@@ -45,16 +56,22 @@ def assert_permuted(actual: Tensor, rows: Tensor, plan: Plan) -> None:
     assert_same_bits(actual, expected)
 
 
-def check_permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...], column_major: bool) -> None:
+def check_permute(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0], written: Plan | None = None) -> None:
+    """written: the plan of the rows that must be written, where it is not `plan`."""
+    assert_permuted(permute(x, plan, layout), x, written or plan)
+
+
+def check_permute_quant(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0], column_major: bool = False,
+                        written: Plan | None = None) -> None:  # fmt: skip
     q, s = permute_quant(x, plan, layout, column_major)
     expected_q, expected_s = reference.per_token_group_quant_fp8(x)
-    assert_permuted(q, expected_q, plan)
-    assert_permuted(s, expected_s, plan)
+    assert_permuted(q, expected_q, written or plan)
+    assert_permuted(s, expected_s, written or plan)
 
 
-def check_a_plan_that_disagrees_with_itself_is_safe() -> None:
+def check_a_plan_that_disagrees_with_itself_is_safe(check: Callable[..., None]) -> None:
     """Row indices out of range, one row claimed by several choices, sources out of range: nothing is written there, and
-    a contested row goes to the choice that src_of names for it."""
+    a contested row goes to the choice that src_of names for it. check: check_permute or check_permute_quant."""
     x, plan = hostile_input(7, 160, torch.bfloat16), choices(7, 4)
     rows = len(plan.src_of)
     garbage = torch.tensor([rows, 2**31 - 1, -2, -(2**31)], dtype=torch.int32)
@@ -62,12 +79,10 @@ def check_a_plan_that_disagrees_with_itself_is_safe() -> None:
     at_garbage = plan.row_of[0].clone()
     plan.row_of[0] = garbage
     plan.row_of[1] = last
+    written = plan._replace(src_of=plan.src_of.clone())
     plan.src_of[at_garbage.long()] = garbage.neg()
-    q, s = permute_quant(x, plan)
-    expected_q, expected_s = reference.per_token_group_quant_fp8(x)
-    plan.src_of[at_garbage.long()] = -1
-    assert_permuted(q, expected_q, plan)
-    assert_permuted(s, expected_s, plan)
+    written.src_of[at_garbage.long()] = -1
+    check(x, plan, written=written)
 
 
 def combine_case(tokens: int, k: int, width: int, y_dtype: torch.dtype, dtype: torch.dtype) -> tuple:

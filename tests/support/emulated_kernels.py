@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from longcat_ops.ops import emulated
 from support.build_oracle import codes_of, encode
 
 ROOT = Path(__file__).resolve().parents[2]
-LC_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8_e4m3fn: 3}  # lc_dtype
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ROWS, COLUMNS = (0, 1, 7, 4097), (8, 128, 160, 576, 6144)
 SMALL_SHAPES = [(0, 8), (1, 160), (7, 576), (129, 8)]
@@ -76,36 +74,6 @@ def special_inputs(rows: int, columns: int, dtype: torch.dtype, run: int = 1) ->
     """Every kind of row: in one tensor if it has enough rows, otherwise in one tensor each."""
     for first in range(KINDS if 0 < rows < run * KINDS else 1):
         yield special_rows(rows, columns, dtype, first, run)
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32)] + [
-        (name, ctypes.c_int64) for name in ("rows", "columns", "row_stride", "column_stride")
-    ]
-
-
-def lc_matrix(t: torch.Tensor) -> _Matrix:
-    return _Matrix(t.data_ptr(), LC_DTYPES[t.dtype], *t.shape, *t.stride())
-
-
-class PermuteArgs(ctypes.Structure):
-    """lc_moe_permute_args, the arguments of a function that no op calls."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("x", _Matrix),
-        ("row_of", ctypes.c_void_p),
-        ("top_k", ctypes.c_int32),
-        ("src_of", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("out", _Matrix),
-    ]
-
-    @classmethod
-    def of(cls, x: torch.Tensor, row_of: torch.Tensor, src_of: torch.Tensor, out: torch.Tensor) -> PermuteArgs:
-        """The caller keeps the tensors alive."""
-        tables = row_of.data_ptr(), row_of.shape[1], src_of.data_ptr(), len(src_of)
-        return cls(ctypes.sizeof(cls), lc_matrix(x), *tables, lc_matrix(out))
 
 
 def run(op: str, *arguments: object) -> None:

@@ -10,6 +10,7 @@ from longcat_ops import (
     Routing,
     moe_route,
     per_block_quant_fp8,
+    reference,
 )
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
@@ -40,6 +41,11 @@ def quantised(gate_up: Tensor, down: Tensor) -> tuple[Pair, Pair]:
     s = torch.stack([torch.cat([a[1], b[1]]) for a, b in pairs])
     d = [per_block_quant_fp8(w) for w in down]
     return (q, s), (torch.stack([w for w, _ in d]), torch.stack([s for _, s in d]))
+
+
+def dense_weights(gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights in the layout that fused_moe takes."""
+    return reference.interleave_gate_up(gate_up), down
 
 
 def fp8_weights(gate_up: Tensor, down: Tensor) -> tuple[Pair, Pair]:

@@ -9,7 +9,9 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -48,11 +50,18 @@ WIDTHS = list(itertools.product((8, 72, 136, 576), (128, 160, 384)))  # N, K: be
 if os.environ.get("LONGCAT_OPS_BACKEND") == "emu":  # slow; test_moe_gemm_emu.py has the kernel's other cases
     SIZES = [(0,), (9,), (0, 0, 0), (33, 0, 7), (9, 0, 33, 1, 0, 7, 8, 1)]
     WIDTHS = [(8, 160), (136, 384), (576, 128)]
+FEW_SIZES = ((0,), (0, 0, 0), (9, 0, 33, 1, 0, 7, 8, 1))  # all numbers of rows, none, one group
 OUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SENTINEL = 7.0
 NAN_CODE = 0x7F
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}  # of a float32 sum, relative
 _LEAD, _TAIL = 2, 3  # rows of no group before the first and after the last one
+
+
+def few_sizes() -> list[Any]:
+    """Parameters of a test: every run has FEW_SIZES, only the long tier all SIZES, which are few on the emulator."""
+    every = os.environ.get("LONGCAT_OPS_BACKEND") == "emu"
+    return [pytest.param(sizes, marks=() if every or sizes in FEW_SIZES else pytest.mark.slow) for sizes in SIZES]
 
 
 def wide(q: Tensor, s: Tensor, *, block_rows: int) -> Tensor:
@@ -78,23 +87,25 @@ def gemm(lhs: Fp8Pair, b: Tensor, tensor_cores: bool | None = None) -> tuple[Ten
     return a @ b.mT, bound + cut_by_tensor_cores(a, b) if cut else bound
 
 
-def cut_by_tensor_cores(a: Tensor, b: Tensor) -> Tensor:
-    """Upper bound of what tensor cores lose in sums over each 128 of K. An instruction aligns 32 products and the
-    accumulator to the largest of these and truncates all 33, then their sum, after 13 fraction bits: each truncation
-    loses less than 2^-13 of the value aligned to. That is 2^-9 of sum |terms| where the terms are alike, and 2^-6 where
-    one dwarfs the others. Not covered: rows of nothing but subnormals, which are aligned like 2^-6.
+def cut_by_tensor_cores(a: Tensor, b: Tensor, *, step: int = 32, block: int = 128, term_bits: int = 13,
+                        sum_bits: int = 13) -> Tensor:  # fmt: skip
+    """Upper bound of what tensor cores lose in sums over each `block` of K. An instruction aligns `step` products and
+    the accumulator to the largest of these and truncates them all after term_bits fraction bits, then their sum after
+    sum_bits: a truncation loses less than 2^-bits of the value aligned to. For e4m3, the defaults, that is 2^-9 of sum
+    |terms| where the terms are alike, and 2^-6 where one dwarfs the others. Not covered: rows of nothing but
+    subnormals, which are aligned like 2^-6.
     """
     lost = torch.zeros(len(a), len(b), dtype=a.dtype)
-    for at in range(0, a.shape[1], 32):
-        x, y = a[:, at : at + 32], b[:, at : at + 32]
-        if at % 128 == 0:
+    for at in range(0, a.shape[1], step):
+        x, y = a[:, at : at + step], b[:, at : at + step]
+        if at % block == 0:
             total, cut = torch.zeros_like(lost), torch.zeros_like(lost)
         sizes = x.abs() @ y.abs().mT
         product = torch.minimum(sizes, x.abs().amax(1, keepdim=True) * y.abs().amax(1))  # at least the largest
-        step = 33 * 2.0**-13 * torch.maximum(product, total.abs() + cut)
+        off = (step + 1) * 2.0**-term_bits * torch.maximum(product, total.abs() + cut)
         total = total + x @ y.mT
-        step += 2.0**-13 * (total.abs() + cut + step)
-        cut, lost = cut + step, lost + step
+        off += 2.0**-sum_bits * (total.abs() + cut + off)
+        cut, lost = cut + off, lost + off
     return lost
 
 

@@ -21,24 +21,32 @@ BUILD = ROOT / "build" / "emu"  # written by tools/build_emulator.py
 
 
 class Mutation(NamedTuple):
-    """Replaces `old`, which occurs once in cuda/`header`, with `new`. `launcher` is the .cu that includes it."""
+    """Replaces `old`, which occurs once in cuda/`header`, with `new`. `launcher` is the .cu that includes it. also:
+    replacements (header, old, new) in other headers, without which the bug would show nothing."""
 
     name: str
     launcher: str
     header: str
     old: str
     new: str
+    also: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def replacements(self) -> tuple[tuple[str, str, str], ...]:
+        return (self.header, self.old, self.new), *self.also
 
 
 def text_problem(mutation: Mutation) -> str:
     """Why the bug can no longer be planted: a file or its text moved. Empty if it can."""
-    gone = [path for path in (mutation.launcher, mutation.header) if not (ROOT / "cuda" / path).is_file()]
+    headers = [header for header, _, _ in mutation.replacements]
+    gone = [path for path in (mutation.launcher, *headers) if not (ROOT / "cuda" / path).is_file()]
     if gone:
         return f"{mutation.name}: cuda/{gone[0]} does not exist"
-    count = (ROOT / "cuda" / mutation.header).read_text().count(mutation.old)
-    return (
-        "" if count == 1 else f"{mutation.name}: cuda/{mutation.header} has {count} times `{mutation.old}`, expected 1"
-    )
+    for header, old, _ in mutation.replacements:
+        count = (ROOT / "cuda" / header).read_text().count(old)
+        if count != 1:
+            return f"{mutation.name}: cuda/{header} has {count} times `{old}`, expected 1"
+    return ""
 
 
 @contextlib.contextmanager
@@ -82,10 +90,10 @@ def _compile(mutation: Mutation, folder: Path, whole: bool) -> Path:
     if compiler is None:
         pytest.skip("no C++ compiler")
     assert not text_problem(mutation), text_problem(mutation)
-    text = (ROOT / "cuda" / mutation.header).read_text()
-    header = folder / mutation.header  # found before the original header
-    header.parent.mkdir(parents=True)
-    header.write_text(text.replace(mutation.old, mutation.new))
+    for name, old, new in mutation.replacements:
+        header = folder / name  # found before the original header
+        header.parent.mkdir(parents=True, exist_ok=True)
+        header.write_text((ROOT / "cuda" / name).read_text().replace(old, new))
     library = folder / f"{Path(mutation.launcher).stem}.so"
     command = [compiler, "-std=c++20", "-O0", "-DLC_EMULATE", "-ffp-contract=off", "-Wno-psabi", "-fPIC", "-shared"]
     command += [f"-I{path}" for path in (folder, ROOT / "cuda", ROOT / "cpp", ROOT / "cuda" / "include")]

@@ -9,37 +9,49 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from support import swiglu_oracle
-from support.grouped import Fp8Pair, assert_close, gemm, wide
-from support.near_oracle import assert_quantised
+from support import bf16_grouped, bf16_swiglu_oracle, router_oracle, swiglu_oracle
+from support.grouped import assert_close, gemm, wide
 
 FP8 = torch.float8_e4m3fn
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
 PRODUCTS = ("fp8_gemm_nt", "m_grouped_fp8_gemm_nt_offset", "m_grouped_fp8_gemm_nt_masked",
             "m_grouped_fp8_gemm_nt_contiguous")  # fmt: skip
-SWIGLU = "m_grouped_fp8_swiglu_gemm_nt_offset"
-ROUNDED = {*PRODUCTS, SWIGLU, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
+BF16_PRODUCTS = tuple(op.replace("fp8", "bf16") for op in PRODUCTS)
+SWIGLU = ("m_grouped_fp8_swiglu_gemm_nt_offset", "m_grouped_bf16_swiglu_gemm_nt_offset")
+BOUNDED = {*PRODUCTS, *BF16_PRODUCTS, *SWIGLU, "router_gemm"}  # by `assert_right`
+ROUNDED = {*BOUNDED, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
 
 
 def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
     """Each element of a product is within the bound of its own terms, sum |a| |b|, of the fp64 product."""
+    if op in BF16_PRODUCTS:
+        a, b, index = arguments[:3]
+        for rows, g in _groups(op, b, index):
+            assert_close(outputs[0][rows], *bf16_grouped.product(a[rows], b if g is None else b[g]))
+        return
     a, sa = arguments[:2]
-    if op == SWIGLU:
-        h, sh = outputs
-        groups = list(_by_offsets(arguments[4]))
-        oracle = swiglu_oracle.expected([(a[rows], sa[rows]) for rows in groups], arguments[2:4])
+    if op == "router_gemm":
+        assert_close(outputs[0], *router_oracle.logits(a, sa))
+    elif op in SWIGLU:
+        fp8 = op == SWIGLU[0]
+        groups = list(_by_offsets(arguments[4 if fp8 else 2]))
+        if fp8:
+            oracle = swiglu_oracle.expected([(a[rows], sa[rows]) for rows in groups], arguments[2:4])
+        else:
+            oracle = bf16_swiglu_oracle.expected([a[rows] for rows in groups], arguments[1])
         for rows, (value, bound) in zip(groups, oracle, strict=True):
-            assert_quantised(h[rows], sh[rows], value, bound)
+            swiglu_oracle.assert_hidden([t[rows] for t in outputs], value, bound)
     else:
-        for rows, weight in _groups(op, arguments):
+        b, sb, index = arguments[2:5]
+        for rows, g in _groups(op, b, index):
+            weight = (b, sb) if g is None else (b[g], sb[g])
             assert_close(outputs[0][rows], *gemm((a[rows], sa[rows]), wide(*weight, block_rows=128)))
 
 
-def _groups(op: str, arguments: tuple) -> Iterator[tuple[object, Fp8Pair]]:
-    """(index of the rows, weight) of each group."""
-    b, sb, index = arguments[2:5]
-    if op == "fp8_gemm_nt":
-        yield slice(None), (b, sb)
+def _groups(op: str, b: Tensor, index: object) -> Iterator[tuple[object, int | None]]:
+    """(index of the rows, number) of each group; None for a product without groups."""
+    if not op.startswith("m_grouped"):
+        yield slice(None), None
         return
     if op.endswith("offset"):
         rows = _by_offsets(index)
@@ -47,7 +59,7 @@ def _groups(op: str, arguments: tuple) -> Iterator[tuple[object, Fp8Pair]]:
         rows = ((g, slice(m)) for g, m in enumerate(index.tolist()))
     else:
         rows = (index == g for g in range(len(b)))
-    yield from ((part, (b[g], sb[g])) for g, part in enumerate(rows))
+    yield from ((part, g) for g, part in enumerate(rows))
 
 
 def _by_offsets(offsets: Tensor) -> Iterator[slice]:

@@ -47,7 +47,22 @@ def smoke() -> list[Step]:
                       small=SMALL_PRODUCT | {"tokens": [3]}))  # fmt: skip
     small = {"n": 136, "k": 640, "tokens": [3]}
     steps.append(Step("smoke/dense", 1, ask="smoke.dense", arguments={"tokens": [1, 96, 192], **GATE_UP}, small=small))
-    return steps
+    return [*steps, *smoke_bf16()]
+
+
+def smoke_bf16() -> list[Step]:
+    tokens, few = {"tokens": [1, 96, 192]}, {"tokens": [3, 40]}
+    swiglu = {"width": 2048, "k": 6144, "groups": 4}
+    return [
+        Step("smoke/bf16-gate_up-G4", 2, ask="smoke_bf16.products", arguments=GATE_UP | tokens | {"groups": 4},
+             small=SMALL_PRODUCT | few),
+        Step("smoke/bf16-down-G4", 2, ask="smoke_bf16.products", arguments=DOWN | tokens | {"groups": 4},
+             small=SMALL_PRODUCT | few),
+        Step("smoke/bf16-swiglu-G4", 2, ask="smoke_bf16.swiglu", arguments=swiglu | tokens,
+             small={"width": 128, "k": 128, "groups": 2} | few),
+        Step("smoke/router", 1, ask="smoke_bf16.router", arguments={"experts": 768, "hidden": 6144} | tokens,
+             small={"experts": 72, "hidden": 264, "tokens": [1, 9]}),
+    ]  # fmt: skip
 
 
 def residency() -> list[Step]:

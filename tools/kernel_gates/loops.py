@@ -1,4 +1,4 @@
-"""The inner loops of the FP8 products: instructions of a stage, that is of 128 columns of K."""
+"""The inner loops of the matrix products: instructions of a stage, that is of 128 bytes of K."""
 
 from __future__ import annotations
 
@@ -7,22 +7,34 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 # (kernels, a regular expression of the whole short name; the most instructions by form). A form is the width of the
-# products in tokens and how many of 64 x 128 weights a stage has. What nvcc 13.0 gives is 0 to 10 % below.
+# products in tokens and how many of 64 rows of weights a stage has. What nvcc 13.0 gives is 0 to 10 % below.
 LIMITS = (
-    (r"moe_gemm_kernel<32, .*>", {"8": 50, "16": 54, "24": 59, "32": 64}),
+    (r"moe_gemm_kernel<\(Operand\)0, 32, .*>", {"8": 50, "16": 54, "24": 59, "32": 64}),
     (
-        r"moe_gemm_kernel<256, .*>",
+        r"moe_gemm_kernel<\(Operand\)0, 256, .*>",
         {"8": 52, "16": 58, "24": 62, "32": 67, "48": 76, "64": 86, "96": 108, "128": 130,
          "2 x 96": 185, "2 x 128": 235},
     ),
-    (r"moe_swiglu_gemm_kernel<32, .*>", {"2 x 8": 66, "2 x 16": 80, "2 x 24": 92, "2 x 32": 105}),
+    (r"moe_swiglu_gemm_kernel<\(Operand\)0, 32, .*>", {"2 x 8": 66, "2 x 16": 80, "2 x 24": 92, "2 x 32": 105}),
     (
-        r"moe_swiglu_gemm_kernel<128, .*>",
+        r"moe_swiglu_gemm_kernel<\(Operand\)0, 128, .*>",
         {"2 x 8": 66, "2 x 16": 80, "2 x 24": 92, "2 x 32": 104, "2 x 48": 130, "2 x 64": 155, "2 x 96": 205,
          "2 x 128": 260},
     ),
+    (r"moe_gemm_kernel<\(Operand\)1, 32, .*>", {"8": 44, "16": 46, "24": 52, "32": 56}),
+    (
+        r"moe_gemm_kernel<\(Operand\)1, 256, .*>",
+        {"8": 48, "16": 52, "24": 56, "32": 60, "48": 66, "64": 74, "96": 91, "128": 108, "2 x 96": 155,
+         "2 x 128": 196},
+    ),
+    (r"moe_swiglu_gemm_kernel<\(Operand\)1, 32, .*>", {"2 x 8": 58, "2 x 16": 66, "2 x 24": 74, "2 x 32": 82}),
+    (
+        r"moe_swiglu_gemm_kernel<\(Operand\)1, 128, .*>",
+        {"2 x 8": 56, "2 x 16": 64, "2 x 24": 72, "2 x 32": 80, "2 x 48": 98, "2 x 64": 115, "2 x 96": 149,
+         "2 x 128": 190},
+    ),
 )  # fmt: skip
-_PRODUCTS = 4  # of K = 32, in a stage
+_PRODUCTS = 4  # of 32 bytes of K, in a stage
 
 
 class Instruction(NamedTuple):
@@ -32,10 +44,10 @@ class Instruction(NamedTuple):
 
 
 def stage_instructions(code: Sequence[Instruction]) -> dict[str, float]:
-    """Form -> instructions of a stage, of each innermost loop with FP8 products."""
+    """Form -> instructions of a stage, of each innermost loop with products."""
     jumps = [(i.target, i.address) for i in code if i.opcode.startswith("BRA") and i.target and i.target < i.address]
     loops: dict[tuple[int, int], list[str]] = {}
-    for product in (i for i in code if i.opcode.startswith("QGMMA")):
+    for product in (i for i in code if i.opcode.startswith(("QGMMA", "HGMMA"))):
         around = [jump for jump in jumps if jump[0] <= product.address <= jump[1]]
         if around:
             loops.setdefault(min(around, key=lambda jump: jump[1] - jump[0]), []).append(product.opcode)
@@ -46,7 +58,7 @@ def stage_instructions(code: Sequence[Instruction]) -> dict[str, float]:
         body = [i.opcode for i in code if start <= i.address <= end]
         stages = sum(opcode.startswith("SYNCS.PHASECHK") for opcode in body)
         passes = len(loops[start, end]) // (_PRODUCTS * stages)
-        width = re.match(r"QGMMA\.64x(\d+)x", loops[start, end][0])
+        width = re.match(r"[QH]GMMA\.64x(\d+)x", loops[start, end][0])
         found[f"{passes} x {width[1]}" if passes > 1 else width[1]] = len(body) / stages
     return found
 

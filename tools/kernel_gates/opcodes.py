@@ -13,8 +13,12 @@ class Row(NamedTuple):
     never: tuple[str, ...] = ()
 
 
-def _products(*widths: int) -> tuple[str, ...]:
+def _fp8(*widths: int) -> tuple[str, ...]:
     return tuple(f"QGMMA.64x{width}x32.F32.E4M3.E4M3" for width in widths)
+
+
+def _bf16(*widths: int) -> tuple[str, ...]:
+    return tuple(f"HGMMA.64x{width}x16.F32.BF16" for width in widths)
 
 
 # One row per family of kernels; a kernel must obey every row that matches it. Opcodes are those of nvcc 13.0.
@@ -60,31 +64,38 @@ TABLE = (
         must=("STG.E.128.STRONG.SYS", "LDG.E.128.STRONG.SYS"),
         never=("LDGMC",),
     ),
-    # FP8 products for every bucket of tokens, a pipeline of mbarriers, stores transposed through shared memory in bulk.
+    # The router: three terms of w, which pieces add up through distributed shared memory.
     Row(
-        r"moe_gemm_kernel<.*>",
-        must=("ACQBULK", "PREEXIT", *_products(8, 16, 24, 32), "SYNCS.PHASECHK.TRANS64.TRYWAIT", "STSM", "UBLKCP.G.S"),
+        r"router_gemm_kernel<.*>",
+        must=("ACQBULK", "PREEXIT", "UTMALDG.3D", "UCGABAR_WAIT", "SYNCS.PHASECHK.TRANS64.TRYWAIT"),
+        never=("QGMMA",),
     ),
-    Row(r"moe_gemm_kernel<\d+, true, .*>", must=("UTMALDG.3D",)),
+    *(Row(rf"router_gemm_kernel<{width}, .*>", must=_bf16(width)) for width in (8, 16, 32, 64, 128)),
+    # Products for every bucket of tokens, a pipeline of mbarriers, stores transposed through shared memory in bulk.
+    Row(
+        r"moe_(swiglu_)?gemm_kernel<.*>",
+        must=("ACQBULK", "PREEXIT", "SYNCS.PHASECHK.TRANS64.TRYWAIT", "STSM", "UBLKCP.G.S"),
+    ),
+    Row(r"moe_(swiglu_)?gemm_kernel<\(Operand\)0, .*>", must=_fp8(8, 16, 24, 32), never=("HGMMA",)),
+    Row(r"moe_(swiglu_)?gemm_kernel<\(Operand\)1, .*>", must=_bf16(8, 16, 24, 32), never=("QGMMA", "CCTL.E.PF2")),
+    Row(
+        r"moe_(swiglu_)?gemm_kernel<\(Operand\)0, (256|128), .*>",
+        must=("USETMAXREG", "CCTL.E.PF2", *_fp8(48, 64, 96, 128)),
+    ),
+    Row(r"moe_(swiglu_)?gemm_kernel<\(Operand\)1, (256|128), .*>", must=("USETMAXREG", *_bf16(48, 64, 96, 128))),
+    Row(r"moe_(swiglu_)?gemm_kernel<\(Operand\).*, \d+, true.*>", must=("UTMALDG.3D",)),
     # Clusters of a split: sums through distributed shared memory, and a barrier. Nothing of it without one.
-    Row(r"moe_gemm_kernel<32, .*, \(Cluster\)1>", must=("STAS.128", "UCGABAR_WAIT")),
+    Row(r"moe_gemm_kernel<.*, 32, .*, \(Cluster\)1>", must=("STAS.128", "UCGABAR_WAIT")),
     Row(r"moe_gemm_kernel<.*, \(Cluster\)0>", never=("STAS", "UCGABAR_WAIT", "UTMALDG.3D.MULTICAST")),
-    Row(r"moe_gemm_kernel<256, .*>", must=("USETMAXREG", "CCTL.E.PF2", *_products(48, 64, 96, 128))),
     # Pairs: tokens for both blocks, remote arrivals.
     Row(
-        r"moe_gemm_kernel<256, .*, \(Cluster\)2>",
+        r"moe_gemm_kernel<.*, 256, .*, \(Cluster\)2>",
         must=("UTMALDG.3D.MULTICAST", "SYNCS.ARRIVE.TRANS64.RED", "UCGABAR_WAIT"),
     ),
     # Nobody waits for global memory of the whole GPU, not even when a cluster ends.
     Row(r"moe_(swiglu_)?gemm_kernel<.*>", never=("MEMBAR.ALL.GPU",)),
-    # The same with SwiGLU and quantisation behind it.
-    Row(
-        r"moe_swiglu_gemm_kernel<.*>",
-        must=("ACQBULK", "PREEXIT", *_products(8, 16, 24, 32), "SYNCS.PHASECHK.TRANS64.TRYWAIT", "UBLKCP.G.S"),
-    ),
-    Row(r"moe_swiglu_gemm_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),
-    Row(r"moe_swiglu_gemm_kernel<.*, true>", must=("UTMALDG.3D",)),
-    Row(r"moe_swiglu_gemm_kernel<128, .*>", must=("USETMAXREG", "CCTL.E.PF2", *_products(48, 64, 96, 128))),
+    # With SwiGLU h is e4m3 or bf16.
+    Row(r"moe_swiglu_gemm_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32", "F2FP.BF16.F32.PACK_AB")),
 )
 
 

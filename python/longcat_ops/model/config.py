@@ -82,11 +82,17 @@ class LongcatFlashConfig:
         route = dict(num_experts=experts, num_zero_experts=self.zero_expert_num, scale=self.routed_scaling_factor)
         router = "moe_route", floats(1, experts), floats(experts)
         chosen = SimpleNamespace(ids=floats(1, 1).int(), weights=floats(1, 1), zero_weight=floats(1))
-        weights = floats(1, 2, hidden), floats(1, hidden, 1)
+        width = self.expert_ffn_hidden_size
+
+        def fused(width: int, hidden: int) -> tuple[bool, str, str]:
+            weights = floats(1, 2 * width, hidden), floats(1, hidden, width)
+            return supports("fused_moe", floats(1, hidden), chosen, *weights)
+
         for name, value, (legal, reason, _) in (
             ("n_routed_experts + zero_expert_num", experts, supports(*router, top_k=1, **route)),
             ("moe_topk", self.moe_topk, supports(*router, top_k=self.moe_topk, **route)),
-            ("hidden_size", hidden, supports("fused_moe", floats(1, hidden), chosen, *weights)),
+            ("hidden_size", hidden, fused(8, hidden)),
+            ("expert_ffn_hidden_size", width, fused(width, 8)),
         ):
             if not legal:
                 raise refuse(name, value, "what the ops of the network take", reason)

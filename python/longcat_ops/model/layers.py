@@ -219,8 +219,6 @@ class MoE(Block):
         )
         self.register_buffer("bias", source.dense(f"{router}.e_score_correction_bias", (c.num_experts,), wide))
         gate_up, down = source.experts(f"{name}.experts", c.n_routed_experts, c.expert_ffn_hidden_size, c.hidden_size)
-        if isinstance(gate_up, tuple):
-            gate_up = ops.interleave_gate_up(*gate_up)
         for key, weight in (("gate_up", gate_up), ("down", down)):
             data, scale = weight if isinstance(weight, tuple) else (weight, None)
             self.register_buffer(key, data)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import LongcatCheckpointError, LongcatShapeError, message
 from ..ops import supports
 from ..ops.quant import dequant_fp8, per_block_quant_fp8
-from ..types import BLOCK, Fp8Pair
+from ..types import BLOCK, ROW_GROUP, Fp8Pair
 from .device import usable_device
 from .precision import Precision
 
@@ -91,9 +91,8 @@ class Source:
                 self.require_fp8(name, *want.shape)
 
     def experts(self, name: str, count: int, width: int, hidden: int) -> tuple[Tensor | Fp8Pair, Tensor | Fp8Pair]:
-        """(gate_up [G,2*width,hidden], down [G,hidden,width]) of this rank's experts, stacked as they are read.
-
-        FP8: each with its scales, gate_up's blocks restarting at the first up row.
+        """(gate_up [G,2*width,hidden], down [G,hidden,width]) of this rank's experts, stacked as they are read, gate_up
+        in the order of `interleave_gate_up`. FP8: each with its scales.
         """
         mine = self.expert_range or range(count)
         gate_up, down = _Stack(len(mine), 2), _Stack(len(mine), 1)
@@ -113,7 +112,10 @@ class Source:
 
 
 class _Stack:
-    """[G, halves*rows, cols], allocated at the first part and filled in place, so that experts are held once."""
+    """[G, halves*rows, cols], allocated at the first part and filled in place, so that experts are held once.
+
+    Rows of two halves are interleaved as `interleave_gate_up` does: values by 8, scales by 1.
+    """
 
     def __init__(self, count: int, halves: int) -> None:
         self.count, self.halves = count, halves
@@ -122,18 +124,23 @@ class _Stack:
     def put(self, g: int, half: int, weight: Tensor | Fp8Pair) -> None:
         pair = weight if isinstance(weight, tuple) else (weight,)
         if not self.parts:
-            self.parts = [t.new_empty((self.count, self.halves, *t.shape)) for t in pair]
+            self.parts = [self._empty(t, unit) for t, unit in zip(pair, (ROW_GROUP, 1), strict=False)]
         if len(pair) != len(self.parts):
             raise LongcatCheckpointError(
                 "the experts of one layer are partly FP8: all of them or none must carry scales."
             )
         for whole, part in zip(self.parts, pair, strict=True):
-            whole[g, half].copy_(part)
+            whole[g, :, half].copy_(part.reshape(whole.shape[1], *whole.shape[3:]))
+
+    def _empty(self, part: Tensor, unit: int) -> Tensor:
+        rows, cols = part.shape
+        unit = unit if self.halves > 1 else rows
+        return part.new_empty((self.count, rows // unit, self.halves, unit, cols))
 
     def stacked(self, name: str) -> Tensor | Fp8Pair:
         if not self.parts:
             raise LongcatCheckpointError(f"{name}: no expert falls to this rank.")
-        flat = [t.flatten(1, 2) for t in self.parts]
+        flat = [t.flatten(1, 3) for t in self.parts]
         return (flat[0], flat[1]) if len(flat) == 2 else flat[0]
 
 

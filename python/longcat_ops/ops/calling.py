@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from .. import _library
+from ..types import BLOCK
 from . import tensors
 from .checking import refuse
 
@@ -40,6 +41,7 @@ def kernel(op: str) -> Callable[..., None]:
     that kernel, which would cost a second pass through the dispatcher. Its steps count in units of 0.1 us."""
     _library.load()
     overload = getattr(torch.ops.longcat_ops, op).default
+    dispatch = overload._op  # what a call of the overload is, without its Python frame
     is_compiling, in_inference_mode = torch.compiler.is_compiling, torch.is_inference_mode_enabled
     check_gradients = tensors.gradient_check(op)
     are_plain, below_autograd = tensors.PLAIN.issuperset, torch._C._AutoDispatchBelowAutograd
@@ -50,12 +52,21 @@ def kernel(op: str) -> Callable[..., None]:
         if not are_plain(map(type, arguments)):
             tensors.require_dense(op, arguments)
         if in_inference_mode() and not tensors.in_forward_mode():
-            return overload(*arguments)
+            return dispatch(*arguments)
         check_gradients(arguments)
         with below_autograd():
-            return overload(*arguments)
+            return dispatch(*arguments)
 
     return run
+
+
+def empty_hidden(rows: int, width: int, plain: torch.dtype, device: torch.device,
+                 quantise: bool) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """h [rows, width] and sh of the products with SwiGLU: e4m3 and its scales, or `plain` and None."""
+    if not quantise:
+        return torch.empty((rows, width), dtype=plain, device=device), None
+    h = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=device)
+    return h, empty_scales(rows, -(-width // BLOCK), device, False)
 
 
 def empty_scales(rows: int, groups: int, device: torch.device, column_major: bool) -> torch.Tensor:

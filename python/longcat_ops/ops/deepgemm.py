@@ -1,10 +1,11 @@
-"""DeepGEMM's own keywords. The FP8 products accept them at the values that DeepGEMM allows on SM90."""
+"""DeepGEMM's own keywords. The products accept them at the values that DeepGEMM allows on SM90."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..errors import LongcatUnsupportedError, message
+from .registry import OPS
 
 # What DeepGEMM's own keywords must be for its SM90 kernels with 1x128 by 128x128 scales.
 _DEEPGEMM: dict[str, tuple[Any, ...]] = {
@@ -19,15 +20,15 @@ _DEEPGEMM: dict[str, tuple[Any, ...]] = {
 }
 
 
-def deepgemm_keywords(op: str, keywords: dict[str, Any], allowed: tuple[str, ...] = ()) -> None:
-    """Accepts DeepGEMM's keywords at their SM90 values. Raises TypeError for other names, as Python does, and
-    LongcatUnsupportedError for other values."""
+def deepgemm_keywords(op: str, keywords: dict[str, Any]) -> None:
+    """Accepts those of DeepGEMM's keywords that the op takes at their SM90 values. Raises TypeError for other names, as
+    Python does, and LongcatUnsupportedError for other values."""
     for name, value in keywords.items():
-        if name not in ("recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast", *allowed):
+        if name not in OPS[op].keywords:
             raise TypeError(f"{op}() got an unexpected keyword argument {name!r}")
         value = tuple(value) if isinstance(value, list) else value
         if not any(value is legal or (type(value) is type(legal) and value == legal) for legal in _DEEPGEMM[name]):
             expected = " or ".join(repr(legal) for legal in _DEEPGEMM[name])
-            fix = "m_grouped_fp8_gemm_nt_offset takes prefix sums" if "psum" in name else None
+            fix = f"{op.replace('contiguous', 'offset')} takes prefix sums" if "psum" in name else None
             got = "a Tensor" if hasattr(value, "dtype") else repr(value)
             raise LongcatUnsupportedError(message(op, name, got, f"{expected} (on SM90)", fix=fix))

@@ -100,9 +100,9 @@ class Explanation:
     bytes_read, bytes_written: every input and output once. flops: of matrix products, a multiply-add being two.
     assumes: what the counts assume where they depend on data. floors: times that no device can beat. predictions: bands
     for our kernels (with the chosen tile, if there is one), even where the reference would run. candidates: the tiles
-    that the kernel of an FP8 matrix product chooses from.
+    that the kernel of a matrix product chooses from.
     launches: of the CUDA backend, in order; empty where the launcher does not tell. forms: device -> both forms of
-    gate_up with SwiGLU, in one kernel and apart; of that op alone.
+    gate_up with SwiGLU, in one kernel and apart; of that op alone, where h is quantised.
     """
 
     op: str
@@ -173,7 +173,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation | comm_explain.Co
     names = [spec.name for spec in capture.overload._schema.arguments]
     moved, flops = found["bytes_read"] + found["bytes_written"], found["flops"]
     pieces = next((a for a, name in zip(capture.arguments, names, strict=True) if name == "split_k"), 1)
-    candidates = tuple(_candidate(fields, flops, pieces) for fields in found["candidates"])
+    bf16 = capture.arguments[0].dtype == torch.bfloat16
+    candidates = tuple(_candidate(fields, flops, pieces, bf16) for fields in found["candidates"])
     return Explanation(
         op=op,
         arguments=tuple((name, _text(a)) for name, a in zip(names, capture.arguments, strict=True)),
@@ -194,7 +195,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation | comm_explain.Co
 
 
 def _forms(op: str, arguments: dict[str, Any]) -> dict[str, swiglu.Forms]:
-    if op != "m_grouped_fp8_swiglu_gemm_nt_offset" or not len(arguments["a"]) or not len(arguments["gate_up"]):
+    if op != "m_grouped_fp8_swiglu_gemm_nt_offset" or arguments["sh"] is None:
+        return {}
+    if not len(arguments["a"]) or not len(arguments["gate_up"]):
         return {}
     (rows, k), (groups, n, _) = arguments["a"].shape, arguments["gate_up"].shape
     hint = arguments["max_m_hint"]
@@ -207,8 +210,8 @@ def _backend(op: str, kernels: Collection[str], kernel: str) -> str:
     return kernel if op in kernels else "plain-torch reference"
 
 
-def _candidate(fields: tuple, flops: float, pieces: int) -> Candidate:
-    tile = from_native(fields, flops, pieces)
+def _candidate(fields: tuple, flops: float, pieces: int, bf16: bool) -> Candidate:
+    tile = from_native(fields, flops, pieces, bf16)
     return Candidate(**vars(tile), predictions=_bands(tile.counts))
 
 

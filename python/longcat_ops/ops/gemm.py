@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import BLOCK, Fp8Pair
-from .calling import empty_scales, kernel, public
+from ..types import Fp8Pair
+from .calling import empty_hidden, kernel, public
 from .deepgemm import deepgemm_keywords
 from .parameters import pair
 
@@ -54,7 +54,7 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_
         LongcatUnsupportedError: a DeepGEMM keyword has another value.
     """
     if deepgemm:
-        deepgemm_keywords("fp8_gemm_nt", deepgemm, ("c",))
+        deepgemm_keywords("fp8_gemm_nt", deepgemm)
     (a, sa), (b, sb) = pair("fp8_gemm_nt", "lhs", lhs), pair("fp8_gemm_nt", "rhs", rhs)
     if out is None:
         out = torch.empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16, device=a.device)
@@ -141,57 +141,58 @@ def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_
     """
     op = "m_grouped_fp8_gemm_nt_contiguous"
     if deepgemm:
-        deepgemm_keywords(op, deepgemm, ("use_psum_layout", "expected_m_for_psum_layout"))
+        deepgemm_keywords(op, deepgemm)
     _contiguous(*pair(op, "lhs", lhs), *pair(op, "rhs", rhs), m_indices, out)
     return out
 
 
 @public
-def interleave_gate_up(w: Tensor, s: Tensor) -> Fp8Pair:
-    """The row order `m_grouped_fp8_swiglu_gemm_nt_offset` and `fused_moe` read: 8 gate rows, the 8 up rows that belong
-    to them, and so on, so that one thread of the kernel holds both. Done once, when weights are loaded.
+def interleave_gate_up(w: Tensor, s: Tensor | None = None) -> Tensor | Fp8Pair:
+    """The row order that the products with SwiGLU and `fused_moe` read: 8 gate rows, the 8 up rows that belong to them,
+    and so on, so that one thread of the kernel holds both. Done once, when weights are loaded.
 
     Args:
-        w: e4m3 [G, 2I, K] contiguous, gate rows, then up rows; I a multiple of 8.
-        s: f32 [G, 2 * ceil(I / 128), ceil(K / 128)], the scales of gate, then of up: the blocks of up start anew.
+        w: e4m3, bf16 or f32 [G, 2I, K] contiguous, gate rows, then up rows; I a multiple of 8.
+        s: with e4m3, and only then, f32 [G, 2 * ceil(I / 128), ceil(K / 128)], the scales of gate, then of up: the
+            blocks of up start anew.
 
     Returns:
-        w with row 16j + i = gate row 8j + i and row 16j + 8 + i = up row 8j + i (i < 8); s with row 2b = gate block b
-            and row 2b + 1 = up block b. Both contiguous, of the same shape as before.
+        w with row 16j + i = gate row 8j + i and row 16j + 8 + i = up row 8j + i (i < 8); alone, or with s in a pair, of
+            which row 2b = gate block b and row 2b + 1 = up block b. Contiguous, of the same shape as before.
 
     Raises:
         LongcatShapeError: w or s is not as above.
     """
-    w_out, s_out = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (w, s))
+    w_out, s_out = (None if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (w, s))
     _interleave_gate_up(w, s, w_out, s_out)
-    return w_out, s_out
+    return w_out if s is None else (w_out, s_out)
 
 
 @public
 def m_grouped_fp8_swiglu_gemm_nt_offset(
-    lhs: Fp8Pair, gate_up: Fp8Pair, offsets: Tensor, *, max_m_hint: int | None = None, counts_ready: bool = False
-) -> Fp8Pair:
+    lhs: Fp8Pair, gate_up: Fp8Pair, offsets: Tensor, *, max_m_hint: int | None = None, counts_ready: bool = False,
+    quantise: bool = True,
+) -> Fp8Pair | Tensor:  # fmt: skip
     """gate_up GEMM, SwiGLU and 1x128 quantisation in one: h = silu(A @ gate[g].T) * (A @ up[g].T) on the float32 sums,
     then the rule of `per_token_group_quant_fp8`. Groups of rows as in `m_grouped_fp8_gemm_nt_offset`.
 
-    Sums that leave float32 are inf or NaN as in `fp8_gemm_nt`; silu(-inf) is NaN. An inf or NaN in h makes the scale of
-    its 128 channels inf or NaN, so that none of them is a number when it is multiplied out.
+    Sums that leave float32 are inf or NaN as in `fp8_gemm_nt`; silu(-inf) is NaN. An inf or NaN in a quantised h makes
+    the scale of its 128 channels inf or NaN, so that none of them is a number when it is multiplied out.
 
     Args:
         lhs: (a e4m3 [M, K], sa f32 [M, ceil(K / 128)], row-major or column-major).
         gate_up: (e4m3 [G, 2I, K], f32 [G, 2 * ceil(I / 128), ceil(K / 128)]) from `interleave_gate_up`.
         offsets: i32 [G + 1], rising. max_m_hint, counts_ready: as in `m_grouped_fp8_gemm_nt_offset`.
+        quantise: False rounds h once to bfloat16 instead: for a down projection that is not FP8.
 
     Returns:
-        h, e4m3 [M, I]; sh, f32 [M, ceil(I / 128)]. Rows of no group are not set.
+        h, e4m3 [M, I], and sh, f32 [M, ceil(I / 128)]; or h alone, bf16. Rows of no group are not set.
 
     Raises:
         LongcatShapeError: the operands do not fit each other.
     """
     op = "m_grouped_fp8_swiglu_gemm_nt_offset"
     (a, sa), (w, sw) = pair(op, "lhs", lhs), pair(op, "gate_up", gate_up)
-    rows, width = a.shape[0], w.shape[1] // 2
-    h = torch.empty((rows, width), dtype=torch.float8_e4m3fn, device=a.device)
-    sh = empty_scales(rows, -(-width // BLOCK), a.device, False)
+    h, sh = empty_hidden(a.shape[0], w.shape[1] // 2, torch.bfloat16, a.device, quantise)
     _swiglu(a, sa, w, sw, offsets, max_m_hint, counts_ready, h, sh)
-    return h, sh
+    return h if sh is None else (h, sh)

@@ -13,10 +13,11 @@ from .calling import empty_scales, kernel, public
 from .parameters import weight
 from .registry import check_num_valid
 
-__all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
+__all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute", "moe_permute_quant", "moe_plan", "moe_route"]
 
 _moe_route = kernel("moe_route")
 _moe_plan = kernel("moe_plan")
+_moe_permute = kernel("moe_permute")
 _moe_permute_quant = kernel("moe_permute_quant")
 _moe_combine = kernel("moe_combine")
 _fused_moe = kernel("fused_moe")
@@ -94,6 +95,25 @@ def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> Plan
 
 
 @public
+def moe_permute(x: Tensor, plan: Plan) -> Tensor:
+    """Each row of x once at every row the plan gives it, its bits unchanged.
+
+    Args:
+        x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
+        plan: from `moe_plan`, of the same T tokens. A row on which row_of and src_of disagree may stay unset.
+
+    Returns:
+        [R, H] of x's dtype, contiguous. Rows from plan.offsets[G] on are not set.
+
+    Raises:
+        LongcatShapeError: x and plan do not fit each other.
+    """
+    out = torch.empty((plan.src_of.shape[0], x.shape[1]), dtype=x.dtype, device=x.device)
+    _moe_permute(x, plan.row_of, plan.src_of, out)
+    return out
+
+
+@public
 def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = False) -> Fp8Pair:
     """Each row of x, quantised 1x128 as `per_token_group_quant_fp8` does, once at every row the plan gives it.
 
@@ -145,29 +165,31 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
               plan: Plan | None = None) -> Tensor:  # fmt: skip
     """The expert chain of one rank: sum over k of weights[:, k] * SwiGLU_{ids[:, k]}(x), plus zero_weight * x.
 
-    With FP8 weights, on every backend: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
-    `m_grouped_fp8_gemm_nt_offset`, `moe_combine`, of which on a GPU no host code reads a result.
+    On every backend: `moe_plan`, `moe_permute_quant`, `m_grouped_fp8_swiglu_gemm_nt_offset`,
+    `m_grouped_fp8_gemm_nt_offset`, `moe_combine`, of which on a GPU no host code reads a result. Around a dense weight
+    `moe_permute` and the bf16 products stand in their place: x is converted to the dtype of gate_up, and h is bf16, or
+    that of dense gate_up, until down asks for another.
 
     A choice of id -1 or of weight 0 is none: it is not sent, not computed and not counted. Where an FFN expert's weight
-    is 0, the result is that of adding 0 * y for it, but for three things: the sign of a zero; an inf or NaN of y does
-    not show; with dense weights and more than 8 tokens, roundings, which depend there on an expert's number of rows.
+    is 0, the result is that of adding 0 * y for it, but for the sign of a zero, and an inf or NaN of y does not show.
 
     Source: LongCat-Flash technical report (arXiv:2509.01322), eq. 1 and eq. 8.
 
     Args:
         x: [T, H], bfloat16, float16 or float32; H a multiple of 8; last stride 1, rows any distance apart.
         routing: from `moe_route`, ids in 0 .. G - 1 or -1.
-        w_gate_up: [G, 2I, H] of a floating dtype, gate rows, then up rows; or the FP8 pair of `interleave_gate_up`.
-        w_down: [G, H, I] of a floating dtype, or an FP8 pair (e4m3, f32 [G, ceil(H / 128), ceil(I / 128)]).
-        plan: moe_plan(routing.ids, G, routing.weights) where there is one already; only with FP8 weights. routing.ids
-            is then not read, and a choice of weight 0 that has a row in it is computed, and adds 0 * y.
+        w_gate_up: [G, 2I, H] bfloat16, on a CPU also float32, or an FP8 pair; from `interleave_gate_up`.
+        w_down: [G, H, I] bfloat16, on a CPU also float32, or an FP8 pair (e4m3, f32 [G, ceil(H / 128),
+            ceil(I / 128)]). H and I are multiples of 8.
+        plan: moe_plan(routing.ids, G, routing.weights) where there is one already. routing.ids is then not read, and a
+            choice of weight 0 that has a row in it is computed, and adds 0 * y.
 
     Returns:
         [T, H] in x's dtype, contiguous; summed as in `moe_combine`.
 
     Raises:
         LongcatShapeError: the arguments do not fit each other, or an id is that of no expert, even with weight 0. With
-            a plan, and on a GPU with FP8 weights, ids are not checked: one of no expert counts as -1.
+            a plan, and on a GPU, ids are not checked: one of no expert counts as -1.
     """
     gate_up, gate_up_scales = weight("fused_moe", "w_gate_up", w_gate_up)
     down, down_scales = weight("fused_moe", "w_down", w_down)

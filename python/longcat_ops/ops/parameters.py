@@ -69,7 +69,7 @@ def flatten(op: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, ...]:
         raise TypeError(f"{op}() {error}") from None
     bound.apply_defaults()
     given = bound.arguments
-    deepgemm_keywords(op, given.pop("deepgemm", {}), OPS[op].keywords)
+    deepgemm_keywords(op, given.pop("deepgemm", {}))
     values: dict[str, Any] = {}
     for name, value in given.items():
         values.update(_parts(op, signature.parameters[name], value))
@@ -108,7 +108,7 @@ def schema_form(op: str, function: Callable[..., Any]) -> Callable[..., None]:
         result = function(**{name: make(arguments) for name, make in makers.items()})
         if "out" in makers:
             return
-        results = (result,) if isinstance(result, Tensor) else result
+        results = (result, *[None] * (len(schema) - first_output - 1)) if isinstance(result, Tensor) else result
         for target, source in zip(arguments[first_output:], results, strict=True):
             if target is not None:
                 target.copy_(source)

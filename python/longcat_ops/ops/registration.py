@@ -57,8 +57,16 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
     if backend == "cuda":
         return _refuse_cpu(op)
     if backend == "emu" and op in EMULATED_KERNELS:
-        return emulated.kernel(op)
+        return _emulated(op)
     return _python(op) if backend in ("reference", "emu") or op not in CPU_KERNELS else None
+
+
+def _emulated(op: str) -> Callable[..., None]:
+    """The emulated kernel. Of the bf16 products it takes no float32 operands, which run the reference."""
+    kernel, other = emulated.kernel(op), _python(op)
+    if OPS[op].module != "bf16_gemm":
+        return kernel
+    return lambda *arguments: (other if arguments[0].dtype == torch.float32 else kernel)(*arguments)
 
 
 def _python(op: str) -> Callable[..., None]:

@@ -17,8 +17,8 @@ class Op:
     """One op. `parameters` derives its call from its function and its schema.
 
     module: the one in `longcat_ops.ops` with its function. chain: the ops that an op without a kernel of its own runs
-    for FP8 weights. keywords: those of DeepGEMM that it takes beside the common ones. adapt: does to a call's values,
-    by name, what its function does to an argument before the schema sees it.
+    for FP8 weights. keywords: those of DeepGEMM that it takes. adapt: does to a call's values, by name, what its
+    function does to an argument before the schema sees it.
     """
 
     module: str
@@ -63,6 +63,18 @@ def _has_rows(value: Any) -> bool:
     return hasattr(type(value), "untyped_storage") and not value.is_nested and value.ndim > 0
 
 
+def _refuse_pair(call: dict[str, Any]) -> None:
+    """Refuses a pair for the first of two tensors, where the call would bind without the second."""
+    w = call["w"]
+    if isinstance(w, tuple | list) and call["s"] is None:
+        fix = "pass each tensor by itself, as interleave_gate_up(*pair) does"
+        got = f"of type {type(w).__name__}"
+        raise LongcatShapeError(message("interleave_gate_up", "w", got, "a torch.Tensor", fix=fix))
+
+
+_FP8 = ("recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast")  # keywords of DeepGEMM
+_PSUM = ("use_psum_layout", "expected_m_for_psum_layout")
+
 OPS: dict[str, Op] = {
     "per_token_group_quant_fp8": Op("quant"),
     "per_block_quant_fp8": Op("quant"),
@@ -70,14 +82,21 @@ OPS: dict[str, Op] = {
     "dequant_fp8": Op("quant", adapt=_describe_output),
     "rms_norm": Op("norm"),
     "rms_norm_quant_fp8": Op("norm"),
-    "fp8_gemm_nt": Op("gemm", keywords=("c",)),
+    "fp8_gemm_nt": Op("gemm", keywords=("c", *_FP8)),
     "m_grouped_fp8_gemm_nt_offset": Op("gemm"),
-    "m_grouped_fp8_gemm_nt_masked": Op("gemm"),
-    "m_grouped_fp8_gemm_nt_contiguous": Op("gemm", keywords=("use_psum_layout", "expected_m_for_psum_layout")),
-    "interleave_gate_up": Op("gemm"),
+    "m_grouped_fp8_gemm_nt_masked": Op("gemm", keywords=_FP8),
+    "m_grouped_fp8_gemm_nt_contiguous": Op("gemm", keywords=(*_FP8, *_PSUM)),
+    "interleave_gate_up": Op("gemm", adapt=_refuse_pair),
     "m_grouped_fp8_swiglu_gemm_nt_offset": Op("gemm"),
+    "bf16_gemm_nt": Op("bf16_gemm", keywords=("c", "compiled_dims")),
+    "m_grouped_bf16_gemm_nt_offset": Op("bf16_gemm"),
+    "m_grouped_bf16_gemm_nt_masked": Op("bf16_gemm", keywords=("compiled_dims",)),
+    "m_grouped_bf16_gemm_nt_contiguous": Op("bf16_gemm", keywords=("compiled_dims", *_PSUM)),
+    "m_grouped_bf16_swiglu_gemm_nt_offset": Op("bf16_gemm"),
+    "router_gemm": Op("router"),
     "moe_route": Op("moe", adapt=_leave_count_out),
     "moe_plan": Op("moe"),
+    "moe_permute": Op("moe"),
     "moe_permute_quant": Op("moe"),
     "moe_combine": Op("moe"),
     "fused_moe": Op(

@@ -39,6 +39,12 @@ def moe_plan(tokens: int) -> list[Counts]:
     return launches_of_plan(moved, 1 if tokens * CHOICES <= PLAN_ONE_LAUNCH else 3)
 
 
+def moe_permute(tokens: float, rows: float | None = None, hidden: int = HIDDEN) -> list[Counts]:
+    """Counts for bf16. rows: of all tokens together."""
+    rows = REAL * tokens if rows is None else rows
+    return [Counts("moe_permute", 2 * (tokens + rows) * hidden + 4 * tokens * CHOICES + 4 * rows)]
+
+
 def moe_permute_quant(tokens: float, rows: float | None = None, hidden: int = HIDDEN) -> list[Counts]:
     """rows: of all tokens together."""
     rows = REAL * tokens if rows is None else rows
@@ -53,6 +59,7 @@ def moe_combine(tokens: float, rows: float | None = None, hidden: int = HIDDEN) 
 OPS: dict[str, Callable[[int], list[Counts]]] = {
     "moe_route": moe_route,
     "moe_plan": moe_plan,
+    "moe_permute": moe_permute,
     "moe_permute_quant": moe_permute_quant,
     "moe_combine": moe_combine,
 }

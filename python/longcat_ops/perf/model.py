@@ -22,7 +22,8 @@ class Counts:
     bytes: of memory, each once. flops: of its products. l2_bytes: what all blocks fetch together. l2_shared: what
     blocks get by multicast, without a fetch of their own. sm_bytes, sm_flops, sm_smem_bytes: what the busiest SM
     fetches, multiplies (padding included) and reads from shared memory. issued: instructions of all warps. serial:
-    instructions of one warp that everything waits for. pieces: blocks that share a tile, as with split_k.
+    instructions of one warp that everything waits for. pieces: blocks that share a tile, as with split_k. bf16: of what
+    the products are, else of e4m3.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Counts:
     issued: float = 0
     serial: float = 0
     pieces: int = 1
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Constants:
 # memory_share: 0.94 and 0.75; between them lie copies on an H100 and an H200 (0.90), reads on an H100 (0.82) and
 #   DeepGEMM's masked products on an H100 (0.85 and 0.77, pull request 192).
 # fp8_share: 0.81 is 1600 TFLOPS of an H100 SXM, more than any published FP8 product with scales of 128 (1550); 0.61 is
-#   1200, a device at its power limit.
+#   1200, a device at its power limit. The same shares of bf16's peak, for want of figures.
 # sm_bytes_per_s: by TMA, from times of fish-scales-ops on an H200 with 32 to 64 blocks.
 # alone_us: fish-scales-ops on an H200 leaves 2.5 a launch beyond its bytes in a chain of five, 4 in one cold product;
 #   1.5 is two trips to memory. follows_us: from one trip to memory to that 2.5, as if nothing overlapped.
@@ -104,12 +106,12 @@ def limits(counts: Counts, device: Device, c: Constants) -> dict[str, float]:
     sms, clock = device.sms.value, c.clock_share * device.clock.value
     l2 = (device.l2_high if c.l2_high else device.l2_low).value
     fetched = counts.l2_bytes + (0 if c.l2_high else counts.l2_shared)
-    fp8 = c.fp8_share * device.fp8.value
+    peak = c.fp8_share * (device.bf16 if counts.bf16 else device.fp8).value
     seconds = {
         "memory": counts.bytes / (c.memory_share * device.memory.value),
         "L2": fetched / l2,
         "loads of an SM": counts.sm_bytes / c.sm_bytes_per_s,
-        "tensor cores": max(counts.flops / fp8, counts.sm_flops * sms / fp8),
+        "tensor cores": max(counts.flops / peak, counts.sm_flops * sms / peak),
         "shared memory": counts.sm_smem_bytes / (SMEM_BYTES_PER_CLOCK * clock),
         "instructions": counts.issued / (ISSUES_PER_CLOCK * sms * clock),
     }

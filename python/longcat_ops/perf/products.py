@@ -38,10 +38,12 @@ def fp8_row(width: int) -> int:
     return width + 4 * -(-width // 128)
 
 
-def from_native(fields: tuple, flops: float, split_k: int) -> Tile:
+def from_native(fields: tuple, flops: float, split_k: int, bf16: bool = False) -> Tile:
     """A tile from its fields in `_C`, for a product of so many flops."""
     memory, l2, shared, sm, sm_flops, smem = fields[-1]
-    return Tile(*fields[:-1], Counts("product", memory, flops, l2, shared, sm, sm_flops, smem, pieces=split_k))
+    return Tile(
+        *fields[:-1], Counts("product", memory, flops, l2, shared, sm, sm_flops, smem, pieces=split_k, bf16=bf16)
+    )
 
 
 def tiles(groups: int, rows: int, n: int, k: int, *, max_rows: int | None = None, split_k: int = 1,

@@ -4,11 +4,23 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from ..types import Plan, Routing
-from . import experts, gemm, moe, norm, quant
+from . import bf16_gemm, experts, gemm, moe, norm, quant, router
+from .bf16_gemm import *
 from .experts import *
 from .gemm import *
 from .moe import *
 from .norm import *
 from .quant import *
+from .router import *
 
-__all__ = ["Plan", "Routing", *experts.__all__, *gemm.__all__, *moe.__all__, *norm.__all__, *quant.__all__]
+__all__ = [
+    "Plan",
+    "Routing",
+    *bf16_gemm.__all__,
+    *experts.__all__,
+    *gemm.__all__,
+    *moe.__all__,
+    *norm.__all__,
+    *quant.__all__,
+    *router.__all__,
+]

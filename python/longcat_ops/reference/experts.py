@@ -1,61 +1,67 @@
-"""Expert chain of one rank: the other ops' references in a row for FP8 weights, matrix products for dense ones."""
+"""Expert chain of one rank: the other ops in a row. `expert_rows` runs the references here, and the kernels' ops from
+`ops.expert_chain`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import LongcatShapeError, message
 from ..types import Fp8Pair, Plan, Routing
-from .gemm import m_grouped_fp8_gemm_nt_offset, m_grouped_fp8_swiglu_gemm_nt_offset, widen_weight
-from .invariance import linear
-from .moe import moe_combine, moe_permute_quant, moe_plan
-from .quant import dequant_fp8, per_token_group_quant_fp8
-from .rows import SMALL_T, padded, silu
+from . import bf16_gemm, gemm, moe
 
 __all__ = ["fused_moe"]
+
+
+class _References:
+    """The ops of the chain."""
+
+    moe_permute, moe_permute_quant = staticmethod(moe.moe_permute), staticmethod(moe.moe_permute_quant)
+    m_grouped_fp8_swiglu_gemm_nt_offset = staticmethod(gemm.m_grouped_fp8_swiglu_gemm_nt_offset)
+    m_grouped_fp8_gemm_nt_offset = staticmethod(gemm.m_grouped_fp8_gemm_nt_offset)
+    m_grouped_bf16_swiglu_gemm_nt_offset = staticmethod(bf16_gemm.m_grouped_bf16_swiglu_gemm_nt_offset)
+    m_grouped_bf16_gemm_nt_offset = staticmethod(bf16_gemm.m_grouped_bf16_gemm_nt_offset)
 
 
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *,
               plan: Plan | None = None) -> Tensor:  # fmt: skip
     """sum over k of weights[:,k] * expert_{ids[:,k]}(x), in k order, plus zero_weight * x; one rounding to x's dtype.
 
-    x [T,H]; w_gate_up [G,2I,H] and w_down [G,H,I], dense (gate rows, then up rows) or FP8 pairs (gate_up interleaved).
-    FP8: x and the SwiGLU output are quantised 1x128, SwiGLU runs on the fp32 product; by `plan`, if there is one.
-    A choice of weight 0 counts as one of id -1.
+    x [T,H]; w_gate_up [G,2I,H], interleaved, and w_down [G,H,I], each dense or an FP8 pair, whose activations are
+    quantised 1x128; SwiGLU runs on the fp32 product; by `plan`, if there is one. A choice of weight 0 counts as one of
+    id -1.
     """
-    if isinstance(w_gate_up, tuple) and isinstance(w_down, tuple):
-        if plan is None:
-            if not routing.ids.is_cuda:  # there moe_plan gives an id that no weight has no row
-                check_ids(routing.ids, len(w_down[0]))
-            plan = moe_plan(routing.ids, len(w_down[0]), routing.weights)
-        hidden = m_grouped_fp8_swiglu_gemm_nt_offset(moe_permute_quant(x, plan), w_gate_up, plan.offsets)
-        y = x.new_empty((len(plan.src_of), x.shape[1]))
-        m_grouped_fp8_gemm_nt_offset(hidden, w_down, y, plan.offsets)
+    if plan is None:
+        if not routing.ids.is_cuda:  # there moe_plan gives an id that no weight has no row
+            check_ids(routing.ids, count_of(w_down))
+        plan = moe.moe_plan(routing.ids, count_of(w_down), routing.weights)
+    return moe.moe_combine(expert_rows(_References, x, plan, w_gate_up, w_down), plan, routing, x)
+
+
+def count_of(weight: Tensor | Fp8Pair) -> int:
+    """Experts of a stacked weight."""
+    return len(weight[0]) if isinstance(weight, tuple) else len(weight)
+
+
+def expert_rows(ops: Any, x: Tensor, plan: Plan, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
+                **hints: Any) -> Tensor:  # fmt: skip
+    """y [R,H] in x's dtype: the experts' outputs in the order of the plan.
+
+    ops: where the functions come from. hints: of the products. Between FP8 gate_up and a dense down, h is bf16.
+    """
+    quantise = isinstance(w_down, tuple)
+    if isinstance(w_gate_up, tuple):
+        rows = ops.moe_permute_quant(x, plan)
+        h = ops.m_grouped_fp8_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
     else:
-        y, plan = expert_rows(x, routing.ids, routing.weights, w_gate_up, w_down)
-    return moe_combine(y, plan, routing, x)
-
-
-def round_trip_fp8(x: Tensor) -> Tensor:
-    """x [T,W] as the FP8 GEMM sees it: quantised 1x128 and widened to fp32."""
-    return dequant_fp8(*per_token_group_quant_fp8(x), torch.float32)
-
-
-def expert_rows(x: Tensor, ids: Tensor, weights: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
-                round_trip: Callable[[Tensor], Tensor] = round_trip_fp8) -> tuple[Tensor, Plan]:  # fmt: skip
-    """The experts' outputs [R,H] where a weight is dense, and a plan whose row_of i32[T,K] gives the row of each
-    choice; its other fields mean nothing. weights [T,K]: of the choices; those of weight 0 have no row. round_trip: an
-    implementation of `round_trip_fp8`.
-    """
-    check_ids(ids, len(w_down[0] if isinstance(w_down, tuple) else w_down))
-    ids = ids.masked_fill(weights == 0, -1)
-    run = _run_on_all_rows if x.shape[0] <= SMALL_T else _run_by_expert
-    rows, row_of = run(_Experts(x, w_gate_up, w_down, round_trip), ids)
-    return rows, Plan(ids, row_of.masked_fill_(ids < 0, -1).to(torch.int32), ids)
+        rows = ops.moe_permute(x.to(w_gate_up.dtype), plan)
+        h = ops.m_grouped_bf16_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
+    y = x.new_empty((len(plan.src_of), x.shape[1]))
+    if quantise:
+        return ops.m_grouped_fp8_gemm_nt_offset(h, w_down, y, plan.offsets, **hints)
+    return ops.m_grouped_bf16_gemm_nt_offset(h.to(w_down.dtype), w_down, y, plan.offsets, **hints)
 
 
 def check_ids(ids: Tensor, experts: int) -> None:
@@ -66,56 +72,3 @@ def check_ids(ids: Tensor, experts: int) -> None:
     if lowest < -1 or highest >= experts:
         got = f"from {lowest}" if lowest < -1 else f"up to {highest}"
         raise LongcatShapeError(message("fused_moe", "routing.ids", got, f"-1 .. {experts - 1}"))
-
-
-class _Experts:
-    """`expert(e, rows)`: the SwiGLU FFN of expert e on some rows of x (None: all of them)."""
-
-    def __init__(self, x: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
-                 round_trip: Callable[[Tensor], Tensor]) -> None:  # fmt: skip
-        self.dtype, self.round_trip = x.dtype, round_trip
-        self.fp8_down = isinstance(w_down, tuple)
-        self.down = widen_weight(*w_down) if self.fp8_down else w_down
-        if isinstance(w_gate_up, tuple):
-            self.x, self.gate_up = round_trip(x), widen_weight(*w_gate_up, interleaved=True)
-        else:
-            self.x, self.gate_up = x.to(w_gate_up.dtype), w_gate_up
-
-    def __call__(self, expert: int, rows: Tensor | None) -> Tensor:
-        x = self.x if rows is None else self.x[rows]
-        product = linear if rows is None else F.linear  # all rows: a decode pass
-        gate, up = product(x, self.gate_up[expert]).chunk(2, -1)
-        h = silu(gate) * up
-        h = self.round_trip(h) if self.fp8_down else h.to(self.down.dtype)
-        return product(h, self.down[expert]).to(self.dtype)
-
-
-def _run_on_all_rows(experts: _Experts, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """rows [n*T,H]: every chosen expert on all T tokens; row_of [T,K]: where token t's k-th product lies.
-
-    One shape of product serves the whole pass, so a token's bits do not depend on what its neighbours chose.
-    """
-    tokens = ids.shape[0]
-    chosen = sorted({e for row in ids.tolist() for e in row if e >= 0})
-    if not chosen or not tokens:
-        return experts.x.new_zeros((1, experts.x.shape[1])), torch.zeros_like(ids)
-    rows = torch.cat([experts(e, None) for e in chosen])
-    place = torch.searchsorted(torch.tensor(chosen, device=ids.device), ids.clamp(min=chosen[0]).long())
-    return rows, place * tokens + torch.arange(tokens, device=ids.device)[:, None]
-
-
-def _run_by_expert(experts: _Experts, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """rows [R,H] sorted by expert (stable in token order); row_of [T,K]."""
-    flat = ids.reshape(-1).long()
-    order = torch.argsort(flat, stable=True)
-    counts = torch.bincount(flat + 1).tolist()
-    start, parts = counts[0], []  # ids of -1 sort first
-    for expert, count in enumerate(counts[1:]):
-        if count:
-            token = order[start : start + count] // ids.shape[1]
-            parts.append(experts(expert, F.pad(token, (0, padded(count) - count)))[:count])
-            start += count
-    row_of = torch.empty_like(order)
-    row_of[order] = torch.arange(order.numel(), device=ids.device) - counts[0]
-    rows = torch.cat(parts) if parts else experts.x.new_zeros((1, experts.x.shape[1]))
-    return rows, row_of.view(ids.shape)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..types import BLOCK, Fp8Pair
+from ..types import BLOCK, ROW_GROUP, Fp8Pair
 from .invariance import linear
 from .quant import dequant_fp8, per_token_group_quant_fp8
 from .rows import padded, silu
@@ -25,7 +25,8 @@ __all__ = [
     "m_grouped_fp8_swiglu_gemm_nt_offset",
 ]
 
-_ROW_GROUP = 8  # rows of gate, then of up, in an interleaved weight
+Hidden = tuple[Tensor, Tensor | None]  # h and, if it is quantised, its scales
+
 
 # Dequantised weights by FP8 tensor: torch has no CPU FP8 matmul, and widening a weight costs more than one decode
 # step's product with it. An entry lives as long as its weight, and is renewed after a write to it.
@@ -66,7 +67,7 @@ def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offset
                                  split_k: int = 1) -> Tensor:  # fmt: skip
     """out[offsets[g]:offsets[g+1]] = lhs[offsets[g]:offsets[g+1]] @ rhs[g].T; other rows are not written."""
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*rhs)
-    for g, rows in _groups(offsets, len(a)):
+    for g, rows in groups_of(offsets, len(a)):
         out[rows] = _rescued(product(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
     return out
 
@@ -93,25 +94,48 @@ def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_
     return out
 
 
-def interleave_gate_up(w: Tensor, s: Tensor) -> Fp8Pair:
+def interleave_gate_up(w: Tensor, s: Tensor | None = None) -> Tensor | Fp8Pair:
     """Rows of w [G,2I,K] in groups of 8, gate and up in turn; the scale rows of s in turn, one by one."""
-    return _reorder(w, s, undo=False)
+    return _turns(w, ROW_GROUP, undo=False) if s is None else _reorder(w, s, undo=False)
+
+
+def halves_of(w: Tensor) -> Tensor:
+    """A weight [G,2I,K] in the order of `interleave_gate_up` as gate rows, then up rows."""
+    return _turns(w, ROW_GROUP, undo=True)
 
 
 def m_grouped_fp8_swiglu_gemm_nt_offset(lhs: Fp8Pair, gate_up: Fp8Pair, offsets: Tensor, *,
                                         max_m_hint: int | None = None, counts_ready: bool = False,
-                                        out: Fp8Pair | None = None) -> Fp8Pair:  # fmt: skip
-    """quantise_1x128(silu(lhs @ gate[g].T) * (lhs @ up[g].T)) per group of rows; SwiGLU on the fp32 products."""
+                                        quantise: bool = True,
+                                        out: Hidden | None = None) -> Fp8Pair | Tensor:  # fmt: skip
+    """quantise_1x128(silu(lhs @ gate[g].T) * (lhs @ up[g].T)) per group of rows; SwiGLU on the fp32 products. Without
+    quantise it is rounded to bf16."""
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*gate_up, interleaved=True)
-    if out is None:
-        rows, width = len(a), w.shape[1] // 2
-        out = a.new_empty((rows, width), dtype=lhs[0].dtype), a.new_empty((rows, -(-width // BLOCK)))
-    for g, rows in _groups(offsets, len(a)):
+    out = new_hidden(a, w.shape[1] // 2, torch.bfloat16, quantise) if out is None else out
+    for g, rows in groups_of(offsets, len(a)):
         d = product(a[rows], w[g])
-        gate, up = _rescued(d, _part(lhs, rows), _part(gate_up, g), interleaved=True).chunk(2, -1)
-        for whole, part in zip(out, per_token_group_quant_fp8(silu(gate) * up), strict=True):
-            whole[rows] = part
-    return out
+        d = _rescued(d, _part(lhs, rows), _part(gate_up, g), interleaved=True)
+        swiglu_into(out, rows, d)
+    return out[0] if out[1] is None else out
+
+
+def new_hidden(a: Tensor, width: int, plain: torch.dtype, quantise: bool) -> Hidden:
+    """h [M,width] and its scales; or h of the dtype `plain`, and None."""
+    if not quantise:
+        return a.new_empty((len(a), width), dtype=plain), None
+    scales = a.new_empty((len(a), -(-width // BLOCK)), dtype=torch.float32)
+    return a.new_empty((len(a), width), dtype=torch.float8_e4m3fn), scales
+
+
+def swiglu_into(out: Hidden, rows: slice, products: Tensor) -> None:
+    """Writes silu(gate) * up of products [m,2I], gate columns, then up columns, to `rows` of h: quantised if there are
+    scales, else rounded."""
+    gate, up = products.chunk(2, -1)
+    h, scales = out
+    if scales is None:
+        h[rows] = (silu(gate) * up).to(h.dtype)
+    else:
+        h[rows], scales[rows] = per_token_group_quant_fp8(silu(gate) * up)
 
 
 def _part(pair: Fp8Pair, index: Any) -> Fp8Pair:
@@ -161,7 +185,7 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
     return linear(F.pad(rows, (0, 0, 0, padded(m) - m)), weight)[:m]
 
 
-def _groups(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
+def groups_of(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
     """(g, its rows) of each group that has rows; offsets outside 0 .. rows are cut off."""
     bounds = [min(max(at, 0), rows) for at in offsets.tolist()]
     for g, (start, end) in enumerate(pairwise(bounds)):
@@ -170,9 +194,11 @@ def _groups(offsets: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
 
 
 def _reorder(w: Tensor, s: Tensor, *, undo: bool) -> Fp8Pair:
-    experts, rows, columns = w.shape
-    groups, blocks = rows // (2 * _ROW_GROUP), s.shape[1] // 2
+    return _turns(w.view(torch.uint8), ROW_GROUP, undo=undo).view(w.dtype), _turns(s, 1, undo=undo)
+
+
+def _turns(t: Tensor, size: int, *, undo: bool) -> Tensor:
+    """t [G,R,C] with `size` rows of its first half and of its second in turn; undo: back to halves."""
+    groups = t.shape[1] // (2 * size)
     turns = (groups, 2) if undo else (2, groups)
-    w_out = w.view(torch.uint8).reshape(experts, *turns, _ROW_GROUP, columns).transpose(1, 2)
-    s_out = s.reshape(experts, *((blocks, 2) if undo else (2, blocks)), s.shape[2]).transpose(1, 2)
-    return w_out.reshape(w.shape).view(w.dtype), s_out.reshape(s.shape)
+    return t.reshape(len(t), *turns, size, t.shape[2]).transpose(1, 2).reshape(t.shape)

@@ -11,7 +11,7 @@ from ..types import Fp8Pair, Plan, Routing
 from .quant import per_token_group_quant_fp8
 from .rows import acc_dtype
 
-__all__ = ["moe_combine", "moe_permute_quant", "moe_plan", "moe_route"]
+__all__ = ["moe_combine", "moe_permute", "moe_permute_quant", "moe_plan", "moe_route"]
 
 _COMBINE_TOKENS = 256  # at once, because the products of all choices are held in fp32
 
@@ -72,11 +72,21 @@ def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> Plan
     return Plan(offsets, row_of.view(ids.shape), src_of)
 
 
+def moe_permute(x: Tensor, plan: Plan, *, out: Tensor | None = None) -> Tensor:
+    """Each row of x copied to the places of its choices; rows without a source are not written."""
+    out = x.new_empty((len(plan.src_of), x.shape[1])) if out is None else out
+    tokens, k = plan.row_of.shape
+    if tokens:
+        token = plan.src_of.long() // k
+        used = ((plan.src_of >= 0) & (token < tokens))[:, None]
+        out.copy_(torch.where(used, x[token.clamp(0, tokens - 1)], out))
+    return out
+
+
 def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = False,
                       out: Fp8Pair | None = None) -> Fp8Pair:  # fmt: skip
     """x quantised 1x128, each row copied to the places of its choices; rows without a source are not written."""
     q, s = per_token_group_quant_fp8(x)
-    tokens, k = plan.row_of.shape
     if out is None:
         rows, width, blocks = len(plan.src_of), x.shape[1], s.shape[1]
         scales = x.new_empty((blocks, rows + -rows % 4), dtype=torch.float32).t()[:rows]
@@ -84,13 +94,8 @@ def moe_permute_quant(x: Tensor, plan: Plan, *, column_major_scales: bool = Fals
             torch.empty((rows, width), dtype=q.dtype, device=x.device),
             scales if column_major_scales else torch.empty((rows, blocks), dtype=torch.float32, device=x.device),
         )
-    token = plan.src_of.long() // k
-    used = ((plan.src_of >= 0) & (token < tokens))[:, None]
-    if tokens:
-        token = token.clamp(0, tokens - 1)
-        whole_q, whole_s = out[0].view(torch.uint8), out[1]
-        whole_q.copy_(torch.where(used, q.view(torch.uint8)[token], whole_q))
-        whole_s.copy_(torch.where(used, s[token], whole_s))
+    moe_permute(q.view(torch.uint8), plan, out=out[0].view(torch.uint8))
+    moe_permute(s, plan, out=out[1])
     return out
 
 

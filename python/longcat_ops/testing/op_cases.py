@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,26 +13,8 @@ import longcat_ops
 from longcat_ops import per_block_quant_fp8, per_token_group_quant_fp8
 from longcat_ops.ops.registry import OPS
 
-
-class Call(NamedTuple):
-    """Arguments of a public function."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-
-
-def _seeded(function: Callable[..., Call]) -> Callable[..., Call]:
-    @functools.wraps(function)
-    def build(*args: Any, **kwargs: Any) -> Call:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(7)
-            return function(*args, **kwargs)
-
-    return build
-
-
-def call(*args: Any, **kwargs: Any) -> Call:
-    return Call(args, kwargs)
+from . import bf16_cases
+from .calls import Call, call, m_indices_of, masked_m_of, offsets_of, seeded
 
 
 def activation(*shape: int) -> tuple[Tensor, Tensor]:
@@ -65,68 +46,58 @@ def plan_of(routing: longcat_ops.Routing) -> longcat_ops.Plan:
     return longcat_ops.moe_plan(routing.ids, 6, routing.weights)
 
 
-def _offsets(groups: int, rows: int) -> Tensor:
-    """Unaligned offsets, with an empty group and rows left over at the end."""
-    inner = [rows * g // (groups + 1) for g in range(1, groups)]
-    if groups > 2:
-        inner[1] = inner[0]
-    return torch.tensor([0, *inner, max(rows - 1, 0)], dtype=torch.int32)
-
-
-@_seeded
+@seeded
 def _quant(rows: int, width: int, **kwargs: Any) -> Call:
     return call(torch.randn(rows, width).bfloat16(), **kwargs)
 
 
-@_seeded
+@seeded
 def _dequant(rows: int, width: int, dtype: torch.dtype, per_row: bool) -> Call:
     x = torch.randn(rows, width)
     return call(*(per_token_group_quant_fp8(x) if per_row else per_block_quant_fp8(x)), dtype)
 
 
-@_seeded
+@seeded
 def _norm(rows: int, width: int, residual: bool = False) -> Call:
     x = torch.randn(rows, width).bfloat16()
     return call(x, torch.rand(width) + 0.5, 1e-5, *([torch.randn(rows, width).bfloat16()] if residual else []))
 
 
-@_seeded
+@seeded
 def _gemm(m: int, n: int, k: int, **kwargs: Any) -> Call:
     return call(activation(m, k), per_block_quant_fp8(torch.randn(n, k)), **kwargs)
 
 
-@_seeded
+@seeded
 def _offset(m: int, n: int, k: int, groups: int, **kwargs: Any) -> Call:
     out = torch.zeros(m, n, dtype=torch.bfloat16)
-    return call(activation(m, k), stacked_weight(groups, n, k), out, _offsets(groups, m), **kwargs)
+    return call(activation(m, k), stacked_weight(groups, n, k), out, offsets_of(groups, m), **kwargs)
 
 
-@_seeded
+@seeded
 def _masked(m: int, n: int, k: int, groups: int) -> Call:
     out = torch.zeros(groups, m, n, dtype=torch.bfloat16)
-    masked_m = torch.tensor([(3 * g) % (m + 1) for g in range(groups)], dtype=torch.int32)
-    return call(activation(groups, m, k), stacked_weight(groups, n, k), out, masked_m, 4)
+    return call(activation(groups, m, k), stacked_weight(groups, n, k), out, masked_m_of(groups, m), 4)
 
 
-@_seeded
+@seeded
 def _contiguous(m: int, n: int, k: int, groups: int) -> Call:
     out = torch.zeros(m, n, dtype=torch.bfloat16)
-    indices = torch.tensor([-1 if i % 5 == 4 else i * groups // max(m, 1) for i in range(m)], dtype=torch.int32)
-    return call(activation(m, k), stacked_weight(groups, n, k), out, indices)
+    return call(activation(m, k), stacked_weight(groups, n, k), out, m_indices_of(groups, m))
 
 
-@_seeded
+@seeded
 def _interleave(groups: int, width: int, k: int) -> Call:
     return call(*gate_up(groups, width, k))
 
 
-@_seeded
+@seeded
 def _swiglu(m: int, width: int, k: int, groups: int, **kwargs: Any) -> Call:
     weights = longcat_ops.interleave_gate_up(*gate_up(groups, width, k))
-    return call(activation(m, k), weights, _offsets(groups, m), **kwargs)
+    return call(activation(m, k), weights, offsets_of(groups, m), **kwargs)
 
 
-@_seeded
+@seeded
 def _route(tokens: int, experts: int, zero: int, top_k: int, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Call:
     logits = torch.randn(tokens, experts).to(dtype)
     return call(
@@ -140,12 +111,12 @@ def _route(tokens: int, experts: int, zero: int, top_k: int, dtype: torch.dtype 
     )
 
 
-@_seeded
+@seeded
 def _plan(tokens: int, num_local: int, top_k: int = 4) -> Call:
     return call(route(tokens, top_k=top_k).ids, num_local)
 
 
-@_seeded
+@seeded
 def _weighted_plan(tokens: int, num_local: int) -> Call:
     """A plan with zero experts as id 0, weight 0; weights of -0 and NaN among the others."""
     routing = route(tokens)
@@ -154,12 +125,18 @@ def _weighted_plan(tokens: int, num_local: int) -> Call:
     return call(routing.ids.clamp(min=0), num_local, weights)
 
 
-@_seeded
-def _permute(tokens: int, width: int, **kwargs: Any) -> Call:
-    return call(torch.randn(tokens, width).bfloat16(), plan_of(route(tokens)), **kwargs)
+@seeded
+def _router(tokens: int, experts: int, width: int, dtype: torch.dtype = torch.bfloat16, split: bool = False) -> Call:
+    w = 0.02 * torch.randn(experts, width)
+    return call(torch.randn(tokens, width).to(dtype), w, split=longcat_ops.split_bf16x3(w) if split else None)
 
 
-@_seeded
+@seeded
+def _permute(tokens: int, width: int, dtype: torch.dtype = torch.bfloat16, **kwargs: Any) -> Call:
+    return call(torch.randn(tokens, width).to(dtype), plan_of(route(tokens)), **kwargs)
+
+
+@seeded
 def _combine(tokens: int, width: int, add: bool) -> Call:
     routing = route(tokens)
     plan = plan_of(routing)
@@ -168,15 +145,15 @@ def _combine(tokens: int, width: int, add: bool) -> Call:
     return call(y, plan, routing, x, *([torch.randn(tokens, width).bfloat16()] if add else []))
 
 
-@_seeded
-def _fused(tokens: int, hidden: int, width: int, fp8: bool, planned: bool = False) -> Call:
-    x = torch.randn(tokens, hidden).bfloat16()
-    if not fp8:
-        weights = (torch.randn(6, 2 * width, hidden).bfloat16() * 0.1, torch.randn(6, hidden, width).bfloat16() * 0.1)
-        return call(x, route(tokens), *weights)
-    weights = longcat_ops.interleave_gate_up(*gate_up(6, width, hidden)), stacked_weight(6, hidden, width)
-    routing = route(tokens)
-    return call(x, routing, *weights, **({"plan": plan_of(routing)} if planned else {}))
+@seeded
+def _fused(tokens: int, hidden: int, width: int, fp8: str, planned: bool = False) -> Call:
+    """fp8: which of the weights are FP8, "gate_up", "down" or both."""
+    x, routing = torch.randn(tokens, hidden).bfloat16(), route(tokens)
+    pairs = gate_up(6, width, hidden), stacked_weight(6, hidden, width)
+    dense = [torch.randn(q.shape).bfloat16() * 0.1 for q, _ in pairs]
+    w_gate_up = longcat_ops.interleave_gate_up(*(pairs[0] if "gate_up" in fp8 else dense[:1]))
+    w_down = pairs[1] if "down" in fp8 else dense[1]
+    return call(x, routing, w_gate_up, w_down, **({"plan": plan_of(routing)} if planned else {}))
 
 
 # Per op, cases by name. The first is the typical one; "empty" has no token.
@@ -223,11 +200,23 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "ragged": lambda: _contiguous(11, 72, 160, 3),
         "empty": lambda: _contiguous(0, 64, 128, 2),
     },
-    "interleave_gate_up": {"ragged": lambda: _interleave(2, 136, 160), "one": lambda: _interleave(1, 8, 8)},
+    "interleave_gate_up": {
+        "ragged": lambda: _interleave(2, 136, 160),
+        "one": lambda: _interleave(1, 8, 8),
+        **bf16_cases.INTERLEAVE,
+    },
     "m_grouped_fp8_swiglu_gemm_nt_offset": {
         "ragged": lambda: _swiglu(11, 136, 160, 3),
         "hints": lambda: _swiglu(6, 64, 128, 2, max_m_hint=1, counts_ready=True),
+        "plain": lambda: _swiglu(11, 136, 160, 3, quantise=False),
         "empty": lambda: _swiglu(0, 64, 128, 3),
+    },
+    **bf16_cases.CASES,
+    "router_gemm": {
+        "split": lambda: _router(5, 100, 200, split=True),
+        "f32": lambda: _router(3, 13, 72, torch.float32, split=True),
+        "alone": lambda: _router(9, 96, 64),
+        "empty": lambda: _router(0, 24, 64, split=True),
     },
     "moe_route": {
         "odd": lambda: _route(5, 13, 4, 5),
@@ -241,6 +230,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "few_local": lambda: _plan(7, 2),
         "empty": lambda: _plan(0, 6),
     },
+    "moe_permute": {
+        "ragged": lambda: _permute(7, 160),
+        "f32": lambda: _permute(3, 576, torch.float32),
+        "f16": lambda: _permute(5, 8, torch.float16),
+        "empty": lambda: _permute(0, 128),
+    },
     "moe_permute_quant": {
         "ragged": lambda: _permute(7, 160),
         "column_major": lambda: _permute(3, 576, column_major_scales=True),
@@ -252,10 +247,12 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "empty": lambda: _combine(0, 64, add=False),
     },
     "fused_moe": {
-        "fp8": lambda: _fused(7, 160, 136, fp8=True),
-        "dense": lambda: _fused(3, 64, 48, fp8=False),
-        "planned": lambda: _fused(5, 128, 64, fp8=True, planned=True),
-        "empty": lambda: _fused(0, 128, 64, fp8=True),
+        "fp8": lambda: _fused(7, 160, 136, fp8="gate_up, down"),
+        "dense": lambda: _fused(3, 64, 48, fp8=""),
+        "fp8_gate_up": lambda: _fused(5, 64, 72, fp8="gate_up"),
+        "fp8_down": lambda: _fused(5, 72, 136, fp8="down"),
+        "planned": lambda: _fused(5, 128, 64, fp8="gate_up, down", planned=True),
+        "empty": lambda: _fused(0, 128, 64, fp8=""),
     },
 }
 EVERY = [(op, name) for op, cases in CASES.items() for name in cases]

@@ -30,9 +30,11 @@ def settled(op: str, made: Any, result: Any) -> Any:
     """The result without the rows that the op leaves unset."""
     offsets = {
         "m_grouped_fp8_swiglu_gemm_nt_offset": lambda: made.args[2],
+        "m_grouped_bf16_swiglu_gemm_nt_offset": lambda: made.args[2],
+        "moe_permute": lambda: made.args[1].offsets,
         "moe_permute_quant": lambda: made.args[1].offsets,
     }
-    return [t[: int(offsets[op]()[-1])] for t in result] if op in offsets else result
+    return [t[: int(offsets[op]()[-1])] for t in tensors(result)] if op in offsets else result
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -76,8 +76,9 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
     used = int(plan.offsets[-1])
     x = torch.randn(tokens, width, generator=torch.Generator().manual_seed(1)).bfloat16()
     there = to_device((x, plan), machine.device)
-    ours = longcat_ops.moe_permute_quant(*there)
-    same_bits("moe_permute_quant", [t[:used] for t in ours], [t[:used] for t in longcat_ops.moe_permute_quant(x, plan)])
+    for op in (longcat_ops.moe_permute, longcat_ops.moe_permute_quant):
+        ours, expected = tensors(op(*there)), tensors(op(x, plan))
+        same_bits(op.__name__, [t[:used] for t in ours], [t[:used] for t in expected])
     y = torch.randn(len(plan.src_of), width, generator=torch.Generator().manual_seed(2)).bfloat16()
     against_cpu(machine, "moe_combine", y, plan, routing, x)
     against_cpu(machine, "moe_combine", y, plan, routing, x, x.flip(0))

@@ -119,7 +119,7 @@ def quantisation(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
 
 
 def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int, top_k: int) -> dict[str, Any]:
-    """moe_route, moe_plan, moe_permute_quant, moe_combine, beside the reference in torch where it reads nothing on the
+    """moe_route, moe_plan, both permutes, moe_combine, beside the reference in torch where it reads nothing on the
     host."""
     logits, bias, sizes = routed(tokens, experts, zero, top_k)
     logits, bias = logits.to(machine.device), bias.to(machine.device)
@@ -130,6 +130,7 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
     calls: dict[str, tuple[tuple, dict]] = {
         "moe_route": ((logits, bias), sizes),
         "moe_plan": ((routing.ids, experts - zero, routing.weights), {}),
+        "moe_permute": ((x, plan), {}),
         "moe_permute_quant": ((x, plan), {}),
         "moe_combine": ((y, plan, routing, x), {}),
     }

@@ -9,7 +9,9 @@ from ...errors import LongcatUnsupportedError
 
 Refusal = tuple[Sequence[str], str, str]  # names; why; what to use instead
 
-_BF16 = "longcat_ops has no BF16 product"
+_BF16 = "the adapter covers the FP8 products alone so far"
+_BF16_K_MAJOR = "the BF16 products of longcat_ops read both operands along K"
+_BF16_GRADIENT = "longcat_ops has no BF16 product grouped along K"
 _K_MAJOR = "the FP8 products of SM90 read both operands along K"
 _GRADIENT = "products grouped along K make weight gradients, and no op of longcat_ops has a gradient formula"
 _INDEXER = "LongCat-Flash attends to all rows, so longcat_ops has no indexer of sparse attention"
@@ -18,22 +20,28 @@ _FP4 = "SM90 has no FP4, and longcat_ops no product that unpacks it"
 _COLUMNS = "longcat_ops has scales along K, and no product that reads others"
 
 PRODUCTS: Sequence[Refusal] = (
+    (("bf16_gemm_nt",), _BF16, "longcat_ops.bf16_gemm_nt, with the same a, b and d"),
     (
-        ("bf16_gemm_nt", "bf16_gemm_nn", "bf16_gemm_tn", "bf16_gemm_tt"),
-        _BF16,
-        "torch.mm; or per_token_cast_to_fp8, per_block_cast_to_fp8 and fp8_gemm_nt",
+        ("bf16_gemm_nn", "bf16_gemm_tn", "bf16_gemm_tt"),
+        _BF16_K_MAJOR,
+        "torch.mm; or longcat_ops.bf16_gemm_nt, with a transposed operand stored K-major",
     ),
     (
-        (
-            "m_grouped_bf16_gemm_nt_contiguous",
-            "m_grouped_bf16_gemm_nn_contiguous",
-            "m_grouped_bf16_gemm_nt_masked",
-            "bf16_m_grouped_gemm_nt_masked",
-        ),
+        ("m_grouped_bf16_gemm_nt_contiguous",),
         _BF16,
-        "torch.nn.functional.grouped_mm; or FP8 operands and m_grouped_fp8_gemm_nt_contiguous or _masked",
+        "longcat_ops.m_grouped_bf16_gemm_nt_contiguous, with the same a, b, d and grouped_layout",
     ),
-    (("k_grouped_bf16_gemm_tn_contiguous",), _BF16, "torch.nn.functional.grouped_mm"),
+    (
+        ("m_grouped_bf16_gemm_nt_masked", "bf16_m_grouped_gemm_nt_masked"),
+        _BF16,
+        "longcat_ops.m_grouped_bf16_gemm_nt_masked, with the same a, b, d, masked_m and expected_m",
+    ),
+    (
+        ("m_grouped_bf16_gemm_nn_contiguous",),
+        _BF16_K_MAJOR,
+        "longcat_ops.m_grouped_bf16_gemm_nt_contiguous, with b stored K-major",
+    ),
+    (("k_grouped_bf16_gemm_tn_contiguous",), _BF16_GRADIENT, "torch.nn.functional.grouped_mm"),
     (
         ("cublaslt_gemm_nt", "cublaslt_gemm_nn", "cublaslt_gemm_tn", "cublaslt_gemm_tt"),
         "longcat_ops does not wrap cuBLASLt",
@@ -147,8 +155,8 @@ LEGACY: Sequence[Refusal] = (
             "a_fused_k_grouped_bf16_gemm_tn_contiguous_tl",
             "b_fused_k_grouped_bf16_gemm_tn_contiguous_tl",
         ),
-        "DeepGEMM's Triton kernels are for A100, and " + _BF16,
-        "torch.nn.functional.grouped_mm",
+        "DeepGEMM's Triton kernels are for A100",
+        "longcat_ops.m_grouped_bf16_gemm_nt_contiguous, or torch.nn.functional.grouped_mm",
     ),
 )
 

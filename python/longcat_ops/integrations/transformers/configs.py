@@ -55,17 +55,20 @@ def _check_sizes(config: Any) -> None:
     experts = config.n_routed_experts + zero
     route = dict(top_k=config.moe_topk, num_experts=experts, num_zero_experts=zero, scale=config.routed_scaling_factor)
     chosen = Routing(floats(1, 1).int(), floats(1, 1), floats(1), floats(1).byte(), floats(1).int(), floats(1).int())
+    width = config.expert_ffn_hidden_size
+
+    def fused(width: int, hidden: int) -> tuple[bool, str, str]:
+        weights = floats(1, 2 * width, hidden), floats(1, hidden, width)
+        return supports("fused_moe", floats(1, hidden), chosen, *weights)
+
     for name, got, (legal, reason, _) in (
         (
             "n_routed_experts, zero_expert_num, moe_topk, routed_scaling_factor",
             f"{config.n_routed_experts}, {zero}, {config.moe_topk}, {config.routed_scaling_factor}",
             supports("moe_route", floats(1, experts), floats(experts), **route),
         ),
-        (
-            "hidden_size",
-            hidden,
-            supports("fused_moe", floats(1, hidden), chosen, floats(1, 2, hidden), floats(1, hidden, 1)),
-        ),
+        ("hidden_size", hidden, fused(8, hidden)),
+        ("expert_ffn_hidden_size", width, fused(width, 8)),
     ):
         if not legal:
             raise LongcatUnsupportedError(message("from_pretrained", name, got, "what the ops take", reason))

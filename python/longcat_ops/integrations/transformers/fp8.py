@@ -109,12 +109,6 @@ def _classes() -> dict[str, type]:
             widen = WeightConverter(["weight", f"weight{FP8_SUFFIX}"], "weight", [Widen()])
             return [*weight_conversions, widen]
 
-        def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
-            for layer in model.base_model.layers:
-                if layer.mlp.experts.is_fp8:
-                    layer.mlp.experts.interleave()
-            return model
-
         def is_serializable(self) -> bool:
             got, fix = "FP8 experts in the row order of fused_moe", "copy the folder that it was loaded from"
             raise LongcatUnsupportedError(message("save_pretrained", "model", got, "dense weights", fix=fix))

@@ -49,7 +49,8 @@ def _classes() -> dict[str, type[nn.Module]]:
             )  # fmt: skip
 
     class Experts(stock.LongcatFlashExperts):
-        """gate_up_proj [N,2I,H] and down_proj [N,H,I] of the FFN experts, dense, or FP8 beside `_scale_inv`."""
+        """gate_up_proj [N,2I,H], rows of gate and up in the order of `fused_moe`, and down_proj [N,H,I] of the FFN
+        experts, dense, or FP8 beside `_scale_inv`."""
 
         def __init__(self, config: Any) -> None:
             nn.Module.__init__(self)
@@ -58,13 +59,13 @@ def _classes() -> dict[str, type[nn.Module]]:
             self.total_experts = self.num_routed_experts + self.zero_expert_num
             self.intermediate_size = config.expert_ffn_hidden_size
             self.act_fn, self.identity_expert = ACT2FN[config.hidden_act], nn.Identity()  # named by transformers' plans
-            self.is_fp8 = self.is_interleaved = False
+            self.is_fp8 = False
             count, hidden, width = self.num_routed_experts, self.hidden_size, self.intermediate_size
             self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * width, hidden))
             self.down_proj = nn.Parameter(torch.empty(count, hidden, width))
 
         def hold_fp8(self) -> None:
-            """Room for FP8 weights and their scales, in the rows of the checkpoint, in place of dense ones."""
+            """Room for FP8 weights and their scales in place of dense ones."""
             count, hidden, width = self.num_routed_experts, self.hidden_size, self.intermediate_size
             rows, cols = scale_shape(width, hidden)
             shapes = {"gate_up_proj": (count, 2 * rows, cols), "down_proj": (count, *scale_shape(hidden, width))}
@@ -74,17 +75,6 @@ def _classes() -> dict[str, type[nn.Module]]:
                 setattr(self, name, nn.Parameter(codes, requires_grad=False))
                 setattr(self, f"{name}_scale_inv", nn.Parameter(scale, requires_grad=False))
             self.is_fp8 = True
-
-        def interleave(self) -> None:
-            """Brings FP8 gate and up rows into the order of `fused_moe`, once they are loaded."""
-            pair = self.gate_up_proj.detach(), self.gate_up_proj_scale_inv.detach()
-            for name, new in zip(
-                ("gate_up_proj", "gate_up_proj_scale_inv"),
-                ops_for(torch.float32).interleave_gate_up(*pair),
-                strict=True,
-            ):
-                setattr(self, name, nn.Parameter(new, requires_grad=False))
-            self.is_interleaved = True
 
         def forward(self, hidden_states: Tensor, routing: Routing) -> Tensor:
             """[T,H] -> [T,H] in its dtype, zero experts included."""
