@@ -33,7 +33,7 @@ MUTATIONS = [
     gemm("columns_of_one_byte", OPERANDS, "size * m.columns", "m.columns"),
     gemm("rows_of_one_byte", OPERANDS, "size * m.row_stride", "m.row_stride"),
     gemm("groups_of_one_byte", OPERANDS, "size * stack.stride", "stack.stride"),
-    gemm("three_producers", LAYOUT, "Operand::kFp8 ? 3 : 2; }", "3; }"),
+    gemm("three_producers", LAYOUT, "Operand::kFp8 ? 3 : 2; }", "Operand::kFp8 ? 3 : 3; }"),
     gemm("promoted_twice", TILE, "ptx::add_rn(sum[i], acc[i])", "ptx::add_rn(sum[i], ptx::add_rn(acc[i], acc[i]))"),
     gemm("steps_of_no_width", CONSUMER, PRODUCT, PRODUCT.replace("weights + k / 16", "weights")),
     gemm("tokens_of_the_first_step", CONSUMER, PRODUCT, PRODUCT.replace("tokens + k / 16", "tokens")),
@@ -68,7 +68,7 @@ def check() -> None:
     assert bits(calls.masked(parts, b, 1)) == bits(outs)
     assert bits(calls.contiguous(parts, b, [-1])) == bits(outs)
     check_order()
-    large, one = activations((193,), 264), weights(1, 72, 264)
+    large, one = activations((193,), 264), weights(1, 136, 264)
     calls.assert_near(calls.offset(large, one, hint=256), large, one, "exact")
     rows = torch.full((9, 137), torch.nan, dtype=torch.bfloat16)[:, 1:].copy_(parts[1][:, :136])  # off 16 bytes
     calls.assert_near([calls.dense(rows, b[1, :, :136])], [rows], b[1:2, :, :136], "exact")
