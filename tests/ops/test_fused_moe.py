@@ -210,7 +210,7 @@ def test_an_id_that_no_weight_has_is_refused(bad, tokens, fp8):
     routing.ids[1, 1] = -1
     without = fused_moe(x, routing, *weights)
     routing.ids[1, 1] = bad
-    if carried.active:
+    if carried.active or longcat_ops._environment.backend() == "emu":  # which takes the branch of a GPU
         assert bits(fused_moe(x, routing, *weights)) == bits(without)
         return
     for weight in (1.0, 0.0):
