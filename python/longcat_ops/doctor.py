@@ -64,7 +64,7 @@ def op_rows() -> list[OpRow]:
 
 
 def _row(row: Callable[[str], Device], name: str) -> Device:
-    """The row of an op that is a chain: what runs its FP8 chain, and that dense weights do not run it."""
+    """The row of an op that is a chain: what runs its parts."""
     own = row(name)
     parts = {op: row(op) for op in _chain(name)}
     if not parts or own.backend == "none":
@@ -75,7 +75,7 @@ def _row(row: Callable[[str], Device], name: str) -> Device:
     if missing:
         how = f"nothing, {missing[0].reason}"
     backend = "reference" if plain or missing else next(iter(parts.values())).backend
-    return Device(backend, f"FP8 weights: {how}; dense weights: plain torch")
+    return Device(backend, how)
 
 
 def _chain(name: str) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ def _cuda_row(name: str, no_gpu: tuple[str, str] | None) -> Device:
     native, chain = name in _kernels()[1], _chain(name)
     then = "the CUDA kernel" if native else "the reference in plain torch"
     if chain and _kernels()[1].issuperset(chain):
-        then = f"FP8 weights: a chain of {len(chain)} CUDA kernels; dense weights: plain torch"
+        then = f"a chain of {len(chain)} CUDA kernels"
     if no_gpu:
         reason, remedy = no_gpu
         return Device("none", f"{reason}; with a GPU: {then}", remedy)

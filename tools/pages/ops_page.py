@@ -56,7 +56,7 @@ def _table() -> str:
 def _backend(op: str, kernels: set[str], name: str) -> str:
     chain = OPS[op].chain
     if chain and kernels.issuperset(chain):
-        return f"{name} with FP8 weights, else reference"
+        return f"{name}, a chain of others"
     return name if op in kernels else "reference"
 
 

@@ -206,7 +206,7 @@ def _forms(op: str, arguments: dict[str, Any]) -> dict[str, swiglu.Forms]:
 
 def _backend(op: str, kernels: Collection[str], kernel: str) -> str:
     if OPS[op].chain and set(OPS[op].chain) <= set(kernels):
-        return f"a chain of {kernel}s with FP8 weights, else plain torch"
+        return f"a chain of {kernel}s"
     return kernel if op in kernels else "plain-torch reference"
 
 

@@ -17,8 +17,8 @@ class Op:
     """One op. `parameters` derives its call from its function and its schema.
 
     module: the one in `longcat_ops.ops` with its function. chain: the ops that an op without a kernel of its own runs
-    for FP8 weights. keywords: those of DeepGEMM that it takes. adapt: does to a call's values, by name, what its
-    function does to an argument before the schema sees it.
+    for FP8 weights; around a dense one their bf16 twins. keywords: those of DeepGEMM that it takes. adapt: does to a
+    call's values, by name, what its function does to an argument before the schema sees it.
     """
 
     module: str
