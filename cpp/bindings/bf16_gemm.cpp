@@ -7,11 +7,8 @@
 namespace longcat_ops::bindings {
 namespace {
 
-// Multiply-adds that take as long as one element of `parallel_over`.
-constexpr int64_t kProductsPerElement = 4;
-
 int64_t tiles_of(int64_t n) { return n / cpu::kBf16GemmTile; }
-int64_t work_of_tile(int64_t k) { return cpu::kBf16GemmTile * k / kProductsPerElement; }
+int64_t work_of_tile(int64_t k) { return cpu::kBf16GemmTile * k / cpu::kProductsPerElement; }
 
 // A product without its weight and its rows; n and k are the last two sizes of the weight.
 cpu::Bf16GemmParams product_of(const Call& a) {
@@ -93,7 +90,7 @@ void m_grouped_bf16_swiglu_gemm_nt_offset_cpu(const Call& a) {
       .k = w.sizes[2],
   };
   over_group_tiles(bounds.count, ceil_div(product.out.width, kQuantBlock),
-                   2 * kQuantBlock * product.k / kProductsPerElement, [&](int64_t g, int64_t begin, int64_t end) {
+                   2 * kQuantBlock * product.k / cpu::kProductsPerElement, [&](int64_t g, int64_t begin, int64_t end) {
                      cpu::Bf16SwigluParams one = product;
                      one.gate_up = gate_up[g];
                      one.row_begin = bounds.start[g];

@@ -46,8 +46,7 @@ void router_gemm_cpu(const Call& a) {
       .n = tiles * cpu::kBf16GemmTile,
       .k = columns,
   };
-  constexpr int64_t kProductsPerElement = 4;  // as long as one element of `parallel_over`
-  parallel_over(tiles, cpu::kBf16GemmTile * columns * tokens / kProductsPerElement,
+  parallel_over(tiles, cpu::kBf16GemmTile * columns * tokens / cpu::kProductsPerElement,
                 [&](int64_t begin, int64_t end) { cpu::bf16_gemm_nt(product, begin, end); });
   const int64_t left = w.sizes[0] - product.n;  // experts of a part of a tile
   if (left == 0 || tokens == 0) return;

@@ -18,14 +18,6 @@ void check_split_k(const char* op, const Arguments& a) {
   LC_CHECK(split_k == 1 || split_k == 2 || split_k == 4, op, "split_k", std::to_string(split_k), "1, 2 or 4", "", "");
 }
 
-}  // namespace
-
-void check_inner_size(const char* op, const char* name, const TensorDesc& b, const TensorDesc& a) {
-  const int64_t k = a.sizes[a.dim - 1];
-  LC_CHECK(b.sizes[b.dim - 1] == k, op, name, "of shape " + shape_text(b), text("a last size of ", k, ", the K of `a`"),
-           describe("a", a), "");
-}
-
 void check_index_vector(const char* op, const char* name, const TensorDesc& tensor, int64_t size, Named like) {
   check_operand(op, {name, &tensor}, DType::kInt32, {size}, like);
   check_contiguous(op, name, tensor);
@@ -33,6 +25,14 @@ void check_index_vector(const char* op, const char* name, const TensorDesc& tens
 
 void check_hint(const char* op, const char* name, std::optional<int64_t> hint) {
   LC_CHECK(hint.value_or(0) >= 0, op, name, std::to_string(*hint), "0 or more rows", "", "");
+}
+
+}  // namespace
+
+void check_inner_size(const char* op, const char* name, const TensorDesc& b, const TensorDesc& a) {
+  const int64_t k = a.sizes[a.dim - 1];
+  LC_CHECK(b.sizes[b.dim - 1] == k, op, name, "of shape " + shape_text(b), text("a last size of ", k, ", the K of `a`"),
+           describe("a", a), "");
 }
 
 void check_dense_rest(const char* op, const Arguments& a) {

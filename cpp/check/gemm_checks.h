@@ -7,9 +7,6 @@ namespace longcat_ops {
 
 // b's last size is the K of a.
 void check_inner_size(const char* op, const char* name, const TensorDesc& b, const TensorDesc& a);
-// offsets, i32 [size], or another vector of int32.
-void check_index_vector(const char* op, const char* name, const TensorDesc& tensor, int64_t size, Named like);
-void check_hint(const char* op, const char* name, std::optional<int64_t> hint);
 
 // What follows the operands in each layout's schema: indices, hints, split_k, out; the operands are already checked.
 void check_dense_rest(const char* op, const Arguments& a);

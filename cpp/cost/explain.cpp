@@ -30,6 +30,7 @@ Explanation explain(const OpCost& cost, const Arguments& arguments) {
   Explanation out;
   for (size_t i = 0; i < values.size(); ++i)
     (i < arguments.schema().first_output ? out.bytes_read : out.bytes_written) += bytes(values[i]);
+  if (cost.bytes_read) out.bytes_read = cost.bytes_read(arguments);
   out.flops = cost.flops ? cost.flops(arguments) : 0;
   out.assumes = cost.assumes;
   if (cost.launches) out.launches = cost.launches(arguments);

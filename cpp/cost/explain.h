@@ -31,6 +31,7 @@ struct Explanation {
 struct OpCost {
   double (*flops)(const Arguments&) = nullptr;
   const char* assumes = "";
+  int64_t (*bytes_read)(const Arguments&) = nullptr;  // where a kernel reads less than every input
   std::vector<KernelShape> (*launches)(const Arguments&) = nullptr;
   MoeGemmProblem (*product)(const Arguments&) = nullptr;  // of a matrix product, whose tiles are explained
 };

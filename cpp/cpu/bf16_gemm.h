@@ -16,7 +16,8 @@ struct Bf16GemmParams {
   int64_t row_begin, row_end, n, k;  // n and k are multiples of 8
 };
 
-constexpr int64_t kBf16GemmTile = 8;  // weight rows per tile
+constexpr int64_t kBf16GemmTile = 8;        // weight rows per tile
+constexpr int64_t kProductsPerElement = 4;  // multiply-adds that take as long as an element of most kernels
 
 // Tiles [begin, end) of n / kBf16GemmTile.
 void bf16_gemm_nt(const Bf16GemmParams& params, int64_t begin, int64_t end);

@@ -1,4 +1,4 @@
-// What the CPU kernels of the matrix products share: sums in lanes, and rows of a view.
+// What the CPU kernels share: sums in lanes, and rows of a view.
 #pragma once
 
 #include "cpu/float_formats.h"

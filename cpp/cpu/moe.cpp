@@ -10,16 +10,10 @@
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
+#include "cpu/lanes.h"
 
 namespace longcat_ops::cpu {
 namespace {
-
-constexpr int kLanes = 16;
-
-template <class T>
-LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
-  return static_cast<T*>(matrix.data) + row * matrix.row_stride;
-}
 
 // p = exp(x - max) / sum in a fixed order of summation. A NaN, a +inf or a row of -inf makes every p a NaN.
 template <class Format>

@@ -4,19 +4,13 @@
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
+#include "cpu/lanes.h"
 
 namespace longcat_ops::cpu {
 namespace {
 
 constexpr float kMinAmax = 1e-4f;
 constexpr float kMaxE4M3 = 448.0f;
-
-template <class T>
-LC_INLINE T* row_of(const Matrix& matrix, int64_t row) {
-  return static_cast<T*>(matrix.data) + row * matrix.row_stride;
-}
-
-LC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // NOTE: the maximum is taken over the bits of |x|. They order like the values, with NaN above inf, so a NaN propagates.
 // An integer maximum has no order of evaluation, so every instruction set agrees.

@@ -27,7 +27,7 @@ void check_activation(const char* op, Fp8Pair lhs, int rank, const char* layout)
 // What the three layouts share: a [.., K] against b [G, N, K].
 void check_grouped_operands(const char* op, Fp8Pair lhs, Fp8Pair rhs, int rank, const char* layout) {
   check_activation(op, lhs, rank, layout);
-  check_stacked_weight(op, "b", "sb", rhs, &lhs.values);
+  check_stacked_weight(op, "b", "sb", rhs, {"a", &lhs.values});
   check_inner_size(op, "b", rhs.values, lhs.values);
 }
 
@@ -75,13 +75,14 @@ void check_interleave_gate_up(const Arguments& a) {
   LC_CHECK(is_fp8 || w.dtype == DType::kBFloat16 || w.dtype == DType::kFloat32, kOp, "w", dtype_name(w.dtype),
            "torch.float8_e4m3fn, torch.bfloat16 or torch.float32", describe("w", w), "");
   check_scales_given(kOp, like, {"s", s});
-  is_fp8 ? check_gate_up(kOp, "w", "s", {w, *s}, nullptr) : check_gate_up_values(kOp, "w", w, nullptr);
+  is_fp8 ? check_gate_up(kOp, "w", "s", {w, *s}, {}) : check_gate_up_values(kOp, "w", w, {});
   if (w_out) {
     check_operand(kOp, {"w_out", w_out}, w.dtype, {w.sizes[0], w.sizes[1], w.sizes[2]}, like);
     check_contiguous(kOp, "w_out", *w_out);
+  }
+  if (w_out || s_out)
     LC_CHECK(!s == !s_out, kOp, "s_out", s_out ? "a tensor" : "None",
              s ? "a tensor, as there is s" : "None, as there is no s", describe("w", w), "");
-  }
   if (s_out) {
     check_operand(kOp, {"s_out", s_out}, s->dtype, {s->sizes[0], s->sizes[1], s->sizes[2]}, like);
     check_contiguous(kOp, "s_out", *s_out);
@@ -93,7 +94,7 @@ void check_m_grouped_fp8_swiglu_gemm_nt_offset(const Arguments& a) {
   static constexpr const char* kOp = "m_grouped_fp8_swiglu_gemm_nt_offset";
   const Fp8Pair lhs = a.pair("a", "sa"), gate_up = a.pair("gate_up", "s_gate_up");
   check_activation(kOp, lhs, 2, "[M, K]");
-  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, &lhs.values);
+  check_gate_up(kOp, "gate_up", "s_gate_up", gate_up, {"a", &lhs.values});
   check_inner_size(kOp, "gate_up", gate_up.values, lhs.values);
   check_swiglu_rest(kOp, a, DType::kBFloat16);
 }

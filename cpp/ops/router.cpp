@@ -37,6 +37,13 @@ void check_router_gemm(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
+// x, and the terms in place of w where they are given.
+int64_t router_bytes(const Arguments& a) {
+  const TensorDesc& x = a.tensor("x");
+  const TensorDesc *split = a.optional_tensor("split"), &weight = split ? *split : a.tensor("w");
+  return num_elements(x) * element_size(x.dtype) + num_elements(weight) * element_size(weight.dtype);
+}
+
 double router_flops(const Arguments& a) { return product_flops(a.tensor("x").sizes[0], a.tensor("w")); }
 
 std::vector<KernelShape> router_launches(const Arguments& a) {
@@ -57,7 +64,7 @@ std::vector<OpRow> router_ops() {
       // x bf16 or f32 [T, H], w f32 [E, H], split bf16 [3, E, H], out f32 [T, E]
       {"router_gemm(Tensor x, Tensor w, Tensor? split, Tensor(a!) out) -> ()",
        check_router_gemm,
-       {.flops = router_flops, .launches = router_launches}},
+       {.flops = router_flops, .bytes_read = router_bytes, .launches = router_launches}},
   };
 }
 

@@ -18,7 +18,7 @@ int launch_moe_gemm(const char* op, const Operands& o, const lc_stack& out, lc_s
   constexpr auto kPaired = moe_gemm_kernel<kOperand, kMaxTokens, true, Cluster::kPairs>;
   constexpr auto kLarge = moe_gemm_kernel<kOperand, kMaxTokens, true, Cluster::kNone>;
 
-  MoeGemmProblem problem = problem_of(o);
+  MoeGemmProblem problem = problem_of(kOperand, o);
   problem.clusters = o.split_k > 1 ? resident_clusters(problem.mapped ? kSmallSplit : kSmallCopied, kThreads,
                                                        static_cast<int>(o.split_k))
                                    : resident_clusters(kPaired, kThreads, 2);

@@ -10,7 +10,7 @@ namespace longcat_ops::moe_gemm {
 template <Operand kOperand>
 int launch_moe_swiglu_gemm(const char* op, const Operands& o, const lc_matrix* h, const lc_matrix* sh,
                            lc_stream_t stream) {
-  MoeGemmProblem problem = problem_of(o);
+  MoeGemmProblem problem = problem_of(kOperand, o);
   problem.swiglu = true;
   problem.quantised = h->dtype == LC_E4M3;
   const MoeGemmConfig config = choose_moe_gemm_config(problem);

@@ -21,7 +21,6 @@ struct Operands {
   bool counts_ready = false;
   int64_t split_k = 1;
 
-  Operand operand() const { return a.matrix.dtype == LC_BF16 ? Operand::kBf16 : Operand::kFp8; }
   void set_index(RowLayout layout_, const char* name, const int32_t* data, int64_t size) {
     layout = layout_;
     index_name = name;
@@ -75,8 +74,9 @@ inline Memory memory_of(const Operands& o) {
   return memory;
 }
 
-inline MoeGemmProblem problem_of(const Operands& o) {
+inline MoeGemmProblem problem_of(Operand operand, const Operands& o) {
   MoeGemmProblem problem;
+  problem.operand = operand;
   problem.groups = o.b.count;
   problem.rows = o.a.count * o.a.matrix.rows;
   problem.group_rows = o.a.matrix.rows;
@@ -84,7 +84,6 @@ inline MoeGemmProblem problem_of(const Operands& o) {
   problem.mean_rows = o.mean_rows;
   problem.n = o.b.matrix.rows;
   problem.k = o.b.matrix.columns;
-  problem.operand = o.operand();
   problem.mapped = can_map(bytes_of(o.b)) && can_map(bytes_of(o.a));
   problem.sms = sm_count();
   problem.split_k = o.split_k;

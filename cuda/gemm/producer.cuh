@@ -28,7 +28,7 @@ LC_DEVICE device::Pipeline stages_of(const MoeGemmParams& p, uint32_t base) {
 }
 
 // If no tensor map can describe the rows (addresses or strides off 16 bytes), a warp copies them as TMA would: rows of
-// 128 bytes, 16-byte chunks swizzled, zeros beyond `valid` rows and k columns.
+// 128 bytes, 16-byte chunks swizzled, zeros beyond `valid` rows and k bytes.
 LC_DEVICE void copy_block(uint32_t to, const Stack<const uint8_t>& from, uint32_t group, uint32_t row, uint32_t rows,
                           uint32_t valid, uint32_t column, uint32_t k) {
   const bool wide = ((reinterpret_cast<uintptr_t>(from.data) | from.group_stride | from.row_stride) & 7) == 0;

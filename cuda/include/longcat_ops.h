@@ -124,7 +124,20 @@ typedef struct lc_m_grouped_fp8_gemm_nt_contiguous_args {
 } lc_m_grouped_fp8_gemm_nt_contiguous_args;
 LC_API int lc_m_grouped_fp8_gemm_nt_contiguous(const lc_m_grouped_fp8_gemm_nt_contiguous_args* args,
                                                lc_stream_t stream);
-/* The same for bf16, without scales. */
+/* gate_up and its scales are as interleave_gate_up returns them; sh may have any strides, absent if h is bf16. */
+typedef struct lc_m_grouped_fp8_swiglu_gemm_nt_offset_args {
+  size_t struct_size;
+  lc_matrix a, sa;
+  lc_stack gate_up, s_gate_up;
+  const int32_t* offsets;
+  int64_t max_m_hint;
+  int32_t counts_ready;
+  lc_matrix h, sh;
+} lc_m_grouped_fp8_swiglu_gemm_nt_offset_args;
+LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_m_grouped_fp8_swiglu_gemm_nt_offset_args* args,
+                                                  lc_stream_t stream);
+
+/* The five products for bf16, without scales of operands. */
 typedef struct lc_bf16_gemm_nt_args {
   size_t struct_size;
   lc_matrix a, b;
@@ -159,20 +172,6 @@ typedef struct lc_m_grouped_bf16_gemm_nt_contiguous_args {
 } lc_m_grouped_bf16_gemm_nt_contiguous_args;
 LC_API int lc_m_grouped_bf16_gemm_nt_contiguous(const lc_m_grouped_bf16_gemm_nt_contiguous_args* args,
                                                 lc_stream_t stream);
-/* gate_up and its scales are as interleave_gate_up returns them; sh may have any strides, and is absent if h is bf16.
- */
-typedef struct lc_m_grouped_fp8_swiglu_gemm_nt_offset_args {
-  size_t struct_size;
-  lc_matrix a, sa;
-  lc_stack gate_up, s_gate_up;
-  const int32_t* offsets;
-  int64_t max_m_hint;
-  int32_t counts_ready;
-  lc_matrix h, sh;
-} lc_m_grouped_fp8_swiglu_gemm_nt_offset_args;
-LC_API int lc_m_grouped_fp8_swiglu_gemm_nt_offset(const lc_m_grouped_fp8_swiglu_gemm_nt_offset_args* args,
-                                                  lc_stream_t stream);
-
 typedef struct lc_m_grouped_bf16_swiglu_gemm_nt_offset_args {
   size_t struct_size;
   lc_matrix a;

@@ -1,7 +1,5 @@
 #include "router/config.h"
 
-#include <algorithm>
-
 #include "common/constants.h"
 #include "common/numeric.h"
 

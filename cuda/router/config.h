@@ -3,12 +3,14 @@
 
 #include <cstdint>
 
+#include "device/barrier_pair.h"
+
 namespace longcat_ops {
 namespace router {
 
 constexpr uint32_t kTileExperts = 64;  // per block: the M of wgmma
 constexpr uint32_t kStageBytes = 128;  // of each row: 64 of bf16
-constexpr uint32_t kStageColumns = 64;
+constexpr uint32_t kStageColumns = kStageBytes / 2;
 constexpr uint32_t kTerms = 3;                           // of bf16, whose sum is a float32
 constexpr uint32_t kMostTokens = 128;                    // per block
 constexpr uint32_t kSlowTokens = 32;                     // per block, if warps copy or split the tokens
@@ -46,7 +48,7 @@ constexpr SmemLayout make_smem_layout(uint32_t width, uint32_t token_terms, uint
   layout.stages = stages;
   layout.sums = stages * layout.stage_bytes;
   layout.barriers = layout.sums + width * kSumPitch * 4;
-  layout.bytes = layout.barriers + stages * 16;
+  layout.bytes = layout.barriers + stages * device::kBarrierPairBytes;
   return layout;
 }
 

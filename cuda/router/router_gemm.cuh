@@ -71,7 +71,8 @@ LC_DEVICE void load_stages(const RouterGemmParams& p, uint32_t base, const Work&
   ptx::grid_dependency_launch();  // the last loads are issued
 }
 
-// The next term of eight values, which keep what it leaves. An inf or NaN has no further terms.
+// The next term of eight values, which keep what it leaves. An inf, also one that rounding gave, or NaN has no further
+// terms.
 LC_DEVICE ptx::Vec16 take_term(float (&values)[device::kChunk]) {
   uint32_t words[4];
   LC_UNROLL
@@ -81,7 +82,7 @@ LC_DEVICE ptx::Vec16 take_term(float (&values)[device::kChunk]) {
     ptx::unpack_bf16x2(words[i], rounded[0], rounded[1]);
     const auto rest = [](float value, float term) {
       const float left = ptx::add_rn(value, -term);
-      return left == left ? left : 0.0f;
+      return ptx::add_rn(left, -left) == 0.0f ? left : 0.0f;
     };
     *low = rest(*low, rounded[0]);
     *high = rest(*high, rounded[1]);

@@ -121,6 +121,11 @@ def test_inf_and_nan_show() -> None:
 
 
 KERNEL = "router/router_gemm.cuh"
+COPY = (
+    "  device::Pipeline stages = stages_of(p, base);\n"
+    "  for (uint32_t block = work.begin; block < work.end; ++block, stages.advance()) {\n"
+    "    const uint32_t to = base + stages.stage * p.smem.stage_bytes + kTerms"
+)
 
 
 def planted(name: str, old: str, new: str, file: str = KERNEL) -> Mutation:
@@ -146,12 +151,7 @@ MUTATIONS = [
     planted("copies_not_swizzled", "chunk ^ row % 8", "chunk"),
     planted("rows_beyond_the_tokens_copied", "work.token + row < p.tokens && ", ""),
     planted("columns_beyond_the_last_copied", " && column < p.columns", ""),
-    planted("x_read_too_soon", "  ptx::grid_dependency_wait();\n  device::Pipeline stages = stages_of(p, base);\n"
-            "  for (uint32_t block = work.begin; block < work.end; ++block, stages.advance()) {\n"
-            "    const uint32_t to = base + stages.stage * p.smem.stage_bytes + kTerms",
-            "  device::Pipeline stages = stages_of(p, base);\n"
-            "  for (uint32_t block = work.begin; block < work.end; ++block, stages.advance()) {\n"
-            "    const uint32_t to = base + stages.stage * p.smem.stage_bytes + kTerms"),
+    planted("x_read_too_soon", "  ptx::grid_dependency_wait();\n" + COPY, COPY),
     planted("one_consumer_short", "                          kConsumerWarps);", "kConsumerWarps - 1);"),
 ]  # fmt: skip
 

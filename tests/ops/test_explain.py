@@ -19,7 +19,8 @@ def test_bytes_are_those_of_the_arguments(op, name):
     found = longcat_ops.explain(op, *made.args, **made.kwargs)
     read = written = 0
     for spec, value in zip(overload._schema.arguments, arguments, strict=True):
-        if isinstance(value, torch.Tensor):
+        replaced = (op, spec.name) == ("router_gemm", "w") and made.kwargs["split"] is not None  # the terms are read
+        if isinstance(value, torch.Tensor) and not replaced:
             size = value.numel() * value.element_size()
             read, written = (read, written + size) if is_output(spec) else (read + size, written)
     assert (found.bytes_read, found.bytes_written) == (read, written)

@@ -84,6 +84,7 @@ def test_no_value_is_read_on_the_host(case: str, monkeypatch: pytest.MonkeyPatch
     """The branch that a GPU takes, on tensors that have values; the same watch notices the check of ids."""
     _, arguments, _ = schema_call("fused_moe", case)
     run = registration.python_kernel("fused_moe")
+    monkeypatch.setattr(_environment, "backend", lambda: "cpu")
     with pytest.raises(AssertionError), _HostReads():
         run(*arguments)
     monkeypatch.setattr(_environment, "backend", lambda: "emu")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import longcat_ops
 from longcat_ops import LongcatShapeError, router_gemm, split_bf16x3
 from longcat_ops.testing.op_results import bits
 from support.router_oracle import chosen, fma_chain, logits, rms, tokens, weight
@@ -79,3 +81,19 @@ def test_inf_and_nan_show() -> None:
 def test_terms_of_something_else(w: object) -> None:
     with pytest.raises(LongcatShapeError, match=r"argument `w` is .*, expected torch.float32"):
         split_bf16x3(w)
+
+
+def test_on_a_gpu_the_terms_are_made_where_none_are_given() -> None:
+    """`supports` knows it, and another dtype is the fault of w."""
+    x, w = tokens(4, 64), weight(16, 64)
+    with FakeTensorMode():
+        x, w = (torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in (x, w))
+        assert longcat_ops.supports("router_gemm", x, w) == (True, "", "")
+        legal, reason, _ = longcat_ops.supports("router_gemm", x, w.bfloat16())
+        assert not legal and "`w` is torch.bfloat16, expected torch.float32" in reason
+
+
+def test_what_explain_counts() -> None:
+    x, w = tokens(4, 64), weight(16, 64)
+    read = [longcat_ops.explain("router_gemm", x, w, split=split).bytes_read for split in (None, split_bf16x3(w))]
+    assert read == [2 * 4 * 64 + 4 * 16 * 64, 2 * 4 * 64 + 6 * 16 * 64]

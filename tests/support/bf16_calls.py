@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from support.bf16_grouped import place
 from support.emulated_kernels import run
 from support.gemm_calls import LEAD
-from support.grouped import ROUNDING, SENTINEL, collect, cut_by_tensor_cores
+from support.grouped import SENTINEL, assert_close, collect, cut_by_tensor_cores
 
-SWIGLU = "m_grouped_bf16_swiglu_gemm_nt_offset"
 BF16 = torch.bfloat16
 
 
@@ -29,14 +29,6 @@ def activations(sizes: Sequence[int], k: int) -> list[Tensor]:
     rows = torch.randn(sum(sizes), k, generator=torch.Generator().manual_seed(k))
     rows *= 2.0 ** (torch.arange(sum(sizes)) % 7 - 3)[:, None]
     return list(rows.bfloat16().split(list(sizes)))
-
-
-def place(parts: Sequence[Tensor], starts: Sequence[int], rows: int) -> Tensor:
-    """[rows, K] with each part at its start; all other rows are NaN."""
-    a = torch.full((rows, parts[0].shape[1]), torch.nan, dtype=parts[0].dtype)
-    for part, start in zip(parts, starts, strict=True):
-        a[start : start + len(part)] = part
-    return a
 
 
 def offsets_of(parts: Sequence[Tensor]) -> list[int]:
@@ -94,10 +86,7 @@ def product(a: Tensor, b: Tensor, mma: str) -> tuple[Tensor, Tensor]:
 def assert_near(outs: Sequence[Tensor], parts: Sequence[Tensor], b: Sequence[Tensor], mma: str) -> None:
     """Each element is within the error bound of its own terms."""
     for out, part, weight in zip(outs, parts, b, strict=True):
-        value, bound = product(part, weight, mma)
-        limit = bound + ROUNDING[out.dtype] * (value.abs() + bound)
-        error = (out.double() - value).abs()
-        assert bool((error <= limit).all()), float((error / limit).nan_to_num(torch.inf).max())
+        assert_close(out, *product(part, weight, mma))
 
 
 def _collect(out: Tensor, parts: Sequence[Tensor], starts: Sequence[int]) -> list[Tensor]:

@@ -55,7 +55,7 @@ def apart(t: Tensor, fill: float = torch.nan) -> Tensor:
     return storage[..., : t.shape[-2], : t.shape[-1]].copy_(t)
 
 
-def _place(parts: Sequence[Tensor], starts: Sequence[int], rows: int) -> Tensor:
+def place(parts: Sequence[Tensor], starts: Sequence[int], rows: int) -> Tensor:
     """[rows, K] with each part at its start, NaN in all other rows."""
     a = torch.full((rows, parts[0].shape[1]), torch.nan, dtype=parts[0].dtype)
     for part, start in zip(parts, starts, strict=True):
@@ -83,7 +83,7 @@ def run_offset(parts: Sequence[Tensor], b: Tensor, dtype: torch.dtype = torch.fl
                lead: int = _LEAD, **hints: Any) -> list[Tensor]:  # fmt: skip
     """wide: rows and groups of all operands lie apart."""
     starts = list(itertools.accumulate([lead, *map(len, parts)]))
-    a = _place(parts, starts[:-1], starts[-1] + _TAIL)
+    a = place(parts, starts[:-1], starts[-1] + _TAIL)
     out, (a, b) = _out((len(a), b.shape[1]), dtype, wide), (map(apart, (a, b)) if wide else (a, b))
     assert m_grouped_bf16_gemm_nt_offset(a, b, out, torch.tensor(starts, dtype=torch.int32), **hints) is out
     return _collect(out, parts, starts[:-1])
@@ -93,7 +93,7 @@ def run_masked(parts: Sequence[Tensor], b: Tensor, dtype: torch.dtype = torch.fl
                spare: int = _TAIL, expected_m: int = 4) -> list[Tensor]:  # fmt: skip
     groups, rows = len(parts), max(map(len, parts)) + spare
     starts = [g * rows for g in range(groups)]
-    a = _place(parts, starts, groups * rows).view(groups, rows, -1)
+    a = place(parts, starts, groups * rows).view(groups, rows, -1)
     out, (a, b) = _out((groups, rows, b.shape[1]), dtype, wide), (map(apart, (a, b)) if wide else (a, b))
     masked_m = torch.tensor([len(part) for part in parts], dtype=torch.int32)
     assert m_grouped_bf16_gemm_nt_masked(a, b, out, masked_m, expected_m) is out
@@ -107,7 +107,7 @@ def run_contiguous(parts: Sequence[Tensor], b: Tensor, dtype: torch.dtype = torc
     for g, part in enumerate(parts):
         starts.append(len(indices))
         indices += [g] * len(part) + [-1] * gap
-    a = _place(parts, starts, len(indices))
+    a = place(parts, starts, len(indices))
     out, (a, b) = _out((len(a), b.shape[1]), dtype, wide), (map(apart, (a, b)) if wide else (a, b))
     assert m_grouped_bf16_gemm_nt_contiguous(a, b, out, torch.tensor(indices, dtype=torch.int32)) is out
     return _collect(out, parts, starts)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from support import bf16_grouped, bf16_swiglu_oracle, router_oracle, swiglu_oracle
-from support.grouped import assert_close, gemm, wide
+from support.grouped import ROUNDING, assert_close, gemm, wide
 
 FP8 = torch.float8_e4m3fn
-ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
 PRODUCTS = ("fp8_gemm_nt", "m_grouped_fp8_gemm_nt_offset", "m_grouped_fp8_gemm_nt_masked",
             "m_grouped_fp8_gemm_nt_contiguous")  # fmt: skip
 BF16_PRODUCTS = tuple(op.replace("fp8", "bf16") for op in PRODUCTS)

@@ -13,16 +13,6 @@ from ..types import Fp8Pair, Plan, Routing
 from . import bf16_gemm, gemm, moe
 
 
-class _Ops:
-    """The ops of the chain."""
-
-    moe_permute, moe_permute_quant = staticmethod(moe.moe_permute), staticmethod(moe.moe_permute_quant)
-    m_grouped_fp8_swiglu_gemm_nt_offset = staticmethod(gemm.m_grouped_fp8_swiglu_gemm_nt_offset)
-    m_grouped_fp8_gemm_nt_offset = staticmethod(gemm.m_grouped_fp8_gemm_nt_offset)
-    m_grouped_bf16_swiglu_gemm_nt_offset = staticmethod(bf16_gemm.m_grouped_bf16_swiglu_gemm_nt_offset)
-    m_grouped_bf16_gemm_nt_offset = staticmethod(bf16_gemm.m_grouped_bf16_gemm_nt_offset)
-
-
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *, plan: Plan | None,
               out: Tensor) -> None:  # fmt: skip
     """See `longcat_ops.fused_moe`; `out` [T,H] is written. FP8 weights are pairs.
@@ -35,7 +25,7 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     ids, weights, experts = routing.ids, routing.weights, count_of(w_down)
     plan = _plan(ids, weights, experts) if plan is None else plan
     hint = _most_rows(x.shape[0], plan.row_of.shape[1], experts)
-    y = expert_rows(_Ops, x, plan, w_gate_up, w_down, max_m_hint=hint, counts_ready=True)
+    y = expert_rows((moe, gemm, bf16_gemm), x, plan, w_gate_up, w_down, max_m_hint=hint, counts_ready=True)
     torch.ops.longcat_ops.moe_combine(y, plan.row_of, weights, routing.zero_weight, x, None, out)
 
 

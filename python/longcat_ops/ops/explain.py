@@ -173,7 +173,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation | comm_explain.Co
     names = [spec.name for spec in capture.overload._schema.arguments]
     moved, flops = found["bytes_read"] + found["bytes_written"], found["flops"]
     pieces = next((a for a, name in zip(capture.arguments, names, strict=True) if name == "split_k"), 1)
-    bf16 = capture.arguments[0].dtype == torch.bfloat16
+    inputs = [a for a, spec in zip(capture.arguments, capture.overload._schema.arguments, strict=True)
+              if isinstance(a, Tensor) and spec.alias_info is None]  # fmt: skip
+    bf16 = all(a.dtype != torch.float8_e4m3fn for a in inputs)
     candidates = tuple(_candidate(fields, flops, pieces, bf16) for fields in found["candidates"])
     return Explanation(
         op=op,
@@ -186,8 +188,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation | comm_explain.Co
         bytes_written=found["bytes_written"],
         flops=found["flops"],
         assumes=found["assumes"],
-        floors=tuple(Floor(name, *floor(Counts(op, moved, flops), DEVICES[name])) for name in EXPLAINED),
-        predictions=_predictions(op, moved, flops, len(found["launches"]), len(capture.arguments[0]), candidates),
+        floors=tuple(Floor(name, *floor(Counts(op, moved, flops, bf16=bf16), DEVICES[name])) for name in EXPLAINED),
+        predictions=_predictions(op, moved, flops, len(found["launches"]), len(capture.arguments[0]), candidates, bf16),
         candidates=candidates,
         launches=tuple(Launch(*launch) for launch in found["launches"]),
         forms=_forms(op, dict(zip(names, capture.arguments, strict=True))),
@@ -221,7 +223,7 @@ def _bands(launches: Counts | list[Counts]) -> tuple[Prediction, ...]:
 
 
 def _predictions(
-    op: str, moved: float, flops: float, launches: int, tokens: int, candidates: tuple[Candidate, ...]
+    op: str, moved: float, flops: float, launches: int, tokens: int, candidates: tuple[Candidate, ...], bf16: bool
 ) -> tuple[Prediction, ...]:
     if candidates:
         return next(candidate.predictions for candidate in candidates if candidate.chosen)
@@ -230,7 +232,7 @@ def _predictions(
         return _bands(dispatch.launches_of_route(moved, parts, tokens))
     if op == "moe_plan":
         return _bands(dispatch.launches_of_plan(moved, parts))
-    return _bands([Counts(op, moved / parts, flops / parts)] * parts)
+    return _bands([Counts(op, moved / parts, flops / parts, bf16=bf16)] * parts)
 
 
 def _to_meta(value: Any) -> Any:

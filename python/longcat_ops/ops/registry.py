@@ -37,6 +37,15 @@ def _describe_output(call: dict[str, Any]) -> None:
     call["out"] = Described(str(dtype), (rows, columns), (columns, 1), q.device.type, q.device.index or 0, 0)
 
 
+def _describe_terms(call: dict[str, Any]) -> None:
+    """Adds the terms that `router_gemm` makes of w on a GPU."""
+    w = call["w"]
+    if call["split"] is None and _has_rows(w) and w.ndim == 2 and w.device.type == "cuda":
+        rows, columns = w.shape
+        strides = rows * columns, columns, 1
+        call["split"] = Described("torch.bfloat16", (3, rows, columns), strides, "cuda", w.device.index or 0, 0)
+
+
 def require_dtype(op: str, dtype: Any) -> None:
     """Refuses None, which torch would replace by its own default dtype, not the op's."""
     if dtype is None:
@@ -93,7 +102,7 @@ OPS: dict[str, Op] = {
     "m_grouped_bf16_gemm_nt_masked": Op("bf16_gemm", keywords=("compiled_dims",)),
     "m_grouped_bf16_gemm_nt_contiguous": Op("bf16_gemm", keywords=("compiled_dims", *_PSUM)),
     "m_grouped_bf16_swiglu_gemm_nt_offset": Op("bf16_gemm"),
-    "router_gemm": Op("router"),
+    "router_gemm": Op("router", adapt=_describe_terms),
     "moe_route": Op("moe", adapt=_leave_count_out),
     "moe_plan": Op("moe"),
     "moe_permute": Op("moe"),

@@ -34,7 +34,7 @@ def router_gemm(x: Tensor, w: Tensor, *, split: Tensor | None = None) -> Tensor:
         LongcatShapeError: the arguments do not fit each other.
     """
     out = torch.empty((x.shape[0], w.shape[0]), dtype=torch.float32, device=x.device)
-    if split is None and w.is_cuda:
+    if split is None and w.is_cuda and w.dtype == torch.float32:
         split = split_bf16x3(w)
     _router_gemm(x, w, split, out)
     return out

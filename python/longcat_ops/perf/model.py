@@ -145,7 +145,7 @@ def floor(counts: Counts | Iterable[Counts], device: Device) -> tuple[float, str
     """(microseconds, the limit) of bytes and flops at the device's peaks. Not a prediction: nothing can be faster."""
     parts = (counts,) if isinstance(counts, Counts) else tuple(counts)
     memory = 1e6 * sum(one.bytes for one in parts) / device.memory.value
-    tensor_cores = 1e6 * sum(one.flops for one in parts) / device.fp8.value
+    tensor_cores = 1e6 * sum(one.flops / (device.bf16 if one.bf16 else device.fp8).value for one in parts)
     return max(memory, tensor_cores), "tensor cores" if tensor_cores > memory else "memory"
 
 

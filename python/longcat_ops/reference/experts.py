@@ -15,16 +15,6 @@ from . import bf16_gemm, gemm, moe
 __all__ = ["fused_moe"]
 
 
-class _References:
-    """The ops of the chain."""
-
-    moe_permute, moe_permute_quant = staticmethod(moe.moe_permute), staticmethod(moe.moe_permute_quant)
-    m_grouped_fp8_swiglu_gemm_nt_offset = staticmethod(gemm.m_grouped_fp8_swiglu_gemm_nt_offset)
-    m_grouped_fp8_gemm_nt_offset = staticmethod(gemm.m_grouped_fp8_gemm_nt_offset)
-    m_grouped_bf16_swiglu_gemm_nt_offset = staticmethod(bf16_gemm.m_grouped_bf16_swiglu_gemm_nt_offset)
-    m_grouped_bf16_gemm_nt_offset = staticmethod(bf16_gemm.m_grouped_bf16_gemm_nt_offset)
-
-
 def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, *,
               plan: Plan | None = None) -> Tensor:  # fmt: skip
     """sum over k of weights[:,k] * expert_{ids[:,k]}(x), in k order, plus zero_weight * x; one rounding to x's dtype.
@@ -37,7 +27,7 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
         if not routing.ids.is_cuda:  # there moe_plan gives an id that no weight has no row
             check_ids(routing.ids, count_of(w_down))
         plan = moe.moe_plan(routing.ids, count_of(w_down), routing.weights)
-    return moe.moe_combine(expert_rows(_References, x, plan, w_gate_up, w_down), plan, routing, x)
+    return moe.moe_combine(expert_rows((moe, gemm, bf16_gemm), x, plan, w_gate_up, w_down), plan, routing, x)
 
 
 def count_of(weight: Tensor | Fp8Pair) -> int:
@@ -45,23 +35,25 @@ def count_of(weight: Tensor | Fp8Pair) -> int:
     return len(weight[0]) if isinstance(weight, tuple) else len(weight)
 
 
-def expert_rows(ops: Any, x: Tensor, plan: Plan, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair,
-                **hints: Any) -> Tensor:  # fmt: skip
+def expert_rows(families: tuple[Any, Any, Any], x: Tensor, plan: Plan, w_gate_up: Tensor | Fp8Pair,
+                w_down: Tensor | Fp8Pair, **hints: Any) -> Tensor:  # fmt: skip
     """y [R,H] in x's dtype: the experts' outputs in the order of the plan.
 
-    ops: where the functions come from. hints: of the products. Between FP8 gate_up and a dense down, h is bf16.
+    families: the modules moe, gemm and bf16_gemm, of references or of ops. hints: of the products. Between FP8 gate_up
+    and a dense down, h is bf16.
     """
+    moe, gemm, bf16_gemm = families
     quantise = isinstance(w_down, tuple)
     if isinstance(w_gate_up, tuple):
-        rows = ops.moe_permute_quant(x, plan)
-        h = ops.m_grouped_fp8_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
+        rows = moe.moe_permute_quant(x, plan)
+        h = gemm.m_grouped_fp8_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
     else:
-        rows = ops.moe_permute(x.to(w_gate_up.dtype), plan)
-        h = ops.m_grouped_bf16_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
+        rows = moe.moe_permute(x.to(w_gate_up.dtype), plan)
+        h = bf16_gemm.m_grouped_bf16_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
     y = x.new_empty((len(plan.src_of), x.shape[1]))
     if quantise:
-        return ops.m_grouped_fp8_gemm_nt_offset(h, w_down, y, plan.offsets, **hints)
-    return ops.m_grouped_bf16_gemm_nt_offset(h.to(w_down.dtype), w_down, y, plan.offsets, **hints)
+        return gemm.m_grouped_fp8_gemm_nt_offset(h, w_down, y, plan.offsets, **hints)
+    return bf16_gemm.m_grouped_bf16_gemm_nt_offset(h.to(w_down.dtype), w_down, y, plan.offsets, **hints)
 
 
 def check_ids(ids: Tensor, experts: int) -> None:

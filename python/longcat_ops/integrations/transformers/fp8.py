@@ -110,7 +110,7 @@ def _classes() -> dict[str, type]:
             return [*weight_conversions, widen]
 
         def is_serializable(self) -> bool:
-            got, fix = "FP8 experts in the row order of fused_moe", "copy the folder that it was loaded from"
+            got, fix = "FP8 experts", "copy the folder that it was loaded from"
             raise LongcatUnsupportedError(message("save_pretrained", "model", got, "dense weights", fix=fix))
 
         @property
