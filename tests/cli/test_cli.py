@@ -15,7 +15,6 @@ from longcat_ops.cli import generate as command
 from longcat_ops.cli import main
 from longcat_ops.engine import measure
 from longcat_ops.engine.text import encode
-from longcat_ops.reference import invariance
 from support import models
 from support.cli_checkpoint import TOY, checkpoint, model, one_thread
 
@@ -67,21 +66,14 @@ def test_every_json_key_is_documented(checkpoint, capsys):
     assert [key for key in keys if key not in command.__doc__] == []
 
 
-def test_products_that_run_on_fewer_rows_are_named(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr(invariance, "_groups", {})
-    arguments = ["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "4"]
-    row_by_row = dict.fromkeys(invariance.PASS_ROWS, 1)
-    monkeypatch.setattr(invariance, "_largest_group", lambda run, form, weight: row_by_row[form.rows])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_decoding_row_by_row_is_said(checkpoint, capsys, dtype):
+    arguments = ["generate", str(checkpoint), "--prompt", "king", "--max-new-tokens", "4", "--dtype", dtype]
     facts = facts_of(capsys, *arguments[1:])
-    forms = facts["run"]["small_groups"]
-    assert forms and all((form["rows"], form["at_once"], form["dtype"]) == (2, 1, "float32") for form in forms)
+    assert facts["run"]["row_by_row"] == (dtype == "float64")
     assert facts["plain"]["identical"]
     assert main(arguments) == 0
-    assert f"products    {len(forms)} run on fewer rows at once, down to 1" in capsys.readouterr().out
-    monkeypatch.setattr(invariance, "_groups", {})
-    monkeypatch.setattr(invariance, "_largest_group", lambda run, form, weight: form.rows)
-    assert main(arguments) == 0
-    assert "fewer rows" not in capsys.readouterr().out
+    assert ("rows        one at a time" in capsys.readouterr().out) == (dtype == "float64")
 
 
 def test_teacher_forced_acceptance_by_hand(checkpoint, model):

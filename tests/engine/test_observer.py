@@ -58,7 +58,7 @@ def counted_passes(model, recorder):
     def note(rows, kinds):
         assert recorder.now is kinds[rows.decode]
         at = len(recorder.seen) - 1
-        found[at] = found.get(at, 0) + rows.num_valid
+        found[at] = found.get(at, 0) + len(rows.positions)
 
     hooks = [m.register_forward_pre_hook(lambda _, args: note(args[1], TARGET)) for m in model.layers]
     hooks.append(model.mtp.register_forward_pre_hook(lambda _, args: note(args[2], HEAD)))

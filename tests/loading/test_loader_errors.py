@@ -188,7 +188,12 @@ def test_one_tensor_in_two_files(tmp_path, tensors):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        (dict(dtype=torch.int8), LongcatShapeError, r"`dtype` is torch.int8, expected bfloat16, float16, float32 or"),
+        (dict(dtype=torch.int8), LongcatShapeError, r"`dtype` is torch.int8, expected bfloat16, float32 or float64.$"),
+        (
+            dict(dtype=torch.float16),
+            LongcatShapeError,
+            r"`dtype` is torch.float16, expected bfloat16, float32 or float64.\n  fix: dtype=torch.bfloat16: dense",
+        ),
         (
             dict(precision="int4"),
             LongcatShapeError,

@@ -69,12 +69,21 @@ def test_neighbours_do_not_change_a_row(model):
     assert torch.equal(torch.stack(alone), whole)
 
 
+def test_one_sequence_beside_seven(model, threads):
+    """A sequence has the bits that it has alone in its batch."""
+    starts = [60, 1, 63, 9, 33, 2, 127, 64]
+    ids = torch.stack([models.prompt(140, seed=b) for b in range(8)])
+    together = verified(model, ids, starts, threads)
+    for b in (0, 5, 6):
+        assert torch.equal(plain(model, ids[b : b + 1], starts[b : b + 1])[0], together[b])
+
+
 def test_logits_and_hidden_of_a_wider_pass(model):
-    """Up to 8 new tokens a sequence get the bits of single-token passes: they run in the same groups."""
+    """Up to 8 new tokens a sequence get the bits of single-token passes, and so do any rows of the head."""
     ids = models.prompt(80)[None]
     alone = plain(model, ids, [60])
     cache = prefilled(model, ids, [60])
     together, hidden = model(ids[:, 60:68], cache, return_hidden=True)
     assert torch.equal(together, alone)
     for picked in ([2, 3], [5], [0, 3, 6], list(range(8))):
-        assert torch.equal(model.head(hidden[0, picked], model.row_group(1)), together[0, picked])
+        assert torch.equal(model.head(hidden[0, picked]), together[0, picked])

@@ -29,7 +29,7 @@ def test_forms(model):
     assert logits.shape == (2, 6, 61)
     assert hidden.shape == (2, 6, 64)
     assert torch.equal(torch.stack([model.head(rows) for rows in hidden]), logits)
-    assert model.head(hidden[0, :0], 8).shape == (0, 61)
+    assert model.head(hidden[0, :0]).shape == (0, 61)
     for dtype in (torch.uint8, torch.int32, torch.int16):
         assert torch.equal(model(ids.to(dtype)), logits)
     assert model(ids[:, :0]).shape == (2, 0, 61)

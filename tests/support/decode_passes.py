@@ -29,7 +29,8 @@ def verified(model, ids, starts, seed):
     """The same logits from passes of one or two tokens per sequence; the second is right (kept) or wrong (undone)."""
     draw = torch.Generator().manual_seed(seed)
     cache = prefilled(model, ids, starts)
-    out = torch.zeros(len(starts), NEW, model.config.vocab_size, dtype=model.lm_head.dtype)
+    wide = torch.promote_types(model.dtype, torch.float32)
+    out = torch.zeros(len(starts), NEW, model.config.vocab_size, dtype=wide)
     while any(n < s + NEW for n, s in zip(cache.lengths, starts, strict=True)):
         before = list(cache.lengths)
         kinds = torch.randint(0, 3, (len(starts),), generator=draw).tolist()  # 0 no draft, 1 right, 2 wrong

@@ -38,7 +38,6 @@ def main(folder: str, file: str) -> None:
     model = LongcatFlashForCausalLM.from_pretrained(folder, precision="fp8", dtype=torch.bfloat16, progress=False)
     dense = LongcatFlashForCausalLM.from_pretrained(folder, precision="bf16", dtype=torch.bfloat16, progress=False)
     cache = model.new_cache(1, 32)
-    model.row_group(1)  # the pass that looks whether products are row-invariant is not one of those counted
     with _Recorder() as recorder:
         logits = [model(PROMPT, cache), model(NEXT, cache)]
     torch.save(

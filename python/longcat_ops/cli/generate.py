@@ -7,8 +7,8 @@ object is null when it was not measured, a number when it is not defined.
     checkpoint                 path, layers, ffn_experts, zero_experts, top_k, mtp, file_bytes, load_seconds,
                                fp8_projections of projections (the experts of a layer count as one)
     run                        device, threads, dtype, backends (op -> backend), speculative, draft, temperature, top_k,
-                               top_p, seed, small_groups (products that this CPU computes unlike by row: rows, inner,
-                               outer, heads, dtype, threads, mkldnn, offset of the form, and rows at_once)
+                               top_p, seed, row_by_row (whether each row of a decode pass runs alone, for want of
+                               kernels that keep rows apart)
     decode                     new_tokens, steps (target passes after the prompt's), drafted, accepted, acceptance,
                                tokens_per_step and tokens_per_second (the first token left out), seconds,
                                prompt_tokens, prompt_seconds, rounds
@@ -284,10 +284,7 @@ def _run_facts(args: argparse.Namespace, model: LongcatFlashForCausalLM, request
         "dtype": str(model.dtype).removeprefix("torch."),
         "speculative": bool(args.speculative and model.mtp is not None),
         "backends": {row.name: getattr(row, kind).backend for row in rows},
-        "small_groups": [
-            form._asdict() | {"dtype": str(form.dtype).removeprefix("torch."), "at_once": group}
-            for form, group in model.small_groups.items()
-        ],
+        "row_by_row": model.row_by_row,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from ..errors import LongcatError
 
 BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
 MOST_THREADS = 1024  # a typing mistake must not start a million
-DTYPES = ("bfloat16", "float16", "float32", "float64")
+DTYPES = ("bfloat16", "float32", "float64")
 
 _EXIT_CODES = """\
 exit codes: 0 done; 1 `generate` found speculative and plain text to differ, or `doctor` found an op that cannot run;

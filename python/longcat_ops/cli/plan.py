@@ -61,7 +61,7 @@ def lines(sizing: Sizing, path: str) -> list[str]:
         out.append(f"files: the first rank reads {sizing.files} of {sizing.files_total}")
     out += ["", f"GiB = 2^30 bytes, cards are named by them; {HEADROOM:.0%} of each card is left free."]
     out.append(
-        "Counted as the model holds it: router, norms, lm_head fp32; kv_b dense, its absorbed halves fp32 beside it."
+        "Counted as a GPU holds it: norms fp32; router fp32 and as bf16 terms; kv_b dense, half of it transposed too."
     )
     out.append("Not counted: workspace, activations, other copies that a backend makes.")
     return out + [f"note: {note}" for note in sizing.notes]

@@ -56,10 +56,8 @@ def _run_lines(run: dict[str, Any]) -> list[str]:
     for backend, names in sorted(by_backend.items()):
         rest = "all" if len(by_backend) == 1 else "all others"
         out.append(_line("ops", f"{backend}: {rest if backend == most and len(names) > 3 else ', '.join(names)}"))
-    if run["small_groups"]:
-        fewest = min(form["at_once"] for form in run["small_groups"])
-        text = f"{len(run['small_groups'])} run on fewer rows at once, down to {fewest}: this CPU treats rows unlike"
-        out.append(_line("products", text))
+    if run["row_by_row"]:
+        out.append(_line("rows", "one at a time in decode passes: no kernel here keeps them apart in a product"))
     return out
 
 

@@ -224,7 +224,7 @@ class _Run:
         with self.around(Work.DRAFT, len(kept)):
             hidden = self.model.draft_decode(cache, owners, places, next_ids, step.hidden[kept])
             newest = hidden[[last[s.index] for s in live]]
-            logits = self.model.head(newest, self.model.row_group(cache.batch_size))
+            logits = self.model.head(newest)
         for i, s in enumerate(live):
             self._set_draft(s, logits[i : i + 1])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import LongcatCheckpointError, LongcatShapeError, LongcatUnsupportedError, message
+from ..errors import LongcatCheckpointError, LongcatUnsupportedError
 from ..model import files
 from ..model.source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
 
@@ -198,8 +198,6 @@ class CheckpointSource(Source):
                  progress: bool | None = None) -> None:  # fmt: skip
         self.header = header = Header(path)
         stored = header.dtype.get("model.embed_tokens.weight", torch.bfloat16)
-        if dtype is not None and dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-            raise LongcatShapeError(message("from_pretrained", "dtype", dtype, "bfloat16, float16, float32 or float64"))
         super().__init__(dtype or stored, device, precision, experts)
         wanted = config.num_nextn_predict_layers
         self.mtp = any(n.startswith(_MTP) for n in header.shape) if wanted is None else bool(wanted)

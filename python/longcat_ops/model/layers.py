@@ -1,29 +1,26 @@
 """The blocks of one ScMoE layer: linear, RMSNorm, RoPE, MLA (plain and absorbed), dense FFN, MoE with zero experts.
 
 Weights come from a `source` (see model/source.py), asked by published tensor name while a block is built.
-Accumulation happens in `acc_dtype(x)`: fp32, or fp64 in an fp64 model.
+Accumulation happens in `acc_dtype(x)`: fp32, or fp64 in an fp64 model. In a decode pass a row's bits depend on nothing
+but the row and its past; a chunk of a prompt, whose rows are fixed by their positions, may take torch's products.
 """
 
 from __future__ import annotations
-
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import ops, reference
-from ..reference.invariance import heads_product, linear
+from .. import _environment, ops
+from ..ops.router import split_bf16x3
 from ..reference.rows import acc_dtype, silu
+from . import products
 from .block import Block
 from .config import LongcatFlashConfig
+from .derived import DerivingBlock
+from .products import ops_for
 from .rows import Rows
 from .source import Source
-
-
-def ops_for(dtype: torch.dtype) -> ModuleType:
-    """Where a model of this dtype takes its ops from: kernels know no fp64, the reference does."""
-    return reference if dtype == torch.float64 else ops
 
 
 class Linear(Block):
@@ -37,10 +34,14 @@ class Linear(Block):
         self.register_buffer("weight", data)
         self.register_buffer("scale", scale)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product_sizes(self) -> list[tuple[int, int]]:
+        """[N,K] of the dense products of a decode pass."""
+        return [] if self.fp8 else [tuple(self.weight.shape)]
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [T,K] -> [T,N] in x's dtype."""
         if not self.fp8:
-            return linear(x, self.weight)
+            return products.linear(x, self.weight) if rows.decode else F.linear(x, self.weight)
         out = x.new_empty((x.shape[0], self.weight.shape[0]))
         return ops.fp8_gemm_nt(ops.per_token_group_quant_fp8(x), (self.weight, self.scale), out)
 
@@ -69,13 +70,12 @@ class RotaryTable:
         self.inv_freq = 1.0 / config.rope_theta**exponent
         self.table = torch.empty((0, len(self.inv_freq)), dtype=torch.complex64)
 
-    def rows(self, positions: list[int], pad_to: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """complex[pad_to, d/2] in the precision of `dtype`; padding rows get position 0."""
+    def rows(self, positions: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """complex[len(positions), d/2] in the precision of `dtype`."""
         while max(positions, default=0) >= len(self.table):
             angles = torch.arange(max(1024, 2 * len(self.table)), dtype=torch.float32)[:, None] * self.inv_freq
             self.table = torch.complex(angles.cos(), angles.sin())
-        rows = self.table[positions + [0] * (pad_to - len(positions))]
-        return rows.to(device=device, dtype=acc_dtype(dtype).to_complex())
+        return self.table[positions].to(device=device, dtype=acc_dtype(dtype).to_complex())
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
@@ -89,10 +89,12 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
-class MLA(Block):
+class MLA(DerivingBlock):
     """Multi-head latent attention over one cache slot (DeepSeek-V2, arXiv:2405.04434; scales: LongCat-Flash technical
     report, arXiv:2509.01322, section 2.3).
     """
+
+    origin, derived = "kv_b_proj", ("w_k",)
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, slot: int) -> None:
         super().__init__()
@@ -109,43 +111,27 @@ class MLA(Block):
         # kv_b is always dense: its halves are also needed apart, per head, to absorb them into query and output.
         kv_b = source.linear(f"{name}.kv_b_proj.weight", self.heads * (self.nope + self.value), self.latent, dense=True)
         self.register_buffer("kv_b_proj", kv_b)
-        for name in ("w_k", "w_v"):
-            self.register_buffer(name, None, persistent=False)
-        self._absorb()
+        self.renew()
 
-    def _absorb(self) -> None:
-        """Set w_k [h,nope,latent] and w_v [h,latent,value] from kv_b."""
-        kv_b = self.kv_b_proj
-        with torch.inference_mode(False), torch.no_grad():
-            wide = kv_b.detach().to(acc_dtype(kv_b.dtype)).view(self.heads, -1, self.latent)
-            w_k, w_v = wide.split([self.nope, self.value], 1)
-            self.w_k = w_k.clone(memory_format=torch.contiguous_format)
-            self.w_v = w_v.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        self._absorbed = kv_b, None if kv_b.is_inference() else kv_b._version
-        self._sums = _sums(kv_b)
+    def derive(self, weight: Tensor) -> tuple[Tensor]:
+        """w_k [h,latent,nope]: the half of kv_b that makes keys, as the absorbed product of queries reads it."""
+        w_k = weight.view(self.heads, -1, self.latent)[:, : self.nope]
+        return (w_k.transpose(1, 2).clone(memory_format=torch.contiguous_format),)
 
-    def follow_weights(self) -> None:
-        """Renew the tensors derived from kv_b, if kv_b has been written to in any way, `.data` included."""
-        if self._absorbed[0] is not self.kv_b_proj or not torch.equal(self._sums, _sums(self.kv_b_proj)):
-            self._absorb()
-
-    def _halves(self) -> tuple[Tensor, Tensor]:
-        """(w_k, w_v), made anew when kv_b was replaced or written to; a tensor of inference mode counts no writes."""
-        kv_b, version = self._absorbed
-        if kv_b is not self.kv_b_proj or version is None or version != kv_b._version:
-            self._absorb()
-        return self.w_k, self.w_v
+    def product_sizes(self) -> list[tuple[int, int]]:
+        """[N,K] of the products that are this block's own: of the absorbed key half, and of the value half."""
+        return [(self.latent, self.nope), (self.value, self.latent)]
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [T,H] -> [T,H]; stores the latent rows of the valid tokens, then attends over each past and itself."""
-        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))).view(len(x), self.heads, -1)
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x, rows)), rows).view(len(x), self.heads, -1)
         q_nope, q_rope = q.split([self.nope, self.rope], -1)
-        latent, k_rope = self.kv_a_proj(x).split([self.latent, self.rope], -1)
+        latent, k_rope = self.kv_a_proj(x, rows).split([self.latent, self.rope], -1)
         q_rope, k_rope = rotate(torch.cat([q_rope, k_rope[:, None]], 1), rows.rope).split([self.heads, 1], 1)
         new = torch.cat([self.kv_a_layernorm(latent), k_rope[:, 0]], -1)  # [T, latent+rope]
-        rows.cache.write(self.slot, rows.index, new[: rows.num_valid])
+        rows.cache.write(self.slot, rows.index, new)
         attend = self.attend_absorbed if rows.decode else self.attend_plain
-        return self.o_proj(attend(q_nope, q_rope, rows))
+        return self.o_proj(attend(q_nope, q_rope, rows), rows)
 
     def attend_plain(self, q_nope: Tensor, q_rope: Tensor, rows: Rows) -> Tensor:
         """Prefill of one sequence: keys and values are expanded from the latent rows, all T queries at once."""
@@ -168,26 +154,22 @@ class MLA(Block):
 
         One row at a time over a page count that its position fixes: its bits cannot depend on its neighbours.
         """
-        w_k, w_v = self._halves()
-        acc = w_k.dtype
-        absorbed = heads_product(q_nope.transpose(0, 1).to(acc), w_k).transpose(0, 1)
-        q = torch.cat([absorbed, q_rope.to(acc)], -1) * self.softmax_scale  # [T,h,latent+rope]
-        context = torch.zeros_like(absorbed)  # [T,h,latent]
+        (w_k,), w_v = self.kept(), self.kv_b_proj.view(self.heads, -1, self.latent)[:, self.nope :]
+        acc, tokens = acc_dtype(w_k.dtype), len(q_nope)
+        q = q_nope.new_empty((tokens, self.heads, self.latent + self.rope), dtype=acc)
+        products.per_head(q_nope.transpose(0, 1), w_k, q[..., : self.latent].transpose(0, 1))
+        q[..., self.latent :] = q_rope
+        q *= self.softmax_scale
+        context = q_nope.new_empty((tokens, self.heads, self.latent))
         for i, (sequence, position) in enumerate(zip(rows.sequences, rows.positions, strict=True)):
             past = rows.cache.read(self.slot, sequence, position + 1).to(acc)  # [P, latent+rope]
             scores = q[i].clone() @ past.T  # a new tensor: libraries treat what lies at another address differently
             if position + 1 < len(past):
                 scores[:, position + 1 :] = -torch.inf
             context[i] = scores.softmax(-1) @ past[:, : self.latent]
-        o = heads_product(context.transpose(0, 1), w_v).transpose(0, 1)
-        return o.flatten(1).to(q_nope.dtype)
-
-
-def _sums(weight: Tensor) -> Tensor:
-    """i64 sums of the bytes of [N,K], in words of 8 where a row holds whole ones, over each row and each column."""
-    whole = weight.shape[1] * weight.element_size() % 8 == weight.storage_offset() * weight.element_size() % 8 == 0
-    words = weight.detach().contiguous().view(torch.int64 if whole else torch.uint8)
-    return torch.cat([words.sum(0), words.sum(1)])
+        o = q_nope.new_empty((tokens, self.heads, self.value))
+        products.per_head(context.transpose(0, 1), w_v, o.transpose(0, 1))
+        return o.flatten(1)
 
 
 class FFN(Block):
@@ -199,15 +181,17 @@ class FFN(Block):
         self.up_proj = Linear(source, f"{name}.up_proj", width, hidden)
         self.down_proj = Linear(source, f"{name}.down_proj", hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [T,H] -> [T,H] in x's dtype."""
-        return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(silu(self.gate_proj(x, rows)) * self.up_proj(x, rows), rows)
 
 
-class MoE(Block):
+class MoE(DerivingBlock):
     """Router over FFN + zero experts in fp32, then the expert chain (LongCat-Flash technical report, section 2.1 and
     eq. 8).
     """
+
+    origin, derived = "router", ("router_split",)
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig) -> None:
         super().__init__()
@@ -223,19 +207,25 @@ class MoE(Block):
             data, scale = weight if isinstance(weight, tuple) else (weight, None)
             self.register_buffer(key, data)
             self.register_buffer(f"{key}_scale", scale)
+        self.renew()
+
+    def derive(self, weight: Tensor) -> tuple[Tensor | None]:
+        """router_split bf16 [3,E,H]: the terms that the kernel for Hopper reads in place of the router's weight."""
+        reads_weight = weight.device.type == "cpu" and _environment.backend() != "emu"
+        return (None if weight.dtype == torch.float64 or reads_weight else split_bf16x3(weight),)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """x [T,H] -> [T,H] in x's dtype; appends num_real u8[T] to `rows.num_real`. Rows of padding are not routed."""
+        """x [T,H] -> [T,H] in x's dtype; appends num_real u8[T] to `rows.num_real`."""
         c = self.config
-        operators = ops_for(self.router.dtype)
-        routing = operators.moe_route(
-            linear(x.to(self.router.dtype), self.router), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
-            num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.valid_rows(len(x)),
+        routes, (split,) = ops_for(self.router.dtype), self.kept()
+        routing = routes.moe_route(
+            routes.router_gemm(x, self.router, split=split), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
+            num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor,
         )  # fmt: skip
         rows.num_real.append(routing.num_real)
         gate_up = self.gate_up if self.gate_up_scale is None else (self.gate_up, self.gate_up_scale)
         down = self.down if self.down_scale is None else (self.down, self.down_scale)
-        return operators.fused_moe(x, routing, gate_up, down)
+        return ops_for(x.dtype, x.device).fused_moe(x, routing, gate_up, down)
 
 
 class ScMoELayer(Block):
@@ -261,6 +251,6 @@ class ScMoELayer(Block):
         h = x + self.self_attn[0](self.input_layernorm[0](x), rows)
         p = self.post_attention_layernorm[0](h)
         shortcut = self.mlp(p, rows)  # needed only at the end: everything below can run beside it
-        h = h + self.mlps[0](p)
+        h = h + self.mlps[0](p, rows)
         h = h + self.self_attn[1](self.input_layernorm[1](h), rows)
-        return h + self.mlps[1](self.post_attention_layernorm[1](h)) + shortcut
+        return h + self.mlps[1](self.post_attention_layernorm[1](h), rows) + shortcut

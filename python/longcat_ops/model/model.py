@@ -1,4 +1,4 @@
-"""LongCat-Flash assembled: embedding, ScMoE layers, head, MTP; prefill in fixed chunks, decode in fixed row groups."""
+"""LongCat-Flash assembled: embedding, ScMoE layers, head, MTP; prefill in fixed chunks, decode of any rows."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import LongcatUnsupportedError, message
-from ..reference.invariance import PASS_ROWS, Form, linear, small_groups
 from .block import Block, in_own_dtypes
 from .cache import LatentCache
 from .checks import check_call
 from .config import LongcatFlashConfig
-from .layers import MLA, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
+from .derived import DerivingBlock
+from .layers import MLA, Linear, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
-from .rows import DECODE_ROWS, Rows
+from .products import linear, on_kernels
+from .rows import DECODE_TOKENS, Rows
 from .source import RandomSource, Recorder, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
@@ -38,9 +38,9 @@ class Step:
 class LongcatFlashForCausalLM(Block):
     """The network. Built from a Source; most callers want `from_pretrained`.
 
-    Decode promise: a row's logits have the same bits whether it is decoded alone or verified beside its drafts, because
-    each decode pass runs on groups of `row_group(batch)` rows (padded), attends row by row and never mixes rows
-    elsewhere.
+    Decode promise: a row's logits have the same bits whether it is decoded alone, verified beside its drafts or beside
+    other sequences, because products, norms and experts of a decode pass treat each row by itself, and so does
+    attention.
     """
 
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
@@ -50,8 +50,7 @@ class LongcatFlashForCausalLM(Block):
         self.register_buffer("embed_tokens", source.dense("model.embed_tokens.weight", vocab))
         self.layers = nn.ModuleList(ScMoELayer(source, f"model.layers.{i}", c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(source, "model.norm", c.hidden_size, c.rms_norm_eps)
-        # Logits are fp32 from the product on, not rounded to bf16 first: exact ties of the best two would be common.
-        self.register_buffer("lm_head", source.dense("lm_head.weight", vocab, acc_dtype(source.dtype)))
+        self.register_buffer("lm_head", source.dense("lm_head.weight", vocab))
         wanted = (
             source.has(f"{MTP_PREFIX}.norm.weight")
             if c.num_nextn_predict_layers is None
@@ -59,6 +58,8 @@ class LongcatFlashForCausalLM(Block):
         )
         self.mtp = MTP(source, c) if wanted else None
         self.rotary = RotaryTable(c)
+        multiplying = [m for m in self.modules() if isinstance(m, Linear | MLA)]
+        self._product_sizes = {vocab, *(size for m in multiplying for size in m.product_sizes())}
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -119,7 +120,7 @@ class LongcatFlashForCausalLM(Block):
         with it; call it yourself only if you call `decode` directly after writes through `.data`.
         """
         for module in self.modules():
-            if isinstance(module, MLA):
+            if isinstance(module, DerivingBlock):
                 module.follow_weights()
 
     @torch.inference_mode()
@@ -140,10 +141,10 @@ class LongcatFlashForCausalLM(Block):
         input_ids = input_ids.long()  # a uint8 index would be taken for a mask
         batch, width = input_ids.shape
         cache = cache or self.new_cache(batch, max(1, width))
-        logits = torch.zeros((batch, width, self.config.vocab_size), dtype=self.lm_head.dtype, device=self.device)
+        logits = torch.zeros((batch, width, self.config.vocab_size), dtype=acc_dtype(self.dtype), device=self.device)
         hidden = torch.zeros((batch, width, self.config.hidden_size), dtype=self.dtype, device=self.device)
         at = [(b, i) for b, n in enumerate(lengths) for i in range(n)]
-        if width <= DECODE_ROWS and all(cache.lengths):
+        if width <= DECODE_TOKENS and all(cache.lengths):
             steps = [(at, self.decode(cache, [b for b, _ in at], [cache.lengths[b] + i for b, i in at],
                                       torch.stack([input_ids[b, i] for b, i in at])))] if at else []  # fmt: skip
         else:
@@ -159,18 +160,13 @@ class LongcatFlashForCausalLM(Block):
             cache.truncate(b, cache.lengths[b] + n)
         return (logits, hidden) if return_hidden else logits
 
-    def row_group(self, batch_size: int) -> int:
-        """Rows of one decode pass: 2 for one sequence, else 8, so that plain decode and verify of one draft share every
-        GEMM shape.
-        """
-        return PASS_ROWS[batch_size > 1]
-
     @property
-    def small_groups(self) -> dict[Form, int]:
-        """Products met so far in this process whose rows this CPU treats differently by place, with the number of rows
-        that they therefore run on at once. Empty: every decode pass has run whole.
+    def row_by_row(self) -> bool:
+        """Whether each row of a decode pass runs alone: on this backend and device, some product of this dtype and size
+        has no kernel that keeps the bits of its rows apart. True for fp64.
         """
-        return small_groups()
+        kind = self.device.type
+        return not all(on_kernels(self.dtype, kind, *size) for size in self._product_sizes)
 
     @in_own_dtypes
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
@@ -191,8 +187,7 @@ class LongcatFlashForCausalLM(Block):
         """
         for sequence, position in zip(sequences, positions, strict=True):
             cache.reserve(sequence, position + 1)
-        groups = self._groups(cache, sequences, positions)
-        return _join([self._target(F.pad(ids[part], (0, pad)), rows) for part, pad, rows in groups])
+        return _join([self._target(ids[part], rows) for part, rows in self._passes(cache, sequences, positions)])
 
     @in_own_dtypes
     def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor) -> Tensor:
@@ -209,49 +204,38 @@ class LongcatFlashForCausalLM(Block):
     def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,
                      hidden: Tensor) -> Tensor:  # fmt: skip
         """MTP over rows that the target has just accepted: next_ids[i] is token positions[i] + 1. Returns [n,H]."""
-        parts = []
-        for part, pad, rows in self._groups(cache, sequences, positions):
-            ids, true_rows = F.pad(next_ids[part], (0, pad)), F.pad(hidden[part], (0, 0, 0, pad))
-            parts.append(self.mtp(ids, true_rows, rows, self.embed_tokens)[: rows.num_valid])
-        return torch.cat(parts)
+        parts = self._passes(cache, sequences, positions)
+        return torch.cat([self.mtp(next_ids[part], hidden[part], rows, self.embed_tokens) for part, rows in parts])
 
     @in_own_dtypes
-    def head(self, hidden: Tensor, group: int | None = None) -> Tensor:
-        """Logits [n,V] in fp32 (fp64) of hidden rows [n,H].
-
-        group: the value of `row_group` gives these rows the bits of decode passes, however many rows are picked. None
-        runs one product of all n rows, as in a prefill chunk of n.
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [n,V] of hidden rows [n,H], fp32 (fp64) from the sums on: rounded to bf16, the best two would often be
+        equal. The bits of a row do not depend on the others.
         """
-        wide = hidden.to(self.lm_head.dtype)
-        if group is None or len(wide) in (0, group):
-            return linear(wide, self.lm_head)
-        parts = F.pad(wide, (0, 0, 0, -len(wide) % group)).split(group)
-        return torch.cat([linear(part, self.lm_head) for part in parts])[: len(wide)]
+        parts = hidden.split(1) if self.row_by_row and len(hidden) else [hidden]
+        return torch.cat([linear(part, self.lm_head, acc_dtype(self.dtype)) for part in parts])
 
     def _target(self, ids: Tensor, rows: Rows, keep: slice = slice(None)) -> Step:
         x = self.embed_tokens[ids]
         for layer in self.layers:
             x = layer(x, rows)
         hidden = self.norm(x)
-        n = rows.num_valid
-        real = torch.stack(rows.num_real, 1)[:n] if rows.num_real else torch.zeros((n, 0), dtype=torch.uint8)
-        return Step(self.head(hidden[keep])[:n], hidden[:n], real)
+        real = torch.stack(rows.num_real, 1) if rows.num_real else torch.zeros((len(x), 0), dtype=torch.uint8)
+        return Step(self.head(hidden[keep]), hidden, real)
 
     def _prompt_rows(self, cache: LatentCache, sequence: int, start: int, end: int) -> Rows:
         positions = list(range(start, end))
-        return Rows(cache, [sequence] * len(positions), positions, False, self._rope(positions, len(positions)))
+        return Rows(cache, [sequence] * len(positions), positions, False, self._rope(positions))
 
-    def _groups(
-        self, cache: LatentCache, sequences: list[int], positions: list[int]
-    ) -> Iterator[tuple[slice, int, Rows]]:
-        group = self.row_group(cache.batch_size)
-        for a in range(0, len(positions), group):
-            part = slice(a, a + group)
-            pad = group - len(positions[part])
-            yield part, pad, Rows(cache, sequences[part], positions[part], True, self._rope(positions[part], group))
+    def _passes(self, cache: LatentCache, sequences: list[int], positions: list[int]) -> Iterator[tuple[slice, Rows]]:
+        """The rows of a decode pass, together or one by one: a row needs only what earlier positions wrote."""
+        step = 1 if self.row_by_row else max(1, len(positions))
+        for a in range(0, len(positions), step):
+            part = slice(a, a + step)
+            yield part, Rows(cache, sequences[part], positions[part], True, self._rope(positions[part]))
 
-    def _rope(self, positions: Sequence[int], pad_to: int) -> Tensor:
-        return self.rotary.rows(list(positions), pad_to, self.dtype, self.device)
+    def _rope(self, positions: Sequence[int]) -> Tensor:
+        return self.rotary.rows(list(positions), self.dtype, self.device)
 
 
 def _fitting(source: Source, config: LongcatFlashConfig) -> Source:

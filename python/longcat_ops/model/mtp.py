@@ -42,6 +42,6 @@ class MTP(Block):
         without its own. Returns [T,H], ready for the target's vocabulary head.
         """
         embedding = target_embedding if self.embedding is None else self.embedding
-        x = self.eh_proj(torch.cat([self.enorm(embedding[next_ids]), self.hnorm(hidden)], -1))
+        x = self.eh_proj(torch.cat([self.enorm(embedding[next_ids]), self.hnorm(hidden)], -1), rows)
         x = x + self.self_attn(self.input_layernorm(x), rows)
-        return self.norm(x + self.mlp(self.post_attention_layernorm(x)))
+        return self.norm(x + self.mlp(self.post_attention_layernorm(x), rows))

@@ -19,6 +19,7 @@ from .device import usable_device
 from .precision import Precision
 
 SCALE_SUFFIX = "_scale_inv"
+DTYPES = (torch.bfloat16, torch.float32, torch.float64)  # of a network
 
 
 def scale_shape(rows: int, cols: int) -> tuple[int, int]:
@@ -47,6 +48,17 @@ class Source:
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu",
                  precision: Precision | str | Path | None = None, experts: range | None = None) -> None:  # fmt: skip
+        if dtype not in DTYPES:
+            fix = "dtype=torch.bfloat16: dense products refuse float16, which no LongCat holds"
+            raise LongcatShapeError(
+                message(
+                    "from_pretrained",
+                    "dtype",
+                    dtype,
+                    "bfloat16, float32 or float64",
+                    fix=fix * (dtype == torch.float16),
+                )
+            )
         self.dtype = dtype
         self.device = usable_device(device)
         self.precision = precision if isinstance(precision, Precision) else Precision(precision)

@@ -56,6 +56,12 @@ def projection(tokens: int, n: int, k: int, sms: int = SMS) -> list[Launch]:
     return [Launch(quant, True), Launch(replace(chosen(1, tokens, (n, k), None, False, sms), bytes=moved), True)]
 
 
+def per_head(tokens: int, heads: int, n: int, k: int, out_bytes: int) -> list[Launch]:
+    """A bf16 product for each head."""
+    moved = heads * (2 * n * k + tokens * (2 * k + out_bytes * n))
+    return [Launch(Counts("per_head", moved, 2.0 * heads * tokens * n * k, bf16=True), True)]
+
+
 def plain(bytes_: float) -> list[Launch]:
     """A kernel of torch."""
     return [Launch(Counts("torch", bytes_), False)]
@@ -63,7 +69,7 @@ def plain(bytes_: float) -> list[Launch]:
 
 def attention(tokens: int, sizes: Sizes = LONGCAT, context: int = CONTEXT, sms: int = SMS) -> list[Launch]:
     c, row = sizes, 2 * tokens
-    heads, absorbed = c.num_attention_heads, 4 * c.num_attention_heads * c.kv_lora_rank
+    heads = c.num_attention_heads
     parts = plain(2 * row * c.hidden_size)  # norm
     for n, k in (
         (c.q_lora_rank, c.hidden_size),
@@ -74,7 +80,8 @@ def attention(tokens: int, sizes: Sizes = LONGCAT, context: int = CONTEXT, sms: 
         parts += projection(tokens, n, k, sms)
     parts += plain(2 * row * c.q_lora_rank) + plain(2 * row * c.kv_lora_rank)  # norms of the latents
     parts += plain(2 * row * heads * c.qk_head_dim)  # RoPE
-    parts += plain(absorbed * c.qk_nope_head_dim) + plain(absorbed * c.v_head_dim)  # W_k, W_v, in float32
+    parts += per_head(tokens, heads, c.kv_lora_rank, c.qk_nope_head_dim, 4)  # queries absorb W_k, to float32
+    parts += per_head(tokens, heads, c.v_head_dim, c.kv_lora_rank, 2)  # W_v
     parts += plain(row * context * c.latent_width)  # the cache, read once
     return parts + plain(3 * row * c.hidden_size)  # the sum
 
@@ -87,7 +94,8 @@ def ffn(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Launch]:
 
 def router(tokens: int, sizes: Sizes = LONGCAT) -> list[Launch]:
     hidden, experts = sizes.hidden_size, sizes.num_experts
-    return plain(4 * experts * hidden + 6 * tokens * hidden + 4 * tokens * experts)
+    moved = 3 * 2 * experts * hidden + 2 * tokens * hidden + 4 * tokens * experts
+    return [Launch(Counts("router_gemm", moved, 3 * 2.0 * tokens * experts * hidden, bf16=True), True)]
 
 
 def total(launches: list[Launch], device: Device) -> Band:

@@ -5,10 +5,10 @@ ones keep their dtype.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..types import Fp8Pair
-from .gemm import Hidden, groups_of, halves_of, new_hidden, product, swiglu_into
-from .invariance import linear
+from .gemm import Hidden, groups_of, halves_of, new_hidden, swiglu_into
 from .rows import acc_dtype
 
 __all__ = [
@@ -27,7 +27,7 @@ def _wide(x: Tensor) -> Tensor:
 def bf16_gemm_nt(a: Tensor, b: Tensor, out: Tensor | None = None, *, split_k: int = 1) -> Tensor:
     """D[M,N] = a[M,K] @ b[N,K].T, accumulated in fp32, rounded once to `out`'s dtype (a's). split_k changes nothing
     here."""
-    d = linear(_wide(a), _wide(b))
+    d = F.linear(_wide(a), _wide(b))
     return d.to(a.dtype) if out is None else out.copy_(d)
 
 
@@ -36,7 +36,7 @@ def m_grouped_bf16_gemm_nt_offset(a: Tensor, b: Tensor, out: Tensor, offsets: Te
                                   split_k: int = 1) -> Tensor:  # fmt: skip
     """out[offsets[g]:offsets[g+1]] = a[offsets[g]:offsets[g+1]] @ b[g].T; other rows are not written."""
     for g, rows in groups_of(offsets, len(a)):
-        out[rows] = product(_wide(a[rows]), _wide(b[g])).to(out.dtype)
+        out[rows] = F.linear(_wide(a[rows]), _wide(b[g])).to(out.dtype)
     return out
 
 
@@ -44,7 +44,7 @@ def m_grouped_bf16_gemm_nt_masked(a: Tensor, b: Tensor, out: Tensor, masked_m: T
     """out[g,:masked_m[g]] = a[g,:masked_m[g]] @ b[g].T; other rows are not written."""
     for g, m in enumerate(masked_m.tolist()):
         if m > 0:
-            out[g, :m] = product(_wide(a[g, :m]), _wide(b[g])).to(out.dtype)
+            out[g, :m] = F.linear(_wide(a[g, :m]), _wide(b[g])).to(out.dtype)
     return out
 
 
@@ -53,7 +53,7 @@ def m_grouped_bf16_gemm_nt_contiguous(a: Tensor, b: Tensor, out: Tensor, m_indic
     for g in m_indices.unique().tolist():
         if 0 <= g < len(b):
             rows = (m_indices == g).nonzero()[:, 0]
-            out[rows] = product(_wide(a[rows]), _wide(b[g])).to(out.dtype)
+            out[rows] = F.linear(_wide(a[rows]), _wide(b[g])).to(out.dtype)
     return out
 
 
@@ -64,5 +64,5 @@ def m_grouped_bf16_swiglu_gemm_nt_offset(a: Tensor, gate_up: Tensor, offsets: Te
     1x128."""
     out = new_hidden(a, gate_up.shape[1] // 2, a.dtype, quantise) if out is None else out
     for g, rows in groups_of(offsets, len(a)):
-        swiglu_into(out, rows, product(_wide(a[rows]), _wide(halves_of(gate_up[g : g + 1])[0])))
+        swiglu_into(out, rows, F.linear(_wide(a[rows]), _wide(halves_of(gate_up[g : g + 1])[0])))
     return out[0] if out[1] is None else out

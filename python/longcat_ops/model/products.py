@@ -1,0 +1,68 @@
+"""Matrix products of the network whose rows keep their bits in any company, where there are kernels for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .. import _environment, _library, ops, reference
+from ..types import ROW_GROUP
+
+
+@lru_cache(maxsize=1024)
+def on_kernels(dtype: torch.dtype, device: str, rows: int, cols: int) -> bool:
+    """Whether a product with a weight [rows, cols] runs on a kernel, in which the bits of a row of the result depend on
+    that row alone. If not, it runs the reference, whose library may sum each number of rows in another order.
+    """
+    if rows < ROW_GROUP or cols % ROW_GROUP or not cols:
+        return False
+    _library.load()
+    from ..ops.registration import CUDA_KERNELS, EMULATED_KERNELS
+
+    backend = _environment.backend()
+    if device == "cuda" or backend == "emu":
+        return dtype == torch.bfloat16 and "bf16_gemm_nt" in (CUDA_KERNELS if device == "cuda" else EMULATED_KERNELS)
+    return dtype in (torch.bfloat16, torch.float32) and backend == "cpu"
+
+
+def ops_for(dtype: torch.dtype, device: torch.device | None = None) -> ModuleType:
+    """Where a model of this dtype takes its ops from. Kernels know no fp64, the reference does; on CUDA, given as the
+    device, products of fp32 are the reference's, too.
+    """
+    narrow = device is not None and device.type == "cuda"
+    return reference if dtype == torch.float64 or (narrow and dtype == torch.float32) else ops
+
+
+def linear(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """x [T,K] @ weight [N,K].T -> [T,N], summed in fp32 (fp64 for fp64) and rounded to `dtype`, by default x's."""
+    out = torch.empty((len(x), len(weight)), dtype=dtype or x.dtype, device=x.device)
+    if not on_kernels(x.dtype, x.device.type, *weight.shape):
+        return reference.bf16_gemm_nt(x, weight, out)
+    return _any_columns(lambda w, y: ops.bf16_gemm_nt(x, w, y), weight, out)
+
+
+def per_head(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """out [h,T,N] = x [h,T,K] @ weight [h,N,K].T, a product for each head, in one launch; returns out."""
+    heads, tokens, _ = x.shape
+    valid = torch.full((heads,), tokens, dtype=torch.int32, device=x.device)
+    if not on_kernels(x.dtype, x.device.type, *weight.shape[1:]):
+        return reference.m_grouped_bf16_gemm_nt_masked(x, weight, out, valid, tokens)
+    return _any_columns(lambda w, y: ops.m_grouped_bf16_gemm_nt_masked(x, w, y, valid, tokens), weight, out)
+
+
+def _any_columns(product: Callable[[Tensor, Tensor], Tensor], weight: Tensor, out: Tensor) -> Tensor:
+    """product(weight [...,N,K], out [...,T,N]) by kernels that want N a multiple of 8: the last columns are computed
+    with some of those before them.
+    """
+    columns = out.shape[-1]
+    whole = columns - columns % ROW_GROUP
+    if whole == columns:
+        return product(weight, out)
+    product(weight[..., :whole, :], out[..., :whole])
+    last = product(weight[..., -ROW_GROUP:, :], out.new_empty((*out.shape[:-1], ROW_GROUP)))
+    out[..., whole:] = last[..., whole - columns :]
+    return out
