@@ -47,6 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for group, info in infos:
         if "tokens_per_s" in info:
             _print_rates(terminalreporter, group, info)
+    _print_cpu_products(terminalreporter, [info for _, info in infos if "cpu_us" in info])
     _print_overheads(terminalreporter, [info for _, info in infos if "torch_ops_us" in info])
     for line in tables.terminal_lines([info for _, info in infos if "rows" in info]):
         terminalreporter.write_line(line)
@@ -59,6 +60,23 @@ def _print_rates(terminalreporter: pytest.TerminalReporter, group: str, info: di
         ratio = info["ratio_to_peer"].get(name)
         against = f"{ratio:6.2f}x peer" if ratio is not None else ""
         terminalreporter.write_line(f"  {name:18s} {rate:9.1f} tokens/s  spread {info['spread'][name]:4.0%}  {against}")
+
+
+def _print_cpu_products(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:
+    if not infos:
+        return
+    terminalreporter.write_line(
+        f"\ndense products in us, {devices.cpu_name()}, torch {torch.__version__}; ratio: torch in its faster dtype / "
+        "ours in bf16; read: of the rate at which the same threads read memory"
+    )
+    names = list(infos[0]["cpu_us"])
+    terminalreporter.write_line(f"  {'':38s}{''.join(f'{name:>12s}' for name in names)}{'ratio':>8s}{'read':>7s}")
+    for info in infos:
+        place = f"{info['network']} {info['product']} {info['shape'][0]}x{info['shape'][1]}"
+        share = f"{info['read_share']:7.2f}" if "read_share" in info else ""
+        times = "".join(f"{info['cpu_us'][name]:12.1f}" for name in names)
+        cell = f"{place}, m {info['m']}, {info['threads']}t"
+        terminalreporter.write_line(f"  {cell:38s}{times}{info['ratio']:8.2f}{share}")
 
 
 def _print_overheads(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:

@@ -93,7 +93,7 @@ def run_masked(parts: Sequence[Tensor], b: Tensor, dtype: torch.dtype = torch.fl
                spare: int = _TAIL, expected_m: int = 4) -> list[Tensor]:  # fmt: skip
     groups, rows = len(parts), max(map(len, parts)) + spare
     starts = [g * rows for g in range(groups)]
-    a = place(parts, starts, groups * rows).view(groups, rows, -1)
+    a = place(parts, starts, groups * rows).view(groups, rows, parts[0].shape[1])
     out, (a, b) = _out((groups, rows, b.shape[1]), dtype, wide), (map(apart, (a, b)) if wide else (a, b))
     masked_m = torch.tensor([len(part) for part in parts], dtype=torch.int32)
     assert m_grouped_bf16_gemm_nt_masked(a, b, out, masked_m, expected_m) is out

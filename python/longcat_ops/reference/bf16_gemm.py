@@ -5,11 +5,10 @@ ones keep their dtype.
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..types import Fp8Pair
 from .gemm import Hidden, groups_of, halves_of, new_hidden, swiglu_into
-from .rows import acc_dtype
+from .rows import product
 
 __all__ = [
     "bf16_gemm_nt",
@@ -20,14 +19,10 @@ __all__ = [
 ]
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(acc_dtype(x.dtype))
-
-
 def bf16_gemm_nt(a: Tensor, b: Tensor, out: Tensor | None = None, *, split_k: int = 1) -> Tensor:
     """D[M,N] = a[M,K] @ b[N,K].T, accumulated in fp32, rounded once to `out`'s dtype (a's). split_k changes nothing
     here."""
-    d = F.linear(_wide(a), _wide(b))
+    d = product(a, b)
     return d.to(a.dtype) if out is None else out.copy_(d)
 
 
@@ -36,7 +31,7 @@ def m_grouped_bf16_gemm_nt_offset(a: Tensor, b: Tensor, out: Tensor, offsets: Te
                                   split_k: int = 1) -> Tensor:  # fmt: skip
     """out[offsets[g]:offsets[g+1]] = a[offsets[g]:offsets[g+1]] @ b[g].T; other rows are not written."""
     for g, rows in groups_of(offsets, len(a)):
-        out[rows] = F.linear(_wide(a[rows]), _wide(b[g])).to(out.dtype)
+        out[rows] = product(a[rows], b[g]).to(out.dtype)
     return out
 
 
@@ -44,7 +39,7 @@ def m_grouped_bf16_gemm_nt_masked(a: Tensor, b: Tensor, out: Tensor, masked_m: T
     """out[g,:masked_m[g]] = a[g,:masked_m[g]] @ b[g].T; other rows are not written."""
     for g, m in enumerate(masked_m.tolist()):
         if m > 0:
-            out[g, :m] = F.linear(_wide(a[g, :m]), _wide(b[g])).to(out.dtype)
+            out[g, :m] = product(a[g, :m], b[g]).to(out.dtype)
     return out
 
 
@@ -53,7 +48,7 @@ def m_grouped_bf16_gemm_nt_contiguous(a: Tensor, b: Tensor, out: Tensor, m_indic
     for g in m_indices.unique().tolist():
         if 0 <= g < len(b):
             rows = (m_indices == g).nonzero()[:, 0]
-            out[rows] = F.linear(_wide(a[rows]), _wide(b[g])).to(out.dtype)
+            out[rows] = product(a[rows], b[g]).to(out.dtype)
     return out
 
 
@@ -64,5 +59,5 @@ def m_grouped_bf16_swiglu_gemm_nt_offset(a: Tensor, gate_up: Tensor, offsets: Te
     1x128."""
     out = new_hidden(a, gate_up.shape[1] // 2, a.dtype, quantise) if out is None else out
     for g, rows in groups_of(offsets, len(a)):
-        swiglu_into(out, rows, F.linear(_wide(a[rows]), _wide(halves_of(gate_up[g : g + 1])[0])))
+        swiglu_into(out, rows, product(a[rows], halves_of(gate_up[g : g + 1])[0]))
     return out[0] if out[1] is None else out

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..types import BLOCK, ROW_GROUP, Fp8Pair
 from .quant import dequant_fp8, per_token_group_quant_fp8
-from .rows import silu
+from .rows import product, silu
 
 __all__ = [
     "fp8_gemm_nt",
@@ -56,7 +56,7 @@ def widen_weight(q: Tensor, s: Tensor, *, interleaved: bool = False) -> Tensor:
 def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_k: int = 1) -> Tensor:
     """D[M,N] = dequant(lhs[M,K]) @ dequant(rhs[N,K]).T, accumulated in fp32, rounded once to `out`'s dtype (bf16).
     split_k changes nothing here."""
-    d = F.linear(dequant_fp8(*lhs, torch.float32), widen_weight(*rhs))
+    d = product(dequant_fp8(*lhs, torch.float32), widen_weight(*rhs))
     d = _rescued(d, lhs, rhs)
     return d.to(torch.bfloat16) if out is None else out.copy_(d)
 
@@ -67,7 +67,7 @@ def m_grouped_fp8_gemm_nt_offset(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, offset
     """out[offsets[g]:offsets[g+1]] = lhs[offsets[g]:offsets[g+1]] @ rhs[g].T; other rows are not written."""
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*rhs)
     for g, rows in groups_of(offsets, len(a)):
-        out[rows] = _rescued(F.linear(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
+        out[rows] = _rescued(product(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
     return out
 
 
@@ -78,7 +78,7 @@ def m_grouped_fp8_gemm_nt_masked(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, masked
     for g, m in enumerate(masked_m.tolist()):
         if m > 0:
             rows = _part(lhs, (g, slice(m)))
-            d = F.linear(dequant_fp8(*rows, torch.float32), w[g])
+            d = product(dequant_fp8(*rows, torch.float32), w[g])
             out[g, :m] = _rescued(d, rows, _part(rhs, g)).to(out.dtype)
     return out
 
@@ -89,7 +89,7 @@ def m_grouped_fp8_gemm_nt_contiguous(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor, m_
     for g in m_indices.unique().tolist():
         if 0 <= g < len(w):
             rows = (m_indices == g).nonzero()[:, 0]
-            out[rows] = _rescued(F.linear(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
+            out[rows] = _rescued(product(a[rows], w[g]), _part(lhs, rows), _part(rhs, g)).to(out.dtype)
     return out
 
 
@@ -112,7 +112,7 @@ def m_grouped_fp8_swiglu_gemm_nt_offset(lhs: Fp8Pair, gate_up: Fp8Pair, offsets:
     a, w = dequant_fp8(*lhs, torch.float32), widen_weight(*gate_up, interleaved=True)
     out = new_hidden(a, w.shape[1] // 2, torch.bfloat16, quantise) if out is None else out
     for g, rows in groups_of(offsets, len(a)):
-        d = F.linear(a[rows], w[g])
+        d = product(a[rows], w[g])
         d = _rescued(d, _part(lhs, rows), _part(gate_up, g), interleaved=True)
         swiglu_into(out, rows, d)
     return out[0] if out[1] is None else out
