@@ -118,4 +118,7 @@ OPS: dict[str, Op] = {
             "moe_combine",
         ),
     ),
+    "mla_write": Op("mla"),
+    "mla_query": Op("mla"),
+    "mla_decode": Op("mla"),
 }
