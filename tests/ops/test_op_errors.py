@@ -22,6 +22,8 @@ FREE = {
     ("moe_permute_quant", "row_of", 1),
     ("m_grouped_bf16_gemm_nt_contiguous", "b", 0),
     ("router_gemm", "w", 0),
+    ("embed_rows", "table", 0),
+    ("embed_rows", "ids", 0),
     ("mla_write", "rope", 0),
     ("mla_write", "page_table", 0),
     ("mla_write", "page_table", 1),

@@ -1,4 +1,4 @@
-"""Bad calls by hand of latent attention, for test_op_bad_calls.py. Each changes a legal call."""
+"""Bad calls by hand of latent attention, and of what stands between products, for test_op_bad_calls.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import torch
 from support.bad_calls import bad
 
 MLA = [
+    bad("embed_rows", "`table` is torch.int32, expected", lambda a, k: ((a[0].int(), a[1]), k)),
+    bad("embed_rows", "`ids` is torch.float32, expected torch.int64", lambda a, k: ((a[0], a[1].float()), k)),
+    bad("embed_rows", "`ids` is 2-D [1, 5], expected 1-D [T]", lambda a, k: ((a[0], a[1][None]), k)),
+    bad("add_rows", "`y` is torch.float32, expected torch.bfloat16", lambda a, k: ((a[0], a[1].float()), k)),
+    bad("add_rows", "`y` is of shape [4, 97], expected [5, 97]", lambda a, k: ((a[0], a[1][:4]), k)),
+    bad(
+        "silu_and_mul",
+        "`gate_up` is of shape [5, 193], expected [T, 2I], of an even width",
+        lambda a, k: ((a[0][:, 1:],), k),
+    ),
+    bad("silu_and_mul", "`gate_up` is torch.int32, expected", lambda a, k: ((a[0].int(),), k)),
     bad("mla_write", "`kv` is torch.int32, expected", lambda a, k: ((a[0].int(), *a[1:]), k)),
     bad("mla_write", "`weight` is of shape [23], expected [24]", lambda a, k: ((a[0], a[1][:23], *a[2:]), k)),
     bad("mla_write", "`eps` is -1, expected 0 or a small", lambda a, k: ((*a[:2], -1.0, *a[3:]), k)),

@@ -156,6 +156,11 @@ def _fused(tokens: int, hidden: int, width: int, fp8: str, planned: bool = False
     return call(x, routing, w_gate_up, w_down, **({"plan": plan_of(routing)} if planned else {}))
 
 
+@seeded
+def _rows(rows: int, width: int, dtype: torch.dtype, count: int) -> Call:
+    return call(*(torch.randn(rows, width).to(dtype) for _ in range(count)))
+
+
 def _places(position: list[int], table_width: int, pages: int = 12) -> tuple[Tensor, Tensor, Tensor]:
     """page_table of 3 sequences over pages in no order, sequence and position of a token of each in turn."""
     table = torch.randperm(pages)[: 3 * table_width].view(3, table_width).int()
@@ -205,7 +210,11 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "per_block": lambda: _dequant(136, 160, torch.float32, False),
         "empty": lambda: _dequant(0, 128, torch.float16, True),
     },
-    "rms_norm": {"odd": lambda: _norm(5, 97), "empty": lambda: _norm(0, 64)},
+    "rms_norm": {
+        "odd": lambda: _norm(5, 97),
+        "residual": lambda: _norm(5, 97, residual=True),
+        "empty": lambda: _norm(0, 64),
+    },
     "rms_norm_quant_fp8": {
         "residual": lambda: _norm(5, 160, residual=True),
         "plain": lambda: _norm(3, 576),
@@ -284,6 +293,21 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "fp8_down": lambda: _fused(5, 72, 136, fp8="down"),
         "planned": lambda: _fused(5, 128, 64, fp8="gate_up, down", planned=True),
         "empty": lambda: _fused(0, 128, 64, fp8=""),
+    },
+    "embed_rows": {
+        "f32": lambda: call(torch.arange(70.0).view(10, 7), torch.tensor([9, 0, -1, 3, 10])),
+        "bf16": lambda: call(torch.arange(24.0).view(3, 8).bfloat16(), torch.tensor([2, 2])),
+        "empty": lambda: call(torch.ones(3, 8), torch.zeros(0, dtype=torch.int64)),
+    },
+    "add_rows": {
+        "odd": lambda: _rows(5, 97, torch.bfloat16, 2),
+        "f32": lambda: _rows(3, 64, torch.float32, 2),
+        "empty": lambda: _rows(0, 64, torch.float16, 2),
+    },
+    "silu_and_mul": {
+        "odd": lambda: _rows(5, 2 * 97, torch.bfloat16, 1),
+        "f32": lambda: _rows(3, 64, torch.float32, 1),
+        "empty": lambda: _rows(0, 64, torch.float16, 1),
     },
     "mla_write": {
         "bf16": lambda: _mla_write([0, 64, 191, -1, 63], 24, 8, torch.bfloat16),
