@@ -49,7 +49,7 @@ PREDICTING = {  # a bench that needs a GPU -> one of its cells, and how its pred
     "ops/bench_moe.py": ("test_against_the_floor[moe_plan-8]", "a prediction for an H100, nothing ran"),
     "products/bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "predictions, nothing ran"),
 }
-RUN_ANYWHERE = {"engine/bench_generate.py", "ops/bench_ops.py"}
+RUN_ANYWHERE = {"engine/bench_generate.py", "ops/bench_ops.py", "products/bench_cpu_products.py"}
 
 
 def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
