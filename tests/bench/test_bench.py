@@ -20,7 +20,7 @@ import tables
 from device_check.plan import PLAN
 from longcat_ops import perf
 from peers import SPLITS, Peer, ours, torch_eager
-from products import bench_moe_gemm, measuring, moe_gemm_problem
+from products import bench_bf16_gemm, bench_moe_gemm, measuring, moe_gemm_problem
 from products.moe_gemm_problem import Cell, Problem
 from report import devices, graph_time
 from support.fake_gpu import NAME as H100
@@ -265,7 +265,7 @@ def test_plots(tmp_path: Path) -> None:
     assert "q_a, dense" in drawn["bf16_gemm_crossover.svg"] and "longcat_ops, q_a" in drawn["bf16_gemm_roofline.svg"]
 
 
-@pytest.mark.parametrize("bench", [bench_moe_gemm], ids=["moe_gemm"])
+@pytest.mark.parametrize("bench", [bench_moe_gemm, bench_bf16_gemm], ids=["moe_gemm", "bf16_gemm"])
 def test_the_short_grid_ends_within_the_step_of_the_gpu_check(bench: ModuleType) -> None:
     """The step's limit covers SHORT_SECONDS plus one second a cell for our op (an assumption, not measured yet)."""
     name = f"bench/{bench.__name__.split('.')[-1]}"
