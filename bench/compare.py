@@ -1,4 +1,5 @@
-"""Two results files of bench_moe_gemm.py side by side: new / old for every time. It refuses files of different devices.
+"""Two results files of bench_moe_gemm.py or bench_bf16_gemm.py side by side: new / old for every time. It refuses
+files of different devices.
 
 python bench/compare.py OLD.json NEW.json
 """
@@ -10,14 +11,14 @@ import sys
 from pathlib import Path
 
 from report.devices import differences
-from tables import cells_of, read_results, timed
+from tables import PRODUCTS, cells_of, read_results, timed
 
-Key = tuple[str, str, str]  # cell, implementation, device
+Key = tuple[str, str, str, str]  # product, cell, implementation, device
 
 
 def times(results: dict) -> dict[Key, float]:
     return {
-        (cell["cell"], row["implementation"], row["device"]): row["us"]
+        (cell["product"], cell["cell"], row["implementation"], row["device"]): row["us"]
         for cell in cells_of(results)
         for row in timed(cell)
     }
@@ -49,8 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     if reason := refusal(old, new):
         print(f"compare.py: {reason}", file=sys.stderr)
         return 2
-    for (cell, implementation, device), (before, after) in ratios(old, new).items():
-        print(f"{cell:22s}{implementation:28s}{device:24s}{before:10.2f} us{after:10.2f} us{after / before:8.3f} x")
+    for (product, cell, implementation, device), (before, after) in ratios(old, new).items():
+        ratio = f"{before:10.2f} us{after:10.2f} us{after / before:8.3f} x"
+        print(f"{PRODUCTS[product]:18s}{cell:22s}{implementation:28s}{device:24s}{ratio}")
     return 0
 
 

@@ -20,9 +20,9 @@ def report(request: pytest.FixtureRequest) -> reports.Report:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--predictions-json", type=Path, metavar="FILE", help="keeps what is predicted without a GPU")
-    parser.addoption("--grid", choices=("short", "full"), help="cells of bench_moe_gemm.py; full without a GPU")
-    parser.addoption("--peers", default="", help="parts of names, with commas: only these in bench_moe_gemm.py")
-    parser.addoption("--seconds", type=float, help="after these its peers get no time; 0: no limit")
+    parser.addoption("--grid", choices=("short", "full"), help="cells of the benches of products; full without a GPU")
+    parser.addoption("--peers", default="", help="parts of names, with commas: only these of products")
+    parser.addoption("--seconds", type=float, help="of such a bench; then its peers get no time; 0: no limit")
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:

@@ -1,10 +1,11 @@
-"""Two plots of a results file of bench_moe_gemm.py, measured or predicted: moe_gemm_{roofline,crossover}.svg.
+"""Two plots of each product in a results file of bench_moe_gemm.py or bench_bf16_gemm.py, measured or predicted:
+{moe_gemm,bf16_gemm}_{roofline,crossover}.svg.
 
 python bench/plots.py results.json --out docs [--device H100]
 
 Roofline: flops/s of every cell against its flops per byte, under the device's memory and tensor cores. Crossover: time
-against tokens an expert, one panel for each shape and number of experts, the floor dashed, as far as 4 times the floor.
-A prediction is the middle of its band, and the band.
+against tokens, an expert's if there are experts, one panel for each shape and number of experts, the floor dashed, as
+far as 4 times the floor. A prediction is the middle of its band, and the band.
 Needs matplotlib.
 """
 
@@ -16,24 +17,25 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from tables import cells_of, devices, read_results, timed
+from tables import PRODUCTS, by_product, cells_of, devices, read_results, timed
 
 # Text stays text, and the same results give the same file.
 matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "longcat_ops", "font.size": 8}
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # distinct for everyone
-MARKERS = {"gate_up": "o", "down": "s"}
+MARKERS = "os^vD<>ph"  # of shapes
 COLUMNS = 4  # panels in a row
 CUT = 4  # a panel ends at so many times the floor: slower points leave it
 APART = 1.03
 
 
 def title(cells: list[dict], what: str, device: str) -> str:
-    nothing_ran = cells[0]["kind"] == "predicted"
-    return f"Grouped FP8 GEMM, {what}: " + (f"prediction for an {device}, nothing ran" if nothing_ran else device)
+    nothing_ran, product = cells[0]["kind"] == "predicted", PRODUCTS[cells[0]["product"]]
+    return f"{product}, {what}: " + (f"prediction for an {device}, nothing ran" if nothing_ran else device)
 
 
 def even(cells: list[dict], device: str) -> list[tuple[dict, dict]]:
@@ -50,13 +52,16 @@ def roofline(cells: list[dict], device: str) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     points = even(cells, device)
+    markers = dict(zip(dict.fromkeys(cell["shape"] for cell, _ in points), MARKERS, strict=False))
     for i, (name, colour) in enumerate(colours(cells).items()):
         for cell, row in points:
             if row["implementation"] == name and "low_us" in row:
                 rates = [cell["flops"] / row[end] / 1e6 for end in ("high_us", "low_us")]
                 axes.plot([APART**i * cell["flops"] / cell["bytes"]] * 2, rates, color=colour, linewidth=0.6, alpha=0.4)
-        for shape, marker in MARKERS.items():
+        for shape, marker in markers.items():
             own = [(c, r) for c, r in points if (r["implementation"], c["shape"]) == (name, shape)]
+            if not own:
+                continue
             x = [APART**i * cell["flops"] / cell["bytes"] for cell, _ in own]
             y = [cell["flops"] / row["us"] / 1e6 for cell, row in own]
             axes.plot(x, y, marker, color=colour, markersize=3, alpha=0.7, label=f"{name}, {shape}")
@@ -104,22 +109,25 @@ def crossover(cells: list[dict], device: str) -> Figure:
     height = -(-len(keys) // COLUMNS)
     figure = Figure(figsize=(2.4 * COLUMNS, 1.8 * height + 0.6), layout="constrained")
     grid = figure.subplots(height, COLUMNS, squeeze=False).flatten()
+    named: dict[str, Artist] = {}
     for axes, key in zip(grid, keys, strict=False):
         panel(axes, [(c, r) for c, r in points if (c["shape"], c["groups"]) == key], device, colour_of)
-        axes.set_title(f"{key[0]}, G = {key[1]}", fontsize=8)
+        axes.set_title(f"{key[0]}, dense" if key[1] is None else f"{key[0]}, G = {key[1]}", fontsize=8)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
     for axes in grid[len(keys) :]:
         axes.remove()
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(title(cells, "us against tokens an expert", device))
+    figure.legend(named.values(), named, loc="outside lower center", ncols=4)
+    figure.suptitle(title(cells, "us against tokens" + " an expert" * all(groups for _, groups in keys), device))
     return figure
 
 
 def written(cells: list[dict], device: str, folder: Path) -> list[Path]:
-    """Both plots, roofline first."""
+    """Both plots of one product, roofline first."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, draw in (("roofline", roofline), ("crossover", crossover)):
-        paths.append(folder / f"moe_gemm_{name}.svg")
+        paths.append(folder / f"{cells[0]['product']}_{name}.svg")
         draw(cells, device).savefig(paths[-1], metadata={"Date": None})
     return paths
 
@@ -135,7 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
     device = options.device or next(iter(known), None)
     if device not in known:
         parser.error(f"{options.results} has no times for {device}, but for {', '.join(known) or 'no device'}")
-    print("\n".join(str(path) for path in written(cells, device, options.out)))
+    for own in by_product(cells).values():
+        print("\n".join(str(path) for path in written(own, device, options.out)))
     return 0
 
 

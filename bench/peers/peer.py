@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from products.moe_gemm_problem import Problem
+from products.problem import Problem
 
 
 @dataclass

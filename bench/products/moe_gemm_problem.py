@@ -1,54 +1,32 @@
-"""A cell of the bench of the grouped FP8 GEMM: its sizes, what it moves, its operands, and what must come out."""
+"""A cell of the bench of the grouped FP8 GEMM: its sizes, what it moves, and its operands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from products import problem
+
 SHAPES = {"gate_up": (4096, 6144), "down": (6144, 2048)}  # N, K of one expert
-COLD = 4  # calls take turns on copies of the operands of so many times L2, so that none finds its own there
 
 
 @dataclass(frozen=True)
-class Cell:
-    """`tokens` rows in each of `groups` experts, or a Poisson distribution with that mean."""
-
-    shape: str
-    groups: int
-    tokens: int
-    skewed: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.shape}-G{self.groups}-m{self.tokens}{'-skewed' * self.skewed}"
-
-    @cached_property
-    def counts(self) -> list[int]:
-        """Rows of each expert; the same in every run."""
-        if not self.skewed:
-            return [self.tokens] * self.groups
-        seed = torch.Generator().manual_seed(1000 * self.groups + self.tokens)
-        return torch.poisson(torch.full((self.groups,), float(self.tokens)), generator=seed).int().tolist()
+class Cell(problem.Cell):
+    product, shapes = "moe_gemm", SHAPES
 
     @property
-    def rows(self) -> int:
-        return sum(self.counts)
+    def weight_bytes(self) -> int:
+        """Codes and scales."""
+        n, k = self.size
+        return n * k + 4 * -(-n // 128) * -(-k // 128)
 
     @property
-    def bytes(self) -> int:
-        """What has to be moved, each byte once: weights of experts with rows, activations, both scales, results."""
-        (n, k), active = SHAPES[self.shape], sum(count > 0 for count in self.counts)
-        blocks = -(-k // 128)
-        weights = n * k + 4 * -(-n // 128) * blocks
-        return active * weights + self.rows * (k + 4 * blocks + 2 * n) + 4 * (self.groups + 1)
-
-    @property
-    def flops(self) -> int:
-        n, k = SHAPES[self.shape]
-        return 2 * self.rows * n * k
+    def row_bytes(self) -> int:
+        """Codes, scales and results."""
+        n, k = self.size
+        return k + 4 * -(-k // 128) + 2 * n
 
 
 @dataclass(frozen=True)
@@ -61,19 +39,10 @@ class Operands:
     ws: Tensor
 
 
-class Problem:
-    """A cell with its operands in `copies`. Rows of expert g are offsets[g] .. offsets[g + 1]."""
+class Problem(problem.Problem):
+    loss = 2**-10  # on such data
 
-    def __init__(self, cell: Cell, device: str, l2_bytes: int = 0) -> None:
-        self.cell, self.counts, self.device = cell, cell.counts, device
-        self.n, self.k = SHAPES[cell.shape]
-        self.starts = [0, *accumulate(cell.counts)]
-        self.offsets = torch.tensor(self.starts, dtype=torch.int32, device=device)
-        generator = torch.Generator(device).manual_seed(0)
-        copies = max(1, -(-COLD * l2_bytes // cell.bytes))
-        self.copies = [self._operands(generator) for _ in range(copies)]
-
-    def _operands(self, generator: torch.Generator) -> Operands:
+    def operands(self, generator: torch.Generator) -> Operands:
         n, k, rows, groups = self.n, self.k, self.cell.rows, self.cell.groups
 
         def codes(*sizes: int) -> Tensor:
@@ -85,43 +54,9 @@ class Problem:
         blocks = -(-k // 128)
         return Operands(codes(rows, k), scales(rows, blocks), codes(groups, n, k), scales(groups, -(-n // 128), blocks))
 
-    def empty_out(self) -> Tensor:
-        """bf16 [M, N]"""
-        return torch.empty(self.cell.rows, self.n, dtype=torch.bfloat16, device=self.device)
-
-    def places(self, starts: list[int]) -> Tensor:
-        """i64 [M]: where each row lies if those of expert g begin at starts[g]."""
-        rows = [torch.arange(start, start + count) for start, count in zip(starts, self.counts, strict=True)]
-        return torch.cat(rows).to(self.device)
-
-    @cached_property
-    def expected(self) -> tuple[Tensor, Tensor]:
-        """For the first copy, in float32 [M, N]: the products, and the sums of absolute products."""
-        operands, values, sums = self.copies[0], [], []
-        for g, (start, count) in enumerate(zip(self.starts, self.counts, strict=False)):
-            if count:
-                rows = slice(start, start + count)
-                x = widen(operands.x[rows], operands.xs[rows])
-                w = widen(operands.w[g], operands.ws[g].repeat_interleave(128, 0)[: self.n])
-                values.append(x @ w.T)
-                sums.append(x.abs() @ w.abs().T)
-        return torch.cat(values), torch.cat(sums)
-
-    def disagreement(self, rows: Tensor, rounding: float = 0.0) -> str | None:
-        """What is wrong with `rows` [M, N] as the result of the first copy.
-
-        A value may be off by 2^-8 of itself, for its rounding to bf16, plus 2^-10 of the sum of absolute products, for
-        what a tensor core loses of such data, plus `rounding` times that sum, where operands are rounded first.
-        """
-        value, total = self.expected
-        if rows.shape != value.shape:
-            return f"computes something else: {list(rows.shape)} for {list(value.shape)}"
-        off = (rows.float() - value).abs() / (2**-8 * value.abs() + (2**-10 + rounding) * total)
-        wrong = int((~(off <= 1)).sum())  # NaN is wrong
-        if wrong == 0:
-            return None
-        worst = off.nan_to_num(torch.inf).max()
-        return f"computes something else: {wrong} of {value.numel()} values, the worst {worst:.3g} times its bound off"
+    def wide(self, g: int, rows: slice) -> tuple[Tensor, Tensor]:
+        o = self.copies[0]
+        return widen(o.x[rows], o.xs[rows]), widen(o.w[g], o.ws[g].repeat_interleave(128, 0)[: self.n])
 
 
 def random_codes(sizes: tuple[int, ...], device: str, generator: torch.Generator) -> Tensor:

@@ -1,14 +1,16 @@
-"""The bench of the grouped FP8 GEMM without a GPU: what it refuses to time, its predictions, its tables and plots.
-CUDA graphs and clocks are faked: replaying a graph runs the captured calls on the CPU."""
+"""The benches of products without a GPU: what they refuse to time, their predictions, tables and plots. CUDA graphs and
+clocks are faked: replaying a graph runs the captured calls on the CPU."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,12 +20,13 @@ import tables
 from device_check.plan import PLAN
 from longcat_ops import perf
 from peers import SPLITS, Peer, ours, torch_eager
-from products import bench_moe_gemm, moe_gemm_problem
+from products import bench_bf16_gemm, bench_moe_gemm, measuring, moe_gemm_problem
 from products.moe_gemm_problem import Cell, Problem
 from report import devices, graph_time
+from support.fake_gpu import NAME as H100
+from support.fake_gpu import FakeGraph, install
 
 ROOT = Path(__file__).resolve().parents[2]
-H100 = "NVIDIA H100 80GB HBM3"
 
 
 @pytest.fixture(autouse=True)
@@ -35,32 +38,12 @@ def problem(cell: Cell) -> Problem:
     return Problem(cell, "cpu", l2_bytes=cell.bytes // 3)  # two copies
 
 
-class FakeGraph(graph_time.Graph):
-    """Replaying it runs the calls on the CPU and reports 50 us a call."""
-
-    us = 50.0
-
-    def microseconds(self) -> float:
-        for run in self.runs:
-            run()
-        return self.us * self.calls
-
-
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fakes an H100."""
-
-    def capture(runs: list[Callable], repeats: int = 1) -> FakeGraph:
-        return FakeGraph(None, repeats * len(runs), runs)
-
-    properties = SimpleNamespace(name=H100, L2_cache_size=50 << 20)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    monkeypatch.setattr(bench_moe_gemm, "read_rate", lambda: 3e12)
+    install(monkeypatch)
     monkeypatch.setattr(bench_moe_gemm, "Problem", lambda cell, device, l2: problem(cell))
     monkeypatch.setattr(bench_moe_gemm, "OURS", peer("longcat_ops", ours.prepare))
     monkeypatch.setattr(bench_moe_gemm, "SPLITS", [peer("split", SPLITS[0].prepare)])
-    monkeypatch.setattr(graph_time, "ROUNDS", 2)
-    monkeypatch.setattr(graph_time, "capture", capture)
 
 
 def peer(name: str, prepare: Callable, **fields: object) -> Peer:
@@ -95,6 +78,8 @@ def test_rows_of_a_cell(fake_gpu: None) -> None:
     ours_row = rows["longcat_ops"]
     assert (ours_row["us"], ours_row["p10_us"], ours_row["p90_us"], ours_row["device"]) == (50.0, 50.0, 50.0, H100)
     assert ours_row["read_share"] == round(cell.bytes / 50e-6 / 3e12, 4) and "ratio" not in ours_row
+    assert found["ceilings"] == {H100: {"bytes_per_s": 3e12, "flops_per_s": 1979e12}}
+    assert ours_row["flops_share"] == round(cell.flops / 50e-6 / 1979e12, 4)
     assert rows["eager"]["ratio"] == 1.0
     assert rows["absent"]["reason"] == "cannot be imported"
     assert rows["refused"]["reason"] == "RuntimeError: no kernel for K = 384"
@@ -139,7 +124,7 @@ def fabricated(kind: str = "measured", device: str = H100, factor: float = 1.0, 
         for groups in (1, 4):
             for tokens in (8, 128):
                 us = factor * (groups * size / 3e6 + 0.1 * tokens)
-                shares = {"p10_us": us, "p90_us": us, "read_share": 0.9, "fp8_share": 0.1}
+                shares = {"p10_us": us, "p90_us": us, "read_share": 0.9, "flops_share": 0.1}
                 rows = [
                     {"implementation": "longcat_ops", "device": device, "us": us, **shares},
                     {"implementation": "Triton grouped", "device": device, "us": 1.5 * us, "ratio": 1.5, **shares},
@@ -148,7 +133,8 @@ def fabricated(kind: str = "measured", device: str = H100, factor: float = 1.0, 
                 for row in rows[:2] if kind == "predicted" else ():
                     row |= {"low_us": 0.8 * row["us"], "high_us": 1.2 * row["us"], "bound": "memory or L2"}
                 info = {"cell": f"{shape}-G{groups}-m{tokens}", "shape": shape, "groups": groups, "tokens": tokens}
-                info |= {"skewed": False, "bytes": groups * size, "flops": groups * tokens * 2 * size, "kind": kind}
+                info |= {"product": "moe_gemm", "skewed": False, "kind": kind}
+                info |= {"bytes": groups * size, "flops": groups * tokens * 2 * size}
                 ceilings = {device: {"bytes_per_s": 3e12, "flops_per_s": 1.979e15}}
                 info |= {"floors_us": {device: groups * size / 3e6}, "ceilings": ceilings, "rows": rows}
                 benchmarks.append({"name": "test", "extra_info": info})
@@ -180,6 +166,32 @@ def test_tables() -> None:
     page = tables.all_tables(cells)
     assert f"| {H100} | G | m = 1 |" in page and f"| {H100}, Triton grouped | G | m = 1 |" in page
     assert "| gate_up | 4 |  | 34.1 |  |  | 46.1 |  |" in page and "| down | 1 |  | 7.2 |  |  | 25.2 |  |" in page
+
+
+def both_products() -> dict:
+    """The cells of the FP8 bench, and a grouped and a dense one of the bf16 bench."""
+    results = fabricated()
+    (grouped, *_) = copy.deepcopy(tables.cells_of(results))
+    grouped |= {"product": "bf16_gemm"}
+    dense = copy.deepcopy(grouped) | {"cell": "q_a-m4", "shape": "q_a", "groups": None, "tokens": 4}
+    results["benchmarks"] += [{"extra_info": info} for info in (grouped, dense)]
+    return results
+
+
+def test_a_table_says_which_product_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    results = both_products()
+    text = "\n".join(tables.terminal_lines(tables.cells_of(results)))
+    fp8, bf16 = text.index(f"Grouped FP8 GEMM on {H100}"), text.index(f"bf16 products on {H100}")
+    assert fp8 < text.index("down-G4-m128") < bf16 < text.index("q_a-m4") and "no time in 2 cells" in text[bf16:]
+    assert tables.main([str(written(tmp_path / "both", results))]) == 0
+    page = capsys.readouterr().out
+    _, fp8, bf16 = re.split("Grouped FP8 GEMM\n|bf16 products\n", page)
+    assert "| down | 4 |" in fp8 and "q_a" not in fp8 and "| gate_up | 1 |  | 9.1 |" in bf16
+    assert f"| {H100} | m = 1 | m = 2 | m = 4 |" in bf16 and "| q_a |  |  | 9.1 |  |  |  |" in bf16
+    once, again = written(tmp_path / "once", results), written(tmp_path / "again", results)
+    assert compare.main([str(once), str(again)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20 and len({line[:68] for line in lines}) == 20
 
 
 def test_tables_of_predictions_hold_bands() -> None:
@@ -246,10 +258,17 @@ def test_plots(tmp_path: Path) -> None:
             assert len(text) < 200_000 and text == again.read_text()
     with pytest.raises(SystemExit):
         plots.main([str(results), "--out", str(tmp_path), "--device", "H20"])
+    assert plots.main([str(written(tmp_path / "both", both_products())), "--out", str(tmp_path / "both_plots")]) == 0
+    drawn = {path.name: path.read_text() for path in (tmp_path / "both_plots").iterdir()}
+    assert drawn.keys() == {f"{name}_{plot}.svg" for name in tables.PRODUCTS for plot in ("roofline", "crossover")}
+    assert "bf16 products, us against tokens:" in drawn["bf16_gemm_crossover.svg"]
+    assert "q_a, dense" in drawn["bf16_gemm_crossover.svg"] and "longcat_ops, q_a" in drawn["bf16_gemm_roofline.svg"]
 
 
-def test_the_short_grid_ends_within_the_step_of_the_gpu_check() -> None:
+@pytest.mark.parametrize("bench", [bench_moe_gemm, bench_bf16_gemm], ids=["moe_gemm", "bf16_gemm"])
+def test_the_short_grid_ends_within_the_step_of_the_gpu_check(bench: ModuleType) -> None:
     """The step's limit covers SHORT_SECONDS plus one second a cell for our op (an assumption, not measured yet)."""
-    (limit,) = (step.limit_s for step in PLAN if step.name == "bench/bench_moe_gemm")
-    cells = [cell for cell in bench_moe_gemm.cells("short") if cell.shape != "tiny"]
-    assert bench_moe_gemm.SHORT_SECONDS + len(cells) <= limit <= 600
+    name = f"bench/{bench.__name__.split('.')[-1]}"
+    (limit,) = (step.limit_s for step in PLAN if step.name == name)
+    cells = [cell for cell in bench.cells("short") if cell.shape != "tiny"]
+    assert measuring.SHORT_SECONDS + len(cells) <= limit <= 600

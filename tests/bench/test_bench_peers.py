@@ -1,5 +1,5 @@
-"""The peers of bench/peers/ compute the expected product, and one that does not is caught. Everything runs on CPU
-tensors: our reference, called in each library's layouts, stands in for the libraries that need a GPU."""
+"""The peers of the grouped FP8 GEMM compute the expected product, and one that does not is caught. Everything runs on
+CPU tensors: our reference, called in each library's layouts, stands in for the libraries that need a GPU."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import pytest
 import tables
 from longcat_ops.perf.chain import shares
 from peers import PEERS
-from products import bench_moe_gemm
+from products import bench_bf16_gemm, bench_moe_gemm
+from products.bf16_gemm_problem import Cell as Bf16Cell
 from products.moe_gemm_problem import Cell
 from support.pytests import run_pytest
 
@@ -24,6 +25,22 @@ def without_a_gpu(tmp_path: Path, *selection: str) -> tuple[str, str, dict]:
     done = run_pytest(*selection, *files, "--grid=full", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, measured.read_text() if measured.exists() else "", json.loads(predicted.read_text())
+
+
+def test_the_prediction_of_bf16_cells(tmp_path: Path) -> None:
+    """A grouped cell and a dense one; of uneven experts there is none."""
+    bench = "bench/products/bench_bf16_gemm.py::test_against_the_floor"
+    names = "gate_up-G4-m8", "kv_a-m2", "down-G16-m8-skewed"
+    out, _, kept = without_a_gpu(tmp_path, *(f"{bench}[{name}]" for name in names))
+    assert "bf16 products: predictions, nothing ran" in out and "torch grouped_mm: needs a GPU" in out
+    even, dense, skewed = tables.cells_of(kept)
+    for found, cell in ((even, Bf16Cell("gate_up", 4, 8)), (dense, Bf16Cell("kv_a", 1, 2))):
+        (chosen,) = [tile for tile in bench_bf16_gemm.explained(cell).candidates if tile.chosen]
+        wanted = {p.device: (round(p.low, 3), round(p.high, 3)) for p in chosen.predictions if p.device != "H800"}
+        assert {row["device"]: (row["low_us"], row["high_us"]) for row in tables.timed(found)} == wanted
+        assert found["kind"] == "predicted" and found["product"] == "bf16_gemm"
+        assert len(found["rows"]) == 2 + len(bench_bf16_gemm.peers_of(cell))
+    assert (even["groups"], dense["groups"]) == (4, None) and tables.timed(skewed) == []
 
 
 def test_the_prediction_of_two_cells(tmp_path: Path) -> None:
@@ -47,9 +64,10 @@ PREDICTING = {  # a bench that needs a GPU -> one of its cells, and how its pred
     "chains/bench_layer.py": ("test_a_layer[8]", "a prediction for an H100, nothing ran"),
     "comm/bench_comm.py": ("test_beside_peers[all_gather-ragged-1M-graph]", "a prediction for an H100, nothing ran"),
     "ops/bench_moe.py": ("test_against_the_floor[moe_plan-8]", "a prediction for an H100, nothing ran"),
-    "products/bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "predictions, nothing ran"),
+    "products/bench_bf16_gemm.py": ("test_against_the_floor[q_a-m8]", "bf16 products: predictions, nothing ran"),
+    "products/bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "Grouped FP8 GEMM: predictions, nothing ran"),
 }
-RUN_ANYWHERE = {"engine/bench_generate.py", "ops/bench_ops.py"}
+RUN_ANYWHERE = {"engine/bench_generate.py", "ops/bench_ops.py", "products/bench_cpu_products.py"}
 
 
 def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
@@ -70,6 +88,7 @@ def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:
         "layer",
         "comm",
         "moe",
+        "bf16_gemm",
         "moe_gemm",
     ]
     assert all("stats" not in entry for entry in kept["predictions"])

@@ -78,7 +78,7 @@ def test_the_order_of_experts_and_the_number_of_blocks_do_not_matter() -> None:
         assert bits([outs[order.index(g)] for g in range(6)]) == expected
 
 
-@pytest.mark.parametrize("policy", emulated.POLICIES)
+@pytest.mark.parametrize("policy", ["random", *(pytest.param(p, marks=pytest.mark.slow) for p in ("eager", "lazy"))])
 def test_low_tiles_and_pairs_have_the_same_bits(policy: str) -> None:
     """Tiles of 64 weight rows, where tiles are few for many blocks; pairs of blocks, with an odd number of tiles."""
     emulated.configure(2, policy, sms=1)

@@ -15,6 +15,7 @@ from longcat_ops.ops.registry import OPS
 from support.pytests import run_pytest
 
 WITH_KERNEL = sorted(op for op in OPS if emulated.has_kernel(op))
+ANY_BACKEND = "compiles", "fakes", "flattened", "opcheck"  # tests of the contract that run no kernel, or ask torch
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,13 @@ def test_the_op_passes_its_own_tests(outcomes: str, op: str) -> None:
 
 
 def test_the_contract_of_the_ops_holds() -> None:
-    done = run_pytest("--backend", "emu", "tests/ops/test_op_contract.py", "-k", " or ".join(WITH_KERNEL))
+    done = run_pytest(
+        "--backend",
+        "emu",
+        "tests/ops/test_op_contract.py",
+        "-k",
+        f"({' or '.join(WITH_KERNEL)}) and not ({' or '.join(ANY_BACKEND)})",
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 

@@ -75,7 +75,7 @@ def _cases(products: int, elements: int, /, **factors: Sequence[Any]) -> list[Ca
     return sorted((Case(**row) for row in rows), key=lambda case: (case.shape, case.weights, case.groups))
 
 
-SMALL_CASES = _cases(2**25, 2**24) if not EMULATED else _cases(2**21, 2**20, shape=SMALL[:4], m=ROWS[:17])
+SMALL_CASES = _cases(2**24, 2**23) if not EMULATED else _cases(2**21, 2**20, shape=SMALL[:4], m=ROWS[:17])
 LARGE_CASES = _cases(
     2**30, 2**27, shape=LARGE, m=(1, 8, 33), groups=(1, 2), distribution=("uniform", "poisson", "one hot"),
     values=("normal", "outliers", "equal"), weights=("normal",), slack=(0, 3, 5), hint=(None, 0.5), wide=(False,),
@@ -173,7 +173,7 @@ def test_every_shape(case: Case) -> None:
 
 @pytest.mark.skipif(EMULATED, reason="there are fewer cases")
 @pytest.mark.parametrize(
-    ("cases", "shapes", "elements"), [(SMALL_CASES, SMALL, 2**24), (FULL_CASES, SMALL + LARGE, 2**28)], ids=["", "full"]
+    ("cases", "shapes", "elements"), [(SMALL_CASES, SMALL, 2**23), (FULL_CASES, SMALL + LARGE, 2**28)], ids=["", "full"]
 )
 def test_the_cases_hold_every_pair(cases: list[Case], shapes: list[tuple[int, int]], elements: int) -> None:
     """Only weights that are too large are left out."""

@@ -73,6 +73,20 @@ def test_routing_and_plan_are_counted_as_explain_does(tokens: int) -> None:
         assert (band.low, band.high) == pytest.approx((on_h100.low, on_h100.high))
 
 
+@pytest.mark.parametrize("tokens", [1, 8, 8192])
+def test_the_router_is_counted_once(tokens: int) -> None:
+    """A layer has the counts of dispatch: the bytes of `explain` with a split weight, and three products of bf16 terms
+    where the op has one."""
+    x, w = meta(tokens, 6144, dtype=torch.bfloat16), meta(768, 6144)
+    found = longcat_ops.explain("router_gemm", x, w, split=meta(3, 768, 6144, dtype=torch.bfloat16))
+    (counts,) = dispatch.OPS["router_gemm"](tokens)
+    assert counts.bytes == 3 * 2 * 768 * 6144 + 2 * tokens * 6144 + 4 * tokens * 768
+    assert (counts.bytes, counts.flops) == (found.bytes_read + found.bytes_written, 3 * found.flops)
+    assert counts.bf16 and [launch.counts for launch in layer.router(tokens)] == [counts]
+    small = layer.Sizes(hidden_size=64, num_experts=24)
+    assert layer.router(tokens, small)[0].counts.bytes == 3 * 2 * 24 * 64 + 2 * tokens * 64 + 4 * tokens * 24
+
+
 @pytest.mark.parametrize(("tokens", "ranks"), [(8, 8), (1, 128)])
 def test_expected_counts_are_those_of_random_choices(tokens: int, ranks: int) -> None:
     """Expected counts are within 5 standard errors of the mean of 200 draws."""

@@ -40,7 +40,8 @@ def test_the_plan_is_whole() -> None:
     assert sum(before_long) < 360 - 30  # all steps that need no compiler fit into the first call
     assert op_tests() == [f"tests/ops/test_{op}.py" for op in OPS if (ROOT / f"tests/ops/test_{op}.py").exists()]
     assert len(op_tests()) > 12 and all((ROOT / path).exists() for path in MATRICES)
-    assert "bench/products/bench_moe_gemm.py" in gpu_benches() and "bench/ops/bench_ops.py" not in gpu_benches()
+    products = {"bench/products/bench_moe_gemm.py", "bench/products/bench_bf16_gemm.py"}
+    assert products <= set(gpu_benches()) and "bench/ops/bench_ops.py" not in gpu_benches()
 
 
 def test_every_kernel_is_asked_about() -> None:

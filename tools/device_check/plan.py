@@ -19,6 +19,7 @@ PEERS = "cuBLASLt,torch"  # those that compile nothing
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MATRICES = ("tests/ops/test_gemm_matrix.py", "tests/ops/test_swiglu_gemm_matrix.py")  # of the FP8 GEMMs, any backend
 RUN_CASES = "tools/run_conformance.py"
+ON_CUDA = re.compile(r"torch\.cuda|measuring\.measured")  # what a bench on a GPU calls
 # The conformance cases for a sanitizer, under which everything takes a hundred times as long.
 SMALL_CASES = "thread/,memory/,mbarrier/,tma/load_2d,tma/store_swizzle_128,bulk/,matrix/,wgmma/e4m3_n16,sums/e4m3_near"
 
@@ -188,9 +189,9 @@ def op_tests(root: Path = ROOT) -> list[str]:
 
 
 def gpu_benches(root: Path = ROOT) -> list[str]:
-    """Bench files that mention CUDA: on a machine with a GPU they measure there."""
+    """Bench files that mention CUDA, or what measures products on it: on a machine with a GPU they measure there."""
     benches = sorted((root / "bench").glob("*/bench_*.py"))
-    return [path.relative_to(root).as_posix() for path in benches if "torch.cuda" in path.read_text()]
+    return [path.relative_to(root).as_posix() for path in benches if ON_CUDA.search(path.read_text())]
 
 
 def graphs() -> list[Step]:

@@ -1,4 +1,4 @@
-"""Counts of routing, plan, permute and combine at LongCat-Flash's sizes."""
+"""Counts of the router's product, routing, plan, permute and combine at LongCat-Flash's sizes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from .products import fp8_row
 
 HIDDEN, EXPERTS, ZERO, CHOICES = 6144, 512, 256, 12  # columns; FFN experts; zero experts; choices of a token
 REAL = 8  # of its choices that are FFN experts, in the mean
+TERMS = 3  # bf16 ones of the router's weight, each of which is read and multiplied
 # Instructions of a warp, from the machine code (nvcc 13.0.88, 768 experts): for a token; for a block that is alone.
 ROUTE_INSTRUCTIONS, PLAN_INSTRUCTIONS = 2300, 920
 ROUTE_ONE_LAUNCH, PLAN_ONE_LAUNCH = 1056, 65536  # up to so many tokens, and choices
+
+
+def router_gemm(tokens: int, experts: int = EXPERTS + ZERO, hidden: int = HIDDEN) -> list[Counts]:
+    """Counts for bf16 rows and a weight that is split already."""
+    moved = TERMS * 2 * experts * hidden + 2 * tokens * hidden + 4 * tokens * experts
+    return [Counts("router_gemm", moved, TERMS * 2.0 * tokens * experts * hidden, bf16=True)]
 
 
 def launches_of_route(moved: float, launches: int, tokens: int) -> list[Counts]:
@@ -57,6 +64,7 @@ def moe_combine(tokens: float, rows: float | None = None, hidden: int = HIDDEN) 
 
 
 OPS: dict[str, Callable[[int], list[Counts]]] = {
+    "router_gemm": router_gemm,
     "moe_route": moe_route,
     "moe_plan": moe_plan,
     "moe_permute": moe_permute,

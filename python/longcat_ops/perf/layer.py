@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from . import dispatch
 from .chain import Share, chain_us, chosen
 from .devices import Device
 from .model import Band, Counts, predict
@@ -93,9 +94,7 @@ def ffn(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Launch]:
 
 
 def router(tokens: int, sizes: Sizes = LONGCAT) -> list[Launch]:
-    hidden, experts = sizes.hidden_size, sizes.num_experts
-    moved = 3 * 2 * experts * hidden + 2 * tokens * hidden + 4 * tokens * experts
-    return [Launch(Counts("router_gemm", moved, 3 * 2.0 * tokens * experts * hidden, bf16=True), True)]
+    return [Launch(one, True) for one in dispatch.router_gemm(tokens, sizes.num_experts, sizes.hidden_size)]
 
 
 def total(launches: list[Launch], device: Device) -> Band:

@@ -18,6 +18,7 @@ from longcat_ops.perf.chain import Share
 from peers import OURS, PEERS, Peer
 from products import moe_gemm_problem
 from products.moe_gemm_problem import Cell
+from products.router_calls import router_calls
 
 Run = Callable[[], object]
 
@@ -120,7 +121,7 @@ def quantisation(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
 
 def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int, top_k: int) -> dict[str, Any]:
     """moe_route, moe_plan, both permutes, moe_combine, beside the reference in torch where it reads nothing on the
-    host."""
+    host; and router_gemm, beside torch's product in float32."""
     logits, bias, sizes = routed(tokens, experts, zero, top_k)
     logits, bias = logits.to(machine.device), bias.to(machine.device)
     routing = longcat_ops.moe_route(logits, bias, **sizes)
@@ -139,4 +140,9 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
         for name, module in ((op, longcat_ops), (f"torch {op}", reference)):
             ways[name] = [partial(getattr(module, op), *args, **kwargs)]
             ways[name][0]()
+    ways["router_gemm"], ways["torch router_gemm"] = (
+        list(runs) for runs in router_calls(tokens, experts, width, machine.device, machine.l2_bytes)
+    )
+    for run in (*ways["router_gemm"], *ways["torch router_gemm"]):
+        run()
     return {"times": machine.times(ways)}

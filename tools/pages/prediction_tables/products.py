@@ -8,20 +8,20 @@ import tables
 from longcat_ops.perf import DEVICES, predict
 from longcat_ops.perf.products import product, tiles
 from longcat_ops.perf.swiglu import forms
-from products import bench_moe_gemm
+from products import bench_moe_gemm, measuring
 
 from .markdown import table, with_bound
 
 GATE_UP, DOWN = bench_moe_gemm.SHAPES["gate_up"], bench_moe_gemm.SHAPES["down"]
 TOKENS = tables.COLUMNS
-PREDICTED = [DEVICES[name] for name in bench_moe_gemm.PREDICTED]
+PREDICTED = [DEVICES[name] for name in measuring.PREDICTED]
 
 
 @cache
 def results() -> dict:
     """As `bench_moe_gemm.py --predictions-json` writes them, of the even cells alone."""
     cells = [cell for cell in bench_moe_gemm.cells("full") if not cell.skewed]
-    infos = [bench_moe_gemm.info_of(cell, bench_moe_gemm.predicted(cell, [])) for cell in cells]
+    infos = [measuring.info_of(cell, bench_moe_gemm.predicted(cell, [])) for cell in cells]
     return {"predictions": [{"group": "moe_gemm", "extra_info": info} for info in infos]}
 
 
