@@ -26,7 +26,9 @@ def mla_write(kv: Tensor, weight: Tensor, eps: float, rope: Tensor, page_table: 
 def mla_query(q: Tensor, w_k: Tensor, rope: Tensor, position: Tensor) -> Tensor:
     """[q[t, h, :nope] @ w_k[h].T | the rest of q, turned]; 0 where the position is negative."""
     nope, rest = q.split([w_k.shape[2], rope.shape[1]], -1)
-    absorbed = torch.stack([product(x, w) for x, w in zip(nope.unbind(1), w_k, strict=True)], 1).to(q.dtype)
+    # Token by token, head by head: libraries sum several rows in another order than one.
+    absorbed = [torch.cat([product(x[None], w) for x, w in zip(row, w_k, strict=True)]) for row in nope]
+    absorbed = torch.stack(absorbed).to(q.dtype) if absorbed else q.new_empty((0, *w_k.shape[:2]))
     out = torch.cat([absorbed, _turn(rest, rope, position)], -1)
     return out.masked_fill_((position < 0)[:, None, None], 0)
 
