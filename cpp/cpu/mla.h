@@ -2,7 +2,7 @@
 // the caller owns the threads. What a token gets depends on its own sequence and position alone.
 #pragma once
 
-#include "common/constants.h"
+#include "common/latent_pages.h"
 #include "cpu/quant.h"
 
 namespace longcat_ops::cpu {

@@ -2,7 +2,7 @@
 
 #include "check/error.h"
 #include "check/tensor_checks.h"
-#include "common/constants.h"
+#include "common/latent_pages.h"
 #include "common/numeric.h"
 #include "ops/table.h"
 

@@ -6,7 +6,6 @@
 namespace longcat_ops {
 
 constexpr int64_t kQuantBlock = 128;  // columns per activation scale; rows and columns per weight scale
-constexpr int64_t kPageRows = 64;     // rows of a page of the latent cache
 constexpr int64_t kMaxExperts = 1024;
 constexpr int64_t kMaxTopK = 32;  // choices per token: kernels give each a lane
 
