@@ -52,7 +52,7 @@ def step(tokens: int, device: str, config: LongcatFlashConfig = CONFIG, context:
         latents.reserve(sequence, context + 1)
     x = torch.randn(tokens, config.hidden_size, device=device).bfloat16()
     at = [context] * tokens
-    rope = RotaryTable(config).rows(at, torch.bfloat16, torch.device(device))
+    rope = RotaryTable(config).upto(context + 1, torch.device(device))
     block = layer(device, config)
 
     @torch.inference_mode()

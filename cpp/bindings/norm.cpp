@@ -7,41 +7,48 @@
 namespace longcat_ops::bindings {
 namespace {
 
+// rms_norm of x, or of x + residual, which goes to residual_out first.
+struct Norm {
+  explicit Norm(const Call& a)
+      : has_residual(a.optional_tensor("residual")),
+        add{
+            .dtype = a.tensor("x").dtype,
+            .a = a.matrix("x"),
+            .b = a.matrix("residual"),
+            .out = a.matrix(has_residual ? "residual_out" : "x"),
+            .columns = a.tensor("x").sizes[1],
+        },
+        norm{
+            .dtype = add.dtype,
+            .x = add.out,  // without a residual, x itself
+            .y = a.matrix("y"),
+            .weight = a.data<float>("weight"),
+            .columns = add.columns,
+            .eps = static_cast<float>(a.number("eps")),
+        } {}
+
+  void operator()(int64_t begin, int64_t end) const {
+    if (has_residual) cpu::add(add, begin, end);
+    cpu::rms_norm(norm, begin, end);
+  }
+
+  bool has_residual;
+  cpu::AddParams add;
+  cpu::RmsNormParams norm;
+};
+
 void rms_norm_cpu(const Call& a) {
-  const TensorDesc& x = a.tensor("x");
-  const cpu::RmsNormParams params{
-      .dtype = x.dtype,
-      .x = a.matrix("x"),
-      .y = a.matrix("y"),
-      .weight = a.data<float>("weight"),
-      .columns = x.sizes[1],
-      .eps = static_cast<float>(a.number("eps")),
-  };
-  parallel_over(x.sizes[0], params.columns, [&](int64_t begin, int64_t end) { cpu::rms_norm(params, begin, end); });
+  const Norm norm(a);
+  parallel_over(a.tensor("x").sizes[0], norm.add.columns, norm);
 }
 
 void rms_norm_quant_fp8_cpu(const Call& a) {
   const TensorDesc& x = a.tensor("x");
   const int64_t columns = x.sizes[1];
-  const bool has_residual = a.optional_tensor("residual");
-  const cpu::AddParams add{
-      .dtype = x.dtype,
-      .a = a.matrix("x"),
-      .b = a.matrix("residual"),
-      .out = a.matrix(has_residual ? "residual_out" : "x"),
-      .columns = columns,
-  };
-  const cpu::RmsNormParams norm{
-      .dtype = x.dtype,
-      .x = add.out,  // without a residual, x itself
-      .y = a.matrix("y"),
-      .weight = a.data<float>("weight"),
-      .columns = columns,
-      .eps = static_cast<float>(a.number("eps")),
-  };
+  const Norm norm(a);
   const cpu::QuantParams quant{
       .x_dtype = x.dtype,
-      .x = norm.y,
+      .x = norm.norm.y,
       .q = a.matrix("q"),
       .s = a.matrix("s"),
       .rows = x.sizes[0],
@@ -50,8 +57,7 @@ void rms_norm_quant_fp8_cpu(const Call& a) {
       .block_columns = kQuantBlock,
   };
   parallel_over(x.sizes[0], columns, [&](int64_t begin, int64_t end) {
-    if (has_residual) cpu::add(add, begin, end);
-    cpu::rms_norm(norm, begin, end);
+    norm(begin, end);
     cpu::quant_fp8(quant, begin, end);
   });
 }

@@ -22,14 +22,22 @@ def new(batch=3, limit=LIMIT):
     return LatentCache(CONFIG, batch, limit, num_slots=SLOTS, dtype=torch.float64)
 
 
+def row_index(cache, sequence, positions):
+    """Where rows of a sequence lie in the flattened pages of a slot, as kernels find them."""
+    table = cache.page_table[sequence].tolist()
+    assert table[: len(cache.pages[sequence])] == cache.pages[sequence]
+    assert set(table[len(cache.pages[sequence]) :]) <= {-1}
+    return [64 * table[p // 64] + p % 64 for p in positions]
+
+
 def append(cache, sequence, count, value):
     """Appends `count` rows to every slot; row i of slot s holds value + i + 1000 * s."""
     start = cache.lengths[sequence]
     cache.reserve(sequence, start + count)
-    index = cache.row_index([sequence] * count, list(range(start, start + count)))
+    index = row_index(cache, sequence, range(start, start + count))
     rows = (value + torch.arange(start, start + count, dtype=torch.float64))[:, None].expand(-1, 5)
     for slot in range(SLOTS):
-        cache.write(slot, index, rows + 1000 * slot)
+        cache.rows[slot].flatten(0, 1)[index] = rows + 1000 * slot
     cache.truncate(sequence, start + count)
 
 
@@ -98,13 +106,13 @@ def test_pages_in_any_order_are_read_in_theirs(pages):
     """Pages are read in the sequence's order, also if they are contiguous only as a set, as 0 2 1 3: a view would show
     other rows."""
     cache = new(batch=1, limit=256)
-    cache.pages[0], cache._free = list(pages), []
+    cache.pages[0], cache._free, cache.page_table[0] = list(pages), [], torch.tensor(pages)
     append(cache, 0, 250, 0.0)
     for length in (1, 64, 65, 128, 129, 192, 193, 250):
         got = cache.read(1, 0, length)
         assert got.shape == (-(-length // 64) * 64, 5)
         assert got[:length, 0].tolist() == [1000.0 + i for i in range(length)]
-    assert cache.row_index([0] * 4, [0, 64, 130, 249]).tolist() == [
+    assert row_index(cache, 0, [0, 64, 130, 249]) == [
         64 * pages[0], 64 * pages[1], 64 * pages[2] + 2, 64 * pages[3] + 57
     ]  # fmt: skip
 

@@ -42,11 +42,15 @@ def test_rows_and_columns_of_a_product(size, dtype, threads):
     outer, inner = size
     x, weight = drawn(max(ROWS), inner, dtype=dtype), drawn(outer, inner, dtype=dtype, seed=1)
     assert products.on_kernels(dtype, "cpu", outer, inner)
-    whole = products.linear(x, weight, torch.float32)
+
+    def run(x, weight, out=torch.float32):
+        return products.linear(x, weight, torch.empty(len(x), len(weight), dtype=out))
+
+    whole = run(x, weight)
     for rows in ROWS:
-        assert torch.equal(products.linear(x[-rows:], weight, torch.float32), whole[-rows:]), rows
+        assert torch.equal(run(x[-rows:], weight), whole[-rows:]), rows
     for first in (0, outer - 8):
-        assert torch.equal(products.linear(x, weight[first : first + 8], torch.float32), whole[:, first : first + 8])
+        assert torch.equal(run(x, weight[first : first + 8]), whole[:, first : first + 8])
     truth = x.double() @ weight.double().T
     torch.testing.assert_close(whole.double(), truth, rtol=0, atol=1e-5 * inner**0.5)
     assert torch.equal(products.linear(x, weight), whole.to(dtype))
@@ -63,7 +67,8 @@ def test_rows_of_a_product_for_each_head(value, dtype, threads):
 
     def run(rows):
         out = torch.full((rows, heads, value + 2), 7.0)
-        products.per_head(x[:, -rows:], weight, out[..., :value].transpose(0, 1))
+        counts = torch.full((heads,), rows, dtype=torch.int32)
+        products.per_head(x[:, -rows:], weight, out[..., :value].transpose(0, 1), counts)
         assert (out[..., value:] == 7).all()
         return out[..., :value]
 
@@ -80,7 +85,8 @@ def test_sizes_that_no_kernel_takes(dtype):
         assert not products.on_kernels(dtype, "cpu", outer, inner)
         x, weight = drawn(5, inner, dtype=dtype), drawn(outer, inner, dtype=dtype)
         truth = x.double() @ weight.double().T
-        torch.testing.assert_close(products.linear(x, weight, torch.float64), truth, rtol=0, atol=1e-5)
+        out = products.linear(x, weight, torch.empty(5, outer, dtype=torch.float64))
+        torch.testing.assert_close(out, truth, rtol=0, atol=1e-5)
     assert not products.on_kernels(torch.float64, "cpu", 16, 16)
     assert products.on_kernels(torch.bfloat16, "cpu", 16, 16) == ON_KERNELS
     assert not products.on_kernels(torch.float32, "cuda", 16, 16)
@@ -104,7 +110,7 @@ def test_rotation_of_a_pass(dtype):
             for width in (2, 4, 6, 8, 10, 64):
                 x = drawn(1, heads, width, dtype=dtype, seed=3)
                 angle = drawn(1, width // 2, dtype=torch.promote_types(dtype, torch.float32))
-                rope = torch.polar(torch.ones_like(angle), angle)
+                rope = torch.stack([angle.cos(), angle.sin()], -1).flatten(1)
                 y = rotate(x.repeat(rows, 1, 1), rope.repeat(rows, 1))
                 assert torch.equal(y, y[:1].expand_as(y)), (rows, heads, width)
 

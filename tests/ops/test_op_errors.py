@@ -22,6 +22,16 @@ FREE = {
     ("moe_permute_quant", "row_of", 1),
     ("m_grouped_bf16_gemm_nt_contiguous", "b", 0),
     ("router_gemm", "w", 0),
+    ("embed_rows", "table", 0),
+    ("embed_rows", "ids", 0),
+    ("mla_write", "rope", 0),
+    ("mla_write", "page_table", 0),
+    ("mla_write", "page_table", 1),
+    ("mla_write", "rows", 0),
+    ("mla_query", "rope", 0),
+    ("mla_decode", "rows", 0),
+    ("mla_decode", "page_table", 0),
+    ("mla_decode", "page_table", 1),
 }
 OTHER_DTYPE = {torch.float32: torch.float64, torch.bfloat16: torch.float64, torch.int32: torch.int64}
 

@@ -137,7 +137,7 @@ def test_transforms_of_something_else_go_through(way):
     def loss(scale, detached):
         y = torch.empty_like(x)
         if way == "torch.ops":
-            torch.ops.longcat_ops.rms_norm(detached.detach(), weight, 1e-5, y)
+            torch.ops.longcat_ops.rms_norm(detached.detach(), weight, 1e-5, None, y, None)
         else:
             y = longcat_ops.rms_norm(detached.detach(), weight, 1e-5)
         return (y * scale).sum() + 0 * detached.sum()

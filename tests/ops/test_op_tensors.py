@@ -108,9 +108,9 @@ class Renamed(torch.Tensor):
 def test_a_null_pointer_is_refused_by_torch_ops():
     x, weight = torch.ones(4, 8), torch.ones(8)
     for arguments in (
-        (Bare(x), weight, 1e-5, x.clone()),
-        (x, Bare(weight), 1e-5, x.clone()),
-        (x, weight, 1e-5, Bare(x)),
+        (Bare(x), weight, 1e-5, None, x.clone(), None),
+        (x, Bare(weight), 1e-5, None, x.clone(), None),
+        (x, weight, 1e-5, None, Bare(x), None),
     ):
         with pytest.raises(RuntimeError, match=r"rms_norm: argument `\w+` is without memory"):
             torch.ops.longcat_ops.rms_norm(*arguments)

@@ -41,6 +41,18 @@ def test_against_fp64(rows: int, columns: int, dtype: torch.dtype, scale: float)
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_of_a_sum(dtype: torch.dtype) -> None:
+    """With a residual: the sum rounded to x's dtype, and the bits of its norm."""
+    x, weight = inputs(7, 97, dtype)
+    residual = inputs(7, 194, dtype)[0][:, 1::2].contiguous()
+    y, total = longcat_ops.rms_norm(x, weight, 1e-5, residual)
+    assert_same_bits(total, x + residual)
+    assert_same_bits(y, longcat_ops.rms_norm(x + residual, weight, 1e-5))
+    wide = torch.cat([residual, residual], 1)
+    assert_same_bits(longcat_ops.rms_norm(x, weight, 1e-5, residual=wide[:, 97:])[0], y)
+
+
 def test_zeros_eps_and_non_finite_rows() -> None:
     weight = torch.ones(16)
     assert torch.equal(longcat_ops.rms_norm(torch.zeros(2, 16), weight, 1e-5), torch.zeros(2, 16))

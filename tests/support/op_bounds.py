@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from support import bf16_grouped, bf16_swiglu_oracle, router_oracle, swiglu_oracle
+from support import bf16_grouped, bf16_swiglu_oracle, mla_oracle, router_oracle, swiglu_oracle
 from support.grouped import ROUNDING, assert_close, gemm, wide
 
 FP8 = torch.float8_e4m3fn
@@ -17,8 +17,8 @@ PRODUCTS = ("fp8_gemm_nt", "m_grouped_fp8_gemm_nt_offset", "m_grouped_fp8_gemm_n
             "m_grouped_fp8_gemm_nt_contiguous")  # fmt: skip
 BF16_PRODUCTS = tuple(op.replace("fp8", "bf16") for op in PRODUCTS)
 SWIGLU = ("m_grouped_fp8_swiglu_gemm_nt_offset", "m_grouped_bf16_swiglu_gemm_nt_offset")
-BOUNDED = {*PRODUCTS, *BF16_PRODUCTS, *SWIGLU, "router_gemm"}  # by `assert_right`
-ROUNDED = {*BOUNDED, "rms_norm", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
+BOUNDED = {*PRODUCTS, *BF16_PRODUCTS, *SWIGLU, "router_gemm", "mla_query", "mla_decode"}  # by `assert_right`
+ROUNDED = {*BOUNDED, "rms_norm", "silu_and_mul", "rms_norm_quant_fp8", "silu_and_mul_quant_fp8", "moe_route"}
 
 
 def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
@@ -29,7 +29,11 @@ def assert_right(op: str, arguments: tuple, outputs: list[Tensor]) -> None:
             assert_close(outputs[0][rows], *bf16_grouped.product(a[rows], b if g is None else b[g]))
         return
     a, sa = arguments[:2]
-    if op == "router_gemm":
+    if op == "mla_query":
+        mla_oracle.assert_query(*arguments)
+    elif op == "mla_decode":
+        mla_oracle.assert_decoded(*arguments)
+    elif op == "router_gemm":
         assert_close(outputs[0], *router_oracle.logits(a, sa))
     elif op in SWIGLU:
         fp8 = op == SWIGLU[0]

@@ -29,6 +29,8 @@ class LatentCache:
         # Zeros, not empty: whole pages are read, and weight 0 times a NaN in a masked row would still be NaN.
         shape = (num_slots, batch_size * pages_each, PAGE_SIZE, config.latent_width)
         self.rows = torch.zeros(shape, dtype=dtype, device=device)  # [slots, pages, PAGE_SIZE, 512+64]
+        # Pages of each sequence in order, for kernels: a token finds its rows by its sequence and position. -1: none.
+        self.page_table = torch.full((batch_size, pages_each), -1, dtype=torch.int32, device=device)
         self.lengths = [0] * batch_size
         self.pages: list[list[int]] = [[] for _ in range(batch_size)]
         self._free = list(range(batch_size * pages_each))[::-1]
@@ -50,6 +52,7 @@ class LatentCache:
             # A page right behind the last one keeps the sequence contiguous, so that `read` is a view.
             after = pages[-1] + 1 if pages else -1
             pages.append(self._free.pop(self._free.index(after)) if after in self._free else self._free.pop())
+            self.page_table[sequence, len(pages) - 1] = pages[-1]
 
     def truncate(self, sequence: int, length: int) -> None:
         """Forget rows >= length of `sequence`; its pages stay."""
@@ -63,18 +66,8 @@ class LatentCache:
         self.rows[:, self.pages[sequence]] = 0
         self._free.extend(reversed(self.pages[sequence]))
         self.pages[sequence] = []
+        self.page_table[sequence] = -1
         self.lengths[sequence] = 0
-
-    def row_index(self, sequences: list[int], positions: list[int]) -> Tensor:
-        """i64[n]: where in the flattened pages of any slot each (sequence, position) lies."""
-        at = [
-            self.pages[s][p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for s, p in zip(sequences, positions, strict=True)
-        ]
-        return torch.tensor(at, dtype=torch.int64, device=self.rows.device)
-
-    def write(self, slot: int, index: Tensor, rows: Tensor) -> None:
-        """Store rows [n, 512+64] at `row_index` positions of `slot`."""
-        self.rows[slot].flatten(0, 1).index_copy_(0, index, rows)
 
     def read(self, slot: int, sequence: int, length: int) -> Tensor:
         """[P, 512+64], P a multiple of PAGE_SIZE: the pages that hold rows 0 .. length-1; a view if adjacent."""

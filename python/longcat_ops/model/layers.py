@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .. import _environment, ops
 from ..ops.router import split_bf16x3
-from ..reference.rows import acc_dtype, silu
+from ..reference.rows import acc_dtype
 from . import products
 from .block import Block
 from .config import LongcatFlashConfig
@@ -42,7 +42,12 @@ class Linear(Block):
         """x [T,K] -> [T,N] in x's dtype."""
         if not self.fp8:
             return products.linear(x, self.weight) if rows.decode else F.linear(x, self.weight)
-        out = x.new_empty((x.shape[0], self.weight.shape[0]))
+        return self.into(x.new_empty((x.shape[0], self.weight.shape[0])), x)
+
+    def into(self, out: Tensor, x: Tensor) -> Tensor:
+        """x [T,K] -> out [T,N], rows any distance apart, by a product in which a row has bits of its own."""
+        if not self.fp8:
+            return products.linear(x, self.weight, out)
         return ops.fp8_gemm_nt(ops.per_token_group_quant_fp8(x), (self.weight, self.scale), out)
 
 
@@ -54,10 +59,18 @@ class RMSNorm(Block):
         self.register_buffer("weight", source.dense(f"{name}.weight", (size,), acc_dtype(source.dtype)))
         self.eps, self.gain = eps, gain
 
+    @property
+    def gained(self) -> Tensor:
+        """gain * weight [size]; not kept: it follows writes."""
+        return self.weight if self.gain == 1 else self.weight * self.gain
+
     def forward(self, x: Tensor) -> Tensor:
         """x [T,size] -> [T,size] in x's dtype."""
-        weight = self.weight if self.gain == 1 else self.weight * self.gain  # not kept: it follows writes
-        return ops_for(weight.dtype).rms_norm(x, weight, self.eps)
+        return ops_for(self.weight.dtype).rms_norm(x, self.gained, self.eps)
+
+    def of_sum(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of x + residual, x + residual), [T,size] each."""
+        return ops_for(self.weight.dtype).rms_norm(x, self.gained, self.eps, residual)
 
 
 class RotaryTable:
@@ -68,24 +81,25 @@ class RotaryTable:
     def __init__(self, config: LongcatFlashConfig) -> None:
         exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
         self.inv_freq = 1.0 / config.rope_theta**exponent
-        self.table = torch.empty((0, len(self.inv_freq)), dtype=torch.complex64)
+        self._table = torch.empty((0, config.qk_rope_head_dim))
 
-    def rows(self, positions: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """complex[len(positions), d/2] in the precision of `dtype`."""
-        while max(positions, default=0) >= len(self.table):
-            angles = torch.arange(max(1024, 2 * len(self.table)), dtype=torch.float32)[:, None] * self.inv_freq
-            self.table = torch.complex(angles.cos(), angles.sin())
-        return self.table[positions].to(device=device, dtype=acc_dtype(dtype).to_complex())
+    def upto(self, length: int, device: torch.device) -> Tensor:
+        """fp32 [length or more, d], (cos, sin) of each pair at each position."""
+        if length > len(self._table) or self._table.device != device:
+            positions = max(1024, length, 2 * len(self._table) if length > len(self._table) else 0)
+            angles = torch.arange(positions, dtype=torch.float32)[:, None] * self.inv_freq
+            self._table = torch.stack([angles.cos(), angles.sin()], -1).flatten(1).to(device)
+        return self._table
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rope [T,d/2]; the pairs stay interleaved.
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rows [T,d] of a RotaryTable; they stay interleaved.
 
     In real numbers: torch ends a product of complex tensors in a scalar loop that rounds unlike the vector one, so the
     last row would have bits of its own.
     """
     even, odd = x.to(acc_dtype(x.dtype)).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rope.real[:, None], rope.imag[:, None]
+    cos, sin = angles[:, None].unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
@@ -123,52 +137,43 @@ class MLA(DerivingBlock):
         return [(self.latent, self.nope), (self.value, self.latent)]
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """x [T,H] -> [T,H]; stores the latent rows of the valid tokens, then attends over each past and itself."""
+        """x [T,H] -> [T,H]; stores the latent rows of the tokens, then attends over each past and itself."""
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x, rows)), rows).view(len(x), self.heads, -1)
-        q_nope, q_rope = q.split([self.nope, self.rope], -1)
-        latent, k_rope = self.kv_a_proj(x, rows).split([self.latent, self.rope], -1)
-        q_rope, k_rope = rotate(torch.cat([q_rope, k_rope[:, None]], 1), rows.rope).split([self.heads, 1], 1)
-        new = torch.cat([self.kv_a_layernorm(latent), k_rope[:, 0]], -1)  # [T, latent+rope]
-        rows.cache.write(self.slot, rows.index, new)
+        norm, latents = self.kv_a_layernorm, rows.cache.rows[self.slot]
+        where = rows.cache.page_table, rows.sequence, rows.position
+        ops_for(x.dtype).mla_write(self.kv_a_proj(x, rows), norm.gained, norm.eps, rows.rope, *where, latents)
         attend = self.attend_absorbed if rows.decode else self.attend_plain
-        return self.o_proj(attend(q_nope, q_rope, rows), rows)
+        return self.o_proj(attend(q, rows), rows)
 
-    def attend_plain(self, q_nope: Tensor, q_rope: Tensor, rows: Rows) -> Tensor:
-        """Prefill of one sequence: keys and values are expanded from the latent rows, all T queries at once."""
+    def attend_plain(self, q: Tensor, rows: Rows) -> Tensor:
+        """Prefill of one sequence: keys and values are expanded from the latent rows, all queries q [T,h,nope+rope] at
+        once.
+        """
         start, end = rows.positions[0], rows.positions[-1] + 1
         past = rows.cache.read(self.slot, rows.sequences[0], end)[:end]  # [L, latent+rope]
         kv = F.linear(past[:, : self.latent], self.kv_b_proj).view(end, self.heads, -1).transpose(0, 1)
         k_nope, v = kv.split([self.nope, self.value], -1)  # [h,L,nope], [h,L,value]
         k = torch.cat([k_nope, past[:, self.latent :].expand(self.heads, -1, -1)], -1)
-        q = torch.cat([q_nope, q_rope], -1).transpose(0, 1)  # [h,T,nope+rope]
+        turned = rotate(q[..., self.nope :], rows.rope[start:end])
+        q = torch.cat([q[..., : self.nope], turned], -1).transpose(0, 1)  # [h,T,nope+rope]
         mask = None
         if start > 0:
-            mask = torch.ones(len(q_nope), end, dtype=torch.bool, device=q.device).tril(start)
+            mask = torch.ones(q.shape[1], end, dtype=torch.bool, device=q.device).tril(start)
         o = F.scaled_dot_product_attention(
             q[None], k[None], v[None], attn_mask=mask, is_causal=start == 0, scale=self.softmax_scale
         )
         return o[0].transpose(0, 1).flatten(1)
 
-    def attend_absorbed(self, q_nope: Tensor, q_rope: Tensor, rows: Rows) -> Tensor:
-        """Decode and verify: MQA of every query row over whole pages of latent rows, W_k and W_v absorbed.
-
-        One row at a time over a page count that its position fixes: its bits cannot depend on its neighbours.
-        """
+    def attend_absorbed(self, q: Tensor, rows: Rows) -> Tensor:
+        """Decode and verify: MQA of each query q [T,h,nope+rope] over latent rows, W_k and W_v absorbed."""
         (w_k,), w_v = self.kept(), self.kv_b_proj.view(self.heads, -1, self.latent)[:, self.nope :]
-        acc, tokens = acc_dtype(w_k.dtype), len(q_nope)
-        q = q_nope.new_empty((tokens, self.heads, self.latent + self.rope), dtype=acc)
-        products.per_head(q_nope.transpose(0, 1), w_k, q[..., : self.latent].transpose(0, 1))
-        q[..., self.latent :] = q_rope
-        q *= self.softmax_scale
-        context = q_nope.new_empty((tokens, self.heads, self.latent))
-        for i, (sequence, position) in enumerate(zip(rows.sequences, rows.positions, strict=True)):
-            past = rows.cache.read(self.slot, sequence, position + 1).to(acc)  # [P, latent+rope]
-            scores = q[i].clone() @ past.T  # a new tensor: libraries treat what lies at another address differently
-            if position + 1 < len(past):
-                scores[:, position + 1 :] = -torch.inf
-            context[i] = scores.softmax(-1) @ past[:, : self.latent]
-        o = q_nope.new_empty((tokens, self.heads, self.value))
-        products.per_head(context.transpose(0, 1), w_v, o.transpose(0, 1))
+        operators = products.ops_of(q, self.latent, self.nope)
+        context = operators.mla_decode(
+            operators.mla_query(q, w_k, rows.rope, rows.position), rows.cache.rows[self.slot], rows.cache.page_table,
+            rows.sequence, rows.position, latent=self.latent, scale=self.softmax_scale,
+        )  # fmt: skip
+        o = q.new_empty((len(q), self.heads, self.value))
+        products.per_head(context.transpose(0, 1), w_v, o.transpose(0, 1), rows.counts(self.heads))
         return o.flatten(1)
 
 
@@ -183,7 +188,14 @@ class FFN(Block):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [T,H] -> [T,H] in x's dtype."""
-        return self.down_proj(silu(self.gate_proj(x, rows)) * self.up_proj(x, rows), rows)
+        if rows.decode:
+            width = len(self.gate_proj.weight)
+            gate_up = x.new_empty((len(x), 2 * width))  # [T,2I]
+            self.gate_proj.into(gate_up[:, :width], x)
+            self.up_proj.into(gate_up[:, width:], x)
+        else:
+            gate_up = torch.cat([self.gate_proj(x, rows), self.up_proj(x, rows)], -1)
+        return self.down_proj(ops_for(x.dtype).silu_and_mul(gate_up), rows)
 
 
 class MoE(DerivingBlock):
@@ -248,9 +260,10 @@ class ScMoELayer(Block):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [T,H] -> [T,H] in x's dtype: both attentions write their cache rows, the MoE appends to `rows.num_real`."""
-        h = x + self.self_attn[0](self.input_layernorm[0](x), rows)
-        p = self.post_attention_layernorm[0](h)
+        attended = self.self_attn[0](self.input_layernorm[0](x), rows)
+        p, h = self.post_attention_layernorm[0].of_sum(attended, x)
         shortcut = self.mlp(p, rows)  # needed only at the end: everything below can run beside it
-        h = h + self.mlps[0](p, rows)
-        h = h + self.self_attn[1](self.input_layernorm[1](h), rows)
-        return h + self.mlps[1](self.post_attention_layernorm[1](h), rows) + shortcut
+        n, h = self.input_layernorm[1].of_sum(self.mlps[0](p, rows), h)
+        p, h = self.post_attention_layernorm[1].of_sum(self.self_attn[1](n, rows), h)
+        add = ops_for(x.dtype).add_rows
+        return add(add(h, self.mlps[1](p, rows)), shortcut)

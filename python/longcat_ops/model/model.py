@@ -18,7 +18,7 @@ from .derived import DerivingBlock
 from .layers import MLA, Linear, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
-from .products import linear, on_kernels
+from .products import linear, on_kernels, ops_for
 from .rows import DECODE_TOKENS, Rows
 from .source import RandomSource, Recorder, Source, StateDictSource, released
 
@@ -213,10 +213,12 @@ class LongcatFlashForCausalLM(Block):
         equal. The bits of a row do not depend on the others.
         """
         parts = hidden.split(1) if self.row_by_row and len(hidden) else [hidden]
-        return torch.cat([linear(part, self.lm_head, acc_dtype(self.dtype)) for part in parts])
+        wide, vocab = acc_dtype(self.dtype), len(self.lm_head)
+        out = [linear(p, self.lm_head, torch.empty((len(p), vocab), dtype=wide, device=p.device)) for p in parts]
+        return torch.cat(out)
 
     def _target(self, ids: Tensor, rows: Rows, keep: slice = slice(None)) -> Step:
-        x = self.embed_tokens[ids]
+        x = ops_for(self.dtype).embed_rows(self.embed_tokens, ids.to(self.device).contiguous())
         for layer in self.layers:
             x = layer(x, rows)
         hidden = self.norm(x)
@@ -225,17 +227,17 @@ class LongcatFlashForCausalLM(Block):
 
     def _prompt_rows(self, cache: LatentCache, sequence: int, start: int, end: int) -> Rows:
         positions = list(range(start, end))
-        return Rows(cache, [sequence] * len(positions), positions, False, self._rope(positions))
+        return Rows(cache, [sequence] * len(positions), positions, False, self._rope(cache))
 
     def _passes(self, cache: LatentCache, sequences: list[int], positions: list[int]) -> Iterator[tuple[slice, Rows]]:
         """The rows of a decode pass, together or one by one: a row needs only what earlier positions wrote."""
         step = 1 if self.row_by_row else max(1, len(positions))
         for a in range(0, len(positions), step):
             part = slice(a, a + step)
-            yield part, Rows(cache, sequences[part], positions[part], True, self._rope(positions[part]))
+            yield part, Rows(cache, sequences[part], positions[part], True, self._rope(cache))
 
-    def _rope(self, positions: Sequence[int]) -> Tensor:
-        return self.rotary.rows(list(positions), self.dtype, self.device)
+    def _rope(self, cache: LatentCache) -> Tensor:
+        return self.rotary.upto(cache.max_length, self.device)
 
 
 def _fitting(source: Source, config: LongcatFlashConfig) -> Source:

@@ -10,6 +10,7 @@ from torch import Tensor
 from .block import Block
 from .config import LongcatFlashConfig
 from .layers import FFN, MLA, Linear, RMSNorm
+from .products import ops_for
 from .rows import Rows
 from .source import Source
 
@@ -42,6 +43,7 @@ class MTP(Block):
         without its own. Returns [T,H], ready for the target's vocabulary head.
         """
         embedding = target_embedding if self.embedding is None else self.embedding
-        x = self.eh_proj(torch.cat([self.enorm(embedding[next_ids]), self.hnorm(hidden)], -1), rows)
-        x = x + self.self_attn(self.input_layernorm(x), rows)
-        return self.norm(x + self.mlp(self.post_attention_layernorm(x), rows))
+        drafted = ops_for(hidden.dtype).embed_rows(embedding, next_ids.to(hidden.device).contiguous())
+        x = self.eh_proj(torch.cat([self.enorm(drafted), self.hnorm(hidden)], -1), rows)
+        p, h = self.post_attention_layernorm.of_sum(self.self_attn(self.input_layernorm(x), rows), x)
+        return self.norm.of_sum(self.mlp(p, rows), h)[0]

@@ -37,21 +37,26 @@ def ops_for(dtype: torch.dtype, device: torch.device | None = None) -> ModuleTyp
     return reference if dtype == torch.float64 or (narrow and dtype == torch.float32) else ops
 
 
-def linear(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """x [T,K] @ weight [N,K].T -> [T,N], summed in fp32 (fp64 for fp64) and rounded to `dtype`, by default x's."""
-    out = torch.empty((len(x), len(weight)), dtype=dtype or x.dtype, device=x.device)
+def ops_of(x: Tensor, rows: int, cols: int) -> ModuleType:
+    """Where an op comes from that multiplies x with a weight [rows, cols], both of which kernels want in eights."""
+    return ops if rows % ROW_GROUP == 0 and on_kernels(x.dtype, x.device.type, rows, cols) else reference
+
+
+def linear(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """x [T,K] @ weight [N,K].T -> out [T,N], summed in fp32 (fp64 for fp64), rounded to its dtype, by default x's."""
+    if out is None:
+        out = x.new_empty((len(x), len(weight)))
     if not on_kernels(x.dtype, x.device.type, *weight.shape):
         return reference.bf16_gemm_nt(x, weight, out)
     return _any_columns(lambda w, y: ops.bf16_gemm_nt(x, w, y), weight, out)
 
 
-def per_head(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-    """out [h,T,N] = x [h,T,K] @ weight [h,N,K].T, a product for each head, in one launch; returns out."""
-    heads, tokens, _ = x.shape
-    valid = torch.full((heads,), tokens, dtype=torch.int32, device=x.device)
+def per_head(x: Tensor, weight: Tensor, out: Tensor, counts: Tensor) -> Tensor:
+    """out [h,T,N] = x [h,T,K] @ weight [h,N,K].T, a product for each head, in one launch; counts i32 [h]: T each."""
+    tokens = x.shape[1]
     if not on_kernels(x.dtype, x.device.type, *weight.shape[1:]):
-        return reference.m_grouped_bf16_gemm_nt_masked(x, weight, out, valid, tokens)
-    return _any_columns(lambda w, y: ops.m_grouped_bf16_gemm_nt_masked(x, w, y, valid, tokens), weight, out)
+        return reference.m_grouped_bf16_gemm_nt_masked(x, weight, out, counts, tokens)
+    return _any_columns(lambda w, y: ops.m_grouped_bf16_gemm_nt_masked(x, w, y, counts, tokens), weight, out)
 
 
 def _any_columns(product: Callable[[Tensor, Tensor], Tensor], weight: Tensor, out: Tensor) -> Tensor:

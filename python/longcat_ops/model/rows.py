@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .cache import LatentCache
@@ -16,17 +17,28 @@ DECODE_TOKENS = 8
 class Rows:
     """The tokens of one pass, as rows of x [T,H]: row i is token `positions[i]` of sequence `sequences[i]`.
 
-    `decode` picks products whose rows do not depend on each other, and the absorbed attention (one query row at a time)
-    over the plain one.
+    `decode` picks products whose rows do not depend on each other, and the absorbed attention over the plain one.
     """
 
     cache: LatentCache
     sequences: list[int]
     positions: list[int]
     decode: bool
-    rope: Tensor  # complex[T, qk_rope_head_dim / 2]
-    index: Tensor = field(init=False)  # i64[T]: cache row of each
+    rope: Tensor  # f32 [positions, qk_rope_head_dim], see RotaryTable
+    sequence: Tensor = field(init=False)  # i32[T], as sequences
+    position: Tensor = field(init=False)  # i32[T], as positions
     num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
 
+    _counts: dict[int, Tensor] = field(default_factory=dict, init=False)
+
     def __post_init__(self) -> None:
-        self.index = self.cache.row_index(self.sequences, self.positions)
+        device = self.cache.page_table.device
+        self.sequence = torch.tensor(self.sequences, dtype=torch.int32, device=device)
+        self.position = torch.tensor(self.positions, dtype=torch.int32, device=device)
+
+    def counts(self, groups: int) -> Tensor:
+        """i32 [groups], T each: the rows that products with a group per head have."""
+        if groups not in self._counts:
+            count = torch.full((groups,), len(self.positions), dtype=torch.int32, device=self.position.device)
+            self._counts[groups] = count
+        return self._counts[groups]

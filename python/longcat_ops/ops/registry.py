@@ -118,4 +118,10 @@ OPS: dict[str, Op] = {
             "moe_combine",
         ),
     ),
+    "embed_rows": Op("rows"),
+    "add_rows": Op("rows"),
+    "silu_and_mul": Op("rows"),
+    "mla_write": Op("mla"),
+    "mla_query": Op("mla"),
+    "mla_decode": Op("mla"),
 }

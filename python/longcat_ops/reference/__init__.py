@@ -4,10 +4,12 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from ..types import Plan, Routing
-from . import bf16_gemm, experts, gemm, moe, norm, quant, router
+from . import bf16_gemm, experts, gemm, glue, mla, moe, norm, quant, router
 from .bf16_gemm import *
 from .experts import *
 from .gemm import *
+from .glue import *
+from .mla import *
 from .moe import *
 from .norm import *
 from .quant import *
@@ -19,6 +21,8 @@ __all__ = [
     *bf16_gemm.__all__,
     *experts.__all__,
     *gemm.__all__,
+    *glue.__all__,
+    *mla.__all__,
     *moe.__all__,
     *norm.__all__,
     *quant.__all__,

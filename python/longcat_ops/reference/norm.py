@@ -10,8 +10,11 @@ from .quant import per_token_group_quant_fp8
 __all__ = ["rms_norm", "rms_norm_quant_fp8"]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight by row, in the dtype of weight (f32, f64), rounded once to the dtype of x."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    """x / sqrt(mean(x^2) + eps) * weight by row, in the dtype of weight (f32, f64), rounded once to the dtype of x; of
+    x + residual if there is one, which is returned, too."""
+    if residual is not None:
+        return rms_norm(x + residual, weight, eps), x + residual
     wide = x.to(weight.dtype)
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 

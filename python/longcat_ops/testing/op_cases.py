@@ -156,6 +156,42 @@ def _fused(tokens: int, hidden: int, width: int, fp8: str, planned: bool = False
     return call(x, routing, w_gate_up, w_down, **({"plan": plan_of(routing)} if planned else {}))
 
 
+@seeded
+def _rows(rows: int, width: int, dtype: torch.dtype, count: int) -> Call:
+    return call(*(torch.randn(rows, width).to(dtype) for _ in range(count)))
+
+
+def _places(position: list[int], table_width: int, pages: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+    """page_table of 3 sequences over pages in no order, sequence and position of a token of each in turn."""
+    table = torch.randperm(pages)[: 3 * table_width].view(3, table_width).int()
+    return table, torch.arange(len(position), dtype=torch.int32) % 3, torch.tensor(position, dtype=torch.int32)
+
+
+def _rope(positions: int, width: int) -> Tensor:
+    angle = torch.rand(positions, width // 2) * 6
+    return torch.stack([angle.cos(), angle.sin()], -1).flatten(1)
+
+
+@seeded
+def _mla_write(position: list[int], latent: int, rope: int, dtype: torch.dtype) -> Call:
+    table, sequence, position = _places(position, 3)
+    kv, rows = (torch.randn(*shape, latent + rope).to(dtype) for shape in ((len(position),), (12, 64)))
+    return call(kv, torch.rand(latent) + 0.5, 1e-6, _rope(192, rope), table, sequence, position, rows)
+
+
+@seeded
+def _mla_query(position: list[int], heads: int, nope: int, latent: int, rope: int, dtype: torch.dtype) -> Call:
+    q, w_k = torch.randn(len(position), heads, nope + rope).to(dtype), torch.randn(heads, latent, nope).to(dtype)
+    return call(q, w_k, _rope(70, rope), torch.tensor(position, dtype=torch.int32))
+
+
+@seeded
+def _mla_decode(position: list[int], heads: int, width: int, latent: int, dtype: torch.dtype, **kwargs: Any) -> Call:
+    table, sequence, position = _places(position, 3)
+    q, rows = torch.randn(len(position), heads, width).to(dtype), torch.randn(12, 64, width).to(dtype)
+    return call(q, rows, table, sequence, position, latent=latent, scale=width**-0.5, **kwargs)
+
+
 # Per op, cases by name. The first is the typical one; "empty" has no token.
 CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "per_token_group_quant_fp8": {
@@ -174,7 +210,11 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "per_block": lambda: _dequant(136, 160, torch.float32, False),
         "empty": lambda: _dequant(0, 128, torch.float16, True),
     },
-    "rms_norm": {"odd": lambda: _norm(5, 97), "empty": lambda: _norm(0, 64)},
+    "rms_norm": {
+        "odd": lambda: _norm(5, 97),
+        "residual": lambda: _norm(5, 97, residual=True),
+        "empty": lambda: _norm(0, 64),
+    },
     "rms_norm_quant_fp8": {
         "residual": lambda: _norm(5, 160, residual=True),
         "plain": lambda: _norm(3, 576),
@@ -253,6 +293,36 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "fp8_down": lambda: _fused(5, 72, 136, fp8="down"),
         "planned": lambda: _fused(5, 128, 64, fp8="gate_up, down", planned=True),
         "empty": lambda: _fused(0, 128, 64, fp8=""),
+    },
+    "embed_rows": {
+        "f32": lambda: call(torch.arange(70.0).view(10, 7), torch.tensor([9, 0, -1, 3, 10])),
+        "bf16": lambda: call(torch.arange(24.0).view(3, 8).bfloat16(), torch.tensor([2, 2])),
+        "empty": lambda: call(torch.ones(3, 8), torch.zeros(0, dtype=torch.int64)),
+    },
+    "add_rows": {
+        "odd": lambda: _rows(5, 97, torch.bfloat16, 2),
+        "f32": lambda: _rows(3, 64, torch.float32, 2),
+        "empty": lambda: _rows(0, 64, torch.float16, 2),
+    },
+    "silu_and_mul": {
+        "odd": lambda: _rows(5, 2 * 97, torch.bfloat16, 1),
+        "f32": lambda: _rows(3, 64, torch.float32, 1),
+        "empty": lambda: _rows(0, 64, torch.float16, 1),
+    },
+    "mla_write": {
+        "bf16": lambda: _mla_write([0, 64, 191, -1, 63], 24, 8, torch.bfloat16),
+        "f32": lambda: _mla_write([130, 7], 9, 2, torch.float32),
+        "empty": lambda: _mla_write([], 16, 8, torch.bfloat16),
+    },
+    "mla_query": {
+        "bf16": lambda: _mla_query([0, 64, -1, 69], 3, 16, 24, 8, torch.bfloat16),
+        "f32": lambda: _mla_query([5], 2, 8, 8, 2, torch.float32),
+        "empty": lambda: _mla_query([], 4, 16, 32, 8, torch.bfloat16),
+    },
+    "mla_decode": {
+        "bf16": lambda: _mla_decode([0, 64, 191, -1, 63], 5, 40, 32, torch.bfloat16),
+        "f32": lambda: _mla_decode([130, 7], 1, 11, 9, torch.float32, split_rows=64),
+        "empty": lambda: _mla_decode([], 4, 32, 24, torch.bfloat16),
     },
 }
 EVERY = [(op, name) for op, cases in CASES.items() for name in cases]
