@@ -7,10 +7,12 @@ namespace {
 
 int64_t bytes(const Argument& argument) {
   const TensorDesc* desc = std::get_if<TensorDesc>(&argument);
-  return desc ? num_elements(*desc) * element_size(desc->dtype) : 0;
+  return desc ? bytes_of(*desc) : 0;
 }
 
 }  // namespace
+
+int64_t bytes_of(const TensorDesc& tensor) { return num_elements(tensor) * element_size(tensor.dtype); }
 
 double product_flops(int64_t rows, const TensorDesc& weight) {
   return 2.0 * rows * weight.sizes[weight.dim - 2] * weight.sizes[weight.dim - 1];
@@ -31,6 +33,7 @@ Explanation explain(const OpCost& cost, const Arguments& arguments) {
   for (size_t i = 0; i < values.size(); ++i)
     (i < arguments.schema().first_output ? out.bytes_read : out.bytes_written) += bytes(values[i]);
   if (cost.bytes_read) out.bytes_read = cost.bytes_read(arguments);
+  if (cost.bytes_written) out.bytes_written = cost.bytes_written(arguments);
   out.flops = cost.flops ? cost.flops(arguments) : 0;
   out.assumes = cost.assumes;
   if (cost.launches) out.launches = cost.launches(arguments);

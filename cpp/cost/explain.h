@@ -32,9 +32,12 @@ struct OpCost {
   double (*flops)(const Arguments&) = nullptr;
   const char* assumes = "";
   int64_t (*bytes_read)(const Arguments&) = nullptr;  // where a kernel reads less than every input
+  int64_t (*bytes_written)(const Arguments&) = nullptr;
   std::vector<KernelShape> (*launches)(const Arguments&) = nullptr;
   MoeGemmProblem (*product)(const Arguments&) = nullptr;  // of a matrix product, whose tiles are explained
 };
+
+int64_t bytes_of(const TensorDesc& tensor);  // of its elements
 
 // 2 * rows * N * K for rows times a weight whose last two sizes are [N, K].
 double product_flops(int64_t rows, const TensorDesc& weight);

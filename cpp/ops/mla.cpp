@@ -114,13 +114,24 @@ double query_flops(const Arguments& a) {
   return product_flops(q.sizes[0] * q.sizes[1], w_k);
 }
 
-constexpr const char* kFull = "every sequence has as many rows as its pages hold";
+constexpr const char* kFull = "each token has a sequence of its own, with as many rows as its pages hold";
+
+// Rows that the tokens attend to, all together.
+int64_t attended(const Arguments& a) { return a.tensor("q").sizes[0] * a.tensor("page_table").sizes[1] * kPageRows; }
 
 double decode_flops(const Arguments& a) {
-  const TensorDesc &q = a.tensor("q"), &table = a.tensor("page_table");
-  const double rows = static_cast<double>(table.sizes[1] * kPageRows);
-  return 2.0 * rows * q.sizes[0] * q.sizes[1] * (q.sizes[2] + a.integer("latent"));
+  const TensorDesc& q = a.tensor("q");
+  return 2.0 * attended(a) * q.sizes[1] * (q.sizes[2] + a.integer("latent"));
 }
+
+int64_t decode_bytes_read(const Arguments& a) {
+  const TensorDesc& q = a.tensor("q");
+  const int64_t places =
+      bytes_of(a.tensor("page_table")) + bytes_of(a.tensor("sequence")) + bytes_of(a.tensor("position"));
+  return bytes_of(q) + places + attended(a) * q.sizes[2] * element_size(q.dtype);
+}
+
+int64_t written_bytes(const Arguments& a) { return bytes_of(a.tensor("kv")); }
 
 }  // namespace
 
@@ -130,7 +141,8 @@ std::vector<OpRow> mla_ops() {
       // sequence and position i32 [T]
       {"mla_write(Tensor kv, Tensor weight, float eps, Tensor rope, Tensor page_table, Tensor sequence, "
        "Tensor position, Tensor(a!) rows) -> ()",
-       check_mla_write},
+       check_mla_write,
+       {.assumes = "every token has a place", .bytes_written = written_bytes}},
       // q [T, h, nope + R], w_k [h, latent, nope], out [T, h, latent + R]
       {"mla_query(Tensor q, Tensor w_k, Tensor rope, Tensor position, Tensor(a!) out) -> ()",
        check_mla_query,
@@ -139,7 +151,7 @@ std::vector<OpRow> mla_ops() {
       {"mla_decode(Tensor q, Tensor rows, Tensor page_table, Tensor sequence, Tensor position, int latent, "
        "float scale, int split_rows, Tensor(a!) out) -> ()",
        check_mla_decode,
-       {.flops = decode_flops, .assumes = kFull}},
+       {.flops = decode_flops, .assumes = kFull, .bytes_read = decode_bytes_read}},
   };
 }
 

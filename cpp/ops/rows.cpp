@@ -47,7 +47,7 @@ void check_silu_and_mul(const Arguments& a) {
 
 int64_t embedded_bytes(const Arguments& a) {
   const TensorDesc &table = a.tensor("table"), &ids = a.tensor("ids");
-  return ids.sizes[0] * (table.sizes[1] * element_size(table.dtype) + element_size(ids.dtype));
+  return bytes_of(ids) + ids.sizes[0] * table.sizes[1] * element_size(table.dtype);
 }
 
 }  // namespace
