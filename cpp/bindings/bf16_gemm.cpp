@@ -104,9 +104,9 @@ void m_grouped_bf16_swiglu_gemm_nt_offset_cpu(const Call& a) {
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
-  add_kernel<"bf16_gemm_nt", bf16_gemm_nt_cpu>(m);
-  add_kernel<"m_grouped_bf16_gemm_nt_offset", m_grouped_bf16_gemm_nt_offset_cpu>(m);
-  add_kernel<"m_grouped_bf16_gemm_nt_masked", m_grouped_bf16_gemm_nt_masked_cpu>(m);
-  add_kernel<"m_grouped_bf16_gemm_nt_contiguous", m_grouped_bf16_gemm_nt_contiguous_cpu>(m);
-  add_kernel<"m_grouped_bf16_swiglu_gemm_nt_offset", m_grouped_bf16_swiglu_gemm_nt_offset_cpu>(m);
+  add_cpu_kernel<"bf16_gemm_nt", bf16_gemm_nt_cpu>(m);
+  add_cpu_kernel<"m_grouped_bf16_gemm_nt_offset", m_grouped_bf16_gemm_nt_offset_cpu>(m);
+  add_cpu_kernel<"m_grouped_bf16_gemm_nt_masked", m_grouped_bf16_gemm_nt_masked_cpu>(m);
+  add_cpu_kernel<"m_grouped_bf16_gemm_nt_contiguous", m_grouped_bf16_gemm_nt_contiguous_cpu>(m);
+  add_cpu_kernel<"m_grouped_bf16_swiglu_gemm_nt_offset", m_grouped_bf16_swiglu_gemm_nt_offset_cpu>(m);
 }

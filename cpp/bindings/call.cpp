@@ -60,9 +60,9 @@ void describe(AtenTensorHandle tensor, TensorDesc& desc) {
 Unboxed::Unboxed(const Schema& schema, const StableIValue* stack) {
   for (size_t i = 0; i < schema.size; ++i) {
     switch (schema.parameters[i].kind) {
-      case Kind::kTensor: tensors[i].reset(to<AtenTensorHandle>(stack[i])); break;
+      case Kind::kTensor: owned[i].reset(to<AtenTensorHandle>(stack[i])); break;
       case Kind::kOptionalTensor:
-        tensors[i].reset(to<std::optional<AtenTensorHandle>>(stack[i]).value_or(nullptr));
+        owned[i].reset(to<std::optional<AtenTensorHandle>>(stack[i]).value_or(nullptr));
         break;
       case Kind::kInt: arguments[i] = to<int64_t>(stack[i]); break;
       case Kind::kOptionalInt:
@@ -71,7 +71,24 @@ Unboxed::Unboxed(const Schema& schema, const StableIValue* stack) {
       case Kind::kFloat: arguments[i] = to<double>(stack[i]); break;
       case Kind::kBool: arguments[i] = int64_t{to<bool>(stack[i])}; break;
     }
-    if (tensors[i]) describe(tensors[i].get(), arguments[i].emplace<TensorDesc>());
+    if ((tensors[i] = owned[i].get())) describe(tensors[i], arguments[i].emplace<TensorDesc>());
+  }
+}
+
+Unboxed::Unboxed(const Schema& schema, const PassedArgument* passed) {
+  for (size_t i = 0; i < schema.size; ++i) {
+    if (!passed[i].given) continue;
+    switch (schema.parameters[i].kind) {
+      case Kind::kTensor:
+      case Kind::kOptionalTensor:
+        tensors[i] = static_cast<AtenTensorHandle>(passed[i].tensor);
+        describe(tensors[i], arguments[i].emplace<TensorDesc>());
+        break;
+      case Kind::kInt:
+      case Kind::kOptionalInt:
+      case Kind::kBool: arguments[i] = passed[i].integer; break;
+      case Kind::kFloat: arguments[i] = passed[i].number; break;
+    }
   }
 }
 
@@ -83,7 +100,7 @@ void* Call::address(std::string_view name, bool written) const {
   if (!desc) return nullptr;
   if (!is_output) return reinterpret_cast<void*>(desc->address);
   void* data = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_get_mutable_data_ptr(tensors[i].get(), &data));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_get_mutable_data_ptr(tensors[i], &data));
   return data;
 }
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <memory>
 
+#include "bindings/cpu_kernels.h"
 #include "check/arguments.h"
 #include "cpu/quant.h"
 #include "ops/table.h"
@@ -17,18 +18,22 @@ struct ReleaseTensor {
   void operator()(AtenTensorHandle tensor) const { aoti_torch_delete_tensor_object(tensor); }
 };
 
-// What torch passes, unboxed by the kinds of a schema. It owns the tensors, as TORCH_BOX does, and allocates nothing.
+// What is passed, unboxed by the kinds of a schema. It owns the tensors of torch's stack, as TORCH_BOX does, and
+// borrows those of a call that torch does not see. It allocates nothing.
 struct Unboxed {
   Unboxed(const Schema& schema, const StableIValue* stack);
+  Unboxed(const Schema& schema, const PassedArgument* passed);
 
-  std::array<std::unique_ptr<AtenTensorOpaque, ReleaseTensor>, kMaxArguments> tensors;
+  std::array<std::unique_ptr<AtenTensorOpaque, ReleaseTensor>, kMaxArguments> owned;
+  std::array<AtenTensorHandle, kMaxArguments> tensors{};
   std::array<Argument, kMaxArguments> arguments;
 };
 
 class Call : private Unboxed, public Arguments {
  public:
-  Call(const Schema& schema, const StableIValue* stack)
-      : Unboxed(schema, stack), Arguments(schema, {arguments.data(), schema.size}) {}
+  template <class Value>  // StableIValue or PassedArgument
+  Call(const Schema& schema, const Value* values)
+      : Unboxed(schema, values), Arguments(schema, {arguments.data(), schema.size}) {}
   Call(const Call&) = delete;
 
   // Address of a tensor's first element; null if an optional one is absent. An output that shares its memory until it
@@ -68,6 +73,14 @@ inline bool always() { return true; }
 template <OpName kOp, void (*kKernel)(const Call&), bool (*kIsChecked)() = always>
 void add_kernel(torch::stable::detail::StableLibrary& library) {
   library.impl(kOp.text, call_kernel<kOp, kKernel, kIsChecked>);
+}
+
+// A kernel on CPU tensors, which _C may call without torch.
+void keep_cpu_kernel(std::string_view op, void (*kernel)(const Call&));
+template <OpName kOp, void (*kKernel)(const Call&)>
+void add_cpu_kernel(torch::stable::detail::StableLibrary& library) {
+  add_kernel<kOp, kKernel>(library);
+  keep_cpu_kernel(kOp.text, kKernel);
 }
 
 }  // namespace longcat_ops::bindings

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bindings/direct_call.h"
 #include "check/error.h"
 #include "comm/config.h"
 #include "common/version.h"
@@ -258,5 +259,6 @@ PYBIND11_MODULE(_C, m) {
         "The rule behind `device_supported`, from facts: (supported, text).");
   m.def("judge_registers", &judge_registers, py::arg("op"), py::arg("registers"), py::arg("fewest"),
         "Why a kernel with so many registers a thread must not be launched; empty if it may.");
+  add_direct_calls(m);
   m.def("cpu_isa", [] { return std::string(cpu::isa_name(cpu::active_isa())); }, "Instruction set in use.");
 }

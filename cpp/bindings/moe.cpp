@@ -116,9 +116,9 @@ void moe_combine_cpu(const Call& a) {
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
-  add_kernel<"moe_route", moe_route_cpu>(m);
-  add_kernel<"moe_plan", moe_plan_cpu>(m);
-  add_kernel<"moe_permute", moe_permute_cpu>(m);
-  add_kernel<"moe_permute_quant", moe_permute_quant_cpu>(m);
-  add_kernel<"moe_combine", moe_combine_cpu>(m);
+  add_cpu_kernel<"moe_route", moe_route_cpu>(m);
+  add_cpu_kernel<"moe_plan", moe_plan_cpu>(m);
+  add_cpu_kernel<"moe_permute", moe_permute_cpu>(m);
+  add_cpu_kernel<"moe_permute_quant", moe_permute_quant_cpu>(m);
+  add_cpu_kernel<"moe_combine", moe_combine_cpu>(m);
 }

@@ -67,6 +67,6 @@ void rms_norm_quant_fp8_cpu(const Call& a) {
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
-  add_kernel<"rms_norm", rms_norm_cpu>(m);
-  add_kernel<"rms_norm_quant_fp8", rms_norm_quant_fp8_cpu>(m);
+  add_cpu_kernel<"rms_norm", rms_norm_cpu>(m);
+  add_cpu_kernel<"rms_norm_quant_fp8", rms_norm_quant_fp8_cpu>(m);
 }

@@ -64,8 +64,8 @@ void dequant_fp8_cpu(const Call& a) {
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
-  add_kernel<"per_token_group_quant_fp8", per_token_group_quant_fp8_cpu>(m);
-  add_kernel<"per_block_quant_fp8", per_block_quant_fp8_cpu>(m);
-  add_kernel<"silu_and_mul_quant_fp8", silu_and_mul_quant_fp8_cpu>(m);
-  add_kernel<"dequant_fp8", dequant_fp8_cpu>(m);
+  add_cpu_kernel<"per_token_group_quant_fp8", per_token_group_quant_fp8_cpu>(m);
+  add_cpu_kernel<"per_block_quant_fp8", per_block_quant_fp8_cpu>(m);
+  add_cpu_kernel<"silu_and_mul_quant_fp8", silu_and_mul_quant_fp8_cpu>(m);
+  add_cpu_kernel<"dequant_fp8", dequant_fp8_cpu>(m);
 }

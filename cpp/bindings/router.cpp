@@ -98,6 +98,6 @@ void register_router(torch::stable::detail::StableLibrary& m) {
 }  // namespace longcat_ops::bindings
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
-  longcat_ops::bindings::add_kernel<"router_gemm", longcat_ops::bindings::router_gemm_cpu>(m);
+  longcat_ops::bindings::add_cpu_kernel<"router_gemm", longcat_ops::bindings::router_gemm_cpu>(m);
 }
 LC_REGISTER_DEVICE_KERNELS(register_router)

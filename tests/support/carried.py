@@ -44,9 +44,11 @@ def register(device: str = "cuda") -> torch.library.Library:
     global active
     active = True
     import longcat_ops
+    from longcat_ops.ops import direct
     from longcat_ops.ops.registry import OPS
 
     longcat_ops._library.load()
+    direct.switch(False)  # direct calls would run the CPU kernels
     library = torch.library.Library("longcat_ops", "IMPL")
     with warnings.catch_warnings():  # torch warns about every override; this one is intended
         warnings.filterwarnings("ignore", message="Warning only once for all operators")

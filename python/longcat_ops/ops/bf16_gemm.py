@@ -12,10 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from ..types import Fp8Pair
-from .calling import empty_hidden, kernel, public
+from .calling import empty_hidden, kernel, maker, public
 from .deepgemm import deepgemm_keywords
 
 _bf16_gemm_nt = kernel("bf16_gemm_nt")
+_new_bf16_gemm_nt = maker(
+    "bf16_gemm_nt", lambda a, b, _: a.new_empty(a.shape[0], b.shape[0]), rows=(0, 0), columns=(1, 0)
+)
 _offset = kernel("m_grouped_bf16_gemm_nt_offset")
 _masked = kernel("m_grouped_bf16_gemm_nt_masked")
 _contiguous = kernel("m_grouped_bf16_gemm_nt_contiguous")
@@ -49,7 +52,7 @@ def bf16_gemm_nt(a: Tensor, b: Tensor, out: Tensor | None = None, *, split_k: in
     if deepgemm:
         deepgemm_keywords("bf16_gemm_nt", deepgemm)
     if out is None:
-        out = a.new_empty(a.shape[0], b.shape[0])  # apart: half a microsecond less than as a tuple
+        return _new_bf16_gemm_nt(a, b, split_k)
     _bf16_gemm_nt(a, b, split_k, out)
     return out
 

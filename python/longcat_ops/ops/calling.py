@@ -10,7 +10,7 @@ import torch
 
 from .. import _library
 from ..types import BLOCK
-from . import tensors
+from . import direct, tensors
 from .checking import refuse
 
 P = ParamSpec("P")
@@ -37,9 +37,45 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def kernel(op: str) -> Callable[..., None]:
-    """torch.ops.longcat_ops.<op>, with the library loaded. Makes the checks of the op's autograd kernel, then skips
-    that kernel, which would cost a second pass through the dispatcher. Its steps count in units of 0.1 us."""
+    """Runs the op with the arguments of its schema: a CPU kernel directly, or else by torch."""
     _library.load()
+    by_torch, directly = _by_torch(op), direct.caller(op)
+    is_compiling = torch.compiler.is_dynamo_compiling
+
+    def run(*arguments: Any) -> None:
+        if is_compiling() or not directly(*arguments):
+            by_torch(*arguments)
+
+    return run
+
+
+def maker(op: str, allocate: Callable[..., torch.Tensor], rows: direct.Place, columns: direct.Place,
+          dtype: torch.dtype | None = None) -> Callable[..., torch.Tensor]:  # fmt: skip
+    """`kernel` of an op that writes every element of its only output, for calls that leave the output to it: returns
+    the output.
+
+    allocate: makes the output of the other arguments, for torch. A direct call makes it contiguous, [rows, columns], of
+    `dtype`, or else that of the first tensor.
+    """
+    _library.load()
+    by_torch, directly = _by_torch(op), direct.maker(op, rows, columns, dtype)
+    is_compiling = torch.compiler.is_dynamo_compiling
+
+    def make(*arguments: Any) -> torch.Tensor:
+        if not is_compiling():
+            made = directly(*arguments)
+            if made is not None:
+                return made
+        out = allocate(*arguments)
+        by_torch(*arguments, out)
+        return out
+
+    return make
+
+
+def _by_torch(op: str) -> Callable[..., None]:
+    """torch.ops.longcat_ops.<op>. Makes the checks of the op's autograd kernel, then skips that kernel, which would
+    cost a second pass through the dispatcher. Its steps count in units of 0.1 us."""
     overload = getattr(torch.ops.longcat_ops, op).default
     dispatch = overload._op  # what a call of the overload is, without its Python frame
     is_compiling, in_inference_mode = torch.compiler.is_compiling, torch.is_inference_mode_enabled

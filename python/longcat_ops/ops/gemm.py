@@ -13,11 +13,18 @@ import torch
 from torch import Tensor
 
 from ..types import Fp8Pair
-from .calling import empty_hidden, kernel, public
+from .calling import empty_hidden, kernel, maker, public
 from .deepgemm import deepgemm_keywords
 from .parameters import pair
 
 _fp8_gemm_nt = kernel("fp8_gemm_nt")
+_new_fp8_gemm_nt = maker(
+    "fp8_gemm_nt",
+    lambda a, _sa, b, *_: torch.empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16, device=a.device),
+    rows=(0, 0),
+    columns=(2, 0),
+    dtype=torch.bfloat16,
+)
 _offset = kernel("m_grouped_fp8_gemm_nt_offset")
 _masked = kernel("m_grouped_fp8_gemm_nt_masked")
 _contiguous = kernel("m_grouped_fp8_gemm_nt_contiguous")
@@ -57,7 +64,7 @@ def fp8_gemm_nt(lhs: Fp8Pair, rhs: Fp8Pair, out: Tensor | None = None, *, split_
         deepgemm_keywords("fp8_gemm_nt", deepgemm)
     (a, sa), (b, sb) = pair("fp8_gemm_nt", "lhs", lhs), pair("fp8_gemm_nt", "rhs", rhs)
     if out is None:
-        out = torch.empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16, device=a.device)
+        return _new_fp8_gemm_nt(a, sa, b, sb, split_k)
     _fp8_gemm_nt(a, sa, b, sb, split_k, out)
     return out
 

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from ..types import BLOCK
-from .calling import empty_scales, kernel, public
+from .calling import empty_scales, kernel, maker, public
 
 _rms_norm = kernel("rms_norm")
+_new_rms_norm = maker(
+    "rms_norm", lambda x, *_: torch.empty(x.shape, dtype=x.dtype, device=x.device), rows=(0, 0), columns=(0, 1)
+)
 _rms_norm_quant_fp8 = kernel("rms_norm_quant_fp8")
 
 
@@ -31,10 +34,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = No
     Raises:
         LongcatShapeError: x, weight, eps or residual is not as above.
     """
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    residual_out = None if residual is None else torch.empty_like(y)
+    if residual is None:
+        return _new_rms_norm(x, weight, eps, None)
+    y, residual_out = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
     _rms_norm(x, weight, eps, residual, y, residual_out)
-    return y if residual_out is None else (y, residual_out)
+    return y, residual_out
 
 
 @public

@@ -6,9 +6,15 @@ import torch
 from torch import Tensor
 
 from ..errors import LongcatShapeError, message
-from .calling import kernel, public
+from .calling import maker, public
 
-_router_gemm = kernel("router_gemm")
+_new_router_gemm = maker(
+    "router_gemm",
+    lambda x, w, _: torch.empty((x.shape[0], w.shape[0]), dtype=torch.float32, device=x.device),
+    rows=(0, 0),
+    columns=(1, 0),
+    dtype=torch.float32,
+)
 
 
 @public
@@ -33,11 +39,9 @@ def router_gemm(x: Tensor, w: Tensor, *, split: Tensor | None = None) -> Tensor:
     Raises:
         LongcatShapeError: the arguments do not fit each other.
     """
-    out = torch.empty((x.shape[0], w.shape[0]), dtype=torch.float32, device=x.device)
     if split is None and w.is_cuda and w.dtype == torch.float32:
         split = split_bf16x3(w)
-    _router_gemm(x, w, split, out)
-    return out
+    return _new_router_gemm(x, w, split)
 
 
 def split_bf16x3(w: Tensor) -> Tensor:
