@@ -50,11 +50,11 @@ struct Place {
   int dimension;
 };
 
-// An op that makes its only output itself: contiguous [rows, columns].
+// An op that makes its first output itself, contiguous [rows, columns], and has no other.
 struct Maker {
   const CpuKernel& kernel;
   const Place rows, columns;
-  const py::object dtype;  // None: that of the first tensor
+  const py::object dtype;  // or the place of an argument that has it
 };
 
 py::object steal(PyObject* object) { return py::reinterpret_steal<py::object>(object); }
@@ -164,28 +164,33 @@ int64_t size_at(const Place& place, const Passed& passed) {
   return tensor ? bindings::size_of(tensor, place.dimension) : -1;
 }
 
+py::object dtype_of(const Maker& maker, PyObject* const* objects) {
+  static PyObject* const name = PyUnicode_InternFromString("dtype");
+  if (!PyLong_CheckExact(maker.dtype.ptr())) return maker.dtype;
+  return steal(PyObject_GetAttr(objects[PyLong_AsSize_t(maker.dtype.ptr())], name));
+}
+
 // Null: torch must make it.
-py::object new_output(const Maker& maker, const Passed& passed) {
-  static PyObject* const dtype_name = PyUnicode_InternFromString("dtype");
+py::object new_output(const Maker& maker, PyObject* const* objects, const Passed& passed) {
   const int64_t rows = size_at(maker.rows, passed), columns = size_at(maker.columns, passed);
   if (rows < 0 || columns < 0) return {};
   const py::object sizes = steal(Py_BuildValue("LL", rows, columns)),
-                   strides = steal(Py_BuildValue("Li", std::max<int64_t>(columns, 1), 1));
-  const py::object dtype = maker.dtype.is_none() ? steal(PyObject_GetAttr(passed.tensors[0], dtype_name)) : maker.dtype;
+                   strides = steal(Py_BuildValue("Li", std::max<int64_t>(columns, 1), 1)),
+                   dtype = dtype_of(maker, objects);
   if (!sizes || !strides || !dtype) return {};
   PyObject* arguments[] = {sizes.ptr(), strides.ptr(), dtype.ptr()};
   return steal(PyObject_Vectorcall(torch->empty_strided.ptr(), arguments, std::size(arguments), nullptr));
 }
 
-// The arguments of the schema but for the output -> the output, or None if the op has not run.
+// The inputs of the schema -> the output, or None if the op has not run.
 PyObject* make(PyObject* self, PyObject* const* objects, Py_ssize_t count) {
   const Maker& maker = state_of<Maker>(self);
   const Schema& schema = bindings::schema_of(maker.kernel);
-  const size_t inputs = schema.size - 1;
   Passed passed;
-  if (enabled && static_cast<size_t>(count) == inputs && read_call(schema, objects, inputs, passed)) {
-    if (py::object out = new_output(maker, passed)) {
-      passed.arguments[inputs] = {.given = true, .tensor = handle_of(out.ptr())};
+  if (enabled && static_cast<size_t>(count) == schema.first_output &&
+      read_call(schema, objects, schema.first_output, passed)) {
+    if (py::object out = new_output(maker, objects, passed)) {
+      passed.arguments[schema.first_output] = {.given = true, .tensor = handle_of(out.ptr())};
       if (run(maker.kernel, passed)) return out.release().ptr();
     }
   }
@@ -210,8 +215,9 @@ py::object direct_maker(const std::string& op, const std::pair<size_t, int>& row
                         const std::pair<size_t, int>& columns, const py::object& dtype) {
   const CpuKernel* kernel = bindings::find_cpu_kernel(op);
   if (!kernel) return py::none();
-  if (bindings::schema_of(*kernel).first_output + 1 != bindings::schema_of(*kernel).size)
-    throw std::invalid_argument(op + " has several outputs");
+  const Schema& schema = bindings::schema_of(*kernel);
+  for (size_t i = schema.first_output + 1; i < schema.size; ++i)
+    if (schema.parameters[i].kind != Kind::kOptionalTensor) throw std::invalid_argument(op + " has several outputs");
   const auto place = [](const std::pair<size_t, int>& pair) { return Place{pair.first, pair.second}; };
   return function_over<make>("direct_maker", new Maker{*kernel, place(rows), place(columns), dtype});
 }

@@ -93,7 +93,7 @@ void mla_decode_cpu(const Call& a) {
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
-  add_kernel<"mla_write", mla_write_cpu>(m);
-  add_kernel<"mla_query", mla_query_cpu>(m);
-  add_kernel<"mla_decode", mla_decode_cpu>(m);
+  add_cpu_kernel<"mla_write", mla_write_cpu>(m);
+  add_cpu_kernel<"mla_query", mla_query_cpu>(m);
+  add_cpu_kernel<"mla_decode", mla_decode_cpu>(m);
 }

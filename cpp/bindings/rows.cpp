@@ -49,7 +49,7 @@ void silu_and_mul_cpu(const Call& a) {
 
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
-  add_kernel<"embed_rows", embed_rows_cpu>(m);
-  add_kernel<"add_rows", add_rows_cpu>(m);
-  add_kernel<"silu_and_mul", silu_and_mul_cpu>(m);
+  add_cpu_kernel<"embed_rows", embed_rows_cpu>(m);
+  add_cpu_kernel<"add_rows", add_rows_cpu>(m);
+  add_cpu_kernel<"silu_and_mul", silu_and_mul_cpu>(m);
 }

@@ -67,14 +67,17 @@ def test_direct_calls_make_outputs_without_torchs_functions(op, monkeypatch):
 
 
 def test_parameters_are_plain_tensors_where_no_gradient_is_wanted():
-    x, weight, out = torch.randn(4, 8), torch.nn.Parameter(torch.rand(8)), torch.zeros(4, 8)
-    assert direct.caller("rms_norm")(x, weight, 1e-5, out) is False
+    add, x, y, out = (
+        direct.caller("add_rows"),
+        torch.randn(4, 8),
+        torch.nn.Parameter(torch.rand(4, 8)),
+        torch.zeros(4, 8),
+    )
+    assert add(x, y, out) is False
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            assert direct.caller("rms_norm")(x, weight, 1e-5, out.zero_()) is True
-            assert torch.equal(out, by_torch("rms_norm", x, weight, 1e-5))
-    weight.requires_grad_(False)
-    assert direct.caller("rms_norm")(x, weight, 1e-5, out) is True
+            assert add(x, y, out.zero_()) is True and torch.equal(out, x + y)
+    assert add(x, y.requires_grad_(False), out) is True
 
 
 def storage_of(value, nbytes):
@@ -137,10 +140,10 @@ ODD = {
     "its sign is pending": torch._neg_view,
     "zeros without memory": lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype),
     "sparse": lambda t: t.to_sparse(),
-    "in rows": lambda t: t.view(-1, 8).to_sparse_csr(),
+    "in rows": lambda t: t.to_sparse_csr(),
     "nested": lambda t: torch.nested.nested_tensor([t, t]),
     "of vmap": lambda t: leaked(t.expand(2, *t.shape)),
-    "named": lambda t: t.rename(*"NC"[: t.dim()]) if hasattr(t, "rename") else None,
+    "named": lambda t: t.rename("N", "C") if hasattr(t, "rename") else None,
     "of mkldnn": lambda t: t.to_mkldnn(),
     "of another device": lambda t: t.to("meta"),
     "functional": torch._to_functional_tensor,
@@ -153,16 +156,15 @@ ODD = {
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse CSR", "ignore:Named tensors")
 @pytest.mark.parametrize("kind", ODD)
 def test_tensors_that_torch_must_see(kind, capfd):
-    call, x, weight = direct.caller("rms_norm"), torch.randn(4, 8), torch.rand(8)
-    out = torch.zeros(4, 8)
-    assert call(x, weight, 1e-5, out) and out.any()
-    for i, value in enumerate((x, weight, out.zero_())):
-        arguments = [x, weight, 1e-5, out]
-        arguments[i if i < 2 else 3] = ODD[kind](value)
-        assert call(*arguments) is False
-        assert not out.any()
-        if i == 0:
-            assert direct.maker("rms_norm", (0, 0), (0, 1), None)(*arguments[:3]) is None
+    add, make = direct.caller("add_rows"), direct.maker("add_rows", (0, 0), (0, 1), 0)
+    arguments = torch.randn(4, 8), torch.randn(4, 8), torch.zeros(4, 8)
+    for i, value in enumerate(arguments):
+        changed = (*arguments[:i], ODD[kind](value), *arguments[i + 1 :])
+        assert add(*changed) is False
+        if i < 2:
+            assert make(*changed[:2]) is None
+    assert not arguments[2].any()
+    assert add(*arguments) is True and make(*arguments[:2]) is not None
     assert capfd.readouterr() == ("", "")
 
 
@@ -179,26 +181,25 @@ def test_numbers_of_another_type_are_left_to_torch():
         assert call(a, b, split_k, out) is False
     assert call(a, b, 1) is False and call(a, b, 1, out, 1) is False and call() is False
     assert not out.any()
-    assert direct.caller("rms_norm")(a, b[0], 1, out) is False  # an int for a float
+    assert direct.caller("rms_norm")(a, b[0], 1, None, out, None) is False  # an int for a float
     assert longcat_ops.rms_norm(a, b[0], 1).shape == (2, 8)
     assert sys.exc_info() == (None, None, None)
 
 
 def test_inputs_that_share_memory_until_they_are_written_still_do():
-    x, weight = torch.randn(4, 8), torch.rand(8)
-    lazy, out = torch._lazy_clone(x), torch.zeros(4, 8)
-    assert direct.caller("rms_norm")(lazy, weight, 1e-5, out)
-    assert torch._C._is_cow_tensor(lazy) and torch.equal(out, by_torch("rms_norm", x, weight, 1e-5))
+    x, out = torch.randn(4, 8), torch.zeros(4, 8)
+    lazy = torch._lazy_clone(x)
+    assert direct.caller("add_rows")(lazy, x, out) is True
+    assert torch._C._is_cow_tensor(lazy) and torch.equal(out, x + x)
 
 
 def test_outputs_that_share_memory_until_they_are_written_get_their_own():
-    x, weight, other = torch.randn(4, 8), torch.rand(8), torch.randn(4, 8)
+    add, x, other = direct.caller("add_rows"), torch.randn(4, 8), torch.randn(4, 8)
     lazy, before = torch._lazy_clone(other), other.clone()
-    assert direct.caller("rms_norm")(x, weight, 1e-5, lazy)
-    assert not torch._C._is_cow_tensor(lazy) and torch.equal(other, before)
-    assert torch.equal(lazy, by_torch("rms_norm", x, weight, 1e-5))
+    assert add(x, x, lazy) is True
+    assert not torch._C._is_cow_tensor(lazy) and torch.equal(other, before) and torch.equal(lazy, x + x)
     lazy = torch._lazy_clone(x)  # shares the memory of an input
-    assert direct.caller("rms_norm")(x, weight, 1e-5, lazy) is False
+    assert add(x, other, lazy) is False
     assert torch._C._is_cow_tensor(lazy)
-    with pytest.raises(RuntimeError, match="argument `y` is in memory shared with `x`"):
-        torch.ops.longcat_ops.rms_norm(x, weight, 1e-5, lazy)
+    with pytest.raises(RuntimeError, match="argument `out` is in memory shared with `x`"):
+        torch.ops.longcat_ops.add_rows(x, other, lazy)

@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 import longcat_ops
 from longcat_ops.ops import direct
@@ -71,14 +72,14 @@ WATCHERS = {
 
 @pytest.mark.parametrize("kind", WATCHERS)
 def test_no_call_is_direct_while_torch_is_watched(kind):
-    call, arguments = direct.caller("rms_norm"), (torch.ones(2, 8), torch.ones(8), 1e-5, torch.zeros(2, 8))
-    make = direct.maker("rms_norm", (0, 0), (0, 1), None)
+    call, arguments = direct.caller("add_rows"), (torch.ones(2, 8), torch.ones(2, 8), torch.zeros(2, 8))
+    make = direct.maker("add_rows", (0, 0), (0, 1), 0)
     with WATCHERS[kind]():
-        assert call(*arguments) is False and make(*arguments[:3]) is None
+        assert call(*arguments) is False and make(*arguments[:2]) is None
         with torch.inference_mode():
-            assert call(*arguments) is False and make(*arguments[:3]) is None
+            assert call(*arguments) is False and make(*arguments[:2]) is None
     assert not arguments[-1].any()
-    assert call(*arguments) is True and make(*arguments[:3]) is not None
+    assert call(*arguments) is True and make(*arguments[:2]) is not None
 
 
 @pytest.mark.parametrize(("op", "name"), FIRST_CALLS)
@@ -114,13 +115,13 @@ def test_a_profiler_of_all_threads_sees_the_op_in_another_thread():
 @pytest.mark.parametrize("op", MAKERS)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated", "ignore:.*TracerWarning")
 def test_tracers_record_the_op(op):
-    args = MAKERS[op](2)
-    flat = [part for a in args if not isinstance(a, float) for part in (a if isinstance(a, tuple) else (a,))]
+    leaves, structure = tree_flatten(MAKERS[op](2))
+    flat = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
-    def call(*parts):
-        if len(parts) == 4:
-            return public(op)(parts[:2], parts[2:])
-        return public(op)(*parts, *(a for a in args if isinstance(a, float)))
+    def call(*tensors):
+        given = iter(tensors)
+        args = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        return public(op)(*tree_unflatten(args, structure))
 
     expected, name = bits(call(*flat)), f"longcat_ops::{op}"
     traced = torch.jit.trace(call, tuple(flat), check_trace=False)

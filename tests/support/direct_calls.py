@@ -19,13 +19,26 @@ only_on_kernels = pytest.mark.skipif(
     longcat_ops._environment.backend() != "cpu" or carried.active, reason="CPU tensors run other kernels"
 )
 CALLS = [(op, name) for op, name in EVERY if not OPS[op].chain]
+
+
+def combine_call(rows: int) -> tuple[Any, ...]:
+    route = {"top_k": 3, "num_experts": 8, "num_zero_experts": 0, "scale": 1.0}
+    routing = longcat_ops.moe_route(torch.randn(rows, 8), torch.zeros(8), **route)
+    plan = longcat_ops.moe_plan(routing.ids, 8, routing.weights)
+    y = torch.randn(plan.src_of.shape[0], 256).bfloat16()
+    return y, plan, routing, torch.randn(rows, 256)
+
+
 # Functions that make their output without torch, with arguments of `rows` rows.
 MAKERS = {
+    "add_rows": lambda rows: (torch.randn(rows, 256), torch.randn(rows, 256)),
     "bf16_gemm_nt": lambda rows: (torch.randn(rows, 256).bfloat16(), torch.randn(24, 256).bfloat16()),
     "fp8_gemm_nt": lambda rows: (
         longcat_ops.per_token_group_quant_fp8(torch.randn(rows, 256)),
         longcat_ops.per_block_quant_fp8(torch.randn(24, 256)),
     ),
+    "embed_rows": lambda rows: (torch.randn(24, 256).half(), torch.arange(rows)),
+    "moe_combine": combine_call,
     "rms_norm": lambda rows: (torch.randn(rows, 256).half(), torch.rand(256), 1e-5),
     "router_gemm": lambda rows: (torch.randn(rows, 256).bfloat16(), torch.randn(24, 256)),
 }

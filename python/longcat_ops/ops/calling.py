@@ -49,25 +49,27 @@ def kernel(op: str) -> Callable[..., None]:
     return run
 
 
-def maker(op: str, allocate: Callable[..., torch.Tensor], rows: direct.Place, columns: direct.Place,
-          dtype: torch.dtype | None = None) -> Callable[..., torch.Tensor]:  # fmt: skip
-    """`kernel` of an op that writes every element of its only output, for calls that leave the output to it: returns
-    the output.
+def maker(op: str, allocate: Callable[..., torch.Tensor], *, rows: direct.Place, columns: direct.Place,
+          dtype: torch.dtype | int = 0) -> Callable[..., torch.Tensor]:  # fmt: skip
+    """`kernel` of an op that writes every element of its first output, for calls that have no other and leave that one
+    to it: takes the inputs, returns the output.
 
-    allocate: makes the output of the other arguments, for torch. A direct call makes it contiguous, [rows, columns], of
-    `dtype`, or else that of the first tensor.
+    allocate: makes the output of the inputs, for torch. A direct call makes it contiguous, [rows, columns]: each is
+    (input, dimension). dtype: of the output, or the input that has it.
     """
     _library.load()
     by_torch, directly = _by_torch(op), direct.maker(op, rows, columns, dtype)
     is_compiling = torch.compiler.is_dynamo_compiling
+    schema = getattr(torch.ops.longcat_ops, op).default._schema.arguments
+    absent = (None,) * (sum(spec.alias_info is not None for spec in schema) - 1)
 
-    def make(*arguments: Any) -> torch.Tensor:
+    def make(*inputs: Any) -> torch.Tensor:
         if not is_compiling():
-            made = directly(*arguments)
+            made = directly(*inputs)
             if made is not None:
                 return made
-        out = allocate(*arguments)
-        by_torch(*arguments, out)
+        out = allocate(*inputs)
+        by_torch(*inputs, out, *absent)
         return out
 
     return make

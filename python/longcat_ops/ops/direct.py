@@ -30,11 +30,12 @@ def caller(op: str) -> Callable[..., bool]:
     return made or (lambda *arguments: False)
 
 
-def maker(op: str, rows: Place, columns: Place, dtype: torch.dtype | None) -> Callable[..., torch.Tensor | None]:
-    """A function of the schema's arguments but for the output, which it returns; None where it has not run the op."""
+def maker(op: str, rows: Place, columns: Place, dtype: torch.dtype | int) -> Callable[..., torch.Tensor | None]:
+    """A function of the schema's inputs that returns the output, contiguous [rows, columns], of `dtype` or that of an
+    argument; None where it has not run the op."""
     native = _library.load()
     made = native.direct_maker(op, rows=rows, columns=columns, dtype=dtype) if _connect(native) else None
-    return made or (lambda *arguments: None)
+    return made or (lambda *inputs: None)
 
 
 def switch(on: bool) -> bool:

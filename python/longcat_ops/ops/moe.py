@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..types import BLOCK, Fp8Pair, Plan, Routing
-from .calling import empty_scales, kernel, public
+from .calling import empty_scales, kernel, maker, public
 from .parameters import weight
 from .registry import check_num_valid
 
@@ -19,7 +19,13 @@ _moe_route = kernel("moe_route")
 _moe_plan = kernel("moe_plan")
 _moe_permute = kernel("moe_permute")
 _moe_permute_quant = kernel("moe_permute_quant")
-_moe_combine = kernel("moe_combine")
+_moe_combine = maker(
+    "moe_combine",
+    lambda y, row_of, weights, zero_weight, x, add: torch.empty(x.shape, dtype=x.dtype, device=x.device),
+    rows=(4, 0),
+    columns=(4, 1),
+    dtype=4,
+)
 _fused_moe = kernel("fused_moe")
 
 
@@ -155,9 +161,7 @@ def moe_combine(y: Tensor, plan: Plan, routing: Routing, x: Tensor, add: Tensor 
     Raises:
         LongcatShapeError: the arguments do not fit each other.
     """
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _moe_combine(y, plan.row_of, routing.weights, routing.zero_weight, x, add, out)
-    return out
+    return _moe_combine(y, plan.row_of, routing.weights, routing.zero_weight, x, add)
 
 
 @public

@@ -6,10 +6,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .calling import kernel, public
+from .calling import kernel, maker, public
 
-_embed_rows = kernel("embed_rows")
-_add_rows = kernel("add_rows")
+_embed_rows = maker(
+    "embed_rows",
+    lambda table, ids: torch.empty((ids.shape[0], table.shape[1]), dtype=table.dtype, device=table.device),
+    rows=(1, 0),
+    columns=(0, 1),
+)
+_add_rows = maker(
+    "add_rows", lambda x, _: torch.empty(x.shape, dtype=x.dtype, device=x.device), rows=(0, 0), columns=(0, 1)
+)
 _silu_and_mul = kernel("silu_and_mul")
 
 
@@ -27,9 +34,7 @@ def embed_rows(table: Tensor, ids: Tensor) -> Tensor:
     Raises:
         LongcatShapeError: table or ids is not as above.
     """
-    out = torch.empty((ids.shape[0], table.shape[1]), dtype=table.dtype, device=table.device)
-    _embed_rows(table, ids, out)
-    return out
+    return _embed_rows(table, ids)
 
 
 @public
@@ -46,9 +51,7 @@ def add_rows(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         LongcatShapeError: x or y is not as above.
     """
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _add_rows(x, y, out)
-    return out
+    return _add_rows(x, y)
 
 
 @public
