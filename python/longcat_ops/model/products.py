@@ -44,9 +44,13 @@ def ops_of(x: Tensor, rows: int, cols: int) -> ModuleType:
 
 def linear(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """x [T,K] @ weight [N,K].T -> out [T,N], summed in fp32 (fp64 for fp64), rounded to its dtype, by default x's."""
+    columns, cols = weight.shape
+    kernels = on_kernels(x.dtype, x.device.type, columns, cols)
+    if kernels and out is None and columns % ROW_GROUP == 0:
+        return ops.bf16_gemm_nt(x, weight)
     if out is None:
-        out = x.new_empty((len(x), len(weight)))
-    if not on_kernels(x.dtype, x.device.type, *weight.shape):
+        out = x.new_empty((len(x), columns))
+    if not kernels:
         return reference.bf16_gemm_nt(x, weight, out)
     return _any_columns(lambda w, y: ops.bf16_gemm_nt(x, w, y), weight, out)
 
