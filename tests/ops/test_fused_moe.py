@@ -16,6 +16,7 @@ from longcat_ops import (
 )
 from longcat_ops.testing.op_results import bits
 from support import carried
+from support.bf16_grouped import BACKEND
 from support.chain_oracle import quantised_chain, widened, worst
 from support.fused_moe_cases import BF16, F16, F32, F64, Pair, dense_weights, fp8_weights, make, quantised
 
@@ -180,9 +181,11 @@ def test_padding_rows_are_zero(tokens, fp8):
 
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("dtype", [F32, BF16])
-@pytest.mark.parametrize("tokens", [2, 8])
-def test_decode_rows_do_not_depend_on_their_neighbours_bit_for_bit(tokens, dtype, fp8):
-    """Up to 8 rows, a row's bits ignore what the other rows hold and choose, so that decode and verify agree."""
+@pytest.mark.parametrize("tokens", [2, 8, 19])
+def test_rows_do_not_depend_on_their_neighbours_bit_for_bit(tokens, dtype, fp8):
+    """A row's bits ignore what the other rows hold and choose, so that decode and verify agree."""
+    if BACKEND == "reference" or (dtype == F32 and not fp8 and BACKEND != "cpu"):
+        pytest.skip("sums of the reference, which has float32 weights on a GPU, follow the number of rows")
     shape = dict(hidden=256, width=120, experts=16, zero=8, dtype=dtype)
     x, routing, gate_up, down = make(tokens, **shape)
     weights = (fp8_weights if fp8 else dense_weights)(gate_up, down)

@@ -46,7 +46,7 @@ def mla_decode(q: Tensor, rows: Tensor, page_table: Tensor, sequence: Tensor, po
             out[t] = torch.nan
             continue
         past = rows[pages].flatten(0, 1)[: p + 1].to(wide)
-        weights = (q[t].to(wide) @ past.T * scale).softmax(-1)
+        weights = (product(q[t], past) * scale).softmax(-1)
         out[t] = (weights @ past[:, :latent]).to(q.dtype)
     return out
 
