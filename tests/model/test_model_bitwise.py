@@ -87,3 +87,31 @@ def test_logits_and_hidden_of_a_wider_pass(model):
     assert torch.equal(together, alone)
     for picked in ([2, 3], [5], [0, 3, 6], list(range(8))):
         assert torch.equal(model.head(hidden[0, picked]), together[0, picked])
+
+
+ODD = {
+    "one_layer": dict(num_layers=1),
+    "three_layers": dict(num_layers=3),
+    "one_head": dict(num_attention_heads=1, v_head_dim=24),
+    "six_heads": dict(num_attention_heads=6, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8),
+    "ranks": dict(q_lora_rank=48, kv_lora_rank=16),
+    "wide_rope": dict(qk_rope_head_dim=32, qk_nope_head_dim=8, rope_theta=1e7),
+    "wide": dict(hidden_size=128, ffn_hidden_size=200, expert_ffn_hidden_size=40),
+    "no_zero_experts": dict(zero_expert_num=0),
+    "mostly_zero_experts": dict(n_routed_experts=3, zero_expert_num=9, moe_topk=5),
+    "top_1": dict(moe_topk=1),
+    "top_all": dict(n_routed_experts=8, zero_expert_num=4, moe_topk=12),
+    "many_experts": dict(n_routed_experts=40, zero_expert_num=20, moe_topk=10, expert_ffn_hidden_size=16),
+    "one_expert": dict(n_routed_experts=1, zero_expert_num=2, moe_topk=2, vocab_size=67),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ODD)
+def test_odd_networks(name, dtype):
+    """Verified in a batch of four, each sequence has the bits that it has decoded alone."""
+    model, starts = models.build(dtype, std=0.07, **ODD[name]), [60, 1, 63, 9]
+    ids = torch.stack([models.prompt(80, seed=b) for b in range(4)])
+    together = verified(model, ids, starts, seed=0)
+    for b in range(4):
+        assert torch.equal(plain(model, ids[b : b + 1], starts[b : b + 1])[0], together[b])
