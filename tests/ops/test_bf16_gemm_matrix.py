@@ -20,7 +20,7 @@ from longcat_ops.testing.op_results import bits
 from support import covering
 from support.bf16_grouped import BACKEND, DTYPES, LAYOUTS, product, run_contiguous, run_masked, run_offset
 from support.grouped import assert_close
-from support.matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, feasible, sizes
+from support.matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, assert_every_pair, feasible, sizes
 
 pytestmark = pytest.mark.long
 
@@ -177,12 +177,7 @@ def test_every_shape(case: Case) -> None:
 )
 def test_the_cases_hold_every_pair(cases: list[Case], shapes: list[tuple[int, int]], elements: int) -> None:
     """Only weights that are too large are left out."""
-    for a, b in itertools.combinations(Case._fields, 2):
-        wanted = itertools.product(*(shapes if name == "shape" else FACTORS[name] for name in (a, b)))
-        if (a, b) == ("shape", "groups"):
-            wanted = [((n, k), groups) for (n, k), groups in wanted if groups * n * k <= elements]
-        missing = set(map(str, wanted)) - {str((getattr(case, a), getattr(case, b))) for case in cases}
-        assert not missing, (a, b, missing)
+    assert_every_pair(cases, FACTORS | {"shape": shapes}, elements)
 
 
 N, K = 160, 384

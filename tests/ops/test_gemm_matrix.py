@@ -20,7 +20,18 @@ from longcat_ops import fp8_gemm_nt, per_block_quant_fp8
 from longcat_ops.testing.op_results import bits
 from support import carried, covering, grouped
 from support.grouped import SENTINEL, Fp8Pair, assert_close, gemm, place, run_contiguous, run_masked, run_offset
-from support.matrix_cases import DISTRIBUTIONS, GROUPS, ROWS, VALUES, WEIGHTS, activations, feasible, operand, sizes
+from support.matrix_cases import (
+    DISTRIBUTIONS,
+    GROUPS,
+    ROWS,
+    VALUES,
+    WEIGHTS,
+    activations,
+    assert_every_pair,
+    feasible,
+    operand,
+    sizes,
+)
 
 pytestmark = pytest.mark.long
 
@@ -159,12 +170,7 @@ def test_every_shape(case: Case) -> None:
 @pytest.mark.skipif(EMULATED, reason="there are fewer cases")
 def test_the_cases_hold_every_pair(cases: list[Case], shapes: list[tuple[int, int]], elements: int) -> None:
     """Only weights that are too large are left out. Groups start at every number mod 8."""
-    for a, b in itertools.combinations(Case._fields, 2):
-        wanted = itertools.product(*(shapes if name == "shape" else FACTORS[name] for name in (a, b)))
-        if (a, b) == ("shape", "groups"):
-            wanted = [((n, k), groups) for (n, k), groups in wanted if groups * n * k <= elements]
-        missing = set(map(str, wanted)) - {str((getattr(case, a), getattr(case, b))) for case in cases}
-        assert not missing, (a, b, missing)
+    assert_every_pair(cases, FACTORS | {"shape": shapes}, elements)
     starts: set[int] = set()
     for case in cases:
         rows = sizes(case.m, case.groups, case.distribution)

@@ -1,9 +1,11 @@
-"""Factors of the FP8 GEMM test matrices: distributions of rows over groups, and values that force edge cases."""
+"""Factors of the GEMM test matrices: distributions of rows over groups, and values that force edge cases."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +44,16 @@ def feasible(row: Row, products: int, elements: int) -> bool:
     stored = groups * max(rows) if row.get("layout") == "masked" else sum(rows)
     few = sum(rows) * n * k <= products or sum(rows) == m
     return few and groups * n * k <= elements and stored * (n + k) <= elements
+
+
+def assert_every_pair(cases: Sequence[Any], factors: Mapping[str, Sequence[Any]], elements: int) -> None:
+    """The cases hold each pair of values of two factors, but those of weights with more than `elements` elements."""
+    for a, b in itertools.combinations(factors, 2):
+        wanted = itertools.product(factors[a], factors[b])
+        if (a, b) == ("shape", "groups"):
+            wanted = [((n, k), groups) for (n, k), groups in wanted if groups * n * k <= elements]
+        missing = set(map(str, wanted)) - {str((getattr(case, a), getattr(case, b))) for case in cases}
+        assert not missing, (a, b, missing)
 
 
 def operand(values: str, rows: int, k: int, quantise: Callable[[Tensor], Fp8Pair], seed: int = 0) -> Fp8Pair:

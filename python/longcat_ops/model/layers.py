@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .. import _environment, ops
 from ..ops.router import split_bf16x3
-from ..reference.rows import acc_dtype
+from ..reference.sums import acc_dtype
 from . import products
 from .block import Block
 from .config import LongcatFlashConfig

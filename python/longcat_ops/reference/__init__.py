@@ -4,16 +4,16 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from ..types import Plan, Routing
-from . import bf16_gemm, experts, gemm, glue, mla, moe, norm, quant, router
+from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows
 from .bf16_gemm import *
 from .experts import *
 from .gemm import *
-from .glue import *
 from .mla import *
 from .moe import *
 from .norm import *
 from .quant import *
 from .router import *
+from .rows import *
 
 __all__ = [
     "Plan",
@@ -21,10 +21,10 @@ __all__ = [
     *bf16_gemm.__all__,
     *experts.__all__,
     *gemm.__all__,
-    *glue.__all__,
     *mla.__all__,
     *moe.__all__,
     *norm.__all__,
     *quant.__all__,
     *router.__all__,
+    *rows.__all__,
 ]

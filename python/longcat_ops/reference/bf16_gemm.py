@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..types import Fp8Pair
 from .gemm import Hidden, groups_of, halves_of, new_hidden, swiglu_into
-from .rows import product
+from .sums import product
 
 __all__ = [
     "bf16_gemm_nt",

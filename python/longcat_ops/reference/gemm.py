@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..types import BLOCK, ROW_GROUP, Fp8Pair
 from .quant import dequant_fp8, per_token_group_quant_fp8
-from .rows import product, silu
+from .sums import product, silu
 
 __all__ = [
     "fp8_gemm_nt",

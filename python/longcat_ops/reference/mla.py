@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .norm import rms_norm
-from .rows import acc_dtype, product
+from .sums import acc_dtype, product
 
 __all__ = ["mla_decode", "mla_query", "mla_write"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..types import Fp8Pair, Plan, Routing
 from .quant import per_token_group_quant_fp8
-from .rows import acc_dtype
+from .sums import acc_dtype
 
 __all__ = ["moe_combine", "moe_permute", "moe_permute_quant", "moe_plan", "moe_route"]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..types import BLOCK
-from .rows import silu
+from .sums import silu
 
 __all__ = ["dequant_fp8", "per_block_quant_fp8", "per_token_group_quant_fp8", "silu_and_mul_quant_fp8"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .rows import product
+from .sums import product
 
 __all__ = ["router_gemm"]
 

@@ -1,37 +1,28 @@
-"""What the references share: the dtype of sums, a product, SiLU."""
+"""Plain-torch embedding, sum and SwiGLU of rows: the oracle, and the path where there is no kernel."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-_ALIGNMENT = 64  # bytes; torch's CPU allocator gives it to every new tensor, a row in the middle of one may lack it
+from .sums import acc_dtype, silu
 
-
-def acc_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a sum over values of `dtype`: float32, or float64 in an fp64 model."""
-    return torch.promote_types(dtype, torch.float32)
+__all__ = ["add_rows", "embed_rows", "silu_and_mul"]
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [M,K] @ weight [N,K].T, in the dtype of its sums. Its bits depend on M and on values, not on where or how apart
-    rows lie.
-    """
-    return F.linear(_as_new(x), _as_new(weight))
+def embed_rows(table: Tensor, ids: Tensor) -> Tensor:
+    """table[ids]; 0 where the table has no such row."""
+    known = (ids >= 0) & (ids < len(table))
+    if not len(table):
+        return table.new_zeros((len(ids), table.shape[1]))
+    return table[ids.long().where(known, 0)].masked_fill_(~known[:, None], 0)
 
 
-def silu(x: Tensor) -> Tensor:
-    """F.silu of x, where the bits of a value do not depend on its place.
-
-    torch ends a tensor, and each thread's share of one, in a scalar loop whose exp rounds unlike the vector one's.
-    """
-    wide = x.to(acc_dtype(x.dtype))
-    return (wide / (1 + (-wide).exp())).to(x.dtype)
+def add_rows(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, rounded once to their dtype."""
+    return x + y
 
 
-def _as_new(x: Tensor) -> Tensor:
-    """x widened, laid out like a new tensor: libraries sum other layouts in another order."""
-    wide = x.to(acc_dtype(x.dtype))
-    new = wide.is_contiguous() and (wide.is_meta or wide.data_ptr() % _ALIGNMENT == 0)
-    return wide if new else wide.clone(memory_format=torch.contiguous_format)
+def silu_and_mul(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of gate_up [T,2I], gate columns, then up columns, in fp32 (fp64), rounded once."""
+    gate, up = gate_up.to(acc_dtype(gate_up.dtype)).chunk(2, -1)
+    return (silu(gate) * up).to(gate_up.dtype)

@@ -8,7 +8,7 @@ import torch
 
 from support.bad_calls import bad
 
-MLA = [
+DECODE = [
     bad("embed_rows", "`table` is torch.int32, expected", lambda a, k: ((a[0].int(), a[1]), k)),
     bad("embed_rows", "`ids` is torch.float32, expected torch.int64", lambda a, k: ((a[0], a[1].float()), k)),
     bad("embed_rows", "`ids` is 2-D [1, 5], expected 1-D [T]", lambda a, k: ((a[0], a[1][None]), k)),
