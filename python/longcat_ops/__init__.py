@@ -28,6 +28,7 @@ _MODULE_OF = {
     "LongcatFlashConfig": "model",
     "LongcatFlashForCausalLM": "model",
     "Generation": "engine.generate",
+    "PackedRows": "ops.step",
     "Plan": "ops.moe",
     "Routing": "ops.moe",
     "explain": "ops.explain",

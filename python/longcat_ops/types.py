@@ -30,6 +30,21 @@ class Routing(NamedTuple):
     errors: Tensor
 
 
+class PackedRows(NamedTuple):
+    """The rows of a decode step of B sequences with up to q tokens each, T = B * q rows at most.
+
+    ids i64[T], sequence i32[T], position i32[T]: token, sequence and place in it of each row, all -1 behind the last
+    one. first_row i32[B]: the first row of each sequence, -1 where it has none. num_rows i32[copies]: the number of
+    rows, each time.
+    """
+
+    ids: Tensor
+    sequence: Tensor
+    position: Tensor
+    first_row: Tensor
+    num_rows: Tensor
+
+
 class Plan(NamedTuple):
     """Where the copies of T tokens lie when they are sorted by expert, R = T * min(K, G) rows at most.
 

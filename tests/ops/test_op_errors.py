@@ -24,6 +24,9 @@ FREE = {
     ("router_gemm", "w", 0),
     ("embed_rows", "table", 0),
     ("embed_rows", "ids", 0),
+    ("pack_rows", "num_rows", 0),
+    ("advance_lengths", "tokens", 1),
+    ("advance_lengths", "stop_ids", 0),
     ("mla_write", "rope", 0),
     ("mla_write", "page_table", 0),
     ("mla_write", "page_table", 1),
@@ -70,7 +73,7 @@ def mutations(op, spec, value, arguments):
     yield "device type", changed(good, device="xpu")
     if value.element_size() > 1:
         yield "alignment", changed(good, address=good[5] + 1)
-    if sizes[-1] > 1 and not scales_of_any_stride(op, spec):
+    if sizes[-1] > 1 and not of_any_stride(op, spec):
         yield "inner stride", changed(good, strides=tuple(2 * s for s in strides))
     if is_output(spec):
         if value.numel() > 1:
@@ -80,9 +83,9 @@ def mutations(op, spec, value, arguments):
                 yield f"shares memory with {other_spec.name}", changed(good, address=other.data_ptr())
 
 
-def scales_of_any_stride(op, spec):
+def of_any_stride(op, spec):
     return spec.name in {"s", "sa", "sb", "sh", "s_gate_up", "gate_up_scales", "down_scales"} or (
-        op == "interleave_gate_up" and spec.name == "s"
+        (op, spec.name) in {("interleave_gate_up", "s"), ("advance_lengths", "newest")}
     )
 
 

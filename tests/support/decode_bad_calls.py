@@ -1,4 +1,5 @@
-"""Bad calls by hand of latent attention, and of what stands between products, for test_op_bad_calls.py."""
+"""Bad calls by hand of latent attention, of what stands between products, and of the bookkeeping of a step, for
+test_op_bad_calls.py."""
 
 from __future__ import annotations
 
@@ -20,6 +21,58 @@ DECODE = [
         lambda a, k: ((a[0][:, 1:],), k),
     ),
     bad("silu_and_mul", "`gate_up` is torch.int32, expected", lambda a, k: ((a[0].int(),), k)),
+    bad("pack_rows", "`tokens` is torch.int32, expected torch.int64", lambda a, k: ((a[0].int(), *a[1:]), k)),
+    bad("pack_rows", "`tokens` is 1-D [5], expected 2-D [B, q]", lambda a, k: ((a[0][:, 0], *a[1:]), k)),
+    bad(
+        "pack_rows",
+        "`tokens` is of shape [5, 0], expected [B, q] with q at least 1",
+        lambda a, k: ((a[0][:, :0], *a[1:]), k),
+    ),
+    bad(
+        "pack_rows",
+        "`tokens` is of strides (1, 5), expected a last stride of 1",
+        lambda a, k: ((a[0].t().contiguous().t(), *a[1:]), k),
+    ),
+    bad(
+        "pack_rows",
+        "`tokens` is of shape [134217728, 16], expected at most 2^31 - 1 elements",
+        lambda a, k: ((torch.empty(2**27, 16, dtype=torch.int64, device="meta"), *a[1:]), k),
+    ),
+    bad("pack_rows", "`num_drafts` is of shape [4], expected [5]", lambda a, k: ((a[0], a[1][:4], a[2]), k)),
+    bad("pack_rows", "`lengths` is torch.int64, expected torch.int32", lambda a, k: ((*a[:2], a[2].long()), k)),
+    bad("pack_rows", "`copies` is 0, expected at least 1", lambda a, k: (a, {"copies": 0})),
+    bad("pack_rows", "`copies` is of type bool, expected of type int", lambda a, k: (a, {"copies": True})),
+    bad("pack_rows", "`copies` is of type Tensor, expected of type int", lambda a, k: (a, {"copies": a[1][0]})),
+    bad(
+        "advance_lengths",
+        "`tokens` is of shape [134217728, 16], expected at most 2^31 - 1 elements",
+        lambda a, k: ((torch.empty(2**27, 16, dtype=torch.int64, device="meta"), *a[1:]), k),
+    ),
+    bad("advance_lengths", "`tokens` is of shape [5, 0], expected", lambda a, k: ((a[0][:, :0], *a[1:]), k)),
+    bad("advance_lengths", "`num_tokens` is of shape [4], expected [5]", lambda a, k: ((a[0], a[1][:4], *a[2:]), k)),
+    bad("advance_lengths", "`first_row` is torch.int64, expected", lambda a, k: ((*a[:2], a[2].long(), *a[3:]), k)),
+    bad("advance_lengths", "`limits` is None, expected a torch.Tensor", lambda a, k: ((*a[:3], None, *a[4:]), k)),
+    bad("advance_lengths", "`stop_ids` is torch.int32, expected", lambda a, k: ((*a[:4], a[4].int(), *a[5:]), k)),
+    bad(
+        "advance_lengths", "`stop_ids` is 2-D [1, 2], expected 1-D [S]", lambda a, k: ((*a[:4], a[4][None], *a[5:]), k)
+    ),
+    bad(
+        "advance_lengths",
+        "`lengths` is of strides (2), expected contiguous",
+        lambda a, k: ((*a[:5], a[5].repeat(2)[::2], *a[6:]), k),
+    ),
+    bad("advance_lengths", "`num_drafts` is of shape [3], expected [5]", lambda a, k: ((*a[:6], a[6][:3], a[7]), k)),
+    bad(
+        "advance_lengths",
+        "`num_drafts` is in memory shared with `limits`, expected memory of its own",
+        lambda a, k: ((*a[:6], a[3], a[7]), k),
+    ),
+    bad("advance_lengths", "`newest` is torch.int32, expected torch.int64", lambda a, k: ((*a[:7], a[7].int()), k)),
+    bad(
+        "advance_lengths",
+        "`newest` is of strides (0), expected no two elements at one address",
+        lambda a, k: ((*a[:7], a[7][:1].expand(5)), k),
+    ),
     bad("mla_write", "`kv` is torch.int32, expected", lambda a, k: ((a[0].int(), *a[1:]), k)),
     bad("mla_write", "`weight` is of shape [23], expected [24]", lambda a, k: ((a[0], a[1][:23], *a[2:]), k)),
     bad("mla_write", "`eps` is -1, expected 0 or a small", lambda a, k: ((*a[:2], -1.0, *a[3:]), k)),

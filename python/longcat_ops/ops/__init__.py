@@ -9,7 +9,8 @@ from .. import _environment, _library
 from ..errors import LongcatUnsupportedError
 from .registry import OPS
 
-_MODULE_OF = {"Plan": "moe", "Routing": "moe", **{name: op.module for name, op in OPS.items()}}
+_TYPES = {"PackedRows": "step", "Plan": "moe", "Routing": "moe"}
+_MODULE_OF = {**_TYPES, **{name: op.module for name, op in OPS.items()}}
 
 __all__ = ["supports", *_MODULE_OF]
 

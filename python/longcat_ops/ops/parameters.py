@@ -97,7 +97,8 @@ def schema_form(op: str, function: Callable[..., Any]) -> Callable[..., None]:
     """Turns `function`, which has the op's parameters, into a kernel that takes the arguments of the schema.
 
     A function with a parameter `out` gets the outputs there (a tuple if there are several) and writes them. The results
-    of any other function are copied into the outputs.
+    of any other function are copied into the outputs. If there are fewer, the function has written the first outputs
+    itself, which are its parameters.
     """
     schema = getattr(torch.ops.longcat_ops, op).default._schema.arguments
     first_output = next(i for i, spec in enumerate(schema) if spec.alias_info is not None)
@@ -109,7 +110,9 @@ def schema_form(op: str, function: Callable[..., Any]) -> Callable[..., None]:
         if "out" in makers:
             return
         results = (result, *[None] * (len(schema) - first_output - 1)) if isinstance(result, Tensor) else result
-        for target, source in zip(arguments[first_output:], results, strict=True):
+        own = len(schema) - first_output - len(results)
+        assert own >= 0 and all(spec.name in wanted for spec in schema[first_output : first_output + own]), op
+        for target, source in zip(arguments[first_output + own :], results, strict=True):
             if target is not None:
                 target.copy_(source)
 

@@ -67,6 +67,19 @@ def check_num_valid(num_valid: int, logits: Any) -> None:
         raise LongcatShapeError(message("moe_route", "num_valid", num_valid, f"0 .. {rows}, the rows of `logits`"))
 
 
+def _check_copies(call: dict[str, Any]) -> None:
+    """Checks a number that the schema does not see: there it is a size of an output."""
+    check_copies(call["copies"])
+
+
+def check_copies(copies: Any) -> None:
+    """Raises LongcatShapeError for what is no number of copies."""
+    if not isinstance(copies, int) or isinstance(copies, bool):
+        raise LongcatShapeError(message("pack_rows", "copies", f"of type {type(copies).__name__}", "of type int"))
+    if copies < 1:
+        raise LongcatShapeError(message("pack_rows", "copies", copies, "at least 1"))
+
+
 def _has_rows(value: Any) -> bool:
     """Whether a tensor stands there whose sizes can be read."""
     return hasattr(type(value), "untyped_storage") and not value.is_nested and value.ndim > 0
@@ -121,6 +134,8 @@ OPS: dict[str, Op] = {
     "embed_rows": Op("rows"),
     "add_rows": Op("rows"),
     "silu_and_mul": Op("rows"),
+    "pack_rows": Op("step", adapt=_check_copies),
+    "advance_lengths": Op("step"),
     "mla_write": Op("mla"),
     "mla_query": Op("mla"),
     "mla_decode": Op("mla"),

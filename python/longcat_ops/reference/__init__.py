@@ -3,8 +3,8 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 """
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
-from ..types import Plan, Routing
-from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows
+from ..types import PackedRows, Plan, Routing
+from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows, step
 from .bf16_gemm import *
 from .experts import *
 from .gemm import *
@@ -14,8 +14,10 @@ from .norm import *
 from .quant import *
 from .router import *
 from .rows import *
+from .step import *
 
 __all__ = [
+    "PackedRows",
     "Plan",
     "Routing",
     *bf16_gemm.__all__,
@@ -27,4 +29,5 @@ __all__ = [
     *quant.__all__,
     *router.__all__,
     *rows.__all__,
+    *step.__all__,
 ]

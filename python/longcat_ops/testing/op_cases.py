@@ -13,7 +13,7 @@ import longcat_ops
 from longcat_ops import per_block_quant_fp8, per_token_group_quant_fp8
 from longcat_ops.ops.registry import OPS
 
-from . import bf16_cases
+from . import bf16_cases, step_cases
 from .calls import Call, call, m_indices_of, masked_m_of, offsets_of, seeded
 
 
@@ -309,6 +309,7 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "f32": lambda: _rows(3, 64, torch.float32, 1),
         "empty": lambda: _rows(0, 64, torch.float16, 1),
     },
+    **step_cases.CASES,
     "mla_write": {
         "bf16": lambda: _mla_write([0, 64, 191, -1, 63], 24, 8, torch.bfloat16),
         "f32": lambda: _mla_write([130, 7], 9, 2, torch.float32),
