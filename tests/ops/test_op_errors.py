@@ -32,6 +32,7 @@ FREE = {
     ("mla_decode", "rows", 0),
     ("mla_decode", "page_table", 0),
     ("mla_decode", "page_table", 1),
+    ("verify_greedy", "logits", 2),
 }
 OTHER_DTYPE = {torch.float32: torch.float64, torch.bfloat16: torch.float64, torch.int32: torch.int64}
 
@@ -70,7 +71,7 @@ def mutations(op, spec, value, arguments):
     yield "device type", changed(good, device="xpu")
     if value.element_size() > 1:
         yield "alignment", changed(good, address=good[5] + 1)
-    if sizes[-1] > 1 and not scales_of_any_stride(op, spec):
+    if sizes[-1] > 1 and not of_any_stride(op, spec):
         yield "inner stride", changed(good, strides=tuple(2 * s for s in strides))
     if is_output(spec):
         if value.numel() > 1:
@@ -80,9 +81,9 @@ def mutations(op, spec, value, arguments):
                 yield f"shares memory with {other_spec.name}", changed(good, address=other.data_ptr())
 
 
-def scales_of_any_stride(op, spec):
+def of_any_stride(op, spec):
     return spec.name in {"s", "sa", "sb", "sh", "s_gate_up", "gate_up_scales", "down_scales"} or (
-        op == "interleave_gate_up" and spec.name == "s"
+        (op, spec.name) == ("sample_tokens", "tokens")
     )
 
 

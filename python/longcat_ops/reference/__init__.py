@@ -4,7 +4,7 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from ..types import Plan, Routing
-from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows
+from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows, sampling
 from .bf16_gemm import *
 from .experts import *
 from .gemm import *
@@ -14,6 +14,7 @@ from .norm import *
 from .quant import *
 from .router import *
 from .rows import *
+from .sampling import *
 
 __all__ = [
     "Plan",
@@ -27,4 +28,5 @@ __all__ = [
     *quant.__all__,
     *router.__all__,
     *rows.__all__,
+    *sampling.__all__,
 ]
