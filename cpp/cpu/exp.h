@@ -1,7 +1,9 @@
-// exp in float32 without a library call or a fused multiply-add: compilers vectorise it, and every instruction set
-// gives the same bits. Within 2 ulp; below -104 it is 0, above 89 inf, NaN stays NaN. Not the exp of the CUDA kernels
+// exp without a library call or a fused multiply-add: compilers vectorise it, and every instruction set gives the same
+// bits. In float32: within 2 ulp; below -104 it is 0, above 89 inf, NaN stays NaN. Not the exp of the CUDA kernels
 // (cuda/device/math.cuh), which is built on fused multiply-adds.
 #pragma once
+
+#include <bit>
 
 #include "cpu/float_formats.h"
 
@@ -26,6 +28,32 @@ LC_INLINE float exp_f32(float x) {
   const int32_t half = n / 2;  // in two steps, so that subnormal results and 2^128 are reached
   return y * bits_float(static_cast<uint32_t>(half + 127) << 23) *
          bits_float(static_cast<uint32_t>(n - half + 127) << 23);
+}
+
+// exp in float64 of x <= 0, within 2 ulp where it is normal; below -746 it is 0.
+LC_INLINE double exp_f64(double x) {
+  constexpr double kRound = 0x1.8p52;  // adding it rounds to an integer that lies in the low bits
+  x = x < -746.0 ? -746.0 : x;
+  const double shifted = x * 0x1.71547652b82fep0 + kRound;
+  const uint64_t n = std::bit_cast<uint64_t>(shifted) - std::bit_cast<uint64_t>(kRound) + 2048;  // not negative
+  const double whole = shifted - kRound;
+  // ln 2 in two parts, the first so short that its product with n is exact.
+  const double r = (x - whole * 0x1.62e42feep-1) - whole * 0x1.a39ef35793c76p-33;
+  double p = 1.0 / 6227020800;  // Taylor: r^14 / 14! is below 2^-57 on [-ln 2 / 2, ln 2 / 2]
+  p = p * r + 1.0 / 479001600;
+  p = p * r + 1.0 / 39916800;
+  p = p * r + 1.0 / 3628800;
+  p = p * r + 1.0 / 362880;
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  const double y = p * (r * r) + r + 1.0;
+  const uint64_t half = n >> 1;  // in two steps, so that subnormal results are reached
+  return y * std::bit_cast<double>((half - 1) << 52) * std::bit_cast<double>((n - half - 1) << 52);
 }
 
 LC_INLINE float silu(float v) { return v / (1.0f + exp_f32(-v)); }

@@ -10,7 +10,7 @@ const std::vector<OpRow>& all_ops() {
   static const std::vector<OpRow> rows = [] {
     std::vector<OpRow> all;
     for (const auto& family : {quant_ops(), norm_ops(), gemm_ops(), bf16_gemm_ops(), router_ops(), moe_ops(), mla_ops(),
-                               rows_ops(), step_ops()})
+                               rows_ops(), step_ops(), sampling_ops()})
       all.insert(all.end(), family.begin(), family.end());
     return all;
   }();

@@ -25,6 +25,7 @@ std::vector<OpRow> moe_ops();
 std::vector<OpRow> mla_ops();
 std::vector<OpRow> rows_ops();
 std::vector<OpRow> step_ops();
+std::vector<OpRow> sampling_ops();
 
 // All of them. find_op throws std::invalid_argument for an op that does not exist.
 const std::vector<OpRow>& all_ops();

@@ -11,7 +11,7 @@ import longcat_ops
 from longcat_ops import LongcatError, LongcatUnsupportedError
 from longcat_ops.ops.registry import OPS
 from longcat_ops.testing.op_cases import CASES, public
-from support import bad_calls, decode_bad_calls
+from support import bad_calls, decode_bad_calls, sampling_bad_calls
 from support.bad_calls import X, bad
 
 
@@ -69,6 +69,7 @@ SCALARS = [
     ),
     *bad_calls.PRODUCTS,
     *decode_bad_calls.DECODE,
+    *sampling_bad_calls.SAMPLING,
     bad("moe_route", "`top_k` is 0, expected 1 .. 13", lambda a, k: (a, k | {"top_k": 0})),
     bad("moe_route", "`top_k` is 14, expected 1 .. 13", lambda a, k: (a, k | {"top_k": 14})),
     bad(

@@ -35,6 +35,7 @@ FREE = {
     ("mla_decode", "rows", 0),
     ("mla_decode", "page_table", 0),
     ("mla_decode", "page_table", 1),
+    ("verify_greedy", "logits", 2),
 }
 OTHER_DTYPE = {torch.float32: torch.float64, torch.bfloat16: torch.float64, torch.int32: torch.int64}
 
@@ -85,7 +86,7 @@ def mutations(op, spec, value, arguments):
 
 def of_any_stride(op, spec):
     return spec.name in {"s", "sa", "sb", "sh", "s_gate_up", "gate_up_scales", "down_scales"} or (
-        (op, spec.name) in {("interleave_gate_up", "s"), ("advance_lengths", "newest")}
+        (op, spec.name) in {("interleave_gate_up", "s"), ("advance_lengths", "newest"), ("sample_tokens", "tokens")}
     )
 
 

@@ -139,4 +139,7 @@ OPS: dict[str, Op] = {
     "mla_write": Op("mla"),
     "mla_query": Op("mla"),
     "mla_decode": Op("mla"),
+    "verify_greedy": Op("sampling"),
+    "verify_sampled": Op("sampling"),
+    "sample_tokens": Op("sampling"),
 }

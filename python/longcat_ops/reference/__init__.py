@@ -4,7 +4,7 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from ..types import PackedRows, Plan, Routing
-from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows, step
+from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows, sampling, step
 from .bf16_gemm import *
 from .experts import *
 from .gemm import *
@@ -14,6 +14,7 @@ from .norm import *
 from .quant import *
 from .router import *
 from .rows import *
+from .sampling import *
 from .step import *
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     *quant.__all__,
     *router.__all__,
     *rows.__all__,
+    *sampling.__all__,
     *step.__all__,
 ]

@@ -13,7 +13,7 @@ import longcat_ops
 from longcat_ops import per_block_quant_fp8, per_token_group_quant_fp8
 from longcat_ops.ops.registry import OPS
 
-from . import bf16_cases, step_cases
+from . import bf16_cases, sampling_cases, step_cases
 from .calls import Call, call, m_indices_of, masked_m_of, offsets_of, seeded
 
 
@@ -325,6 +325,7 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "f32": lambda: _mla_decode([130, 7], 1, 11, 9, torch.float32, split_rows=64),
         "empty": lambda: _mla_decode([], 4, 32, 24, torch.bfloat16),
     },
+    **sampling_cases.CASES,
 }
 EVERY = [(op, name) for op, cases in CASES.items() for name in cases]
 FIRST = [(op, next(iter(cases))) for op, cases in CASES.items()]

@@ -1,0 +1,116 @@
+#include <limits>
+
+#include "check/error.h"
+#include "check/tensor_checks.h"
+#include "ops/table.h"
+
+namespace longcat_ops {
+namespace {
+
+constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();  // V of a row
+
+void check_f32_logits(const char* op, Named logits, int rank, const char* layout) {
+  check_lead(op, logits, rank, layout);
+  const TensorDesc& tensor = *logits.tensor;
+  check_dtype(op, logits.name, tensor, DType::kFloat32);
+  for (int i = 1; i < rank; ++i)
+    LC_CHECK(tensor.sizes[i] >= 1 && tensor.sizes[i] <= kMostTokens, op, logits.name, "of shape " + shape_text(tensor),
+             text(layout, " with ", rank == 3 ? "q and V" : "V", " 1 .. ", kMostTokens), describe(logits.name, tensor),
+             "");
+}
+
+// An input [B] or an output of one number for each sequence, contiguous.
+void check_per_sequence(const char* op, const Arguments& a, const char* name, DType dtype, Named lead) {
+  const TensorDesc& tensor = a.tensor(name);
+  check_operand(op, {name, &tensor}, dtype, {lead.tensor->sizes[0]}, lead);
+  check_contiguous(op, name, tensor);
+}
+
+void check_draws(const char* op, const Arguments& a, Named lead) {
+  check_per_sequence(op, a, "seeds", DType::kInt64, lead);
+  check_per_sequence(op, a, "lengths", DType::kInt32, lead);
+  check_per_sequence(op, a, "temperature", DType::kFloat32, lead);
+  check_per_sequence(op, a, "top_k", DType::kInt32, lead);
+  check_per_sequence(op, a, "top_p", DType::kFloat32, lead);
+}
+
+// What both ops that verify drafts take.
+Named check_verified(const char* op, const Arguments& a) {
+  const TensorDesc &logits = a.tensor("logits"), &drafts = a.tensor("drafts");
+  const Named lead{"logits", &logits};
+  check_f32_logits(op, lead, 3, "[B, q, V]");
+  check_contiguous(op, "logits", logits);
+  check_operand(op, {"drafts", &drafts}, DType::kInt64, {logits.sizes[0], logits.sizes[1] - 1}, lead);
+  check_unit_inner_stride(op, "drafts", drafts);
+  check_per_sequence(op, a, "num_drafts", DType::kInt32, lead);
+  if (a.optional_tensor("first_row")) check_per_sequence(op, a, "first_row", DType::kInt32, lead);
+  return lead;
+}
+
+void check_verified_outputs(const char* op, const Arguments& a, Named lead) {
+  const TensorDesc &logits = *lead.tensor, *tokens = a.optional_tensor("tokens");
+  if (tokens) check_output_rows(op, {"tokens", tokens}, DType::kInt64, {logits.sizes[0], logits.sizes[1]}, lead);
+  if (a.optional_tensor("num_tokens")) check_per_sequence(op, a, "num_tokens", DType::kInt32, lead);
+  check_no_alias(op, a);
+}
+
+void check_verify_greedy(const Arguments& a) {
+  static constexpr const char* kOp = "verify_greedy";
+  check_verified_outputs(kOp, a, check_verified(kOp, a));
+}
+
+void check_verify_sampled(const Arguments& a) {
+  static constexpr const char* kOp = "verify_sampled";
+  const Named lead = check_verified(kOp, a);
+  check_draws(kOp, a, lead);
+  if (const TensorDesc* probs = a.optional_tensor("draft_probs")) {
+    const auto& sizes = lead.tensor->sizes;
+    check_operand(kOp, {"draft_probs", probs}, DType::kFloat32, {sizes[0], sizes[1] - 1, sizes[2]}, lead);
+    check_unit_inner_stride(kOp, "draft_probs", *probs);
+  }
+  check_verified_outputs(kOp, a, lead);
+}
+
+void check_sample_tokens(const Arguments& a) {
+  static constexpr const char* kOp = "sample_tokens";
+  const TensorDesc &logits = a.tensor("logits"), *tokens = a.optional_tensor("tokens"),
+                   *probs = a.optional_tensor("probs");
+  const Named lead{"logits", &logits};
+  check_f32_logits(kOp, lead, 2, "[B, V]");
+  check_unit_inner_stride(kOp, "logits", logits);
+  check_draws(kOp, a, lead);
+  if (tokens) {
+    check_operand(kOp, {"tokens", tokens}, DType::kInt64, {logits.sizes[0]}, lead);
+    check_elements_apart(kOp, "tokens", *tokens);
+  }
+  if (probs) check_output_rows(kOp, {"probs", probs}, DType::kFloat32, {logits.sizes[0], logits.sizes[1]}, lead);
+  check_no_alias(kOp, a);
+}
+
+constexpr const char* kAccepted = "every sequence has all its drafts, and every one is accepted";
+
+}  // namespace
+
+std::vector<OpRow> sampling_ops() {
+  return {
+      // logits f32 [B, q, V], drafts i64 [B, q - 1], num_drafts and first_row i32 [B], tokens i64 [B, q],
+      // num_tokens i32 [B]
+      {"verify_greedy(Tensor logits, Tensor drafts, Tensor num_drafts, Tensor? first_row, Tensor(a!) tokens, "
+       "Tensor(b!) num_tokens) -> ()",
+       check_verify_greedy,
+       {.assumes = kAccepted}},
+      // and seeds i64 [B], lengths i32 [B], temperature f32 [B], top_k i32 [B], top_p f32 [B],
+      // draft_probs f32 [B, q - 1, V]
+      {"verify_sampled(Tensor logits, Tensor drafts, Tensor num_drafts, Tensor seeds, Tensor lengths, "
+       "Tensor temperature, Tensor top_k, Tensor top_p, Tensor? draft_probs, Tensor? first_row, Tensor(a!) tokens, "
+       "Tensor(b!) num_tokens) -> ()",
+       check_verify_sampled,
+       {.assumes = kAccepted}},
+      // logits f32 [B, V], draws as above, tokens i64 [B], probs f32 [B, V]
+      {"sample_tokens(Tensor logits, Tensor seeds, Tensor lengths, Tensor temperature, Tensor top_k, Tensor top_p, "
+       "Tensor(a!) tokens, Tensor(b!) probs) -> ()",
+       check_sample_tokens},
+  };
+}
+
+}  // namespace longcat_ops

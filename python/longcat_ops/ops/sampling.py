@@ -1,0 +1,125 @@
+"""Tokens from logits, chosen where the logits lie, so that a decode step reads nothing on the host.
+
+B sequences have q rows of logits each in a step: the newest token's, then those of up to q - 1 drafts. lengths[b] rows
+of a sequence's cache are valid. Its newest token is number lengths[b] of its text, counted from 0, and not in the cache
+yet. So row j yields token number lengths[b] + 1 + j.
+
+Random numbers are Philox4x32-10 (Salmon et al., SC'11) of a sequence's seed, the token's number and what the number
+decides. Sums are in float64, in the order of ids. So what a row yields depends on the row, on its sequence's arguments
+and on its token's number alone: not on batch, q, packing or threads. A row that holds a NaN, or whose largest logit is
+infinite, yields -1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .calling import kernel, public
+
+_verify_greedy = kernel("verify_greedy")
+_verify_sampled = kernel("verify_sampled")
+_sample_tokens = kernel("sample_tokens")
+
+
+def _outputs(logits: Tensor, tokens: Tensor | None, num_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
+    if tokens is None:
+        tokens = torch.empty(logits.shape[:2], dtype=torch.int64, device=logits.device)
+    if num_tokens is None:
+        num_tokens = torch.empty(logits.shape[:1], dtype=torch.int32, device=logits.device)
+    return tokens, num_tokens
+
+
+@public
+def verify_greedy(logits: Tensor, drafts: Tensor, num_drafts: Tensor, first_row: Tensor | None = None, *,
+                  tokens: Tensor | None = None, num_tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The argmax of each row of a sequence, of ties the lowest id, as long as the row before yields its draft.
+
+    Row j yields tokens[b, j]; row j + 1 follows if j < num_drafts[b] and that token is drafts[b, j]. A row that is not
+    finite yields -1 and ends its sequence; that token counts. No row behind the last token is read.
+
+    Args:
+        logits: f32 [B, q, V], contiguous; q and V at least 1. B may be 0.
+        drafts: i64 [B, q - 1]; last stride 1, rows any distance apart.
+        num_drafts: i32 [B]; more than q - 1 counts as q - 1. Negative: an idle sequence, whose rows are not read and
+            which yields nothing.
+        first_row: i32 [B], for rows that are packed: row j of sequence b is row first_row[b] + j of logits as
+            [B q, V], b q + j without it. A row outside counts as one that is not finite.
+        tokens, num_tokens: outputs to write; tokens with a last stride of 1, rows any distance apart.
+
+    Returns:
+        (tokens i64 [B, q], -1 behind those that a sequence has; num_tokens i32 [B], how many it has: 0 of an idle one,
+            else 1 and its accepted drafts).
+
+    Raises:
+        LongcatShapeError: the arguments do not fit each other.
+    """
+    tokens, num_tokens = _outputs(logits, tokens, num_tokens)
+    _verify_greedy(logits, drafts, num_drafts, first_row, tokens, num_tokens)
+    return tokens, num_tokens
+
+
+@public
+def verify_sampled(logits: Tensor, drafts: Tensor, num_drafts: Tensor, seeds: Tensor, lengths: Tensor,
+                   temperature: Tensor, top_k: Tensor, top_p: Tensor, draft_probs: Tensor | None = None,
+                   first_row: Tensor | None = None, *, tokens: Tensor | None = None,
+                   num_tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A draw from the distribution p of each row, as long as the row before yields its draft; `verify_greedy` with
+    random numbers.
+
+    p is softmax(row / temperature) in float64, cut to its top_k largest, then to the fewest tokens of p's order that
+    hold top_p of the rest; of ties the lower id counts as larger. A draw is the first id at which the running sum of p
+    exceeds a uniform number of 53 bits: Philox4x32-10 of the seed, of the token's number in its text (lengths[b] + 1 +
+    j for row j), and of what the number decides.
+
+    Without draft_probs drafts are an argmax: row j draws its token whether or not there is a draft, so a text is the
+    same bit for bit plain, speculative and in any batch. With draft_probs, row j accepts draft d with min(1, p(d) /
+    q(d)), q being draft_probs[b, j], and else draws from (p - q)+ and ends its sequence (Leviathan et al.,
+    arXiv:2211.17192, section 2.3); the row behind the last draft draws from p. So each token is distributed as p.
+
+    Args:
+        logits, drafts, num_drafts: as in `verify_greedy`.
+        seeds: i64 [B]. lengths: i32 [B], valid rows of each cache.
+        temperature: f32 [B]; a sequence whose temperature is not positive and finite is greedy.
+        top_k: i32 [B]; 0 or less, and V or more, cut nothing. top_p: f32 [B]; 1 or more cuts nothing, and the likeliest
+            token always stays.
+        draft_probs: f32 [B, q - 1, V], that the drafts were drawn from, as `sample_tokens` returns them; last stride 1.
+        first_row, tokens, num_tokens: as in `verify_greedy`; draft_probs and drafts are not packed.
+
+    Returns:
+        (tokens i64 [B, q], num_tokens i32 [B]), as `verify_greedy` does.
+
+    Raises:
+        LongcatShapeError: the arguments do not fit each other.
+    """
+    tokens, num_tokens = _outputs(logits, tokens, num_tokens)
+    _verify_sampled(logits, drafts, num_drafts, seeds, lengths, temperature, top_k, top_p, draft_probs, first_row,
+                    tokens, num_tokens)  # fmt: skip
+    return tokens, num_tokens
+
+
+@public
+def sample_tokens(logits: Tensor, seeds: Tensor, lengths: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, *,
+                  tokens: Tensor | None = None, probs: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A draft of each sequence and the distribution that it was drawn from, for `verify_sampled`.
+
+    Draws token number lengths[b] + 1 from p of `verify_sampled`, rounded to float32; for the draft behind i others,
+    pass lengths + i. Greedy: the argmax, of probability 1. A row that is not finite: token -1, probabilities 0.
+
+    Args:
+        logits: f32 [B, V], V at least 1; last stride 1, rows any distance apart. B may be 0.
+        seeds, lengths, temperature, top_k, top_p: as in `verify_sampled`.
+        tokens: i64 [B] of any stride, to write. probs: f32 [B, V] with a last stride of 1, to write.
+
+    Returns:
+        (tokens i64 [B], probs f32 [B, V]).
+
+    Raises:
+        LongcatShapeError: the arguments do not fit each other.
+    """
+    if tokens is None:
+        tokens = torch.empty(logits.shape[:1], dtype=torch.int64, device=logits.device)
+    if probs is None:
+        probs = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    _sample_tokens(logits, seeds, lengths, temperature, top_k, top_p, tokens, probs)
+    return tokens, probs
