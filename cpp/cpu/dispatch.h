@@ -6,8 +6,8 @@
 
 // always_inline bodies take the target of the function they are inlined into.
 #if defined(__x86_64__)
-#define LC_TARGET_AVX2 __attribute__((target("avx2")))
-#define LC_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#define LC_TARGET_AVX2 __attribute__((target("avx2,f16c,fma")))
+#define LC_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c,fma,prefer-vector-width=512")))
 #else
 #define LC_TARGET_AVX2
 #define LC_TARGET_AVX512

@@ -7,6 +7,7 @@
 #include "common/constants.h"
 #include "common/numeric.h"
 #include "cpu/dispatch.h"
+#include "cpu/e4m3_codes.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
 #include "cpu/lanes.h"
@@ -18,8 +19,7 @@ constexpr int kBlock = kQuantBlock;  // columns of k per scale
 constexpr int kRows = 8;             // rows of a at once: their partial sums stay in registers
 constexpr int kGateRows = 8;         // rows of gate, then of up, in an interleaved weight
 
-// A GCC and Clang vector, which they split if the target's are narrower.
-using Floats = float __attribute__((vector_size(4 * kLanes)));
+constexpr int kAhead = 4;  // rows of a weight that are fetched before they are used
 
 // Up to kRows rows of a as float32, with k filled up to whole blocks with zeros, and their scales.
 struct Panel {
@@ -27,6 +27,15 @@ struct Panel {
   float* scales;  // [kRows, blocks]
   int64_t rows, blocks;
   float largest[kRows];  // each row's largest scale
+};
+
+// One row of a weight, and its scales.
+struct WeightRow {
+  const uint8_t* codes;
+  int64_t stride;  // to the next row
+  const float* scales;
+  int64_t scale_stride;
+  float largest_scale;
 };
 
 // A block of e4m3 products sums to less than 2^25, so with scales up to 2^101 / blocks every partial sum is finite.
@@ -44,29 +53,33 @@ LC_INLINE float largest_of(const float* scales, int64_t stride, int64_t count) {
 
 // Row i of the panel times one weight row, if scales are so large that sums may overflow. The order is the CUDA
 // kernel's, so that both give inf and NaN in the same places: a block's sum, then one FMA with its scale.
-float dot_by_blocks(const Panel& panel, int64_t i, const uint8_t* b, const float* sb, int64_t sb_stride, int64_t k) {
+float dot_by_blocks(const Panel& panel, int64_t i, const WeightRow& b, int64_t k) {
   float sum = 0.0f;
   for (int64_t block = 0; block < panel.blocks; ++block) {
     const float* a = panel.values + (i * panel.blocks + block) * kBlock;
     double partial = 0.0;  // exact
     for (int64_t j = 0; j < smaller(kBlock, k - block * kBlock); ++j)
-      partial += static_cast<double>(a[j]) * Float8E4M3::load(b[block * kBlock + j]);
-    sum = std::fma(static_cast<float>(partial), panel.scales[i * panel.blocks + block] * sb[block * sb_stride], sum);
+      partial += static_cast<double>(a[j]) * Float8E4M3::load(b.codes[block * kBlock + j]);
+    const float scale = panel.scales[i * panel.blocks + block] * b.scales[block * b.scale_stride];
+    sum = std::fma(static_cast<float>(partial), scale, sum);
   }
   return sum;
 }
 
 namespace baseline {
+using namespace e4m3::portable;
 #define LC_BODY LC_INLINE
 #include "cpu/gemm_body.inc"
 #undef LC_BODY
 }  // namespace baseline
 namespace avx2 {
+using namespace e4m3::avx2;
 #define LC_BODY LC_TARGET_AVX2 LC_INLINE
 #include "cpu/gemm_body.inc"
 #undef LC_BODY
 }  // namespace avx2
 namespace avx512 {
+using namespace e4m3::avx512;
 #define LC_BODY LC_TARGET_AVX512 LC_INLINE
 #include "cpu/gemm_body.inc"
 #undef LC_BODY
