@@ -32,7 +32,7 @@ def row_index(cache, sequence, positions):
 
 def append(cache, sequence, count, value):
     """Appends `count` rows to every slot; row i of slot s holds value + i + 1000 * s."""
-    start = cache.lengths[sequence]
+    start = int(cache.lengths[sequence])
     cache.reserve(sequence, start + count)
     index = row_index(cache, sequence, range(start, start + count))
     rows = (value + torch.arange(start, start + count, dtype=torch.float64))[:, None].expand(-1, 5)
@@ -70,7 +70,7 @@ class Pages(RuleBasedStateMachine):
     @invariant()
     def reads_what_was_written(self):
         cache = self.cache
-        assert cache.lengths == [len(r) for r in self.rows]
+        assert cache.lengths.tolist() == [len(r) for r in self.rows]
         for slot in range(SLOTS):
             for b, want in enumerate(self.rows):
                 if want:
@@ -159,7 +159,7 @@ def test_room():
     cache.reserve(1, 65)
     with pytest.raises(LongcatShapeError, match=r"`max_length` is 65, expected at least 66.\n  sequence 1 grows to it"):
         cache.reserve(1, 66)
-    assert cache.lengths == [0, 0]
+    assert cache.lengths.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("length", [-1, 65])

@@ -7,6 +7,7 @@ import torch
 
 from longcat_ops import generate
 from support import models
+from support.decoding import on_drafts
 
 
 def rms(x, weight, eps):
@@ -87,20 +88,18 @@ def test_against_the_definition(dtype, limit, own, monkeypatch):
 
 def test_drafts_of_generate_follow_the_definition(monkeypatch):
     """Through acceptances and roll-backs, each draft is the head's argmax over the whole accepted text."""
-    from longcat_ops.engine.generate import _Run
-
     model, tensors = network(torch.float64)
-    own, drafts = _Run._set_draft, []
+    drafts = []
 
-    def set_draft(run, s, logits):
-        own(run, s, logits)
-        if s.draft is not None:
-            drafts.append((list(s.ids), s.draft))
+    def choose(s, draft):
+        if draft is not None:
+            drafts.append((list(s.ids), draft))
             # Every other draft is corrected, so that both kept and rolled-back rows occur.
             if len(drafts) % 2:
-                s.draft = int(model(torch.tensor([s.ids]))[0, -1].argmax())
+                return int(model(torch.tensor([s.ids]))[0, -1].argmax())
+        return None
 
-    monkeypatch.setattr(_Run, "_set_draft", set_draft)
+    on_drafts(monkeypatch, choose)
     out = generate(model, [models.prompt(58)], 14, eos_token_id=-1)
     assert 0 < out.accepted[0] < out.drafted[0]
     for ids, draft in drafts:

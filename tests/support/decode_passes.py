@@ -16,7 +16,7 @@ def prefilled(model, ids, starts, fill=None):
 
 
 def gather(ids, cache, width):
-    return torch.stack([ids[b, n : n + width] for b, n in enumerate(cache.lengths)])
+    return torch.stack([ids[b, n : n + width] for b, n in enumerate(cache.lengths.tolist())])
 
 
 def plain(model, ids, starts, fill=None):
@@ -31,8 +31,8 @@ def verified(model, ids, starts, seed):
     cache = prefilled(model, ids, starts)
     wide = torch.promote_types(model.dtype, torch.float32)
     out = torch.zeros(len(starts), NEW, model.config.vocab_size, dtype=wide)
-    while any(n < s + NEW for n, s in zip(cache.lengths, starts, strict=True)):
-        before = list(cache.lengths)
+    while any(n < s + NEW for n, s in zip(cache.lengths.tolist(), starts, strict=True)):
+        before = cache.lengths.tolist()
         kinds = torch.randint(0, 3, (len(starts),), generator=draw).tolist()  # 0 no draft, 1 right, 2 wrong
         room = [s + NEW - n for n, s in zip(before, starts, strict=True)]
         kinds = [kind if r >= 2 else 0 for kind, r in zip(kinds, room, strict=True)]

@@ -14,9 +14,10 @@ PAGE_SIZE = 64  # rows; the page of the public Hopper MLA decode kernels
 class LatentCache:
     """Paged rows for `batch_size` sequences of at most `max_length` tokens.
 
-    `lengths[b]` counts the rows of sequence b that are valid. Rolling back is `truncate`: nothing is copied, the rows
-    past the length are written again by the next step. Slot 2 * layer + i is attention i of that layer; the last slot
-    is the MTP head's when there is one. Pages are handed out as a sequence grows and return with `release`.
+    `lengths` i32[B], on the device, counts the valid rows of each sequence. A decode step advances it there; rolling
+    back is `truncate`: nothing is copied, the rows past the length are written again by the next step. Slot
+    2 * layer + i is attention i of that layer; the last slot is the MTP head's when there is one. The host hands pages
+    out with `reserve` and takes them back with `release`; it keeps no lengths.
     """
 
     def __init__(self, config: LongcatFlashConfig, batch_size: int, max_length: int, *, num_slots: int,
@@ -31,7 +32,7 @@ class LatentCache:
         self.rows = torch.zeros(shape, dtype=dtype, device=device)  # [slots, pages, PAGE_SIZE, 512+64]
         # Pages of each sequence in order, for kernels: a token finds its rows by its sequence and position. -1: none.
         self.page_table = torch.full((batch_size, pages_each), -1, dtype=torch.int32, device=device)
-        self.lengths = [0] * batch_size
+        self.lengths = torch.zeros(batch_size, dtype=torch.int32, device=device)
         self.pages: list[list[int]] = [[] for _ in range(batch_size)]
         self._free = list(range(batch_size * pages_each))[::-1]
 

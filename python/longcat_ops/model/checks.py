@@ -47,8 +47,10 @@ def check_ids(op: str, name: str, ids: Tensor, config: LongcatFlashConfig, devic
         require(legal, op, name, f"ids {low} .. {high}", f"0 .. {config.vocab_size - 1}")
 
 
-def check_call(c: LongcatFlashConfig, embedding: Tensor, ids: object, cache: object, lengths: object) -> list[int]:
-    """The lengths of a call `model(ids, cache, lengths=...)`; `embedding` has the model's dtype and device.
+def check_call(c: LongcatFlashConfig, embedding: Tensor, ids: object, cache: object,
+               lengths: object) -> tuple[list[int], list[int]]:  # fmt: skip
+    """Of a call `model(ids, cache, lengths=...)`: how many tokens each row has, and how many the cache held before;
+    `embedding` has the model's dtype and device.
 
     Raises: LongcatShapeError naming the argument that does not fit.
     """
@@ -64,7 +66,7 @@ def check_call(c: LongcatFlashConfig, embedding: Tensor, ids: object, cache: obj
     longest = max((n + held[b] for b, n in enumerate(valid)), default=0)
     limit = f"at most max_position_embeddings = {c.max_position_embeddings}"
     require(longest <= c.max_position_embeddings, op, "input_ids", f"{longest} tokens with the cache", limit)
-    return valid
+    return valid, held
 
 
 def _check_cache(op: str, c: LongcatFlashConfig, embedding: Tensor, cache: object, batch: int) -> list[int]:
@@ -79,7 +81,7 @@ def _check_cache(op: str, c: LongcatFlashConfig, embedding: Tensor, cache: objec
     expected = f"{slots} or more of {embedding.dtype} [{width}] on {embedding.device}"
     fits = len(rows) >= slots and (rows.dtype, rows.device) == (embedding.dtype, embedding.device)
     require(fits and rows.shape[-1] == width, op, "cache", got, expected, fix)
-    return cache.lengths
+    return cache.lengths.tolist()
 
 
 def _integers(op: str, lengths: object) -> list[int]:

@@ -46,7 +46,8 @@ class DerivingBlock(Block):
 
 
 def _sums(weight: Tensor) -> Tensor:
-    """i64 sums of the bytes of [N,K], in words of 8 where a row holds whole ones, over each row and each column."""
+    """i64 sums of the bytes of [N,K] or [K] over each row and each column, in words of 8 where a row has whole ones."""
+    weight = weight.view(-1, weight.shape[-1])
     whole = weight.shape[1] * weight.element_size() % 8 == weight.storage_offset() * weight.element_size() % 8 == 0
     words = weight.detach().contiguous().view(torch.int64 if whole else torch.uint8)
     return torch.cat([words.sum(0), words.sum(1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from .layers import MLA, Linear, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
 from .products import linear, on_kernels, ops_for
-from .rows import DECODE_TOKENS, Rows
+from .rows import DECODE_TOKENS, PromptRows, Rows
 from .source import RandomSource, Recorder, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
@@ -28,11 +28,20 @@ CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 @dataclass(frozen=True)
 class Step:
     """What one pass yields for its n rows: logits f32[n,V] (or of the last row only), hidden [n,H] after the final
-    norm, num_real u8[n,layers]."""
+    norm, and of each layer u8[n], the FFN experts of each row."""
 
     logits: Tensor
     hidden: Tensor
-    num_real: Tensor
+    by_layer: list[Tensor]
+
+    @property
+    def num_real(self) -> Tensor:
+        """u8[n,layers]: FFN experts of each row."""
+        return (
+            torch.stack(self.by_layer, 1)
+            if self.by_layer
+            else self.hidden.new_zeros((len(self.hidden), 0), dtype=torch.uint8)
+        )
 
 
 class LongcatFlashForCausalLM(Block):
@@ -136,7 +145,7 @@ class LongcatFlashForCausalLM(Block):
         Returns: logits f32[B,S,V] (f64 for an fp64 model), zero at padding; return_hidden: also [B,S,H], normed.
         Raises: LongcatShapeError for ids out of range, too many tokens for max_position_embeddings or the cache.
         """
-        lengths = check_call(self.config, self.embed_tokens, input_ids, cache, lengths)
+        lengths, held = check_call(self.config, self.embed_tokens, input_ids, cache, lengths)
         self.follow_weights()
         input_ids = input_ids.long()  # a uint8 index would be taken for a mask
         batch, width = input_ids.shape
@@ -144,8 +153,8 @@ class LongcatFlashForCausalLM(Block):
         logits = torch.zeros((batch, width, self.config.vocab_size), dtype=acc_dtype(self.dtype), device=self.device)
         hidden = torch.zeros((batch, width, self.config.hidden_size), dtype=self.dtype, device=self.device)
         at = [(b, i) for b, n in enumerate(lengths) for i in range(n)]
-        if width <= DECODE_TOKENS and all(cache.lengths):
-            steps = [(at, self.decode(cache, [b for b, _ in at], [cache.lengths[b] + i for b, i in at],
+        if width <= DECODE_TOKENS and all(held):
+            steps = [(at, self.decode(cache, [b for b, _ in at], [held[b] + i for b, i in at],
                                       torch.stack([input_ids[b, i] for b, i in at])))] if at else []  # fmt: skip
         else:
             steps = [
@@ -157,7 +166,7 @@ class LongcatFlashForCausalLM(Block):
             b, i = map(list, zip(*where, strict=True))
             logits[b, i], hidden[b, i] = step.logits, step.hidden
         for b, n in enumerate(lengths):
-            cache.truncate(b, cache.lengths[b] + n)
+            cache.truncate(b, held[b] + n)
         return (logits, hidden) if return_hidden else logits
 
     @property
@@ -171,7 +180,7 @@ class LongcatFlashForCausalLM(Block):
     @in_own_dtypes
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
         """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk."""
-        start = cache.lengths[sequence]
+        start = int(cache.lengths[sequence])
         end = start + len(ids)
         cache.reserve(sequence, end)
         steps = []
@@ -187,7 +196,14 @@ class LongcatFlashForCausalLM(Block):
         """
         for sequence, position in zip(sequences, positions, strict=True):
             cache.reserve(sequence, position + 1)
-        return _join([self._target(ids[part], rows) for part, rows in self._passes(cache, sequences, positions)])
+        return self.decode_rows(ids, self.rows(cache, sequences, positions))
+
+    @in_own_dtypes
+    def decode_rows(self, ids: Tensor, rows: Rows) -> Step:
+        """One pass over rows whose pages are reserved: row i is token ids[i], i64 on the device, earlier positions
+        first. Nothing is read on the host.
+        """
+        return _join([self._target(ids[part], some) for part, some in self._passes(rows)])
 
     @in_own_dtypes
     def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor) -> Tensor:
@@ -204,40 +220,57 @@ class LongcatFlashForCausalLM(Block):
     def draft_decode(self, cache: LatentCache, sequences: list[int], positions: list[int], next_ids: Tensor,
                      hidden: Tensor) -> Tensor:  # fmt: skip
         """MTP over rows that the target has just accepted: next_ids[i] is token positions[i] + 1. Returns [n,H]."""
-        parts = self._passes(cache, sequences, positions)
-        return torch.cat([self.mtp(next_ids[part], hidden[part], rows, self.embed_tokens) for part, rows in parts])
+        return self.draft_rows(next_ids, hidden, self.rows(cache, sequences, positions))
 
     @in_own_dtypes
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [n,V] of hidden rows [n,H], fp32 (fp64) from the sums on: rounded to bf16, the best two would often be
-        equal. The bits of a row do not depend on the others.
+    def draft_rows(self, next_ids: Tensor, hidden: Tensor, rows: Rows) -> Tensor:
+        """MTP over the rows of a target pass: next_ids i64[T], on the device, is the token behind each. Returns [T,H].
+        A row with a wrong token does no harm if the cache rolls back to it: its latent row is written again.
         """
-        parts = hidden.split(1) if self.row_by_row and len(hidden) else [hidden]
-        wide, vocab = acc_dtype(self.dtype), len(self.lm_head)
-        out = [linear(p, self.lm_head, torch.empty((len(p), vocab), dtype=wide, device=p.device)) for p in parts]
-        return torch.cat(out)
+        parts = [self.mtp(next_ids[a], hidden[a], some, self.embed_tokens) for a, some in self._passes(rows)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _target(self, ids: Tensor, rows: Rows, keep: slice = slice(None)) -> Step:
+    @in_own_dtypes
+    def head(self, hidden: Tensor, count: Tensor | None = None) -> Tensor:
+        """Logits [n,V] of hidden rows [n,H], fp32 (fp64) from the sums on: rounded to bf16, the best two would often be
+        equal. The bits of a row do not depend on the others. count i32[1]: rows that are no padding; None: all.
+        """
+        out = torch.empty((len(hidden), len(self.lm_head)), dtype=acc_dtype(self.dtype), device=hidden.device)
+        if not self.row_by_row:
+            return linear(hidden, self.lm_head, out, count)
+        for i in range(len(hidden)):
+            linear(hidden[i : i + 1], self.lm_head, out[i : i + 1])
+        return out
+
+    def rows(self, cache: LatentCache, sequences: list[int], positions: list[int]) -> Rows:
+        """The rows of a decode pass, from lists on the host; none is padding."""
+        return Rows.at(cache, sequences, positions, self.rope(cache), self.config.num_attention_heads)
+
+    def rope(self, cache: LatentCache) -> Tensor:
+        """f32 [positions, qk_rope_head_dim]: the rotations of all positions of `cache`, see RotaryTable."""
+        return self.rotary.upto(cache.max_length, self.device)
+
+    def _target(self, ids: Tensor, rows: Rows | PromptRows, keep: slice = slice(None)) -> Step:
         x = ops_for(self.dtype).embed_rows(self.embed_tokens, ids.to(self.device).contiguous())
         for layer in self.layers:
             x = layer(x, rows)
         hidden = self.norm(x)
-        real = torch.stack(rows.num_real, 1) if rows.num_real else torch.zeros((len(x), 0), dtype=torch.uint8)
-        return Step(self.head(hidden[keep]), hidden, real)
+        return Step(self.head(hidden[keep], rows.count), hidden, rows.num_real)
 
-    def _prompt_rows(self, cache: LatentCache, sequence: int, start: int, end: int) -> Rows:
-        positions = list(range(start, end))
-        return Rows(cache, [sequence] * len(positions), positions, False, self._rope(cache))
+    def _prompt_rows(self, cache: LatentCache, sequence: int, start: int, end: int) -> PromptRows:
+        return PromptRows(cache, sequence, start, end, self.rope(cache))
 
-    def _passes(self, cache: LatentCache, sequences: list[int], positions: list[int]) -> Iterator[tuple[slice, Rows]]:
+    def _passes(self, rows: Rows) -> Iterator[tuple[slice, Rows]]:
         """The rows of a decode pass, together or one by one: a row needs only what earlier positions wrote."""
-        step = 1 if self.row_by_row else max(1, len(positions))
-        for a in range(0, len(positions), step):
-            part = slice(a, a + step)
-            yield part, Rows(cache, sequences[part], positions[part], True, self._rope(cache))
-
-    def _rope(self, cache: LatentCache) -> Tensor:
-        return self.rotary.upto(cache.max_length, self.device)
+        if not self.row_by_row:
+            yield slice(None), rows
+            return
+        for i in range(len(rows.position)):
+            part, count = slice(i, i + 1), (rows.num_rows > i).int()
+            yield (
+                part,
+                replace(rows, sequence=rows.sequence[part], position=rows.position[part], num_rows=count, num_real=[]),
+            )
 
 
 def _fitting(source: Source, config: LongcatFlashConfig) -> Source:
@@ -260,4 +293,5 @@ def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
 def _join(steps: list[Step]) -> Step:
     if len(steps) == 1:
         return steps[0]
-    return Step(*(torch.cat([getattr(s, name) for s in steps]) for name in ("logits", "hidden", "num_real")))
+    logits, hidden = (torch.cat([getattr(s, name) for s in steps]) for name in ("logits", "hidden"))
+    return Step(logits, hidden, [torch.cat(parts) for parts in zip(*(s.by_layer for s in steps), strict=True)])

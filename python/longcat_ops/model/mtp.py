@@ -4,14 +4,13 @@ p.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .block import Block
 from .config import LongcatFlashConfig
 from .layers import FFN, MLA, Linear, RMSNorm
 from .products import ops_for
-from .rows import Rows
+from .rows import PromptRows, Rows
 from .source import Source
 
 PREFIX = "model.mtp"
@@ -38,12 +37,16 @@ class MTP(Block):
         self.mlp = FFN(source, f"{layer}.transformer_layer.mlp", hidden, config.ffn_hidden_size)
         self.norm = RMSNorm(source, f"{PREFIX}.norm", hidden, eps)
 
-    def forward(self, next_ids: Tensor, hidden: Tensor, rows: Rows, target_embedding: Tensor) -> Tensor:
+    def forward(self, next_ids: Tensor, hidden: Tensor, rows: Rows | PromptRows, target_embedding: Tensor) -> Tensor:
         """next_ids i64[T]: token p+1 of each row; hidden [T,H]: the target's row p; target_embedding [V,H]: for a head
         without its own. Returns [T,H], ready for the target's vocabulary head.
         """
         embedding = target_embedding if self.embedding is None else self.embedding
         drafted = ops_for(hidden.dtype).embed_rows(embedding, next_ids.to(hidden.device).contiguous())
-        x = self.eh_proj(torch.cat([self.enorm(drafted), self.hnorm(hidden)], -1), rows)
+        size = hidden.shape[1]
+        both = hidden.new_empty((len(hidden), 2 * size))
+        self.enorm(drafted, both[:, :size])
+        self.hnorm(hidden, both[:, size:])
+        x = self.eh_proj(both, rows)
         p, h = self.post_attention_layernorm.of_sum(self.self_attn(self.input_layernorm(x), rows), x)
         return self.norm.of_sum(self.mlp(p, rows), h)[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _environment, _library, ops, reference
-from ..types import ROW_GROUP
+from ..types import ROW_GROUP, Fp8Pair
 
 
 @lru_cache(maxsize=1024)
@@ -42,17 +42,32 @@ def ops_of(x: Tensor, rows: int, cols: int) -> ModuleType:
     return ops if rows % ROW_GROUP == 0 and on_kernels(x.dtype, x.device.type, rows, cols) else reference
 
 
-def linear(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-    """x [T,K] @ weight [N,K].T -> out [T,N], summed in fp32 (fp64 for fp64), rounded to its dtype, by default x's."""
+def linear(x: Tensor, weight: Tensor, out: Tensor | None = None, count: Tensor | None = None) -> Tensor:
+    """x [T,K] @ weight [N,K].T -> out [T,N], summed in fp32 (fp64 for fp64), rounded to its dtype, by default x's.
+
+    count i32[1], on the device: only so many rows need be computed; None: all.
+    """
     columns, cols = weight.shape
     kernels = on_kernels(x.dtype, x.device.type, columns, cols)
-    if kernels and out is None and columns % ROW_GROUP == 0:
+    if kernels and out is None and count is None and columns % ROW_GROUP == 0:
         return ops.bf16_gemm_nt(x, weight)
     if out is None:
         out = x.new_empty((len(x), columns))
     if not kernels:
         return reference.bf16_gemm_nt(x, weight, out)
-    return _any_columns(lambda w, y: ops.bf16_gemm_nt(x, w, y), weight, out)
+    if count is None:
+        return _any_columns(lambda w, y: ops.bf16_gemm_nt(x, w, y), weight, out)
+    _any_columns(lambda w, y: ops.m_grouped_bf16_gemm_nt_masked(x[None], w, y, count, len(x)), weight[None], out[None])
+    return out
+
+
+def fp8_linear(x: Tensor, weight: Fp8Pair, out: Tensor, count: Tensor | None = None) -> Tensor:
+    """`linear` with an FP8 weight (e4m3 [N,K], scales); x is quantised 1x128."""
+    if count is None:
+        return ops.fp8_gemm_nt(ops.per_token_group_quant_fp8(x), weight, out)
+    (q, s), (w, scales) = ops.per_token_group_quant_fp8(x), weight
+    ops.m_grouped_fp8_gemm_nt_masked((q[None], s[None]), (w[None], scales[None]), out[None], count, len(x))
+    return out
 
 
 def per_head(x: Tensor, weight: Tensor, out: Tensor, counts: Tensor) -> Tensor:
@@ -72,6 +87,9 @@ def _any_columns(product: Callable[[Tensor, Tensor], Tensor], weight: Tensor, ou
     if whole == columns:
         return product(weight, out)
     product(weight[..., :whole, :], out[..., :whole])
+    if out.device.type == "cpu" and _environment.backend() == "cpu":  # its kernels write to any address
+        product(weight[..., -ROW_GROUP:, :], out[..., -ROW_GROUP:])
+        return out
     last = product(weight[..., -ROW_GROUP:, :], out.new_empty((*out.shape[:-1], ROW_GROUP)))
     out[..., whole:] = last[..., whole - columns :]
     return out

@@ -15,30 +15,50 @@ DECODE_TOKENS = 8
 
 @dataclass
 class Rows:
-    """The tokens of one pass, as rows of x [T,H]: row i is token `positions[i]` of sequence `sequences[i]`.
-
-    `decode` picks products whose rows do not depend on each other, and the absorbed attention over the plain one.
+    """The tokens of a decode pass, as rows of x [T,H]: row i is token position[i] of sequence[i]. Rows of position -1
+    are padding, at the end. Nothing here is read on the host.
     """
 
     cache: LatentCache
-    sequences: list[int]
-    positions: list[int]
-    decode: bool
+    sequence: Tensor  # i32[T]
+    position: Tensor  # i32[T]
+    num_rows: Tensor  # i32[h]: rows ahead of the padding, once for each head
     rope: Tensor  # f32 [positions, qk_rope_head_dim], see RotaryTable
-    sequence: Tensor = field(init=False)  # i32[T], as sequences
-    position: Tensor = field(init=False)  # i32[T], as positions
+    errors: Tensor  # i32[1], counted up by the rows of a layer whose router logits are not finite
     num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
 
-    _counts: dict[int, Tensor] = field(default_factory=dict, init=False)
+    @classmethod
+    def at(cls, cache: LatentCache, sequences: list[int], positions: list[int], rope: Tensor, heads: int) -> Rows:
+        """Rows without padding, from the host."""
+        device = cache.page_table.device
+        sequence, position = (torch.tensor(v, dtype=torch.int32, device=device) for v in (sequences, positions))
+        num_rows = torch.full((heads,), len(positions), dtype=torch.int32, device=device)
+        return cls(cache, sequence, position, num_rows, rope, torch.zeros(1, dtype=torch.int32, device=device))
+
+    @property
+    def count(self) -> Tensor:
+        """i32[1]: rows ahead of the padding."""
+        return self.num_rows[:1]
+
+
+@dataclass
+class PromptRows:
+    """The tokens start .. end-1 of one sequence, a chunk of its prompt, as rows of x [end-start,H]."""
+
+    cache: LatentCache
+    owner: int  # the sequence
+    start: int
+    end: int
+    rope: Tensor  # as in Rows
+    sequence: Tensor = field(init=False)  # i32[T], owner
+    position: Tensor = field(init=False)  # i32[T]
+    errors: Tensor = field(init=False)
+    num_real: list[Tensor] = field(default_factory=list)
+
+    count = None  # no padding
 
     def __post_init__(self) -> None:
         device = self.cache.page_table.device
-        self.sequence = torch.tensor(self.sequences, dtype=torch.int32, device=device)
-        self.position = torch.tensor(self.positions, dtype=torch.int32, device=device)
-
-    def counts(self, groups: int) -> Tensor:
-        """i32 [groups], T each: the rows that products with a group per head have."""
-        if groups not in self._counts:
-            count = torch.full((groups,), len(self.positions), dtype=torch.int32, device=self.position.device)
-            self._counts[groups] = count
-        return self._counts[groups]
+        self.position = torch.arange(self.start, self.end, dtype=torch.int32, device=device)
+        self.sequence = torch.full_like(self.position, self.owner)
+        self.errors = torch.zeros(1, dtype=torch.int32, device=device)

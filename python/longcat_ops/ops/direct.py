@@ -55,6 +55,11 @@ def switched_off() -> Iterator[None]:
         switch(before)
 
 
+def is_connected() -> bool:
+    """Whether CPU kernels can be called past torch here."""
+    return _connect(_library.load())
+
+
 @functools.cache
 def _connect(native: ModuleType) -> bool:
     """Tells `native` what it must ask of torch, and turns direct calls on. False where CPU tensors run other kernels,

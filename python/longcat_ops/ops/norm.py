@@ -16,7 +16,8 @@ _rms_norm_quant_fp8 = kernel("rms_norm_quant_fp8")
 
 
 @public
-def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, *,
+             y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension, in float32, rounded once; optionally of
     x + residual.
 
@@ -24,21 +25,24 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = No
         x: [T, H], bfloat16, float16 or float32; last stride 1, rows any distance apart. T may be 0.
         weight: float32 [H]. eps: 0 or a small positive number.
         residual: [T, H] of x's dtype, last stride 1; if given, the norm is of x + residual rounded to x's dtype.
+        y: written if given, [T, H] of x's dtype, last stride 1.
 
     Returns:
-        y, [T, H] of x's dtype, contiguous; with a residual, y and x + residual in x's dtype. A row's bits depend on
-            nothing but that row (and the build, not the ISA).
+        y, [T, H] of x's dtype, contiguous if made here; with a residual, y and x + residual in x's dtype. A row's bits
+            depend on nothing but that row (and the build, not the ISA).
         Where the sum of a row's squares leaves float32, its finite elements become 0 and its infs NaN, as in torch; a
             NaN makes its row NaN.
 
     Raises:
         LongcatShapeError: x, weight, eps or residual is not as above.
     """
-    if residual is None:
+    if residual is None and y is None:
         return _new_rms_norm(x, weight, eps, None)
-    y, residual_out = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
+    if y is None:
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    residual_out = None if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _rms_norm(x, weight, eps, residual, y, residual_out)
-    return y, residual_out
+    return y if residual is None else (y, residual_out)
 
 
 @public

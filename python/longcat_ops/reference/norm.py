@@ -10,13 +10,15 @@ from .quant import per_token_group_quant_fp8
 __all__ = ["rms_norm", "rms_norm_quant_fp8"]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, *,
+             y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """x / sqrt(mean(x^2) + eps) * weight by row, in the dtype of weight (f32, f64), rounded once to the dtype of x; of
-    x + residual if there is one, which is returned, too."""
+    x + residual if there is one, which is returned, too. y is written if given."""
     if residual is not None:
-        return rms_norm(x + residual, weight, eps), x + residual
+        return rms_norm(x + residual, weight, eps, y=y), x + residual
     wide = x.to(weight.dtype)
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+    normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+    return normed if y is None else y.copy_(normed)
 
 
 def rms_norm_quant_fp8(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, *,
