@@ -58,6 +58,38 @@ bool run_cpu_kernel(const CpuKernel& kernel, const PassedArgument* arguments) no
   }
 }
 
+struct Recording::Entry {
+  Entry(const CpuKernel& kernel, const PassedArgument* arguments)
+      : kernel(kernel), call(kernel.row.schema, arguments) {}
+
+  const CpuKernel& kernel;
+  const Call call;
+};
+
+Recording::Recording() = default;
+Recording::~Recording() = default;
+
+bool Recording::add(const CpuKernel& kernel, const PassedArgument* arguments) noexcept {
+  try {
+    auto entry = std::make_unique<Entry>(kernel, arguments);
+    if (!are_on_cpu(entry->call.values())) return false;
+    kernel.row.check(entry->call);
+    entries_.push_back(std::move(entry));
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+bool Recording::run() const noexcept {
+  try {
+    for (const auto& entry : entries_) entry->kernel.run(entry->call);
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
 bool is_on_cpu(void* tensor) noexcept {
   int32_t device = 0;
   return aoti_torch_get_device_type(static_cast<AtenTensorHandle>(tensor), &device) == TORCH_SUCCESS &&

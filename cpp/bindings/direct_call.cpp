@@ -230,6 +230,18 @@ bool begins_with_tensor(const py::handle& tensor, uint64_t address) {
   return found == address;
 }
 
+// Adds a call of the op to `recording`; false: it is not one of plain tensors on the CPU, or the op refuses it.
+bool record(bindings::Recording& recording, const std::string& op, const py::args& objects) {
+  const CpuKernel* kernel = bindings::find_cpu_kernel(op);
+  Passed passed;
+  if (!kernel || objects.size() != bindings::schema_of(*kernel).size) return false;
+  for (size_t i = 0; i < objects.size(); ++i) {
+    const Kind kind = bindings::schema_of(*kernel).parameters[i].kind;
+    if (!read_argument(kind, PyTuple_GET_ITEM(objects.ptr(), i), passed, passed.arguments[i])) return false;
+  }
+  return recording.add(*kernel, passed.arguments.data());
+}
+
 void set_torch(const py::tuple& types, const py::tuple& watchers, const std::vector<Idle>& idle,
                const py::tuple& oddities, const py::object& is_grad_enabled, const py::object& empty_strided) {
   torch = new Torch{types, watchers, idle, oddities, is_grad_enabled, empty_strided};
@@ -243,6 +255,10 @@ void add_direct_calls(py::module_& m) {
   m.def("begins_with_tensor", &begins_with_tensor, "Whether direct calls find the tensor in this Python object.");
   m.def("set_torch", &set_torch, py::arg("types"), py::arg("watchers"), py::arg("idle"), py::arg("oddities"),
         py::arg("is_grad_enabled"), py::arg("empty_strided"), "What direct calls ask of torch.");
+  py::class_<bindings::Recording>(m, "Recording", "Calls of CPU kernels in a row, checked once, run many times.")
+      .def(py::init<>())
+      .def("add", &record, "Adds a call; False: not of plain CPU tensors, or refused. Keep its tensors.")
+      .def("run", &bindings::Recording::run, py::call_guard<py::gil_scoped_release>(), "False: a kernel failed.");
   m.def("enable_direct_calls", &enable, "Turns direct calls on or off; returns what they were.");
   m.def("direct_call", &direct_call, "A function that runs an op's CPU kernel; None if it has none.");
   m.def("direct_maker", &direct_maker, py::arg("op"), py::arg("rows"), py::arg("columns"), py::arg("dtype"),

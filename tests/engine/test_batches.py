@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
-
 import pytest
 import torch
 
 from longcat_ops import generate
-from longcat_ops.engine.generate import _Run, _Sequence
 from support import models
+from support.decoding import on_drafts
 
 pytestmark = pytest.mark.long
 
@@ -43,13 +41,7 @@ def wide():
 def drafts(monkeypatch):
     """All drafts of the last run: {sequence: [token or None, ...]}."""
     seen: dict[int, list] = {}
-    own = _Run._set_draft
-
-    def set_draft(run, s, logits):
-        own(run, s, logits)
-        seen.setdefault(s.index, []).append(s.draft)
-
-    monkeypatch.setattr(_Run, "_set_draft", set_draft)
+    on_drafts(monkeypatch, lambda s, draft: seen.setdefault(s.index, []).append(draft))
     return seen
 
 
@@ -96,17 +88,14 @@ def test_other_neighbours_change_nothing(model, batch, options, drafts):
 def test_alone_is_in_a_batch(wide, draft, drafts, monkeypatch):
     """Acceptance agrees too: drafts from another sequence's rows keep the tokens right but are rejected more often."""
 
-    # A sequence's random stream depends on its place in the batch. Here it depends on its tokens, the same when alone.
-    def uniform(s, count):
-        seed = zlib.crc32(repr((s.ids, count)).encode())
-        return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-    monkeypatch.setattr(_Sequence, "uniform", uniform)
+    # A sequence's random numbers depend on its place in the batch. Here it keeps them when it is alone.
+    place = 0
+    monkeypatch.setattr("longcat_ops.engine.generate._seed_of", lambda seed, b: 7 + place + b)
     options = {} if draft == "greedy" else dict(temperature=1.0, draft=draft)
     result, drawn = run(wide, PROMPTS, drafts, **options)
     assert len(PROMPTS) < sum(result.accepted) < sum(result.drafted)
-    for b, prompt in enumerate(PROMPTS):
-        assert outcome(*run(wide, [prompt], drafts, **options), 0) == outcome(result, drawn, b)
+    for place, prompt in enumerate(PROMPTS):
+        assert outcome(*run(wide, [prompt], drafts, **options), 0) == outcome(result, drawn, place)
 
 
 def test_sequences_that_end_leave_the_others_alone(wide, drafts):

@@ -7,6 +7,7 @@ import torch
 
 from longcat_ops import LongcatError, LongcatShapeError, generate
 from support import models
+from support.decoding import on_drafts
 
 PROMPTS = [models.prompt(n, seed=n) for n in (5, 1, 61)]
 
@@ -22,19 +23,9 @@ def small():
     return models.build(num_layers=1)
 
 
-def draft_with(monkeypatch, model, continuation):
+def draft_with(monkeypatch, continuation):
     """Replace the MTP head's drafts: continuation(sequence) -> the token to draft, or None for the head's own."""
-    from longcat_ops.engine.generate import _Run
-
-    own = _Run._set_draft
-
-    def set_draft(run, s, logits):
-        own(run, s, logits)
-        token = continuation(s)
-        if s.draft is not None and token is not None:
-            s.draft = token
-
-    monkeypatch.setattr(_Run, "_set_draft", set_draft)
+    on_drafts(monkeypatch, lambda s, _: continuation(s))
 
 
 def right_and_wrong(plain, vocab):
@@ -74,7 +65,7 @@ def test_greedy_is_lossless(model, batch, count, kind, monkeypatch):
     assert plain.drafted == plain.accepted == [0] * batch
     assert plain.steps == [count - 1] * batch
     check_counts(plain, prompts, model)
-    draft_with(monkeypatch, model, right_and_wrong(plain, model.config.vocab_size)[kind])
+    draft_with(monkeypatch, right_and_wrong(plain, model.config.vocab_size)[kind])
     out = generate(model, prompts, count, eos_token_id=-1)
     assert same(out, plain)
     check_counts(out, prompts, model)
@@ -109,7 +100,7 @@ def test_eos_anywhere(small, at, kind, monkeypatch):
     new = plain.sequences[0][len(PROMPTS[0]) :].tolist()
     eos = new[at]
     first = new.index(eos)
-    draft_with(monkeypatch, small, right_and_wrong(plain, 61)[kind])
+    draft_with(monkeypatch, right_and_wrong(plain, 61)[kind])
     seen = []
     out = generate(small, PROMPTS[:1], 12, eos_token_id=eos, on_token=lambda *event: seen.append(event))
     assert out.sequences[0].tolist() == PROMPTS[0].tolist() + new[: first + 1]

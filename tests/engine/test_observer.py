@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from longcat_ops import LongcatError, generate
+from longcat_ops import LongcatError, _environment, generate
 from longcat_ops.engine import measure
 from longcat_ops.engine.observer import Work
+from longcat_ops.model.rows import Rows
 from support import models
 
 # A small vocabulary, so that drafts of a random head are often right; the last prompt takes several chunks.
@@ -56,9 +57,10 @@ def counted_passes(model, recorder):
     found: dict[int, int] = {}
 
     def note(rows, kinds):
-        assert recorder.now is kinds[rows.decode]
+        decodes = isinstance(rows, Rows)
+        assert recorder.now is kinds[decodes]
         at = len(recorder.seen) - 1
-        found[at] = found.get(at, 0) + len(rows.positions)
+        found[at] = found.get(at, 0) + (int(rows.count) if decodes else rows.end - rows.start)
 
     hooks = [m.register_forward_pre_hook(lambda _, args: note(args[1], TARGET)) for m in model.layers]
     hooks.append(model.mtp.register_forward_pre_hook(lambda _, args: note(args[2], HEAD)))
@@ -81,9 +83,12 @@ def test_each_pass_is_seen_with_its_rows(model, options, monkeypatch):
     assert recorder.rows(Work.DRAFT_PROMPT) == lengths * speculative
     assert len(recorder.rows(Work.TARGET)) == max(out.steps)
     assert sum(recorder.rows(Work.TARGET)) == sum(out.steps) + sum(out.drafted)
-    assert bool(recorder.rows(Work.DRAFT)) == speculative
-    # One row for each token, and one for each draft.
-    assert recorder.rows(Work.SAMPLING) == [1] * (len(PROMPTS) * NEW + sum(out.drafted))
+    assert recorder.rows(Work.DRAFT) == recorder.rows(Work.TARGET) * speculative
+    prompts, chosen = len(PROMPTS) * (1 + speculative), recorder.rows(Work.SAMPLING)
+    assert chosen[:prompts] == [1] * prompts
+    assert chosen[prompts :: 1 + speculative] == recorder.rows(Work.TARGET)
+    live = [sum(steps > i for steps in out.steps) for i in range(max(out.steps))]
+    assert not speculative or chosen[prompts + 1 :: 2] == live
 
 
 @pytest.mark.parametrize(("length", "taken"), [(2, True), (5, False)])
@@ -92,10 +97,25 @@ def test_the_order_of_a_step(model, length, taken):
     out = generate(model, [models.prompt(length, seed=length, vocab=VOCAB)], 3, eos_token_id=-1, observer=recorder)
     assert out.accepted == [taken]
     sampled = (Work.SAMPLING, 1)
-    first = [(Work.PROMPT, length), sampled, (Work.DRAFT_PROMPT, length), sampled, (Work.TARGET, 2), sampled]
-    # The last token has no draft, but the head still processes the row before it.
-    rest = [sampled] if taken else [(Work.DRAFT, 1), (Work.TARGET, 1), sampled]
-    assert recorder.seen == first + rest
+
+    def step(rows):
+        return [(Work.TARGET, rows), (Work.SAMPLING, rows), (Work.DRAFT, rows), sampled]
+
+    first = [(Work.PROMPT, length), sampled, (Work.DRAFT_PROMPT, length), sampled]
+    assert recorder.seen == first + step(2) + ([] if taken else step(1))  # the last token has no draft
+
+
+@pytest.mark.skipif(_environment.backend() != "cpu", reason="only the CPU backend records kernels")
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_replayed_step_is_seen_as_a_whole(options):
+    model = models.build(num_layers=1, vocab_size=2 * VOCAB)  # with fewer than 8 ids a head has no kernel
+    recorders = [Recorder(), Recorder()]
+    for recorder, graph in zip(recorders, (False, True), strict=True):
+        generate(model, PROMPTS, NEW, eos_token_id=-1, observer=recorder, graph=graph, **options)
+    eager, replayed = recorders
+    assert replayed.rows(Work.STEP) == eager.rows(Work.TARGET)
+    assert not {Work.TARGET, Work.DRAFT} & {work for work, _ in replayed.seen}
+    assert replayed.rows(Work.PROMPT) == eager.rows(Work.PROMPT)
 
 
 def test_a_model_without_a_head_has_passes_of_the_target_alone():

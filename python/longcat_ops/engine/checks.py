@@ -101,13 +101,17 @@ def check_sampling(temperature: float, top_k: int, top_p: float, draft: str, see
         _require(legal, name, described(value), expected)
 
 
-def check_switches(speculative: bool, on_token: object, observer: object) -> None:
-    """Raises LongcatShapeError if `speculative` is no bool, `on_token` not callable, or `observer` without `around`."""
+def check_switches(speculative: bool, on_token: object, observer: object, graph: object) -> None:
+    """Raises LongcatShapeError if `speculative` is no bool, `on_token` not callable, `observer` without `around`, or
+    `graph` neither a bool nor None.
+    """
     _require(isinstance(speculative, bool), "speculative", described(speculative), "True or False")
     expected = "None or something to call with (sequence, token, from_draft)"
     _require(on_token is None or callable(on_token), "on_token", described(on_token), expected)
     legal = observer is None or (callable(getattr(observer, "around", None)) and not isinstance(observer, type))
     _require(legal, "observer", described(observer), "None or an object with a method around(work, rows)")
+    legal = graph is None or isinstance(graph, bool)
+    _require(legal, "graph", described(graph), "True, False or None (where it pays)")
 
 
 def _is_number(value: object) -> bool:

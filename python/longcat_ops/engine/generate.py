@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import LongcatError
+from ..errors import LongcatError, LongcatUnsupportedError, message
 from ..model import LatentCache, LongcatFlashForCausalLM
 from ..model.block import in_own_dtypes
 from ..model.checks import require
-from ..model.model import Step
-from . import sampling
 from .checks import check_prompts, check_sampling, check_stop_ids, check_switches
 from .observer import Observer, Unobserved, Work
+from .step import DecodeStep, Sampling, Tokens
+from .step_graph import StepGraph, capture, obstacle_to_capture
+
+WORTH_CAPTURING = 16  # new tokens: to capture a step takes about as long as six of its eager runs
 
 OnToken = Callable[[int, int, bool], object]
 
@@ -39,23 +41,16 @@ class Generation:
 
 @dataclass
 class _Sequence:
-    """One request: `length` cache rows are valid, `token` is the newest token and not in the cache yet."""
+    """One request, as the host knows it."""
 
     index: int
     ids: list[int]
-    limit: int
-    generator: torch.Generator
-    token: int = -1
-    draft: int | None = None
-    draft_q: Tensor | None = None  # f64[V]: what the draft was drawn from, for draft="sampled"
+    done: bool = False
+    num_drafts: int = 0  # of the next step
     steps: int = 0
     accepted: int = 0
     drafted: int = 0
-    done: bool = False
     num_real: list[Tensor] = field(default_factory=list)
-
-    def uniform(self, count: int) -> Tensor:
-        return torch.rand(count, generator=self.generator, dtype=torch.float64)
 
 
 def generate(
@@ -72,6 +67,7 @@ def generate(
     eos_token_id: int | Sequence[int] | None = None,
     on_token: OnToken | None = None,
     observer: Observer | None = None,
+    graph: bool | None = None,
 ) -> Generation:
     """Continue each prompt by up to `max_new_tokens` tokens.
 
@@ -90,34 +86,29 @@ def generate(
         eos_token_id: an id, or several: any of them ends a sequence. None: those of the checkpoint (config.json and
             generation_config.json); -1: never stop. on_token(sequence, token, from_draft): called for each new
             token.
-        observer: called around each pass and each choice of a token (engine/observer.py); None: no observer.
+        observer: called around each pass and each choice of tokens (engine/observer.py); None: no observer.
+        graph: whether a step is captured once and then replayed (engine/step_graph.py), which changes no token. None:
+            where it can be and pays.
 
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
-        max_position_embeddings, an argument out of range or no stop id; LongcatError when logits are not finite.
+        max_position_embeddings, an argument out of range or no stop id; LongcatUnsupportedError for graph=True where
+        a step cannot be captured; LongcatError when logits are not finite.
     """
     legal = isinstance(model, LongcatFlashForCausalLM) and model.device.type != "meta"
     require(legal, "generate", "model", type(model).__name__, "a LongcatFlashForCausalLM with weights")
     prompts = check_prompts(model.config, input_ids, max_new_tokens, model.device)
     check_sampling(temperature, top_k, top_p, draft, seed)
-    check_switches(speculative, on_token, observer)
+    check_switches(speculative, on_token, observer, graph)
     max_new_tokens, seed = int(max_new_tokens), secrets.randbits(62) if seed is None else int(seed)
     observer = Unobserved() if observer is None else observer
-    cuts = (float(temperature), int(top_k), float(top_p))
-    run = _Run(model, cuts, speculative, draft, eos_token_id, on_token, observer)
-    sequences = [
-        _Sequence(
-            b,
-            p.tolist(),
-            max_new_tokens,
-            torch.Generator().manual_seed((seed * 0x9E3779B1 + b) % 2**63),
-            done=max_new_tokens == 0,
-        )
-        for b, p in enumerate(prompts)
-    ]
+    sampling = Sampling(float(temperature), int(top_k), float(top_p), draft == "sampled" and temperature > 0)
+    run = _Run(model, sampling, speculative, graph, eos_token_id, on_token, observer)
+    sequences = [_Sequence(b, p.tolist(), done=max_new_tokens == 0) for b, p in enumerate(prompts)]
     if max_new_tokens > 0:
-        longest = max(map(len, prompts))
-        run.decode(sequences, model.new_cache(len(prompts), longest + max_new_tokens + 1))
+        cache = model.new_cache(len(prompts), max(map(len, prompts)) + max_new_tokens + 1)
+        seeds = [_seed_of(seed, b) for b in range(len(prompts))]
+        run.decode(sequences, cache, seeds, max_new_tokens)
     layers = model.config.num_layers
     return Generation(
         [torch.tensor(s.ids, dtype=torch.int64) for s in sequences],
@@ -129,146 +120,115 @@ def generate(
 
 
 class _Run:
-    """The settings of one `generate` call and its two loops."""
+    """The settings of one `generate` call, and its loops."""
 
     def __init__(
         self,
         model: LongcatFlashForCausalLM,
-        cuts: tuple[float, int, float],  # temperature, top_k, top_p
+        sampling: Sampling,
         speculative: bool,
-        draft: str,
+        graph: bool | None,
         eos_token_id: int | Sequence[int] | None,
         on_token: OnToken | None,
         observer: Observer,
     ) -> None:
-        self.model, self.device, self.on_token, self.around = model, model.device, on_token, observer.around
-        self.temperature, self.cuts = cuts[0], cuts
+        self.model, self.device = model, model.device
+        self.on_token, self.around = on_token, observer.around
+        self.sampling, self.graph = sampling, graph
         self.speculative = speculative and model.mtp is not None
-        self.sampled_draft = draft == "sampled" and self.temperature > 0
         self.stop_ids = check_stop_ids(model.config, eos_token_id)
 
     @torch.inference_mode()
     @in_own_dtypes
-    def decode(self, sequences: list[_Sequence], cache: LatentCache) -> None:
+    def decode(self, sequences: list[_Sequence], cache: LatentCache, seeds: list[int], new: int) -> None:
+        replays = self._replays(new)
         self.model.follow_weights()
+        limits = [len(s.ids) + new for s in sequences]
+        step = DecodeStep(
+            self.model, cache, self.sampling, seeds, limits, self.stop_ids, speculative=self.speculative,
+            around=self.around,
+        )  # fmt: skip
         for s in sequences:
-            self._prefill(s, cache)
+            cache.reserve(s.index, limits[s.index])
+            self._prefill(s, cache, step)
+        run = self._captured(step) if replays else step
         while live := [s for s in sequences if not s.done]:
-            self._step(live, cache)
+            step.live, step.live_rows = len(live), sum(1 + s.num_drafts for s in live)
+            self._read(run(), live, step)
 
-    def _prefill(self, s: _Sequence, cache: LatentCache) -> None:
+    def _replays(self, new: int) -> bool:
+        """Whether steps are captured and replayed."""
+        obstacle = obstacle_to_capture(self.model)
+        if self.graph is None:
+            # Hooks would be called once, while the step is captured.
+            return obstacle is None and new >= WORTH_CAPTURING and not _has_hooks(self.model)
+        if self.graph and obstacle is not None:
+            raise LongcatUnsupportedError(message("generate", "graph", True, "None or False", context=obstacle))
+        return self.graph
+
+    def _captured(self, step: DecodeStep) -> Callable[[], Tokens]:
+        """Runs `step`: first while it is captured, then its graph."""
+        graph: StepGraph | None = None
+
+        def run() -> Tokens:
+            nonlocal graph
+            with self.around(Work.STEP, step.live_rows):
+                if graph is not None:
+                    return graph.replay()
+                step.around, around = Unobserved().around, step.around
+                graph = capture(step)
+                step.around = around
+                return graph.outputs
+
+        return run
+
+    def _prefill(self, s: _Sequence, cache: LatentCache, step: DecodeStep) -> None:
         ids = torch.tensor(s.ids, dtype=torch.int64)
         with self.around(Work.PROMPT, len(ids)):
-            step = self.model.prefill(cache, s.index, ids, last_only=True)
-        token = self._choose(s, step.logits[-1:])
-        cache.truncate(s.index, len(ids))
-        self._emit(s, token, step.num_real[-1], from_draft=False)
+            prompt = self.model.prefill(cache, s.index, ids, last_only=True)
+        first = step.begin(s.index, len(ids), prompt.logits[-1:])
+        self._emit(s, first.tokens[0].tolist(), 1, 1, prompt.num_real[-1:], prompt.logits[-1:])
+        s.num_drafts = int(step.num_drafts[s.index])
+        s.done = s.num_drafts < 0
         if self.speculative and not s.done:
-            next_ids = torch.cat([ids[1:], torch.tensor([token])])
+            next_ids = torch.cat([ids[1:], torch.tensor(s.ids[-1:])])
             with self.around(Work.DRAFT_PROMPT, len(next_ids)):
-                hidden = self.model.draft_prefill(cache, s.index, next_ids, step.hidden)
+                hidden = self.model.draft_prefill(cache, s.index, next_ids, prompt.hidden)
                 logits = self.model.head(hidden[-1:])
-            self._set_draft(s, logits)
+            with self.around(Work.SAMPLING, 1):
+                step.draft(logits, slice(s.index, s.index + 1))
 
-    def _step(self, live: list[_Sequence], cache: LatentCache) -> None:
-        """One target pass over the newest token of each live sequence and its draft, then one MTP pass over what was
-        accepted.
-        """
-        owner, positions, ids, first = [], [], [], []
+    def _read(self, made: Tokens, live: list[_Sequence], step: DecodeStep) -> None:
+        """Hand out what a step has made; the only place where the host reads its results."""
+        numbers = torch.stack([made.num_tokens, made.kept, made.first_row, step.num_drafts]).tolist()
+        tokens, num_real = made.tokens.tolist(), made.num_real
         for s in live:
-            new = [s.token] if s.draft is None else [s.token, s.draft]
-            first.append(len(ids))
-            owner += [s.index] * len(new)
-            positions += range(cache.lengths[s.index], cache.lengths[s.index] + len(new))
-            ids += new
-        with self.around(Work.TARGET, len(ids)):
-            step = self.model.decode(cache, owner, positions, torch.tensor(ids))
-        kept: list[int] = []  # rows whose token the target stands by: the MTP head must see these, and only these
-        for s, at in zip(live, first, strict=True):
+            num_tokens, kept, row, num_drafts = (values[s.index] for values in numbers)
             s.steps += 1
-            rows = self._accept(s, step, at)
-            cache.truncate(s.index, cache.lengths[s.index] + rows)
-            if not s.done:
-                kept += range(at, at + rows)
-        if self.speculative and kept:
-            self._draft([s for s in live if not s.done], cache, step, kept, owner, positions)
+            s.drafted += s.num_drafts
+            s.accepted += num_tokens - 1
+            self._emit(s, tokens[s.index], num_tokens, kept, num_real[row:], made.logits[row:])
+            s.num_drafts, s.done = num_drafts, num_drafts < 0
 
-    def _accept(self, s: _Sequence, step: Step, at: int) -> int:
-        """Emit the tokens that rows at, at+1 yield; returns how many of the rows stay in the cache."""
-        if s.draft is None:
-            self._emit(s, self._choose(s, step.logits[at : at + 1]), step.num_real[at], from_draft=False)
-            return 1
-        s.drafted += 1
-        taken, token = self._verify(s, step.logits[at : at + 1])
-        s.accepted += taken
-        self._emit(s, token, step.num_real[at], from_draft=taken)
-        if not taken:
-            return 1
-        if not s.done:  # an EOS or the last token inside the draft ends here: the bonus token is not emitted
-            self._emit(s, self._choose(s, step.logits[at + 1 : at + 2]), step.num_real[at + 1], from_draft=False)
-        return 2
-
-    def _draft(
-        self,
-        live: list[_Sequence],
-        cache: LatentCache,
-        step: Step,
-        kept: list[int],
-        owner: list[int],
-        positions: list[int],
+    def _emit(
+        self, s: _Sequence, tokens: list[int], num_tokens: int, kept: int, num_real: Tensor, logits: Tensor
     ) -> None:
-        following = {s.index: s.ids for s in live}
-        owners, places = [owner[i] for i in kept], [positions[i] for i in kept]
-        next_ids = torch.tensor([following[b][at + 1] for b, at in zip(owners, places, strict=True)])
-        last = {b: row for row, b in enumerate(owners)}
-        with self.around(Work.DRAFT, len(kept)):
-            hidden = self.model.draft_decode(cache, owners, places, next_ids, step.hidden[kept])
-            newest = hidden[[last[s.index] for s in live]]
-            logits = self.model.head(newest)
-        for i, s in enumerate(live):
-            self._set_draft(s, logits[i : i + 1])
+        for j, token in enumerate(tokens[:kept]):
+            if token < 0:
+                raise LongcatError(
+                    f"generate: the logits of sequence {s.index} at token {len(s.ids)} are not finite "
+                    f"(max {float(logits[j].max())}); the weights or the precision policy overflow."
+                )
+            s.ids.append(token)
+            s.num_real.append(num_real[j])
+            if self.on_token is not None:
+                self.on_token(s.index, token, j < num_tokens - 1)
 
-    def _set_draft(self, s: _Sequence, logits: Tensor) -> None:
-        if len(s.num_real) + 1 >= s.limit:  # one token is left: the target's next pass yields it without a draft
-            s.draft = None
-            return
-        with self.around(Work.SAMPLING, 1):
-            if self.sampled_draft:
-                s.draft_q = sampling.probabilities(logits, *self.cuts)
-                s.draft = int(sampling.draw(s.draft_q, s.uniform(1)))
-            else:
-                s.draft = int(logits.argmax(-1))
 
-    def _choose(self, s: _Sequence, logits: Tensor) -> int:
-        """The target's next token from logits [1,V]."""
-        with self.around(Work.SAMPLING, 1):
-            self._check_finite(s, logits)
-            if self.temperature == 0:
-                return int(logits.argmax(-1))  # the first of equal maxima
-            return int(sampling.draw(sampling.probabilities(logits, *self.cuts), s.uniform(1)))
+def _seed_of(seed: int, sequence: int) -> int:
+    """The seed of one sequence's random numbers."""
+    return (seed * 0x9E3779B1 + sequence) % 2**63
 
-    def _verify(self, s: _Sequence, logits: Tensor) -> tuple[bool, int]:
-        """(draft taken, token) from the target's logits [1,V] at the draft's place."""
-        with self.around(Work.SAMPLING, 1):
-            self._check_finite(s, logits)
-            if self.temperature == 0:
-                token = int(logits.argmax(-1))
-                return token == s.draft, token
-            p = sampling.probabilities(logits, *self.cuts)
-            taken, token = sampling.verify(p, torch.tensor([s.draft]), s.draft_q, s.uniform(2)[None])
-            return bool(taken), int(token)
 
-    def _emit(self, s: _Sequence, token: int, num_real: Tensor, *, from_draft: bool) -> None:
-        s.ids.append(token)
-        s.num_real.append(num_real)
-        s.token = token
-        s.done = token in self.stop_ids or len(s.num_real) >= s.limit
-        if self.on_token is not None:
-            self.on_token(s.index, token, from_draft)
-
-    def _check_finite(self, s: _Sequence, logits: Tensor) -> None:
-        if not torch.isfinite(logits.max()):
-            raise LongcatError(
-                f"generate: the logits of sequence {s.index} at token {len(s.ids)} are not finite "
-                f"(max {float(logits.max())}); the weights or the precision policy overflow."
-            )
+def _has_hooks(model: torch.nn.Module) -> bool:
+    return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -8,13 +8,16 @@ from typing import Protocol
 
 
 class Work(Enum):
-    """The parts of a decode that an `Observer` sees. None lies inside another; a pass ends with its logits."""
+    """The parts of a decode that an `Observer` sees. None lies inside another; a pass ends with its logits. A step that
+    is replayed from a graph is seen as a whole, as STEP.
+    """
 
     PROMPT = "prompt"  # the target over a prompt
     DRAFT_PROMPT = "draft prompt"  # the MTP head over a prompt
     TARGET = "target"  # the target over the newest tokens and their drafts
-    DRAFT = "draft"  # the MTP head over the rows that the target has accepted
-    SAMPLING = "sampling"  # the choice of a token, or of a draft, from one row of logits
+    DRAFT = "draft"  # the MTP head over the rows of the target's pass
+    SAMPLING = "sampling"  # the choice of tokens, or of drafts, one from each row of logits at most
+    STEP = "step"  # all of a step, replayed
 
 
 class Observer(Protocol):

@@ -1,0 +1,189 @@
+"""A step of a decode, recorded once and replayed: on a CPU without Python, without torch's dispatcher and without an
+allocation.
+
+`capture` runs the step once, under two modes of torch that see whatever it does. Calls of ops with a C++ CPU kernel are
+recorded; views are allowed, and new tensors without values. Any other op, and any read of a value by the host, would be
+missing from a replay, so it is refused. Then each tensor that the step made for itself gets a place in one arena, where
+tensors that do not live at the same time share memory.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .. import _environment, _library
+from ..errors import LongcatError, LongcatUnsupportedError
+from ..ops import direct
+
+if TYPE_CHECKING:
+    from ..model import LongcatFlashForCausalLM
+
+_ALIGNMENT = 64  # bytes: what torch's allocator gives to a CPU tensor
+
+_MAKES = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+_READS = {
+    getattr(Tensor, name)
+    for name in (
+        "__array__", "__bool__", "__complex__", "__contains__", "__dlpack__", "__float__", "__format__", "__index__",
+        "__int__", "__repr__", "data_ptr", "item", "nonzero", "numpy", "tolist",
+    )
+}  # fmt: skip
+
+
+class StepGraph:
+    """A captured step. `inputs` and `outputs` keep their memory: a replay reads the former and writes the latter."""
+
+    def __init__(self, calls: list[tuple[str, tuple]], inputs: Sequence[Tensor], outputs: Any) -> None:
+        self.inputs, self.outputs, self.ops = tuple(inputs), outputs, [op for op, _ in calls]
+        self._kept = calls  # its tensors must live as long as the recording
+        self._recording = _library.load().Recording()
+        for op, arguments in calls:
+            if not self._recording.add(op, *arguments):
+                raise LongcatError(f"capture: the call of {op} cannot be recorded")
+
+    def replay(self, *inputs: Tensor) -> Any:
+        """Run the step again, on `inputs` copied into those it was captured with, if they are given."""
+        for mine, given in zip(self.inputs, inputs, strict=bool(inputs)):
+            if mine is not given:
+                mine.copy_(given)
+        if not self._recording.run():
+            raise LongcatError("replay: a kernel of the step failed")
+        return self.outputs
+
+
+def capture(step: Callable[..., Any], *inputs: Tensor) -> StepGraph:
+    """Run step(*inputs) once and record it. The step must run ops of this library alone, and views.
+
+    Raises: LongcatUnsupportedError for another op, a read by the host, both with their line, or no C++ CPU kernels.
+    """
+    if (obstacle := _obstacle()) is not None:
+        raise LongcatUnsupportedError(f"capture: {obstacle}")
+    recorder = _Recorder()
+    with _NoHostReads(), recorder:
+        outputs = step(*inputs)
+    return StepGraph(recorder.planned(outputs), inputs, outputs)
+
+
+def obstacle_to_capture(model: LongcatFlashForCausalLM) -> str | None:
+    """Why a step of the model cannot be captured; None: it can."""
+    if model.device.type != "cpu":
+        return f"the model is on {model.device}, and only steps on a CPU are captured yet"
+    if model.row_by_row:
+        return "some of its products have no kernel for this dtype and size, so its rows run one by one"
+    return _obstacle()
+
+
+def _obstacle() -> str | None:
+    backend = _environment.backend()
+    if backend != "cpu":
+        return f"only the backend cpu records kernels, this is {backend}"
+    return None if direct.is_connected() else "this torch lacks what direct calls need"
+
+
+class _NoHostReads(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in _READS:
+            _refuse(f"the host reads a tensor ({func.__name__})")
+        return func(*args, **(kwargs or {}))
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[tuple[str, tuple]] = []
+        self._made: dict[int, int] = {}  # bytes of each storage made by the step, by its address
+        from ..ops.registration import CPU_KERNELS
+
+        self._recorded = CPU_KERNELS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        op = func._opname
+        if func.namespace == "longcat_ops":
+            if op in self._recorded:
+                func(*args)
+                self._calls.append((op, args))
+                return None
+            from ..ops.registration import python_kernel
+
+            with self:
+                return python_kernel(op)(*args)
+        if op in _MAKES:
+            made = func(*args, **kwargs)
+            self._made[_place(made)] = made.untyped_storage().nbytes()
+            return made
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:
+                return func.decompose(*args, **kwargs)
+        if _is_view(func):
+            return func(*args, **kwargs)
+        if op == "_local_scalar_dense":
+            _refuse("the host reads a tensor")
+        _refuse(f"{func} is no op of this library")
+
+    def planned(self, outputs: Any) -> list[tuple[str, tuple]]:
+        """The calls, with the step's own tensors in one arena; those of `outputs` stay where they are."""
+        lives: dict[int, list[int]] = {}  # first and last call, by storage
+        for i, (_, arguments) in enumerate(self._calls):
+            for t in arguments:
+                if isinstance(t, Tensor) and _place(t) in self._made:
+                    lives.setdefault(_place(t), [i, i])[1] = i
+        for t in pytree.tree_leaves(outputs):
+            if isinstance(t, Tensor):
+                lives.pop(_place(t), None)
+        offsets, size = _arena(lives, self._made)
+        arena = torch.empty(size, dtype=torch.uint8).untyped_storage()
+
+        def moved(t: Any) -> Any:
+            if not isinstance(t, Tensor) or _place(t) not in offsets:
+                return t
+            start = offsets[_place(t)] // t.element_size() + t.storage_offset()
+            return torch.empty(0, dtype=t.dtype).set_(arena, start, t.shape, t.stride())
+
+        return [(op, tuple(map(moved, arguments))) for op, arguments in self._calls]
+
+
+def _place(t: Tensor) -> int:
+    return t.untyped_storage()._cdata
+
+
+def _arena(lives: dict[int, list[int]], sizes: dict[int, int]) -> tuple[dict[int, int], int]:
+    """(offset of each storage, size of the arena): first fit, in the order in which they are first used."""
+    offsets: dict[int, int] = {}
+    taken: list[tuple[int, int, int]] = []  # start, end, last call; in order
+    total = 0
+    for place, (first, last) in sorted(lives.items(), key=lambda entry: entry[1][0]):
+        taken = [t for t in taken if t[2] >= first]
+        start, wanted = 0, -(-sizes[place] // _ALIGNMENT) * _ALIGNMENT
+        for begin, end, _ in taken:
+            if start + wanted <= begin:
+                break
+            start = max(start, end)
+        offsets[place] = start
+        taken = sorted([*taken, (start, start + wanted, last)])
+        total = max(total, start + wanted)
+    return offsets, total
+
+
+def _is_view(func: Any) -> bool:
+    schema = func._schema
+    aliases = any(r.alias_info is not None for r in schema.returns)
+    return aliases and not schema.is_mutable and func._opname != "lift_fresh"  # of torch.tensor
+
+
+def _refuse(what: str) -> NoReturn:
+    frames = traceback.extract_stack()
+    own = {__file__, *(f.filename for f in frames if f"{Path(torch.__file__).parent}" in f.filename)}
+    frame = next(f for f in reversed(frames) if f.filename not in own)
+    raise LongcatUnsupportedError(
+        f"capture: {what}, which a replay would not do.\n  at {frame.filename}:{frame.lineno}: {frame.line}"
+    )
