@@ -18,8 +18,9 @@ using Floats = float __attribute__((vector_size(4 * kLanes)));
 
 namespace e4m3 {
 
-// decode(codes) * kDecodedUnit are the values of kLanes codes. decode_misses_nan(codes): whether a NaN is among the 128
-// codes of a block, and decode made a number of it. add_product(a, b, sum) = sum + a * b, with an exact product.
+// decode(codes) * kDecodedUnit are the values of kLanes codes. MissedNan finds out whether a NaN was among the blocks
+// of 128 codes that it has seen, of which decode made a number. add_product(a, b, sum) = sum + a * b, with an exact
+// product.
 namespace portable {
 
 constexpr float kDecodedUnit = 1.0f;
@@ -32,7 +33,10 @@ LC_INLINE Floats decode(const uint8_t* codes) {
   return all;
 }
 
-LC_INLINE bool decode_misses_nan(const uint8_t*) { return false; }
+struct MissedNan {  // decode misses none
+  LC_INLINE void see(const uint8_t*) {}
+  LC_INLINE bool found() const { return false; }
+};
 
 LC_INLINE Floats add_product(Floats a, Floats b, Floats sum) { return sum + a * b; }
 
@@ -58,15 +62,19 @@ LC_TARGET_AVX2 LC_INLINE Floats decode(const uint8_t* codes) {
   return values.all;
 }
 
-LC_TARGET_AVX2 LC_INLINE bool decode_misses_nan(const uint8_t* codes) {
-  const __m256i nan = _mm256_set1_epi8(0x7f);
-  __m256i found = _mm256_setzero_si256();
-  for (int j = 0; j < 128; j += 32) {
-    const __m256i magnitudes = _mm256_and_si256(_mm256_loadu_si256((const __m256i*)(codes + j)), nan);
-    found = _mm256_or_si256(found, _mm256_cmpeq_epi8(magnitudes, nan));
+struct MissedNan {
+  __m256i largest = {};  // magnitude in each place
+
+  LC_TARGET_AVX2 LC_INLINE void see(const uint8_t* codes) {
+    for (int j = 0; j < 128; j += 32) {
+      const __m256i found = _mm256_loadu_si256((const __m256i*)(codes + j));
+      largest = _mm256_max_epu8(largest, _mm256_and_si256(found, _mm256_set1_epi8(0x7f)));
+    }
   }
-  return !_mm256_testz_si256(found, found);
-}
+  LC_TARGET_AVX2 LC_INLINE bool found() const {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(largest, _mm256_set1_epi8(0x7f))) != 0;
+  }
+};
 
 LC_TARGET_AVX2 LC_INLINE Floats add_product(Floats a, Floats b, Floats sum) {
   union Parts {
@@ -90,12 +98,17 @@ LC_TARGET_AVX512 LC_INLINE Floats decode(const uint8_t* codes) {
   return (Floats)_mm512_maskz_cvtph_ps(0xffff, halves);  // GCC warns of the form without a mask
 }
 
-LC_TARGET_AVX512 LC_INLINE bool decode_misses_nan(const uint8_t* codes) {
-  const __m512i nan = _mm512_set1_epi8(0x7f);
-  const __m512i low = _mm512_and_si512(_mm512_loadu_si512(codes), nan),
-                high = _mm512_and_si512(_mm512_loadu_si512(codes + 64), nan);
-  return (_mm512_cmpeq_epi8_mask(low, nan) | _mm512_cmpeq_epi8_mask(high, nan)) != 0;
-}
+struct MissedNan {
+  __m512i largest = {};  // magnitude in each place
+
+  LC_TARGET_AVX512 LC_INLINE void see(const uint8_t* codes) {
+    for (int j = 0; j < 128; j += 64) {
+      const __m512i found = _mm512_loadu_si512(codes + j);
+      largest = _mm512_max_epu8(largest, _mm512_and_si512(found, _mm512_set1_epi8(0x7f)));
+    }
+  }
+  LC_TARGET_AVX512 LC_INLINE bool found() const { return _mm512_cmpeq_epi8_mask(largest, _mm512_set1_epi8(0x7f)) != 0; }
+};
 
 LC_TARGET_AVX512 LC_INLINE Floats add_product(Floats a, Floats b, Floats sum) {
   return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);

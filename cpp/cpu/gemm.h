@@ -19,7 +19,7 @@ struct Fp8GemmParams {
   Fp8Weight b;
   Matrix out;
   DType out_dtype;
-  int64_t row_begin, row_end, n, k;
+  int64_t row_begin, row_end, n, k;  // n is even
 };
 
 constexpr int64_t kGemmTile = 16;  // weight rows per tile
