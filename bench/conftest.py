@@ -57,9 +57,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _print_rates(terminalreporter: pytest.TerminalReporter, group: str, info: dict) -> None:
     terminalreporter.write_line(f"\n{group}, {devices.cpu_name()}, torch {torch.__version__}: peer {info['peer']}")
     for name, rate in info["tokens_per_s"].items():
-        ratio = info["ratio_to_peer"].get(name)
-        against = f"{ratio:6.2f}x peer" if ratio is not None else ""
-        terminalreporter.write_line(f"  {name:18s} {rate:9.1f} tokens/s  spread {info['spread'][name]:4.0%}  {against}")
+        low, high = info["p10_p90"][name]
+        line = f"  {name:19s}{rate:9.1f} tokens/s ({low:.0f} .. {high:.0f})"
+        for kind, text in (("ratio_to_peer", "x peer"), ("same_precision", "x HF in its precision")):
+            if name in info[kind]:
+                line += f"{info[kind][name]:7.2f}{text}"
+        terminalreporter.write_line(line)
+    if "read_share" in info:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in info["read_share"].items())
+        terminalreporter.write_line(f"  of {info['memory_gb_per_s']} GB/s, weights read in a plain decode: {shares}")
 
 
 def _print_cpu_products(terminalreporter: pytest.TerminalReporter, infos: list[dict]) -> None:

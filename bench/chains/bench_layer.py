@@ -57,7 +57,7 @@ def step(tokens: int, device: str, config: LongcatFlashConfig = CONFIG, context:
 
     @torch.inference_mode()
     def run() -> Tensor:
-        return block(x, Rows(latents, list(range(tokens)), at, True, rope))
+        return block(x, Rows.at(latents, list(range(tokens)), at, rope, config.num_attention_heads))
 
     return run
 

@@ -1,120 +1,119 @@
 """Decoding speed of the whole network on a CPU against `generate` of HF transformers: same weights, machine and run.
 
-    python -m pytest bench/engine/bench_generate.py [-k tiny]   # tiny checkpoint, random medium one; 1, 2 threads
+    python -m pytest bench/engine/bench_generate.py [-k "tiny and decode"]
 
-Every variant continues the same prompt by the same number of greedy tokens; tokens/s counts new tokens over the whole
-call, prompt included. Variants take turns, round by round, so that a drift of the machine hits all of them. The peer is
-HF in the faster of its two dtypes; ids are compared in fp32.
+The networks are the tiny checkpoint and a random medium one, on one thread and on two. decode: one sequence, greedy, a
+prompt of 64 tokens. batch: 16 of them. Both count new tokens a second over the whole call, prompts included. prefill:
+512 tokens, until the logits of the last one.
+
+Ways take turns in 15 rounds; figures are medians, with the 10th and the 90th percentile. The peer is HF in the faster
+of its two dtypes; `same_precision` compares with HF in ours. A second peer of the tiny network is our model in plain
+torch under torch.compile. `read_share` is the rate at which a plain decode reads its weights, of what the same threads
+read from memory in the same run; weights that fit into a cache can pass 1. Ids are compared in fp32.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from tokenizers import Tokenizer
 
-import longcat_ops
+from engine import networks
+from engine.networks import Networks
 from longcat_ops import LongcatFlashForCausalLM
-from support import hf  # the oracle helpers of the tests
-from support.hf_checkpoint import from_checkpoint
+from peers.compiled_model import CompiledModel
+from report import cpu_time
 
-ROOT = Path(__file__).resolve().parents[2]
+PROMPT, BATCH, PREFILL = 64, 16, 512
+NEW = {"tiny": 128, "medium": 32}
+BUILDERS = {"tiny": networks.tiny, "medium": networks.medium}
 
-CHECKPOINT = ROOT / "checkpoints" / "longcat-tiny"
-PROMPT, ROUNDS = 64, 5
-MEDIUM = dict(
-    vocab_size=4096, hidden_size=1024, num_layers=4, num_attention_heads=16, q_lora_rank=256, kv_lora_rank=128,
-    qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64, ffn_hidden_size=2048, expert_ffn_hidden_size=512,
-    n_routed_experts=64, zero_expert_num=32, moe_topk=12, routed_scaling_factor=6.0, max_position_embeddings=2048,
-)  # fmt: skip
+Ways = dict[str, Callable[[], object]]
 
 
-def tiny_networks() -> dict[str, object]:
-    ours = {
-        "fp32": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32, precision="bf16"),
-        "bf16": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT, precision="bf16"),
-        "fp8": LongcatFlashForCausalLM.from_pretrained(CHECKPOINT),
-    }
-    text = (CHECKPOINT / "heldout.txt").read_text(encoding="utf-8")
-    ids = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")).encode(text).ids
-    prompt = torch.tensor([[1, *ids[: PROMPT - 1]]])
-    return {
-        "ours": ours,
-        "hf": {d: from_checkpoint(CHECKPOINT, t) for d, t in DTYPES.items()},
-        "prompt": prompt,
-        "new": 128,
-    }
+@pytest.fixture(scope="module", params=BUILDERS)
+def nets(request: pytest.FixtureRequest) -> Networks:
+    if request.param == "tiny" and not networks.CHECKPOINT.is_dir():
+        pytest.skip(f"{networks.CHECKPOINT} is not there")
+    return BUILDERS[request.param]()
 
 
-def medium_networks() -> dict[str, object]:
-    model, config = hf.build(std=0.02, attention="sdpa", **MEDIUM)
-    tensors = hf.published(model)
-    ours = {d: LongcatFlashForCausalLM.from_state_dict(config, tensors, t) for d, t in DTYPES.items()}
-    half, _ = hf.build(std=0.02, attention="sdpa", dtype=torch.bfloat16, **MEDIUM)
-    prompt = torch.randint(3, config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0))
-    return {"ours": ours, "hf": {"fp32": model, "bf16": half}, "prompt": prompt, "new": 32}
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-NETWORKS = {"tiny": tiny_networks, "medium": medium_networks}
-
-
-@pytest.fixture(scope="module", params=list(NETWORKS))
-def networks(request: pytest.FixtureRequest) -> dict[str, object]:
-    if request.param == "tiny" and not CHECKPOINT.is_dir():
-        pytest.skip(f"{CHECKPOINT} is not there")
-    return {"name": request.param, **NETWORKS[request.param]()}
-
-
-def run_hf(model: torch.nn.Module, ids: torch.Tensor, new: int) -> list[int]:
-    with torch.inference_mode():
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new,
-            min_new_tokens=new,
-            do_sample=False,
-            pad_token_id=0,
-        )
-    return out[0].tolist()
-
-
-def run_ours(model: LongcatFlashForCausalLM, ids: torch.Tensor, new: int, speculative: bool) -> list[int]:
-    return longcat_ops.generate(model, ids, new, eos_token_id=-1, speculative=speculative).sequences[0].tolist()
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_generate(networks: dict, threads: int, benchmark: Callable) -> None:
-    torch.set_num_threads(threads)
-    ids, new, variants = networks["prompt"], networks["new"], {}
-    for dtype, model in networks["hf"].items():
-        variants[f"HF {dtype}"] = lambda model=model: run_hf(model, ids, new)
-    for dtype, model in networks["ours"].items():
-        variants[f"plain {dtype}"] = lambda model=model: run_ours(model, ids, new, False)
+def decoding_ways(nets: Networks, batch: int) -> Ways:
+    ids, new = nets.prompts(batch, PROMPT), NEW[nets.name]
+    ways: Ways = {f"HF {dtype}": lambda m=model: networks.run_hf(m, ids, new) for dtype, model in nets.hf.items()}
+    for precision, model in nets.ours.items():
+        ways[f"plain {precision}"] = lambda m=model: networks.run_ours(m, ids, new, False)
         if model.mtp is not None:
-            variants[f"speculative {dtype}"] = lambda model=model: run_ours(model, ids, new, True)
-    tokens = {name: run() for name, run in variants.items()}  # warm-up, and the check that the same text is timed
-    if "speculative fp32" in tokens:
-        assert tokens["plain fp32"] == tokens["speculative fp32"]
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(ROUNDS):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    rate = {name: new / statistics.median(s) for name, s in seconds.items()}
-    peer = max((n for n in rate if n.startswith("HF")), key=rate.get)
-    benchmark.group = f"{networks['name']}, {threads} threads"
+            ways[f"speculative {precision}"] = lambda m=model: networks.run_ours(m, ids, new, True)
+    return ways
+
+
+def report(benchmark, nets: Networks, threads: int, what: str, tokens: int, seconds: dict[str, list[float]]) -> None:
+    """Tokens a second of each way, and the ratios of ours to HF."""
+    quantiles = {name: cpu_time.quantiles([tokens / s for s in values]) for name, values in seconds.items()}
+    rate = {name: median for name, (_, median, _) in quantiles.items()}
+    hf = [name for name in rate if name.startswith("HF")]
+    peer = max(hf, key=rate.get)
+    ours = [name for name in rate if name not in hf]
+    same = {name: f"HF {name.split()[-1]}" for name in ours if f"HF {name.split()[-1]}" in hf}
+    benchmark.group = f"{what}, {nets.name}, {threads} threads"
     benchmark.extra_info.update(
-        network=networks["name"], threads=threads, new_tokens=new, prompt=PROMPT, peer=peer,
-        tokens_per_s={n: round(r, 1) for n, r in rate.items()},
-        ratio_to_peer={n: round(r / rate[peer], 2) for n, r in rate.items() if not n.startswith("HF")},
-        spread={n: round((max(s) - min(s)) / statistics.median(s), 2) for n, s in seconds.items()},
-        same_ids_as_hf_fp32=tokens["HF fp32"] == tokens["plain fp32"],
+        network=nets.name, what=what, threads=threads, peer=peer,
+        tokens_per_s={name: round(r, 1) for name, r in rate.items()},
+        p10_p90={name: (round(low, 1), round(high, 1)) for name, (low, _, high) in quantiles.items()},
+        ratio_to_peer={name: round(rate[name] / rate[peer], 2) for name in ours},
+        same_precision={name: round(rate[name] / rate[other], 2) for name, other in same.items()},
     )  # fmt: skip
-    benchmark.pedantic(variants["plain fp32"], rounds=1)
+
+
+def test_decode(nets: Networks, threads: int, benchmark) -> None:
+    ways, new = decoding_ways(nets, 1), NEW[nets.name]
+    first = {name: run() for name, run in ways.items()}  # warm-up, and the check that the same text is timed
+    if "speculative fp32" in first:
+        assert torch.equal(first["plain fp32"].sequences[0], first["speculative fp32"].sequences[0])
+    if nets.name == "tiny":
+        ids = nets.prompts(1, PROMPT)[0].tolist()
+        with CompiledModel(networks.CHECKPOINT, threads) as compiled:
+            assert compiled.generate(ids, new) == first["plain fp32"].sequences[0].tolist()
+            rounds = cpu_time.in_turns(ways | {"torch.compile fp32": lambda: compiled.generate(ids, new)})
+    else:
+        rounds = cpu_time.in_turns(ways)
+    report(benchmark, nets, threads, "decode", new, rounds)
+    read = {p: networks.bytes_of_token(m, first[f"plain {p}"]) for p, m in nets.ours.items()}
+    rate, memory = benchmark.extra_info["tokens_per_s"], cpu_time.read_bytes_per_second()
+    benchmark.extra_info.update(
+        mb_per_token={p: round(b / 1e6, 2) for p, b in read.items()},
+        read_share={p: round(rate[f"plain {p}"] * b / memory, 2) for p, b in read.items()},
+        memory_gb_per_s=round(memory / 1e9, 1),
+        same_ids_as_hf_fp32=first["HF fp32"][0] == first["plain fp32"].sequences[0].tolist(),
+    )
+    benchmark.pedantic(ways["plain fp32"], rounds=1)
+
+
+def test_batch(nets: Networks, threads: int, benchmark) -> None:
+    ways = decoding_ways(nets, BATCH)
+    report(benchmark, nets, threads, f"batch {BATCH}", BATCH * NEW[nets.name], cpu_time.in_turns(ways))
+    benchmark.pedantic(ways["plain fp32"], rounds=1)
+
+
+def test_prefill(nets: Networks, threads: int, benchmark) -> None:
+    ids = nets.prompts(1, PREFILL)
+
+    def ours(model: LongcatFlashForCausalLM) -> torch.Tensor:
+        return model.prefill(model.new_cache(1, PREFILL), 0, ids[0], last_only=True).logits
+
+    ways: Ways = {f"HF {d}": lambda m=m: m(ids, use_cache=True, logits_to_keep=1).logits for d, m in nets.hf.items()}
+    ways |= {f"prefill {precision}": lambda m=m: ours(m) for precision, m in nets.ours.items()}
+    with torch.inference_mode():
+        rounds = cpu_time.in_turns(ways)
+        benchmark.pedantic(ways["prefill fp32"], rounds=1)
+    report(benchmark, nets, threads, "prefill", PREFILL, rounds)

@@ -23,6 +23,23 @@ def microseconds(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) ->
     return {name: 1e6 * statistics.median(values) for name, values in seconds.items()}
 
 
+def in_turns(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Seconds of one call of each way, by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for run in ways.values():
+        run()
+    for _ in range(rounds):
+        for name, run in ways.items():
+            seconds[name].append(_seconds(run, 1))
+    return seconds
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """(10th percentile, median, 90th percentile)."""
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return tenths[0], statistics.median(values), tenths[-1]
+
+
 def read_bytes_per_second() -> float:
     """What the set number of threads reads from memory: the best of a sum and a maximum over words of 512 MB."""
     words = torch.ones(READ_BYTES // 4, dtype=torch.float32)

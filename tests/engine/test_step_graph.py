@@ -42,8 +42,9 @@ def test_a_replay_reads_its_inputs_anew() -> None:
         assert torch.equal(graph.replay(new, weight), ffn(new, weight)) and torch.equal(x, new)
         x.mul_(-2)  # written in place: no need to pass it
         assert torch.equal(graph.replay(), ffn(x, weight))
-    with pytest.raises(ValueError, match="argument"):
-        graph.replay(x)
+    for wrong in ((x,), (x, weight, x), (x[:2], weight), (x[:, :1], weight), (x.double(), weight)):
+        with pytest.raises(LongcatShapeError, match="`inputs`"):
+            graph.replay(*wrong)
 
 
 def test_a_graph_keeps_what_it_needs() -> None:

@@ -9,6 +9,7 @@ tensors that do not live at the same time share memory.
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _environment, _library
-from ..errors import LongcatError, LongcatUnsupportedError
+from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from ..ops import direct
+from ..ops.registration import CPU_KERNELS, python_kernel
 
 if TYPE_CHECKING:
     from ..model import LongcatFlashForCausalLM
@@ -51,8 +53,12 @@ class StepGraph:
                 raise LongcatError(f"capture: the call of {op} cannot be recorded")
 
     def replay(self, *inputs: Tensor) -> Any:
-        """Run the step again, on `inputs` copied into those it was captured with, if they are given."""
-        for mine, given in zip(self.inputs, inputs, strict=bool(inputs)):
+        """Run the step again, on `inputs` copied into those it was captured with, if they are given. Raises
+        LongcatShapeError for inputs of other shapes or dtypes. One replay at a time.
+        """
+        if inputs:
+            _require_alike(self.inputs, inputs)
+        for mine, given in zip(self.inputs, inputs, strict=False):
             if mine is not given:
                 mine.copy_(given)
         if not self._recording.run():
@@ -71,6 +77,14 @@ def capture(step: Callable[..., Any], *inputs: Tensor) -> StepGraph:
     with _NoHostReads(), recorder:
         outputs = step(*inputs)
     return StepGraph(recorder.planned(outputs), inputs, outputs)
+
+
+def _require_alike(own: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> None:
+    def described(tensors: tuple[Tensor, ...]) -> list[str]:
+        return [f"{t.dtype} {list(t.shape)}" for t in tensors]
+
+    if described(own) != described(given):
+        raise LongcatShapeError(message("replay", "inputs", described(given), described(own)))
 
 
 def obstacle_to_capture(model: LongcatFlashForCausalLM) -> str | None:
@@ -101,34 +115,29 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self._calls: list[tuple[str, tuple]] = []
         self._made: dict[int, int] = {}  # bytes of each storage made by the step, by its address
-        from ..ops.registration import CPU_KERNELS
-
-        self._recorded = CPU_KERNELS
+        self._kept: list[Tensor] = []  # so that no address comes twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        op = func._opname
-        if func.namespace == "longcat_ops":
-            if op in self._recorded:
-                func(*args)
-                self._calls.append((op, args))
-                return None
-            from ..ops.registration import python_kernel
-
-            with self:
-                return python_kernel(op)(*args)
-        if op in _MAKES:
+        kwargs, kind = kwargs or {}, _kind(func)
+        if kind == "recorded":
+            args = (*args, *(kwargs[spec.name] for spec in func._schema.arguments[len(args) :]))
+            func(*args)
+            self._calls.append((func._opname, args))
+            return None
+        if kind == "view":
+            return func(*args, **kwargs)
+        if kind == "new":
             made = func(*args, **kwargs)
             self._made[_place(made)] = made.untyped_storage().nbytes()
+            self._kept.append(made)
             return made
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        if kind == "chain":
+            with self:
+                return python_kernel(func._opname)(*args, **kwargs)
+        if kind == "composite":
             with self:
                 return func.decompose(*args, **kwargs)
-        if _is_view(func):
-            return func(*args, **kwargs)
-        if op == "_local_scalar_dense":
-            _refuse("the host reads a tensor")
-        _refuse(f"{func} is no op of this library")
+        _refuse("the host reads a tensor" if kind == "read" else f"{func} is no op of this library")
 
     def planned(self, outputs: Any) -> list[tuple[str, tuple]]:
         """The calls, with the step's own tensors in one arena; those of `outputs` stay where they are."""
@@ -174,10 +183,20 @@ def _arena(lives: dict[int, list[int]], sizes: dict[int, int]) -> tuple[dict[int
     return offsets, total
 
 
-def _is_view(func: Any) -> bool:
-    schema = func._schema
+@functools.cache
+def _kind(func: Any) -> str:
+    """What a capture does with an op."""
+    op, schema = func._opname, func._schema
+    if func.namespace == "longcat_ops":
+        return "recorded" if op in CPU_KERNELS else "chain"
+    if op in _MAKES:
+        return "new"
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        return "composite"
     aliases = any(r.alias_info is not None for r in schema.returns)
-    return aliases and not schema.is_mutable and func._opname != "lift_fresh"  # of torch.tensor
+    if aliases and not schema.is_mutable and op != "lift_fresh":  # of torch.tensor
+        return "view"
+    return "read" if op == "_local_scalar_dense" else "other"
 
 
 def _refuse(what: str) -> NoReturn:

@@ -26,6 +26,10 @@ class Rows:
     rope: Tensor  # f32 [positions, qk_rope_head_dim], see RotaryTable
     errors: Tensor  # i32[1], counted up by the rows of a layer whose router logits are not finite
     num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
+    count: Tensor = field(init=False)  # i32[1]: rows ahead of the padding
+
+    def __post_init__(self) -> None:
+        self.count = self.num_rows[:1]
 
     @classmethod
     def at(cls, cache: LatentCache, sequences: list[int], positions: list[int], rope: Tensor, heads: int) -> Rows:
@@ -34,11 +38,6 @@ class Rows:
         sequence, position = (torch.tensor(v, dtype=torch.int32, device=device) for v in (sequences, positions))
         num_rows = torch.full((heads,), len(positions), dtype=torch.int32, device=device)
         return cls(cache, sequence, position, num_rows, rope, torch.zeros(1, dtype=torch.int32, device=device))
-
-    @property
-    def count(self) -> Tensor:
-        """i32[1]: rows ahead of the padding."""
-        return self.num_rows[:1]
 
 
 @dataclass
