@@ -193,6 +193,19 @@ def test_sampling_near_zero_temperature_is_greedy(small):
             assert same(generate(small, PROMPTS, 12, eos_token_id=-1, seed=1, draft=draft, **options), greedy)
 
 
+def test_settings_beyond_float32_and_int32(small):
+    """A huge temperature draws any token as likely, a tiny one is greedy, a huge top_k cuts nothing."""
+
+    def run(**options):
+        return generate(small, PROMPTS, 12, eos_token_id=-1, seed=1, **options)
+
+    greedy = run()
+    assert same(run(temperature=1e-300), greedy)
+    hot, uniform = run(temperature=1e300), run(temperature=1e30)
+    assert same(hot, uniform) and len(set(torch.cat(hot.sequences).tolist())) > 20 and not same(hot, greedy)
+    assert same(run(temperature=1.0, top_k=2**40), run(temperature=1.0))
+
+
 def test_a_model_without_mtp_decodes_plainly():
     model = models.build(mtp=False)
     assert model.mtp is None

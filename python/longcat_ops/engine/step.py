@@ -19,7 +19,7 @@ from ..model.rows import Rows
 from .observer import Work
 
 ALL = slice(None)
-
+TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 Around = Callable[[Work, int], AbstractContextManager[object]]
 
@@ -72,8 +72,10 @@ class DecodeStep:
         self.inputs = integers([[-1] * (1 + speculative)] * batch, torch.int64)
         self.num_drafts, self.limits = integers([-1] * batch), integers(limits)
         self.seeds, self.stop_ids = integers(seeds, torch.int64), integers(sorted(stop_ids), torch.int64)
-        self.temperature = torch.full((batch,), sampling.temperature, device=device)
-        self.top_k, self.top_p = integers([sampling.top_k] * batch), torch.full((batch,), sampling.top_p, device=device)
+        # Beyond float32 a temperature would be 0 or inf, which mean greedy.
+        temperature = min(max(sampling.temperature, TINY), LARGEST) if sampling.temperature else 0.0
+        self.temperature, self.top_p = (torch.full((batch,), v, device=device) for v in (temperature, sampling.top_p))
+        self.top_k = integers([min(sampling.top_k, vocab)] * batch)
         sampled = speculative and sampling.draft_is_sampled
         self.draft_probs = torch.zeros((batch, 1, vocab), device=device) if sampled else None
         self._rope, self._errors = model.rope(cache), integers([0])
@@ -94,9 +96,8 @@ class DecodeStep:
             following = operators.pack_rows(tokens, self.num_drafts, cache.lengths).ids
         kept, last_row = self._advance(tokens, num_tokens, packed.first_row, ALL)
         if self.speculative:
-            again = Rows(cache, packed.sequence, packed.position, packed.num_rows, self._rope, self._errors)
             with self.around(Work.DRAFT, self.live_rows):
-                hidden = model.draft_rows(following, target.hidden, again)
+                hidden = model.draft_rows(following, target.hidden, rows)
                 logits = model.head(operators.embed_rows(hidden, last_row))
             with self.around(Work.SAMPLING, self.live):
                 self.draft(logits)
