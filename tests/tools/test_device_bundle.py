@@ -100,8 +100,8 @@ def test_the_traced_kernels_have_their_functions_and_enough_registers(tmp_path: 
         pytest.skip("cuobjdump is not installed: pip install .[test]")
     usage = subprocess.run([tool, "--dump-resource-usage", library], capture_output=True, text=True).stdout
     registers = {name: int(count) for name, count in re.findall(r"Function (\S+):\s+REG:(\d+)", usage)}
-    large = {name: count for name, count in registers.items() if re.search(r"gemm_kernelILj(128|256)", name)}
-    assert len(large) == 2 and all(count >= 168 for count in large.values()), registers
+    large = {name: count for name, count in registers.items() if re.search(r"moe_\w*gemm_kernelI.*?Lj(128|256)E", name)}
+    assert len(large) == 6 and all(count >= 168 for count in large.values()), registers
 
 
 @needs_kernels
