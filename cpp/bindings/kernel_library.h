@@ -30,7 +30,8 @@ namespace longcat_ops::bindings {
   X(lc_moe_plan)                             \
   X(lc_moe_permute)                          \
   X(lc_moe_permute_quant)                    \
-  X(lc_moe_combine)
+  X(lc_moe_combine)                          \
+  X(lc_mla_write)
 
 struct KernelLibrary {
 #define LC_MEMBER(name) decltype(&::name) name = nullptr;

@@ -254,6 +254,22 @@ typedef struct lc_moe_combine_args {
   lc_matrix x, add, out;
 } lc_moe_combine_args;
 LC_API int lc_moe_combine(const lc_moe_combine_args* args, lc_stream_t stream);
+/* The pages of a latent cache: page `table[s * table_width + i]` has rows 64 i .. 64 i + 63 of sequence s. */
+typedef struct lc_pages {
+  lc_stack rows; /* [pages, 64, W] */
+  const int32_t* table;
+  int64_t sequences, table_width;
+} lc_pages;
+typedef struct lc_mla_write_args {
+  size_t struct_size;
+  lc_matrix kv;
+  const float* weight;
+  double eps;
+  lc_matrix rope;
+  const int32_t *sequence, *position;
+  lc_pages pages;
+} lc_mla_write_args;
+LC_API int lc_mla_write(const lc_mla_write_args* args, lc_stream_t stream);
 
 /* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
  * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first

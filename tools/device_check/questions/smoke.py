@@ -85,6 +85,20 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
     return {"rows": used}
 
 
+def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str, Any]:
+    """Latent rows of tokens of as many sequences, each at a position of its own, and of one token without a place."""
+    g = torch.Generator().manual_seed(tokens)
+    position = 37 * torch.arange(tokens, dtype=torch.int32) % 5000
+    position[-1] = -1
+    pages = torch.randperm(79 * tokens, generator=g).int().view(tokens, 79)
+    angle = torch.rand(5000, width // 2, generator=g)
+    kv, weight = torch.randn(tokens, latent + width, generator=g).bfloat16(), torch.rand(latent, generator=g) + 0.5
+    rope, sequence = torch.stack([angle.cos(), angle.sin()], -1).flatten(1), torch.arange(tokens, dtype=torch.int32)
+    rows = torch.zeros(79 * tokens, 64, latent + width, dtype=torch.bfloat16)
+    against_cpu(machine, "mla_write", kv, weight, 1e-6, rope, pages, sequence, position, rows)
+    return {"rows": tokens}
+
+
 def problem(machine: Machine, n: int, k: int, groups: int, tokens: int) -> moe_gemm_problem.Problem:
     name = f"{n}x{k}"
     moe_gemm_problem.SHAPES.setdefault(name, (n, k))
