@@ -1,4 +1,4 @@
-"""Dense products on a CPU, at sizes of longcat-tiny, of the medium network of bench_generate.py and of LongCat-Flash:
+"""Dense products on a CPU, at sizes of longcat-tiny, of the medium network of engine/networks.py and of LongCat-Flash:
 `bf16_gemm_nt` beside torch's `F.linear`, both in bf16 and in fp32, on one thread and on two.
 
     python -m pytest bench/products/bench_cpu_products.py [-k "tiny and m1"]

@@ -32,6 +32,13 @@ bool are_on_cpu(std::span<const Argument> values) {
   });
 }
 
+// Checks a call; false: a tensor is not dense memory of the CPU.
+bool accepts(const CpuKernel& kernel, const Call& call) {
+  if (!are_on_cpu(call.values())) return false;
+  kernel.row.check(call);
+  return true;
+}
+
 }  // namespace
 
 void keep_cpu_kernel(std::string_view op, void (*kernel)(const Call&)) {
@@ -49,8 +56,7 @@ const Schema& schema_of(const CpuKernel& kernel) { return kernel.row.schema; }
 bool run_cpu_kernel(const CpuKernel& kernel, const PassedArgument* arguments) noexcept {
   try {
     const Call call(kernel.row.schema, arguments);
-    if (!are_on_cpu(call.values())) return false;
-    kernel.row.check(call);
+    if (!accepts(kernel, call)) return false;
     kernel.run(call);
     return true;
   } catch (...) {
@@ -72,8 +78,7 @@ Recording::~Recording() = default;
 bool Recording::add(const CpuKernel& kernel, const PassedArgument* arguments) noexcept {
   try {
     auto entry = std::make_unique<Entry>(kernel, arguments);
-    if (!are_on_cpu(entry->call.values())) return false;
-    kernel.row.check(entry->call);
+    if (!accepts(kernel, entry->call)) return false;
     entries_.push_back(std::move(entry));
     return true;
   } catch (...) {

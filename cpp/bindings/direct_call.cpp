@@ -128,12 +128,17 @@ bool read_argument(Kind kind, PyObject* object, Passed& passed, PassedArgument& 
   return false;
 }
 
-// Reads the first `count` arguments of a call; false: torch must make it.
-bool read_call(const Schema& schema, PyObject* const* objects, size_t count, Passed& passed) {
+// Reads the first `count` arguments of a call; false: one is not of exactly the type that its parameter has.
+bool read_arguments(const Schema& schema, PyObject* const* objects, size_t count, Passed& passed) {
   for (size_t i = 0; i < count; ++i)
     if (!read_argument(schema.parameters[i].kind, objects[i], passed, passed.arguments[i])) return false;
-  return passed.num_tensors > 0 && bindings::is_on_cpu(handle_of(passed.tensors[0])) && !is_watched() &&
-         !has_odd_tensor(passed);
+  return true;
+}
+
+// The same; false: torch must make the call.
+bool read_call(const Schema& schema, PyObject* const* objects, size_t count, Passed& passed) {
+  return read_arguments(schema, objects, count, passed) && passed.num_tensors > 0 &&
+         bindings::is_on_cpu(handle_of(passed.tensors[0])) && !is_watched() && !has_odd_tensor(passed);
 }
 
 bool run(const CpuKernel& kernel, const Passed& passed) {
@@ -235,11 +240,8 @@ bool record(bindings::Recording& recording, const std::string& op, const py::arg
   const CpuKernel* kernel = bindings::find_cpu_kernel(op);
   Passed passed;
   if (!kernel || objects.size() != bindings::schema_of(*kernel).size) return false;
-  for (size_t i = 0; i < objects.size(); ++i) {
-    const Kind kind = bindings::schema_of(*kernel).parameters[i].kind;
-    if (!read_argument(kind, PyTuple_GET_ITEM(objects.ptr(), i), passed, passed.arguments[i])) return false;
-  }
-  return recording.add(*kernel, passed.arguments.data());
+  return read_arguments(bindings::schema_of(*kernel), PySequence_Fast_ITEMS(objects.ptr()), objects.size(), passed) &&
+         recording.add(*kernel, passed.arguments.data());
 }
 
 void set_torch(const py::tuple& types, const py::tuple& watchers, const std::vector<Idle>& idle,

@@ -10,7 +10,6 @@ constexpr float kMaxE4M3 = 448.0f;
 constexpr uint32_t kMinAmaxBits = 0x38d1b717u;  // 1e-4f
 constexpr uint32_t kAbsMask = 0x7fffffffu;
 constexpr uint32_t kInfBits = 0x7f800000u;
-constexpr uint32_t kNanBits = 0x7fc00000u;
 
 // NOTE: amax is an integer maximum over the bits of |x|. They order like the values, with NaN above inf, so a NaN
 // propagates and the order of reduction does not matter.

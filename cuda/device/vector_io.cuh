@@ -10,6 +10,7 @@
 namespace longcat_ops::device {
 
 constexpr uint32_t kChunk = 8;
+constexpr uint32_t kNanBits = 0x7fc00000u;  // of float32, quiet
 
 LC_DEVICE uint32_t float_bits(float value) {
   uint32_t bits;

@@ -49,7 +49,7 @@ LC_DEVICE void turn_pair(const MlaWriteParams& p, int64_t position, uint32_t pai
   using namespace device;
   float values[kChunk], turned[kChunk] = {};
   unpack(load_elements<Format>(x + 2 * pair, 2), values);
-  turned[0] = turned[1] = bits_float(0x7fc00000u);
+  turned[0] = turned[1] = bits_float(kNanBits);
   if (position < p.positions) {
     const float* angle = p.rope + position * p.stride_rope + 2 * pair;
     const float cosine = ptx::load_global(angle), sine = ptx::load_global(angle + 1);

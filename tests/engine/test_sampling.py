@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from longcat_ops import generate, sample_tokens, verify_sampled
 from longcat_ops.reference import sampling
 from support import models
+from support.sampling_oracle import chi_square_p
 
 pytestmark = pytest.mark.long
 
@@ -83,19 +84,6 @@ def test_draw_is_the_inverse_of_the_running_sum():
     assert sampling.draw(weights.expand(5, -1), uniform).tolist() == [1, 1, 3, 3, 3]
 
 
-def chi_square_p(counts, probabilities, n):
-    """P(chi-square >= the observed one). Rare tokens are pooled; drawing a token of probability 0 gives 0."""
-    expected = probabilities * n
-    if counts[expected == 0].any():
-        return 0.0
-    kept = expected > 5
-    observed = torch.cat([counts[kept], counts[~kept].sum()[None]])
-    wanted = torch.cat([expected[kept], expected[~kept].sum()[None]])
-    observed, wanted = observed[wanted > 0], wanted[wanted > 0]
-    half_freedom = torch.tensor((len(observed) - 1) / 2).double()
-    return torch.special.gammaincc(half_freedom, ((observed - wanted) ** 2 / wanted).sum() / 2).item()
-
-
 CUTS = {
     "plain": dict(temperature=1.0),
     "hot": dict(temperature=1.7),
@@ -140,7 +128,7 @@ def verified(cuts, rule, *, fault=None):
 def p_of(cuts, token):
     """Chance that the target gives counts like those of these tokens."""
     p = sampling.probabilities(head_and_target()[0][None], **cuts)[0]
-    return chi_square_p(torch.bincount(token, minlength=V).double(), p, DRAWS)
+    return chi_square_p(token, p)
 
 
 @pytest.mark.parametrize("rule", ["argmax", "sampled"])
@@ -165,13 +153,11 @@ def test_pairs_from_generate_follow_the_model(draft):
     v, copies = 6, 120
     model = models.build(num_layers=1, vocab_size=v, std=0.25)
     start = torch.tensor([0, 3, 1])
-    counts = torch.zeros(v, v, v)
-    taken = 0
+    drawn, taken = [], 0
     for seed in range(4):
         out = generate(model, start.expand(copies, -1), 3, temperature=0.9, draft=draft, seed=seed, eos_token_id=-1)
         taken += sum(out.accepted)
-        for s in out.sequences:
-            counts[tuple(s[3:].tolist())] += 1
+        drawn += [s[3:] for s in out.sequences]
     prefixes = [[*start.tolist(), a, b] for a in range(v) for b in range(v)]
     logits = model(torch.tensor(prefixes)) / 0.9
     p = logits.double().softmax(-1).view(v, v, 5, v)
@@ -179,7 +165,7 @@ def test_pairs_from_generate_follow_the_model(draft):
     for a in range(v):
         for b in range(v):
             joint[a, b] = p[0, 0, 2, a] * p[a, 0, 3, b] * p[a, b, 4]
-    n = 4 * copies
-    assert chi_square_p(counts.sum(2).flatten().double(), joint.sum(2).flatten(), n) > 1e-3
-    assert chi_square_p(counts.flatten().double(), joint.flatten(), n) > 1e-3
+    n, (first, second, third) = len(drawn), torch.stack(drawn, 1)
+    assert chi_square_p(v * first + second, joint.sum(2).flatten()) > 1e-3
+    assert chi_square_p(v * (v * first + second) + third, joint.flatten()) > 1e-3
     assert 0.05 * n < taken < 0.95 * n  # both branches were taken

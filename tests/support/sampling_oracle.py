@@ -135,11 +135,11 @@ def verified(rows: Sequence[Sequence[float] | None], drafts: Sequence[int], num_
     return tokens, smallest
 
 
-def chi_square_p(tokens: Tensor, p: Sequence[float]) -> float:
+def chi_square_p(tokens: Tensor, p: Sequence[float] | Tensor) -> float:
     """P(chi-square >= that of these tokens), if they were drawn from p. Rare tokens are pooled; drawing one of
     probability 0 gives 0."""
     counts = torch.bincount(tokens, minlength=len(p)).double()
-    expected = torch.tensor(p).double() * len(tokens)
+    expected = torch.as_tensor(p, dtype=torch.float64) * len(tokens)
     if counts[expected == 0].any():
         return 0.0
     often = expected > 5

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..model import LatentCache, LongcatFlashForCausalLM
 from ..model.products import ops_for
-from ..model.rows import Rows
+from ..model.rows import Rows, by_row
 from .observer import Work
 
 ALL = slice(None)
@@ -48,7 +48,7 @@ class Tokens(NamedTuple):
     @property
     def num_real(self) -> Tensor:
         """u8[B*q,layers]: FFN experts of each row."""
-        return torch.stack(self.by_layer, 1) if self.by_layer else self.tokens.new_zeros((len(self.logits), 0)).byte()
+        return by_row(self.by_layer, self.logits)
 
 
 class DecodeStep:

@@ -19,7 +19,7 @@ from .layers import MLA, Linear, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
 from .products import linear, on_kernels, ops_for
-from .rows import DECODE_TOKENS, PromptRows, Rows
+from .rows import DECODE_TOKENS, PromptRows, Rows, by_row
 from .source import RandomSource, Recorder, Source, StateDictSource, released
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
@@ -37,11 +37,7 @@ class Step:
     @property
     def num_real(self) -> Tensor:
         """u8[n,layers]: FFN experts of each row."""
-        return (
-            torch.stack(self.by_layer, 1)
-            if self.by_layer
-            else self.hidden.new_zeros((len(self.hidden), 0), dtype=torch.uint8)
-        )
+        return by_row(self.by_layer, self.hidden)
 
 
 class LongcatFlashForCausalLM(Block):

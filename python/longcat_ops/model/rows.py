@@ -13,6 +13,11 @@ from .cache import LatentCache
 DECODE_TOKENS = 8
 
 
+def by_row(by_layer: list[Tensor], hidden: Tensor) -> Tensor:
+    """u8[n,layers] of a tensor u8[n] for each layer; hidden has a row for each, for networks without layers."""
+    return torch.stack(by_layer, 1) if by_layer else hidden.new_zeros((len(hidden), 0), dtype=torch.uint8)
+
+
 @dataclass
 class Rows:
     """The tokens of a decode pass, as rows of x [T,H]: row i is token position[i] of sequence[i]. Rows of position -1
