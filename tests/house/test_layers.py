@@ -21,7 +21,7 @@ LAYERS = {
     "cuda/include": set(),
     "cuda/common": set(),
     "cuda/ptx": set(),
-    "cuda/device": {"cuda/ptx"},
+    "cuda/device": {"cuda/common", "cuda/ptx"},
     "cuda/launch": {"cuda/include", "cuda/common", "cuda/ptx", "cuda/device"},
     "cuda": {"cuda/include", "cuda/common", "cuda/launch"},
     "cpp/check": {"cuda/common"},
