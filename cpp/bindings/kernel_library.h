@@ -31,7 +31,11 @@ namespace longcat_ops::bindings {
   X(lc_moe_permute)                          \
   X(lc_moe_permute_quant)                    \
   X(lc_moe_combine)                          \
-  X(lc_mla_write)
+  X(lc_mla_write)                            \
+  X(lc_rms_norm)                             \
+  X(lc_embed_rows)                           \
+  X(lc_add_rows)                             \
+  X(lc_silu_and_mul)
 
 struct KernelLibrary {
 #define LC_MEMBER(name) decltype(&::name) name = nullptr;

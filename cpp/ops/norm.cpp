@@ -5,6 +5,7 @@
 #include "common/constants.h"
 #include "common/numeric.h"
 #include "ops/table.h"
+#include "rows/config.h"
 
 namespace longcat_ops {
 namespace {
@@ -63,13 +64,20 @@ void check_rms_norm_quant_fp8(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
+std::vector<KernelShape> norm_launches(const Arguments& a) {
+  const TensorDesc& x = a.tensor("x");
+  if (x.sizes[0] == 0) return {};
+  return {{"rms_norm", x.sizes[0], choose_norm_threads(x.sizes[1]), kRmsNormSmemBytes}};
+}
+
 }  // namespace
 
 std::vector<OpRow> norm_ops() {
   return {
       // x [T, H], weight f32 [H], y [T, H] of x's dtype; of x or of x + residual, which residual_out keeps
       {"rms_norm(Tensor x, Tensor weight, float eps, Tensor? residual, Tensor(a!) y, Tensor(b!)? residual_out) -> ()",
-       check_rms_norm},
+       check_rms_norm,
+       {.launches = norm_launches}},
       // as rms_norm; q e4m3 [T, H], s f32 [T, ceil(H / 128)]
       {"rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, Tensor? residual, Tensor(a!) q, Tensor(b!) s, "
        "Tensor(c!) y, Tensor(d!)? residual_out) -> ()",

@@ -1,6 +1,7 @@
 #include "check/error.h"
 #include "check/tensor_checks.h"
 #include "ops/table.h"
+#include "rows/config.h"
 
 namespace longcat_ops {
 namespace {
@@ -50,6 +51,16 @@ int64_t embedded_bytes(const Arguments& a) {
   return bytes_of(ids) + ids.sizes[0] * table.sizes[1] * element_size(table.dtype);
 }
 
+std::vector<KernelShape> launches_over(const char* op, const TensorDesc& out, int64_t element_halves = 1) {
+  const RowsConfig config = choose_rows_config(out.sizes[0], out.sizes[1] * element_halves);
+  if (config.blocks == 0) return {};
+  return {{op, config.blocks, kRowsThreads, 0}};
+}
+
+std::vector<KernelShape> embed_launches(const Arguments& a) {  // the kernel moves 16 bytes of any dtype
+  return launches_over("embed_rows", a.tensor("out"), element_size(a.tensor("out").dtype) / 2);
+}
+
 }  // namespace
 
 std::vector<OpRow> rows_ops() {
@@ -57,11 +68,15 @@ std::vector<OpRow> rows_ops() {
       // table [V, H], ids i64 [T], out [T, H]
       {"embed_rows(Tensor table, Tensor ids, Tensor(a!) out) -> ()",
        check_embed_rows,
-       {.assumes = "ids differ", .bytes_read = embedded_bytes}},
+       {.assumes = "ids differ", .bytes_read = embedded_bytes, .launches = embed_launches}},
       // x, y and out [T, H]
-      {"add_rows(Tensor x, Tensor y, Tensor(a!) out) -> ()", check_add_rows},
+      {"add_rows(Tensor x, Tensor y, Tensor(a!) out) -> ()",
+       check_add_rows,
+       {.launches = [](const Arguments& a) { return launches_over("add_rows", a.tensor("out")); }}},
       // gate_up [T, 2I], out [T, I]
-      {"silu_and_mul(Tensor gate_up, Tensor(a!) out) -> ()", check_silu_and_mul},
+      {"silu_and_mul(Tensor gate_up, Tensor(a!) out) -> ()",
+       check_silu_and_mul,
+       {.launches = [](const Arguments& a) { return launches_over("silu_and_mul", a.tensor("out")); }}},
   };
 }
 

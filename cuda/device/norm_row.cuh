@@ -5,17 +5,10 @@
 // butterfly over the lanes of each warp, then one over the sums of the warps.
 #pragma once
 
+#include "common/norm_threads.h"
 #include "device/vector_io.cuh"
 
 namespace longcat_ops::device {
-
-constexpr int kNormMaxThreads = 256;
-
-// Threads that a row takes.
-constexpr uint32_t norm_threads(uint32_t chunks) {
-  const uint32_t threads = (chunks + 31) / 32 * 32;
-  return threads < kNormMaxThreads ? threads : kNormMaxThreads;
-}
 
 LC_DEVICE float sum_of_squares(const float (&v)[kChunk]) {
   float pair[4];

@@ -271,6 +271,33 @@ typedef struct lc_mla_write_args {
 } lc_mla_write_args;
 LC_API int lc_mla_write(const lc_mla_write_args* args, lc_stream_t stream);
 
+/* Rows: weight f32 [H] and ids i64 [T] are contiguous; residual and residual_out are both absent or both given. */
+typedef struct lc_rms_norm_args {
+  size_t struct_size;
+  lc_matrix x;
+  const float* weight;
+  double eps;
+  lc_matrix residual, y, residual_out;
+} lc_rms_norm_args;
+LC_API int lc_rms_norm(const lc_rms_norm_args* args, lc_stream_t stream);
+typedef struct lc_embed_rows_args {
+  size_t struct_size;
+  lc_matrix table;
+  const int64_t* ids;
+  lc_matrix out;
+} lc_embed_rows_args;
+LC_API int lc_embed_rows(const lc_embed_rows_args* args, lc_stream_t stream);
+typedef struct lc_add_rows_args {
+  size_t struct_size;
+  lc_matrix x, y, out;
+} lc_add_rows_args;
+LC_API int lc_add_rows(const lc_add_rows_args* args, lc_stream_t stream);
+typedef struct lc_silu_and_mul_args {
+  size_t struct_size;
+  lc_matrix gate_up, out;
+} lc_silu_and_mul_args;
+LC_API int lc_silu_and_mul(const lc_silu_and_mul_args* args, lc_stream_t stream);
+
 /* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
  * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first
  * collective, and nothing else writes them. Offsets are bytes from the start of the region, the same on every rank.

@@ -151,6 +151,34 @@ def test_launches_of_permute_and_combine():
         assert of_f32 == of_wide
 
 
+def test_launches_of_rows():
+    """A block has 128 threads of a chunk each, of one row or of several; a norm has a block for each row."""
+    for rows, width, blocks, threads in (
+        (0, 8, 0, 0),
+        (3, 1, 1, 32),
+        (5, 97, 1, 32),
+        (10, 97, 2, 32),
+        (3, 576, 3, 96),
+        (8, 1024, 8, 128),
+        (8, 1032, 16, 160),
+        (192, 6144, 1152, 256),
+    ):
+        x, table = meta(rows, width, dtype=torch.bfloat16), meta(50, width, dtype=torch.bfloat16)
+        gate_up, ids = meta(rows, 2 * width, dtype=torch.float32), meta(rows, dtype=torch.int64)
+        calls = [("embed_rows", (table, ids)), ("add_rows", (x, x)), ("silu_and_mul", (gate_up,))]
+        for op, arguments in calls:
+            found = longcat_ops.explain(op, *arguments).launches
+            assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [(op, blocks, 128, 0)] * (rows > 0)
+        found = longcat_ops.explain("rms_norm", x, meta(width, dtype=torch.float32), 1e-5).launches
+        assert [(k.blocks, k.threads, k.smem_bytes) for k in found] == [(rows, threads, 1024)] * (rows > 0)
+        twice = meta(50, 2 * width, dtype=torch.bfloat16)  # embed_rows moves bytes: f32 as bf16 of twice the width
+        of_wide, of_f32 = (longcat_ops.explain("embed_rows", t, ids).launches for t in (twice, table.float()))
+        assert of_f32 == of_wide
+    assert (
+        longcat_ops.explain("add_rows", meta(3, 0, dtype=torch.float32), meta(3, 0, dtype=torch.float32)).launches == ()
+    )
+
+
 def test_a_product_is_predicted_as_its_chosen_tile():
     made = next(iter(CASES["fp8_gemm_nt"].values()))()
     found = longcat_ops.explain("fp8_gemm_nt", *made.args, **made.kwargs)

@@ -35,6 +35,8 @@ def smoke() -> list[Step]:
                           small=SMALL_MODEL | small))  # fmt: skip
     steps.append(Step("smoke/latents", 0.5, ask="smoke.latents", arguments={"tokens": 24, "latent": 512, "width": 64},
                       small={"tokens": 3, "latent": 256, "width": 16}))  # fmt: skip
+    steps.append(Step("smoke/rows", 0.5, ask="smoke.rows", arguments={"tokens": 192, "width": 6144},
+                      small={"tokens": 3, "width": 264}))  # fmt: skip
     for groups in (4, 64):
         for name, shape in (("gate_up", GATE_UP), ("down", DOWN)):
             for layout in ("offset", "masked", "contiguous"):

@@ -40,6 +40,13 @@ TABLE = (
     Row(r"moe_plan_count_kernel<\(PlanForm\)1>", must=("UCGABAR_WAIT",)),
     Row(r"mla_write_kernel<.*>", must=("ACQBULK", "PREEXIT")),
     Row(r"mla_write_kernel<.*, true>", must=("LDG.E.128", "STG.E.128")),
+    Row(r"(rms_norm|embed_rows|add_rows|silu_and_mul)_kernel<.*>", must=("ACQBULK", "PREEXIT")),
+    Row(
+        r"((rms_norm|add_rows|silu_and_mul)_kernel<.*, |embed_rows_kernel<)true>",
+        must=("LDG.E.128", "STG.E.128"),
+        never=("LDG.E.U16", "STG.E.U16"),
+    ),
+    Row(r"(embed_rows|add_rows|silu_and_mul)_kernel<.*>", never=("BAR",)),
     # Permute and combine: 16 bytes at a time, and no barrier of the block.
     Row(r"moe_(permute|permute_quant|combine)_kernel<.*>", must=("ACQBULK", "PREEXIT"), never=("BAR",)),
     Row(r"moe_permute_quant_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),

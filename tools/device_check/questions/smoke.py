@@ -1,5 +1,5 @@
-"""Does every kernel compute what it should, at the model's sizes? Kernels must have the bits of the CPU kernels,
-and products must be within their bound of a float32 product."""
+"""Does every kernel compute what it should, at the model's sizes? Kernels must have the bits of the CPU kernels, norms
+and SwiGLU must be within a rounding of fp64, and products must be within their bound of a float32 product."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 import longcat_ops
 from device_check.machine import Machine
-from longcat_ops import Plan, Routing
+from longcat_ops import Plan, Routing, reference
 from longcat_ops.testing.op_results import tensors, to_device
 from products import moe_gemm_problem
 from products.moe_gemm_problem import Cell
@@ -97,6 +97,35 @@ def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str,
     rows = torch.zeros(79 * tokens, 64, latent + width, dtype=torch.bfloat16)
     against_cpu(machine, "mla_write", kv, weight, 1e-6, rope, pages, sequence, position, rows)
     return {"rows": tokens}
+
+
+def rows(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
+    """What stands between the products, over rows on 16 bytes and off them. CPU and GPU sum and exponentiate in ways
+    of their own, so norms and SwiGLU are compared with fp64."""
+    g = torch.Generator().manual_seed(tokens)
+    values = torch.randn(2 * tokens, 2 * width + 8, generator=g).bfloat16()
+    weight = torch.rand(width, generator=g) + 0.5
+    ids = torch.randint(-2, tokens + 2, (2 * tokens,), generator=g)  # of the table's rows, and a few of none
+    device_values, device_weight, device_ids = to_device((values, weight, ids), machine.device)
+    for first in (0, 1):
+        here, there = (t[:, first : first + 2 * width] for t in (values, device_values))
+        (one, other), (x, residual) = (t[:, :width].split(tokens) for t in (here, there))
+        same_bits("embed_rows", longcat_ops.embed_rows(x, device_ids), reference.embed_rows(one, ids))
+        same_bits("add_rows", longcat_ops.add_rows(x, residual), one + other)
+        y, total = longcat_ops.rms_norm(x, device_weight, 1e-5, residual)
+        same_bits("x + residual", total, one + other)
+        near("rms_norm of a sum", y, reference.rms_norm(total.cpu().double(), weight.double(), 1e-5))
+        y = longcat_ops.rms_norm(x, device_weight, 1e-5)
+        near("rms_norm", y, reference.rms_norm(one.double(), weight.double(), 1e-5))
+        near("silu_and_mul", longcat_ops.silu_and_mul(there), reference.silu_and_mul(here.double()))
+    return {"ops": 4}
+
+
+def near(name: str, ours: Tensor, truth: Tensor) -> None:
+    """Raises AssertionError unless `ours`, bf16, is `truth` but for errors of float32 and one rounding."""
+    error = (ours.cpu().double() - truth).abs()
+    wrong = (~(error <= (2.0**-8 + 2.0**-15) * truth.abs() + 2.0**-120)).nonzero()
+    assert not len(wrong), f"{name}: {len(wrong)} of {truth.numel()} values are wrong, the first at {wrong[0].tolist()}"
 
 
 def problem(machine: Machine, n: int, k: int, groups: int, tokens: int) -> moe_gemm_problem.Problem:
