@@ -55,6 +55,15 @@ inline void require_supported(int device, const KernelLibrary& kernels) {
   supported.fetch_or(bit, std::memory_order_relaxed);
 }
 
+// What `ask` returns on the tensor's device, of which a kernel library may ask things before a launch.
+template <class Ask>
+auto with_device(const TensorDesc& tensor, Ask&& ask) {
+  if (tensor.device == DeviceKind::kCpu) return ask();
+  require_supported(tensor.device_index, kernel_library(tensor.device));
+  const torch::stable::accelerator::DeviceGuard guard(tensor.device_index);
+  return ask();
+}
+
 // Calls a function of the kernel library for the tensor's device; throws the error that it reports.
 template <class Args>
 void launch_on(const TensorDesc& tensor, int (*KernelLibrary::*function)(const Args*, lc_stream_t), const Args& args) {

@@ -1,3 +1,5 @@
+#include <torch/csrc/stable/ops.h>
+
 #include "bindings/device_launch.h"
 
 namespace longcat_ops::bindings {
@@ -22,7 +24,38 @@ void mla_write_device(const Call& a) {
   launch_on(a.tensor("kv"), &KernelLibrary::lc_mla_write, args);
 }
 
-void register_mla(torch::stable::detail::StableLibrary& m) { add_device_kernel<"mla_write", mla_write_device>(m); }
+// Memory for as long as the call's kernels run: torch's allocator hands it out again in the order of the stream.
+torch::stable::Tensor make_workspace(const TensorDesc& beside, int64_t bytes) {
+  using torch::headeronly::ScalarType;
+  const bool on_cpu = beside.device == DeviceKind::kCpu;
+  const torch::stable::Device device(on_cpu ? torch::headeronly::DeviceType::CPU : torch::headeronly::DeviceType::CUDA,
+                                     on_cpu ? -1 : beside.device_index);
+  return torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, device);
+}
+
+void mla_decode_device(const Call& a) {
+  const TensorDesc& q = a.tensor("q");
+  lc_mla_decode_args args{
+      .struct_size = sizeof args,
+      .q = device_stack(a, "q"),
+      .pages = device_pages(a),
+      .sequence = a.data<int32_t>("sequence"),
+      .position = a.data<int32_t>("position"),
+      .scale = a.number("scale"),
+      .split_rows = a.integer("split_rows"),
+      .out = device_stack(a, "out"),
+  };
+  const KernelLibrary& kernels = kernel_library(q.device);
+  args.workspace_bytes = with_device(q, [&] { return kernels.lc_mla_decode_workspace(&args); });
+  std::optional<torch::stable::Tensor> workspace;
+  if (args.workspace_bytes > 0) args.workspace = workspace.emplace(make_workspace(q, args.workspace_bytes)).data_ptr();
+  launch_on(q, &KernelLibrary::lc_mla_decode, args);
+}
+
+void register_mla(torch::stable::detail::StableLibrary& m) {
+  add_device_kernel<"mla_write", mla_write_device>(m);
+  add_device_kernel<"mla_decode", mla_decode_device>(m);
+}
 
 }  // namespace
 }  // namespace longcat_ops::bindings

@@ -2,15 +2,20 @@
 
 #include "check/error.h"
 #include "check/tensor_checks.h"
+#include "common/constants.h"
 #include "common/latent_pages.h"
 #include "common/numeric.h"
+#include "mla/config.h"
 #include "ops/table.h"
 
 namespace longcat_ops {
 namespace {
 
-// bf16 or f32: what the products take.
+// bf16, or on a CPU f32: what the products take.
 void check_operand_dtype(const char* op, const char* name, const TensorDesc& tensor) {
+  LC_CHECK(tensor.dtype != DType::kFloat32 || tensor.device != DeviceKind::kCuda, op, name, dtype_name(tensor.dtype),
+           "torch.bfloat16: on CUDA the tensor cores take bf16; float32 runs on a CPU", describe(name, tensor),
+           text(name, ".bfloat16()"));
   LC_CHECK(tensor.dtype == DType::kBFloat16 || tensor.dtype == DType::kFloat32, op, name, dtype_name(tensor.dtype),
            "torch.bfloat16 or torch.float32", describe(name, tensor), text(name, ".bfloat16()"));
 }
@@ -87,6 +92,39 @@ void check_mla_query(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
+MlaDecodeProblem decode_problem(const Arguments& a) {
+  const TensorDesc& q = a.tensor("q");
+  return {.tokens = q.sizes[0],
+          .heads = q.sizes[1],
+          .width = q.sizes[2],
+          .latent = a.integer("latent"),
+          .table_width = a.tensor("page_table").sizes[1],
+          .split_rows = a.integer("split_rows"),
+          .sms = kH100Sms};
+}
+
+// Whether each row begins on `bytes`.
+bool rows_begin_on(const TensorDesc& tensor, int64_t bytes) {
+  int64_t all = static_cast<int64_t>(tensor.address);
+  for (int i = 0; i + 1 < tensor.dim; ++i)
+    if (tensor.sizes[i] > 1) all |= tensor.strides[i] * element_size(tensor.dtype);
+  return all % bytes == 0;
+}
+
+// What the kernel of a GPU asks for beyond what the op does.
+void check_decode_on_cuda(const char* op, const Arguments& a) {
+  const TensorDesc& q = a.tensor("q");
+  const char* reason = refusal_of(decode_problem(a));
+  LC_CHECK(!reason, op, "q", "of shape " + shape_text(q) + ", latent " + std::to_string(a.integer("latent")),
+           text("on CUDA ", reason ? reason : ""), describe("q", q), "a CPU takes any width");
+  for (const auto& [name, bytes] : {std::pair{"q", 16}, std::pair{"rows", 16}, std::pair{"out", 4}}) {
+    const TensorDesc* tensor = a.optional_tensor(name);
+    LC_CHECK(!tensor || rows_begin_on(*tensor, bytes), op, name, "with rows off " + std::to_string(bytes) + " bytes",
+             text("rows that begin on ", bytes, " bytes on CUDA"), describe(name, *tensor),
+             text(name, ".contiguous()"));
+  }
+}
+
 void check_mla_decode(const Arguments& a) {
   static constexpr const char* kOp = "mla_decode";
   const TensorDesc &q = a.tensor("q"), &rows = a.tensor("rows"), *out = a.optional_tensor("out");
@@ -107,6 +145,18 @@ void check_mla_decode(const Arguments& a) {
            text("a positive multiple of ", kPageRows), "", "");
   if (out) check_output_rows(kOp, {"out", out}, q.dtype, {q.sizes[0], q.sizes[1], latent}, lead);
   check_no_alias(kOp, a);
+  if (q.device == DeviceKind::kCuda) check_decode_on_cuda(kOp, a);
+}
+
+std::vector<KernelShape> decode_launches(const Arguments& a) {
+  const MlaDecodeProblem problem = decode_problem(a);
+  const MlaDecodeConfig config = choose_mla_decode_config(problem);
+  if (refusal_of(problem) || config.rows == 0) return {};
+  std::vector<KernelShape> launches{
+      {"mla_decode", config.blocks, mla::kDecodeThreads, static_cast<int>(config.smem.bytes)}};
+  if (config.merge_parts > 0)
+    launches.push_back({"mla_merge", config.rows * config.merge_parts, mla::kMergeThreads, 0});
+  return launches;
 }
 
 double query_flops(const Arguments& a) {
@@ -151,7 +201,7 @@ std::vector<OpRow> mla_ops() {
       {"mla_decode(Tensor q, Tensor rows, Tensor page_table, Tensor sequence, Tensor position, int latent, "
        "float scale, int split_rows, Tensor(a!) out) -> ()",
        check_mla_decode,
-       {.flops = decode_flops, .assumes = kFull, .bytes_read = decode_bytes_read}},
+       {.flops = decode_flops, .assumes = kFull, .bytes_read = decode_bytes_read, .launches = decode_launches}},
   };
 }
 

@@ -51,6 +51,31 @@ LC_DEVICE float exp(float x) {
   return multiply_rn(multiply_rn(p, detail::power_of_two(half)), detail::power_of_two(exponent - half));
 }
 
+// 2^x for x <= 0, within 1.1e-7 of its value: 0 for x below -126.5, NaN for NaN.
+LC_DEVICE float exp2_unit(float x) {
+  // x = n + r with |r| <= 1/2. Adding 1.5 * 2^23 rounds to an integer; adding 127, too, leaves n + 127 in the low bits.
+  constexpr float kRounder = 12582912.0f + 127.0f;
+  const float y = x < -127.0f ? -127.0f : x;
+  const float shifted = add_rn(y, kRounder);
+  const float r = add_rn(y, -add_rn(shifted, -kRounder));
+
+  // 2^r = 1 + r q(r), q a minimax fit: relative error 2^-23.4 before rounding.
+  float p = 0x1.5bba14p-10f;
+  p = fma_rn(p, r, 0x1.3cea88p-7f);
+  p = fma_rn(p, r, 0x1.c6b752p-5f);
+  p = fma_rn(p, r, 0x1.ebf9bcp-3f);
+  p = fma_rn(p, r, 0x1.62e42ap-1f);
+  p = fma_rn(p, r, 1.0f);
+
+  // Multiply by 2^n, whose exponent field is n + 127; that of n = -127 is 0.
+  uint32_t bits;
+  memcpy(&bits, &shifted, sizeof(bits));
+  bits <<= 23;
+  float power;
+  memcpy(&power, &bits, sizeof(power));
+  return multiply_rn(p, power);
+}
+
 // v / (1 + e^-v): NaN for NaN and -inf, -0 where e^-v overflows.
 LC_DEVICE float silu(float v) { return divide_rn(v, add_rn(1.0f, exp(-v))); }
 

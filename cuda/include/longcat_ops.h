@@ -270,6 +270,21 @@ typedef struct lc_mla_write_args {
   lc_pages pages;
 } lc_mla_write_args;
 LC_API int lc_mla_write(const lc_mla_write_args* args, lc_stream_t stream);
+/* q [T, h, W] and rows bf16, on 16 bytes; out [T, h, latent]. W and latent are multiples of 16, up to 576 and 512. The
+ * call overwrites lc_mla_decode_workspace(args) bytes at `workspace`, on 16 bytes; those depend on the sizes alone. */
+typedef struct lc_mla_decode_args {
+  size_t struct_size;
+  lc_stack q;
+  lc_pages pages;
+  const int32_t *sequence, *position;
+  double scale;
+  int64_t split_rows;
+  lc_stack out;
+  void* workspace;
+  int64_t workspace_bytes;
+} lc_mla_decode_args;
+LC_API int lc_mla_decode(const lc_mla_decode_args* args, lc_stream_t stream);
+LC_API int64_t lc_mla_decode_workspace(const lc_mla_decode_args* args);
 
 /* Rows: weight f32 [H] and ids i64 [T] are contiguous; residual and residual_out are both absent or both given. */
 typedef struct lc_rms_norm_args {

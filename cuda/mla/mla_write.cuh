@@ -7,17 +7,11 @@
 // norm_row.cuh.
 #pragma once
 
-#include "common/latent_pages.h"
 #include "device/norm_row.cuh"
 #include "device/warp_reduce.cuh"
+#include "mla/pages.cuh"
 
 namespace longcat_ops::mla {
-
-// The pages that tokens find by their sequence and position.
-struct PageView {
-  const int32_t* table;  // [sequences, width]
-  int64_t sequences, width, pages;
-};
 
 struct MlaWriteParams {
   const void* kv;                      // [T, latent + rope_width]
@@ -34,13 +28,6 @@ struct MlaWriteParams {
 };
 
 constexpr uint32_t kWriteSmemBytes = device::kReduceScratchBytes;
-
-// The page of a place; -1: there is none.
-LC_DEVICE int64_t page_of(const PageView& view, int64_t sequence, int64_t position) {
-  if (sequence < 0 || sequence >= view.sequences || position < 0 || position / kPageRows >= view.width) return -1;
-  const int64_t page = ptx::load_global(view.table + sequence * view.width + position / kPageRows);
-  return page < view.pages ? page : -1;
-}
 
 // Turns pair `pair` of x by row `position` of the table; NaN where it has no such row.
 template <class Format>

@@ -27,6 +27,12 @@ namespace longcat_ops::ptx {
     Vec8 bits;                                                                                         \
     asm volatile(OPCODE ".v2.b32 {%0, %1}, [%2];" : "=r"(bits.x), "=r"(bits.y) : CONSTRAINT(ADDRESS)); \
     return detail::bits_as<T>(bits);                                                                   \
+  } else if constexpr (std::is_same_v<T, Float4>) {                                                    \
+    Float4 v;                                                                                          \
+    asm volatile(OPCODE ".v4.f32 {%0, %1, %2, %3}, [%4];"                                              \
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)                                          \
+                 : CONSTRAINT(ADDRESS));                                                               \
+    return v;                                                                                          \
   } else {                                                                                             \
     static_assert(sizeof(T) == 16, "1, 2, 4, 8 or 16 bytes");                                          \
     Vec16 bits;                                                                                        \
@@ -48,6 +54,11 @@ namespace longcat_ops::ptx {
   } else if constexpr (sizeof(T) == 8) {                                                                           \
     const Vec8 bits = detail::bits_as<Vec8>(VALUE);                                                                \
     asm volatile(OPCODE ".v2.b32 [%0], {%1, %2};" ::CONSTRAINT(ADDRESS), "r"(bits.x), "r"(bits.y) : "memory");     \
+  } else if constexpr (std::is_same_v<T, Float4>) {                                                                \
+    const Float4 v = VALUE;                                                                                        \
+    asm volatile(OPCODE ".v4.f32 [%0], {%1, %2, %3, %4};" ::CONSTRAINT(ADDRESS), "f"(v.x), "f"(v.y), "f"(v.z),     \
+                 "f"(v.w)                                                                                          \
+                 : "memory");                                                                                      \
   } else {                                                                                                         \
     static_assert(sizeof(T) == 16, "1, 2, 4, 8 or 16 bytes");                                                      \
     const Vec16 bits = detail::bits_as<Vec16>(VALUE);                                                              \

@@ -12,7 +12,12 @@ struct alignas(16) Vec16 {
 struct alignas(8) Vec8 {
   uint32_t x, y;
 };
-static_assert(sizeof(Vec16) == 16 && sizeof(Vec8) == 8);
+// 16 bytes in registers of floats. NOTE: where sums of wgmma go to memory as integers, the compiler keeps them as
+// integers everywhere, and moves them in front of each product.
+struct alignas(16) Float4 {
+  float x, y, z, w;
+};
+static_assert(sizeof(Vec16) == 16 && sizeof(Vec8) == 8 && sizeof(Float4) == 16);
 
 // Layout of a tile in shared memory, the same for TMA and wgmma: 16-byte chunks are XORed with higher address bits.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#tensor-swizzling-modes

@@ -15,19 +15,20 @@ def write(name: str, old: str, new: str, header: str = "mla/mla_write.cuh") -> M
     return Mutation(name, "mla/mla_write.cu", header, old, new)
 
 
+PAGES = "mla/pages.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
 SECOND = "inverse_rms_of(sum, static_cast<float>(p.latent), p.eps);\n  for (uint32_t at = kChunk * thread;"
 
 MUTATIONS = [
     write("page_of_the_position_not_of_its_page", "p.rows) + page * p.stride_page", "p.rows) + page * p.stride_row"),
     write("sine_of_the_other_sign", "-ptx::multiply_rn(values[1], sine)", "ptx::multiply_rn(values[1], sine)"),
-    write("padding_written", "position < 0 || position / kPageRows", "position / kPageRows"),
+    write("padding_written", "position >= 0 && position / kPageRows", "position / kPageRows", PAGES),
     write("sums_of_one_warp", "reduce_block(sum, Sum(), p.threads / 32", "reduce_block(sum, Sum(), 1"),
     write("angles_past_the_table", "position < p.positions", "position <= p.positions"),
-    write("pages_that_do_not_exist", "page < view.pages ? page : -1", "page"),
-    write("sequences_that_do_not_exist", "sequence >= view.sequences || ", ""),
-    write("negative_sequences", "sequence < 0 || ", ""),
-    write("positions_past_the_table", " || position / kPageRows >= view.width", ""),
+    write("pages_that_do_not_exist", "page < view.pages ? page : -1", "page", PAGES),
+    write("sequences_that_do_not_exist", "sequence < view.sequences && ", "", PAGES),
+    write("negative_sequences", "sequence >= 0 && ", "", PAGES),
+    write("positions_past_the_table", " && position / kPageRows < view.width", "", PAGES),
     write("row_of_the_page_not_taken", "position % kPageRows * p.stride_row", "0 * p.stride_row"),
     write("second_trip_of_the_sum_skipped", "at < p.latent; at += kChunk * p.threads) {\n    unpack",
           "at < p.latent; at += kChunk * p.latent) {\n    unpack"),

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from support import mla_oracle
-from support.emulated_kernels import FILLER, apart, copied, run
-from support.grouped import ROUNDING
+from support.emulated_kernels import FILLER, apart, assert_gaps_untouched, copied, run
+from support.grouped import ROUNDING, assert_close
 from support.norm_oracle import assert_normed
 
 EPS = 1e-6
@@ -46,3 +46,38 @@ def write(latent: int, width: int, dtype: torch.dtype, layout: tuple[int, int, i
     inside.as_strided(rows.shape, rows.stride(), rows.storage_offset())[written] = True
     assert (rest.view(torch.uint8).view(-1, rows.element_size())[~inside] == FILLER).all()
     return paged
+
+
+def decode(lengths: list[int], tokens: list[tuple[int, int]], heads: int, width: int, latent: int, split_rows: int = 64,
+           *, scale: float | None = None, order: int = 0, gap: int = 0, first_head: int = 0) -> Tensor:  # fmt: skip
+    """[T, heads, latent] of `tokens`, (sequence, position) each, after a call whose values are checked; NaN where a
+    token has no place. The rows of a sequence are the same in any order of the pages; rows that none has are NaN. A
+    head has the same query in any company: `first_head` is that of the first. gap: elements between rows of the result.
+    """
+    c = mla_oracle.cache(lengths, width, torch.bfloat16, order=order)
+    sequence, position = torch.tensor(tokens, dtype=torch.int32).view(-1, 2).unbind(1)
+    q = torch.empty(len(tokens), first_head + heads, width, dtype=torch.bfloat16)
+    for t, (s, p) in enumerate(tokens):
+        q[t] = mla_oracle.drawn(first_head + heads, width, seed=1 + 997 * s + p)
+    q, scale = q[:, first_head:].contiguous(), width**-0.5 if scale is None else scale
+    flat = apart(len(tokens) * heads, latent, torch.bfloat16, gap)
+    out = flat.as_strided((len(tokens), heads, latent), (heads * flat.stride(0), flat.stride(0), 1))
+    run("mla_decode", q, c.rows, c.page_table, sequence.contiguous(), position.contiguous(), latent, scale, split_rows,
+        out)  # fmt: skip
+    for t, (s, p) in enumerate(tokens):
+        if p < 0:
+            assert (out[t] == 0).all()
+        elif 0 <= s < len(lengths) and p < 64 * c.page_table.shape[1]:
+            assert_close(out[t], *mla_oracle.decode(q[t], c, s, p, latent, scale, tensor_cores=True))
+        else:
+            assert out[t].isnan().all()
+    assert_gaps_untouched(flat)
+    return out
+
+
+def decode_without_a_page() -> None:
+    """A token that would see a page that does not exist is NaN, whatever else its block computes."""
+    rows, table = mla_oracle.drawn(2, 64, 32, seed=5, dtype=torch.bfloat16), torch.tensor([[1, 2], [0, 1]])
+    out, at = torch.empty(2, 1, 16, dtype=torch.bfloat16), torch.tensor([0, 1], dtype=torch.int32)
+    run("mla_decode", rows[0, :2, None], rows, table.int(), at, torch.full_like(at, 100), 16, 0.2, 64, out)
+    assert out[0].isnan().all() and out[1].isfinite().all()

@@ -55,20 +55,23 @@ def past_of(c: Cache, sequence: int, position: int) -> Tensor:
     return c.rows[pages].flatten(0, 1)[: position + 1].double()
 
 
-def decode(q: Tensor, c: Cache, sequence: int, position: int, latent: int, scale: float) -> tuple[Tensor, Tensor]:
+def decode(q: Tensor, c: Cache, sequence: int, position: int, latent: int, scale: float,
+           tensor_cores: bool = bf16_grouped.BACKEND in ("emu", "cuda")) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(value, bound) [h, latent] of one token's q [h, W].
 
     A score is off by at most d: the rounding of W products and their sums, of the factor `scale` and of the difference
     to the largest. So each weight is off by a share of 2 d and 4 EPS of its exp, numerator and denominator alike, and
-    each sums n terms; a merge of splits rounds a few times more.
+    each sums n terms; a merge of splits rounds a few times more. Tensor cores truncate up to 17 times for each 16
+    terms, and take weights that are rounded to bf16.
     """
+    terms, rounded = (17 / 16, 2 * ROUNDING[torch.bfloat16]) if tensor_cores and q.dtype == torch.bfloat16 else (1, 0)
     past, wide = past_of(c, sequence, position), q.double()
     scores = scale * wide @ past.T
     sizes = abs(scale) * (wide.abs() @ past.abs().T)
     weights = scores.softmax(-1)
     span = scores.amax(-1, keepdim=True) - scores
-    off = (q.shape[1] + 3) * sizes + scores.abs() + span
-    share = 2 * (off * EPS).amax(-1, keepdim=True) + (2 * len(past) + 40) * EPS
+    off = (terms * q.shape[1] + 3) * sizes + scores.abs() + span
+    share = 2 * (off * EPS).amax(-1, keepdim=True) + (2 * terms * len(past) + 40) * EPS + rounded
     values = past[:, :latent]
     return weights @ values, share * (weights @ values.abs())
 

@@ -57,6 +57,8 @@ def stage_instructions(code: Sequence[Instruction]) -> dict[str, float]:
             continue  # the loop over tiles, with the products before and behind an inner loop
         body = [i.opcode for i in code if start <= i.address <= end]
         stages = sum(opcode.startswith("SYNCS.PHASECHK") for opcode in body)
+        if stages == 0:  # products of a stage that came before the loop: mla_decode scores a page so
+            continue
         passes = len(loops[start, end]) // (_PRODUCTS * stages)
         width = re.match(r"[QH]GMMA\.64x(\d+)x", loops[start, end][0])
         found[f"{passes} x {width[1]}" if passes > 1 else width[1]] = len(body) / stages

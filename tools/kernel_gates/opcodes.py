@@ -40,6 +40,17 @@ TABLE = (
     Row(r"moe_plan_count_kernel<\(PlanForm\)1>", must=("UCGABAR_WAIT",)),
     Row(r"mla_write_kernel<.*>", must=("ACQBULK", "PREEXIT")),
     Row(r"mla_write_kernel<.*, true>", must=("LDG.E.128", "STG.E.128")),
+    # Scores of 64 heads and 64 rows, then half of the values a warpgroup, which are K of the product and lie in rows.
+    Row(
+        r"mla_decode_kernel<.*>",
+        must=("ACQBULK", "PREEXIT", "UTMALDG.3D", "SYNCS.PHASECHK.TRANS64.TRYWAIT", "USETMAXREG", *_bf16(64)),
+        never=("MUFU.EX2", "ATOM", "RED"),
+    ),
+    *(
+        Row(rf"mla_decode_kernel<(\(unsigned int\))?{half}>", must=(*_bf16(half), "LDG.E.128", "STG.E.128"))
+        for half in (64, 128, 256)
+    ),
+    Row(r"mla_merge_kernel<.*>", must=("ACQBULK", "PREEXIT", "LDG.E.128"), never=("BAR",)),
     Row(r"(rms_norm|embed_rows|add_rows|silu_and_mul)_kernel<.*>", must=("ACQBULK", "PREEXIT")),
     Row(
         r"((rms_norm|add_rows|silu_and_mul)_kernel<.*, |embed_rows_kernel<)true>",

@@ -177,10 +177,10 @@ class MLA(DerivingBlock):
     def attend_absorbed(self, q: Tensor, rows: Rows) -> Tensor:
         """Decode and verify: MQA of each query q [T,h,nope+rope] over latent rows, W_k and W_v absorbed."""
         (w_k,), w_v = self.kept(), self.kv_b_proj.view(self.heads, -1, self.latent)[:, self.nope :]
-        operators = products.ops_of(q, self.latent, self.nope)
-        context = operators.mla_decode(
-            operators.mla_query(q, w_k, rows.rope, rows.position), rows.cache.rows[self.slot], rows.cache.page_table,
-            rows.sequence, rows.position, latent=self.latent, scale=self.softmax_scale,
+        q = products.ops_of(q, self.latent, self.nope).mla_query(q, w_k, rows.rope, rows.position)
+        context = products.attention_of(q, self.latent).mla_decode(
+            q, rows.cache.rows[self.slot], rows.cache.page_table, rows.sequence, rows.position, latent=self.latent,
+            scale=self.softmax_scale,
         )  # fmt: skip
         o = q.new_empty((len(q), self.heads, self.value))
         products.per_head(context.transpose(0, 1), w_v, o.transpose(0, 1), rows.num_rows[: self.heads])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import _environment, _library, ops, reference
+from ..ops import checking
+from ..ops.described import Described
 from ..types import ROW_GROUP, Fp8Pair
 
 
@@ -40,6 +43,22 @@ def ops_for(dtype: torch.dtype, device: torch.device | None = None) -> ModuleTyp
 def ops_of(x: Tensor, rows: int, cols: int) -> ModuleType:
     """Where an op comes from that multiplies x with a weight [rows, cols], both of which kernels want in eights."""
     return ops if rows % ROW_GROUP == 0 and on_kernels(x.dtype, x.device.type, rows, cols) else reference
+
+
+def attention_of(q: Tensor, latent: int) -> ModuleType:
+    """Where `mla_decode` of a query q [T,h,W] comes from: the kernel of a GPU takes not every dtype and width."""
+    return reference if q.dtype == torch.float64 or not _attends(q.dtype, q.device.type, q.shape[2], latent) else ops
+
+
+@lru_cache(maxsize=64)
+def _attends(dtype: torch.dtype, device: str, width: int, latent: int) -> bool:
+    def tensor(kind: torch.dtype, *sizes: int) -> Described:
+        strides = tuple(math.prod(sizes[i + 1 :]) for i in range(len(sizes)))
+        return Described(str(kind), sizes, strides, device, 0, 0)
+
+    q, rows, at = tensor(dtype, 1, 1, width), tensor(dtype, 1, 64, width), tensor(torch.int32, 1)
+    problem = checking.find_problem("mla_decode", q, rows, tensor(torch.int32, 1, 1), at, at, latent, 1.0, 64, None)
+    return not problem[0]
 
 
 def linear(x: Tensor, weight: Tensor, out: Tensor | None = None, count: Tensor | None = None) -> Tensor:

@@ -18,6 +18,11 @@ def describe(tensor: torch.Tensor) -> Described:
     return Described(str(tensor.dtype), tuple(tensor.shape), tensor.stride(), device.type, device.index or 0, 0)
 
 
+def on_cuda(tensor: torch.Tensor) -> Described:
+    """The descriptor of a tensor that lay on a GPU, at the same address."""
+    return describe(tensor)._replace(device="cuda", index=0, address=tensor.data_ptr())
+
+
 def find_problem(op: str, *arguments: Any) -> tuple[str, str, str]:
     """(code, reason, fix) of the C++ check of `op` for its schema arguments, outputs optional; empty when legal."""
     return _library.load().check(op, *arguments)

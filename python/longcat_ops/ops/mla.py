@@ -71,14 +71,16 @@ def mla_query(q: Tensor, w_k: Tensor, rope: Tensor, position: Tensor) -> Tensor:
 def mla_decode(q: Tensor, rows: Tensor, page_table: Tensor, sequence: Tensor, position: Tensor, *, latent: int,
                scale: float, split_rows: int = SPLIT_ROWS) -> Tensor:  # fmt: skip
     """softmax(scale * q[t, h] . row) over the rows 0 .. position[t] of sequence[t], times their first `latent`
-    elements: multi-query attention in float32, rounded once.
+    elements: multi-query attention in float32, rounded once. On CUDA the weights of the rows are rounded to bf16 first,
+    as tensor cores take them.
 
     Rows past the position are not read into the result, whatever they hold. A token whose sequence, position or page
     does not exist gets NaN. Splits of split_rows rows are summed apart and merged in order, so this value is part of
     what fixes a row's bits; it must not follow the batch.
 
     Args:
-        q: [T, h, W], bf16 or f32; last stride 1, from `mla_query`. T may be 0.
+        q: [T, h, W], bf16 or f32; last stride 1, from `mla_query`. T may be 0. On CUDA bf16, W a multiple of 16 up to
+            576, latent up to 512, rows of q and of the pages on 16 bytes.
         rows: [pages, 64, W] of q's dtype. page_table: i32 [B, P]. sequence, position: i32 [T].
         latent: 1 .. W. scale: of the scores. split_rows: a multiple of 64.
 

@@ -62,11 +62,16 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
 
 
 def _emulated(op: str) -> Callable[..., None]:
-    """The emulated kernel. Of the bf16 products it takes no float32 operands, which run the reference."""
+    """The emulated kernel. What only the check of a CUDA call refuses, such as products of float32, runs the reference."""
     kernel, other = emulated.kernel(op), _python(op)
-    if OPS[op].module != "bf16_gemm":
+    if OPS[op].module not in ("bf16_gemm", "mla"):
         return kernel
-    return lambda *arguments: (other if arguments[0].dtype == torch.float32 else kernel)(*arguments)
+
+    def run(*arguments: Any) -> None:
+        on_cuda = [checking.on_cuda(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+        (other if checking.find_problem(op, *on_cuda)[0] else kernel)(*arguments)
+
+    return run
 
 
 def _python(op: str) -> Callable[..., None]:
