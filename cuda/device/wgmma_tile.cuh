@@ -9,6 +9,12 @@ namespace longcat_ops::device {
 // NOTE: making a descriptor for each product would put a chain of dependent instructions between two of them.
 LC_DEVICE uint64_t descriptor_of(uint32_t tile) { return ptx::make_descriptor(tile, 16, 1024, ptx::Swizzle::k128B); }
 
+// The same descriptor `units` of 16 bytes further. The address is in the low word and does not leave it.
+LC_DEVICE uint64_t moved(uint64_t descriptor, uint32_t units) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + units;
+  return (descriptor & 0xffffffff00000000u) | low;
+}
+
 // Waits for a group of bf16 products, with up to kPending newer ones in flight, and adds it to the sums.
 template <int kPending, uint32_t kCount>
 LC_DEVICE void add_products(float (&acc)[kCount], float (&sum)[kCount]) {

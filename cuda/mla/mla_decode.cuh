@@ -140,16 +140,16 @@ struct Scorer {
   LC_DEVICE void start_split() { state[0] = state[1] = empty_state(); }
 
   LC_DEVICE void products(uint32_t stage, float (&score)[32]) {
-    const uint64_t query = device::descriptor_of(base + p.smem.query);
-    const uint64_t page = device::descriptor_of(base + stage * p.smem.stage_bytes());
+    uint64_t query = device::descriptor_of(base + p.smem.query);
+    uint64_t page = device::descriptor_of(base + stage * p.smem.stage_bytes());
     for (uint32_t box = 0; box < p.smem.query_boxes; ++box) {
       ptx::wgmma_fence();
       LC_UNROLL
-      for (uint32_t k = 0; k < 4; ++k) {
-        const uint32_t at = box * (kBoxBytes / 16) + 2 * k;
-        ptx::wgmma_bf16<64>(score, query + at, page + at, box > 0 || k > 0);
-      }
+      for (uint32_t k = 0; k < 4; ++k)
+        ptx::wgmma_bf16<64>(score, device::moved(query, 2 * k), device::moved(page, 2 * k), box > 0 || k > 0);
       ptx::wgmma_commit();
+      query = device::moved(query, kBoxBytes / 16);
+      page = device::moved(page, kBoxBytes / 16);
     }
     ptx::wgmma_wait_for<0>(score);
   }
@@ -219,9 +219,9 @@ struct Scorer {
   LC_DEVICE void score_page(uint32_t stage, uint32_t visible) {
     float score[32], factor[2];
     products(stage, score);
+    const float scale = visible > 0 ? p.scale : device::bits_float(device::kNanBits);
     LC_UNROLL
-    for (uint32_t i = 0; i < 32; ++i)
-      score[i] = visible > 0 ? ptx::multiply_rn(score[i], p.scale) : device::bits_float(device::kNanBits);
+    for (uint32_t i = 0; i < 32; ++i) score[i] = ptx::multiply_rn(score[i], scale);
     if (visible < kPageRows && visible > 0) hide_rows(stage, visible, score);
     weigh(score, factor);
     ptx::named_barrier_sync(kWeightsFree, kConsumers);
@@ -274,7 +274,8 @@ LC_DEVICE void add_page(const MlaDecodeParams& p, uint32_t base, uint32_t stage,
   ptx::wgmma_fence();
   LC_UNROLL
   for (uint32_t k = 0; k < 4; ++k)
-    ptx::wgmma_bf16<kHalf, 0, 1>(sums, weights + 2 * k, values + 2048 / 16 * k, !first || k > 0);
+    ptx::wgmma_bf16<kHalf, 0, 1>(sums, device::moved(weights, 2 * k), device::moved(values, 2048 / 16 * k),
+                                 !first || k > 0);
   ptx::wgmma_commit();
   ptx::wgmma_wait_for<0>(sums);
 }

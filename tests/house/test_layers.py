@@ -33,6 +33,7 @@ LAYERS = {
         "cuda/moe_dispatch",
         "cuda/moe_route",
         "cuda/router",
+        "cuda/mla",
         "cuda/rows",
     },
     "cpp/cpu": {"cpp/check", "cuda/common"},

@@ -1,4 +1,4 @@
-"""The inner loops of the matrix products: instructions of a stage, that is of 128 bytes of K."""
+"""The inner loops of matrix products and attention: instructions of a stage, that is of 128 bytes of K."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ LIMITS = (
         {"2 x 8": 56, "2 x 16": 64, "2 x 24": 72, "2 x 32": 80, "2 x 48": 98, "2 x 64": 115, "2 x 96": 149,
          "2 x 128": 190},
     ),
+    (r"mla_decode_kernel<.*>", {"64": 34}),
 )  # fmt: skip
 _PRODUCTS = 4  # of 32 bytes of K, in a stage
 
@@ -56,9 +57,8 @@ def stage_instructions(code: Sequence[Instruction]) -> dict[str, float]:
         if any(start <= a and b <= end and (a, b) != (start, end) for a, b in loops):
             continue  # the loop over tiles, with the products before and behind an inner loop
         body = [i.opcode for i in code if start <= i.address <= end]
-        stages = sum(opcode.startswith("SYNCS.PHASECHK") for opcode in body)
-        if stages == 0:  # products of a stage that came before the loop: mla_decode scores a page so
-            continue
+        # mla_decode has waited for a page before it scores it, 128 bytes of each row in a turn.
+        stages = sum(opcode.startswith("SYNCS.PHASECHK") for opcode in body) or 1
         passes = len(loops[start, end]) // (_PRODUCTS * stages)
         width = re.match(r"[QH]GMMA\.64x(\d+)x", loops[start, end][0])
         found[f"{passes} x {width[1]}" if passes > 1 else width[1]] = len(body) / stages

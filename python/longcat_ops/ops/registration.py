@@ -62,7 +62,7 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
 
 
 def _emulated(op: str) -> Callable[..., None]:
-    """The emulated kernel. What only the check of a CUDA call refuses, such as products of float32, runs the reference."""
+    """The emulated kernel. What the check of a CUDA call alone refuses, as products of float32, runs the reference."""
     kernel, other = emulated.kernel(op), _python(op)
     if OPS[op].module not in ("bf16_gemm", "mla"):
         return kernel

@@ -21,8 +21,9 @@ class Counts:
 
     bytes: of memory, each once. flops: of its products. l2_bytes: what all blocks fetch together. l2_shared: what
     blocks get by multicast, without a fetch of their own. sm_bytes, sm_flops, sm_smem_bytes: what the busiest SM
-    fetches, multiplies (padding included) and reads from shared memory. issued: instructions of all warps. serial:
-    instructions of one warp that everything waits for. pieces: blocks that share a tile, as with split_k. bf16: of what
+    fetches, multiplies (padding included) and reads from shared memory. product_waits: instructions of one warp for
+    which the products of the busiest SM wait. issued: instructions of all warps. serial: instructions of one warp that
+    everything waits for. pieces: blocks that share a tile, as with split_k. bf16: of what
     the products are, else of e4m3.
     """
 
@@ -34,6 +35,7 @@ class Counts:
     sm_bytes: float = 0
     sm_flops: float = 0
     sm_smem_bytes: float = 0
+    product_waits: float = 0
     issued: float = 0
     serial: float = 0
     pieces: int = 1
@@ -106,12 +108,13 @@ def limits(counts: Counts, device: Device, c: Constants) -> dict[str, float]:
     sms, clock = device.sms.value, c.clock_share * device.clock.value
     l2 = (device.l2_high if c.l2_high else device.l2_low).value
     fetched = counts.l2_bytes + (0 if c.l2_high else counts.l2_shared)
+    waits = counts.product_waits * c.serial_clocks / clock
     peak = c.fp8_share * (device.bf16 if counts.bf16 else device.fp8).value
     seconds = {
         "memory": counts.bytes / (c.memory_share * device.memory.value),
         "L2": fetched / l2,
         "loads of an SM": counts.sm_bytes / c.sm_bytes_per_s,
-        "tensor cores": max(counts.flops / peak, counts.sm_flops * sms / peak),
+        "tensor cores": max(counts.flops / peak, counts.sm_flops * sms / peak + waits),
         "shared memory": counts.sm_smem_bytes / (SMEM_BYTES_PER_CLOCK * clock),
         "instructions": counts.issued / (ISSUES_PER_CLOCK * sms * clock),
     }
