@@ -55,9 +55,9 @@ namespace longcat_ops::ptx {
     const Vec8 bits = detail::bits_as<Vec8>(VALUE);                                                                \
     asm volatile(OPCODE ".v2.b32 [%0], {%1, %2};" ::CONSTRAINT(ADDRESS), "r"(bits.x), "r"(bits.y) : "memory");     \
   } else if constexpr (std::is_same_v<T, Float4>) {                                                                \
-    const Float4 v = VALUE;                                                                                        \
-    asm volatile(OPCODE ".v4.f32 [%0], {%1, %2, %3, %4};" ::CONSTRAINT(ADDRESS), "f"(v.x), "f"(v.y), "f"(v.z),     \
-                 "f"(v.w)                                                                                          \
+    const Float4 four = VALUE;                                                                                     \
+    asm volatile(OPCODE ".v4.f32 [%0], {%1, %2, %3, %4};" ::CONSTRAINT(ADDRESS), "f"(four.x), "f"(four.y),         \
+                 "f"(four.z), "f"(four.w)                                                                          \
                  : "memory");                                                                                      \
   } else {                                                                                                         \
     static_assert(sizeof(T) == 16, "1, 2, 4, 8 or 16 bytes");                                                      \

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# (C7508): setmaxnreg ignored; (C7510) to (C7519): wgmma serialised, waits or arrives injected.
-NOTE = re.compile(r".*\(C75\d\d\).*")
+# (C7508): setmaxnreg ignored; (C7510) to (C7519): wgmma serialised, waits or arrives injected. warning #: nvcc's own,
+# which the emulator's compiler may not have.
+NOTE = re.compile(r".*(?:\(C75\d\d\)|\bwarning #).*")
 
 
 @dataclass(frozen=True)
