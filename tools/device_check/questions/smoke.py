@@ -86,7 +86,8 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
 
 
 def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str, Any]:
-    """Latent rows of tokens of as many sequences, each at a position of its own, and of one token without a place."""
+    """Latent rows of tokens of as many sequences, each at a position of its own, and of one token without a place. CPU
+    and GPU sum squares in orders of their own."""
     g = torch.Generator().manual_seed(tokens)
     position = 37 * torch.arange(tokens, dtype=torch.int32) % 5000
     position[-1] = -1
@@ -95,7 +96,13 @@ def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str,
     kv, weight = torch.randn(tokens, latent + width, generator=g).bfloat16(), torch.rand(latent, generator=g) + 0.5
     rope, sequence = torch.stack([angle.cos(), angle.sin()], -1).flatten(1), torch.arange(tokens, dtype=torch.int32)
     rows = torch.zeros(79 * tokens, 64, latent + width, dtype=torch.bfloat16)
-    against_cpu(machine, "mla_write", kv, weight, 1e-6, rope, pages, sequence, position, rows)
+    arguments = kv, weight, 1e-6, rope, pages, sequence, position, rows
+    ours, expected = (longcat_ops.mla_write(*to_device(arguments, to)).cpu() for to in (machine.device, "cpu"))
+    same_bits("mla_write, turned", ours[..., latent:], expected[..., latent:])
+    at = pages[sequence, position // 64][:-1], position[:-1] % 64
+    near("mla_write", ours[at][:, :latent], reference.rms_norm(kv[:-1, :latent].double(), weight.double(), 1e-6))
+    ours[at] = 0
+    assert not ours[..., :latent].any(), "mla_write: another row was written"
     return {"rows": tokens}
 
 
