@@ -32,6 +32,7 @@ namespace longcat_ops::bindings {
   X(lc_moe_permute_quant)                    \
   X(lc_moe_combine)                          \
   X(lc_mla_write)                            \
+  X(lc_mla_query)                            \
   X(lc_rms_norm)                             \
   X(lc_embed_rows)                           \
   X(lc_add_rows)                             \

@@ -4,13 +4,17 @@
 #include "check/tensor_checks.h"
 #include "common/latent_pages.h"
 #include "common/numeric.h"
+#include "mla/query_config.h"
 #include "ops/table.h"
 
 namespace longcat_ops {
 namespace {
 
-// bf16 or f32: what the products take.
+// bf16, or on a CPU f32: what the products take.
 void check_operand_dtype(const char* op, const char* name, const TensorDesc& tensor) {
+  LC_CHECK(tensor.dtype != DType::kFloat32 || tensor.device != DeviceKind::kCuda, op, name, dtype_name(tensor.dtype),
+           "torch.bfloat16: on CUDA the tensor cores take bf16; float32 runs on a CPU", describe(name, tensor),
+           text(name, ".bfloat16()"));
   LC_CHECK(tensor.dtype == DType::kBFloat16 || tensor.dtype == DType::kFloat32, op, name, dtype_name(tensor.dtype),
            "torch.bfloat16 or torch.float32", describe(name, tensor), text(name, ".bfloat16()"));
 }
@@ -114,6 +118,18 @@ double query_flops(const Arguments& a) {
   return product_flops(q.sizes[0] * q.sizes[1], w_k);
 }
 
+std::vector<KernelShape> query_launches(const Arguments& a) {
+  const TensorDesc &q = a.tensor("q"), &w_k = a.tensor("w_k");
+  if (q.dtype == DType::kFloat32) return {};
+  // NOTE: a few views on 16 bytes, whose strides no tensor map takes, are copied, too.
+  const auto whole = [](const TensorDesc& t) { return t.address % 16 == 0 && t.strides[0] % 8 == 0; };
+  const bool wide =
+      whole(q) && whole(w_k) && q.strides[1] % 8 == 0 && w_k.strides[1] % 8 == 0 && a.tensor("rope").sizes[1] % 8 == 0;
+  const MlaQueryConfig config = choose_mla_query_config(q.sizes[0], q.sizes[1], w_k.sizes[1], w_k.sizes[2], wide);
+  if (config.blocks == 0) return {};
+  return {{"mla_query", config.blocks, config.threads, static_cast<int>(config.smem.bytes)}};
+}
+
 constexpr const char* kFull = "each token has a sequence of its own, with as many rows as its pages hold";
 
 // Rows that the tokens attend to, all together.
@@ -146,7 +162,7 @@ std::vector<OpRow> mla_ops() {
       // q [T, h, nope + R], w_k [h, latent, nope], out [T, h, latent + R]
       {"mla_query(Tensor q, Tensor w_k, Tensor rope, Tensor position, Tensor(a!) out) -> ()",
        check_mla_query,
-       {.flops = query_flops}},
+       {.flops = query_flops, .launches = query_launches}},
       // q [T, h, W], rows [pages, 64, W], out [T, h, latent]
       {"mla_decode(Tensor q, Tensor rows, Tensor page_table, Tensor sequence, Tensor position, int latent, "
        "float scale, int split_rows, Tensor(a!) out) -> ()",

@@ -270,6 +270,15 @@ typedef struct lc_mla_write_args {
   lc_pages pages;
 } lc_mla_write_args;
 LC_API int lc_mla_write(const lc_mla_write_args* args, lc_stream_t stream);
+/* q and out have a matrix [h, ...] for each token, w_k one for each head. bf16 alone: float32 is LC_ERR_INVALID. */
+typedef struct lc_mla_query_args {
+  size_t struct_size;
+  lc_stack q, w_k;
+  lc_matrix rope;
+  const int32_t* position;
+  lc_stack out;
+} lc_mla_query_args;
+LC_API int lc_mla_query(const lc_mla_query_args* args, lc_stream_t stream);
 
 /* Rows: weight f32 [H] and ids i64 [T] are contiguous; residual and residual_out are both absent or both given. */
 typedef struct lc_rms_norm_args {

@@ -62,9 +62,9 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
 
 
 def _emulated(op: str) -> Callable[..., None]:
-    """The emulated kernel. Of the bf16 products it takes no float32 operands, which run the reference."""
+    """The emulated kernel. Of products in bf16 it takes no float32 operands, which run the reference."""
     kernel, other = emulated.kernel(op), _python(op)
-    if OPS[op].module != "bf16_gemm":
+    if OPS[op].module != "bf16_gemm" and op != "mla_query":
         return kernel
     return lambda *arguments: (other if arguments[0].dtype == torch.float32 else kernel)(*arguments)
 

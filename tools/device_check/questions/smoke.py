@@ -106,6 +106,29 @@ def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str,
     return {"rows": tokens}
 
 
+def queries(machine: Machine, tokens: list[int], heads: int, nope: int, latent: int, width: int) -> dict[str, Any]:
+    """On 16 bytes and off them; the bits of a token are its own. The last one is padding."""
+    most, g = max(tokens), torch.Generator().manual_seed(heads)
+    angle = torch.rand(5000, width // 2, generator=g)
+    rope, position = torch.stack([angle.cos(), angle.sin()], -1).flatten(1), 37 * torch.arange(most).int() % 5000
+    position[-1] = -1
+    values = torch.randn(most, heads, nope + width + 8, generator=g).bfloat16()
+    w_k = torch.randn(heads, latent, nope, generator=g).bfloat16()
+    there = to_device((values, w_k, rope, position), machine.device)
+    for first in (0, 1):
+        q, device_q = (t[..., first : first + nope + width] for t in (values, there[0]))
+        whole = longcat_ops.mla_query(device_q, *there[1:])
+        for m in tokens:
+            same_bits(f"{m} tokens", longcat_ops.mla_query(device_q[:m], *there[1:3], there[3][:m]), whole[:m])
+        ours, x, w = whole.cpu(), q[:-1, :, :nope].double(), w_k.double()
+        same_bits("turned", ours[..., latent:], longcat_ops.mla_query(q, w_k[:, :8], rope, position)[..., 8:])
+        truth, terms = (torch.einsum("thk,hnk->thn", *both) for both in ((x, w), (x.abs(), w.abs())))
+        error = (ours[:-1, :, :latent].double() - truth).abs()
+        assert bool((error <= 2.0**-18 * terms + 2.0**-8 * truth.abs()).all()), "mla_query"
+        assert not ours[-1].any(), "mla_query: padding"
+    return {"rows": tokens}
+
+
 def rows(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
     """What stands between the products, over rows on 16 bytes and off them. CPU and GPU sum and exponentiate in ways
     of their own, so norms and SwiGLU are compared with fp64."""
