@@ -34,6 +34,7 @@ namespace longcat_ops::bindings {
   X(lc_mla_write)                            \
   X(lc_mla_decode)                           \
   X(lc_mla_decode_workspace)                 \
+  X(lc_mla_query)                            \
   X(lc_rms_norm)                             \
   X(lc_embed_rows)                           \
   X(lc_add_rows)                             \

@@ -52,9 +52,22 @@ void mla_decode_device(const Call& a) {
   launch_on(q, &KernelLibrary::lc_mla_decode, args);
 }
 
+void mla_query_device(const Call& a) {
+  const lc_mla_query_args args{
+      .struct_size = sizeof args,
+      .q = device_stack(a, "q"),
+      .w_k = device_stack(a, "w_k"),
+      .rope = device_matrix(a, "rope"),
+      .position = a.data<int32_t>("position"),
+      .out = device_stack(a, "out"),
+  };
+  launch_on(a.tensor("q"), &KernelLibrary::lc_mla_query, args);
+}
+
 void register_mla(torch::stable::detail::StableLibrary& m) {
   add_device_kernel<"mla_write", mla_write_device>(m);
   add_device_kernel<"mla_decode", mla_decode_device>(m);
+  add_device_kernel<"mla_query", mla_query_device>(m);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "common/latent_pages.h"
 #include "common/numeric.h"
 #include "mla/config.h"
+#include "mla/query_config.h"
 #include "ops/table.h"
 
 namespace longcat_ops {
@@ -164,6 +165,18 @@ double query_flops(const Arguments& a) {
   return product_flops(q.sizes[0] * q.sizes[1], w_k);
 }
 
+std::vector<KernelShape> query_launches(const Arguments& a) {
+  const TensorDesc &q = a.tensor("q"), &w_k = a.tensor("w_k");
+  if (q.dtype == DType::kFloat32) return {};
+  // NOTE: a few views on 16 bytes, whose strides no tensor map takes, are copied, too.
+  const auto whole = [](const TensorDesc& t) { return t.address % 16 == 0 && t.strides[0] % 8 == 0; };
+  const bool wide =
+      whole(q) && whole(w_k) && q.strides[1] % 8 == 0 && w_k.strides[1] % 8 == 0 && a.tensor("rope").sizes[1] % 8 == 0;
+  const MlaQueryConfig config = choose_mla_query_config(q.sizes[0], q.sizes[1], w_k.sizes[1], w_k.sizes[2], wide);
+  if (config.blocks == 0) return {};
+  return {{"mla_query", config.blocks, config.threads, static_cast<int>(config.smem.bytes)}};
+}
+
 constexpr const char* kFull = "each token has a sequence of its own, with as many rows as its pages hold";
 
 // Rows that the tokens attend to, all together.
@@ -196,7 +209,7 @@ std::vector<OpRow> mla_ops() {
       // q [T, h, nope + R], w_k [h, latent, nope], out [T, h, latent + R]
       {"mla_query(Tensor q, Tensor w_k, Tensor rope, Tensor position, Tensor(a!) out) -> ()",
        check_mla_query,
-       {.flops = query_flops}},
+       {.flops = query_flops, .launches = query_launches}},
       // q [T, h, W], rows [pages, 64, W], out [T, h, latent]
       {"mla_decode(Tensor q, Tensor rows, Tensor page_table, Tensor sequence, Tensor position, int latent, "
        "float scale, int split_rows, Tensor(a!) out) -> ()",

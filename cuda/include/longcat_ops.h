@@ -285,6 +285,15 @@ typedef struct lc_mla_decode_args {
 } lc_mla_decode_args;
 LC_API int lc_mla_decode(const lc_mla_decode_args* args, lc_stream_t stream);
 LC_API int64_t lc_mla_decode_workspace(const lc_mla_decode_args* args);
+/* q and out have a matrix [h, ...] for each token, w_k one for each head. bf16 alone: float32 is LC_ERR_INVALID. */
+typedef struct lc_mla_query_args {
+  size_t struct_size;
+  lc_stack q, w_k;
+  lc_matrix rope;
+  const int32_t* position;
+  lc_stack out;
+} lc_mla_query_args;
+LC_API int lc_mla_query(const lc_mla_query_args* args, lc_stream_t stream);
 
 /* Rows: weight f32 [H] and ids i64 [T] are contiguous; residual and residual_out are both absent or both given. */
 typedef struct lc_rms_norm_args {

@@ -49,7 +49,7 @@ Encode find_encode() {
 
 }  // namespace
 
-int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map) {
+int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map, uint32_t box_groups) {
   static std::atomic<Encode> known{nullptr};  // a failure may be temporary
   Encode encode = known.load(std::memory_order_relaxed);
   if (encode == nullptr) known.store(encode = find_encode(), std::memory_order_relaxed);
@@ -60,7 +60,7 @@ int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map) {
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(t.columns), static_cast<cuuint64_t>(t.rows),
                               static_cast<cuuint64_t>(t.groups)};
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(t.row_stride), static_cast<cuuint64_t>(t.group_stride)};
-  const cuuint32_t box[] = {kBoxColumns, box_rows, 1}, steps[] = {1, 1, 1};
+  const cuuint32_t box[] = {kBoxColumns, box_rows, box_groups}, steps[] = {1, 1, 1};
   const CUresult result =
       encode(static_cast<CUtensorMap*>(map), CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, const_cast<void*>(t.data), sizes,
              strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,

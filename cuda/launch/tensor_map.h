@@ -19,8 +19,8 @@ ByteTensor normalised(ByteTensor tensor);
 // Whether TMA accepts it: 16-byte boundaries, and no row or group inside another.
 bool can_map(const ByteTensor& tensor);
 
-// Encodes boxes of 1 x box_rows x kBoxColumns, swizzled by 128 bytes, with zeros out of bounds. `map`: a
+// Encodes boxes of box_groups x box_rows x kBoxColumns, swizzled by 128 bytes, with zeros out of bounds. `map`: a
 // ptx::TensorMap. Returns LC_OK or an error.
-int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map);
+int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map, uint32_t box_groups = 1);
 
 }  // namespace longcat_ops

@@ -10,6 +10,7 @@
 #include "device/norm_row.cuh"
 #include "device/warp_reduce.cuh"
 #include "mla/pages.cuh"
+#include "mla/rope.cuh"
 
 namespace longcat_ops::mla {
 
@@ -39,9 +40,8 @@ LC_DEVICE void turn_pair(const MlaWriteParams& p, int64_t position, uint32_t pai
   turned[0] = turned[1] = bits_float(kNanBits);
   if (position < p.positions) {
     const float* angle = p.rope + position * p.stride_rope + 2 * pair;
-    const float cosine = ptx::load_global(angle), sine = ptx::load_global(angle + 1);
-    turned[0] = ptx::add_rn(ptx::multiply_rn(values[0], cosine), -ptx::multiply_rn(values[1], sine));
-    turned[1] = ptx::add_rn(ptx::multiply_rn(values[0], sine), ptx::multiply_rn(values[1], cosine));
+    const float by[] = {ptx::load_global(angle), ptx::load_global(angle + 1)};
+    turn(values, by, turned);
   }
   store_elements<Format>(y + 2 * pair, pack<Format>(turned), 2);
 }

@@ -30,6 +30,7 @@ LAYERS = {
         "cpp/check",
         "cpp/cost",
         "cuda/common",
+        "cuda/mla",
         "cuda/moe_dispatch",
         "cuda/moe_route",
         "cuda/router",

@@ -21,7 +21,8 @@ SECOND = "inverse_rms_of(sum, static_cast<float>(p.latent), p.eps);\n  for (uint
 
 MUTATIONS = [
     write("page_of_the_position_not_of_its_page", "p.rows) + page * p.stride_page", "p.rows) + page * p.stride_row"),
-    write("sine_of_the_other_sign", "-ptx::multiply_rn(values[1], sine)", "ptx::multiply_rn(values[1], sine)"),
+    write("sine_of_the_other_sign", "-ptx::multiply_rn(pair[1], angle[1])", "ptx::multiply_rn(pair[1], angle[1])",
+          "mla/rope.cuh"),
     write("padding_written", "position >= 0 && position / kPageRows", "position / kPageRows", PAGES),
     write("sums_of_one_warp", "reduce_block(sum, Sum(), p.threads / 32", "reduce_block(sum, Sum(), 1"),
     write("angles_past_the_table", "position < p.positions", "position <= p.positions"),

@@ -151,6 +151,24 @@ def test_launches_of_permute_and_combine():
         assert of_f32 == of_wide
 
 
+def test_launches_of_mla_query():
+    """A block has 4 warpgroups of 64 rows each, fewer where that puts more SMs to work; one launch."""
+    for tokens, heads, latent, nope, width, blocks, threads, smem in (
+        (0, 64, 512, 128, 64, 0, 0, 0),
+        (1, 64, 512, 128, 64, 128, 544, 71),
+        (192, 64, 512, 128, 64, 128, 544, 149),
+        (384, 64, 512, 128, 64, 128, 544, 165),
+        (9, 32, 512, 128, 64, 128, 288, 41),
+        (9, 8, 512, 128, 64, 64, 160, 23),
+        (9, 64, 72, 512, 64, 128, 160, 43),
+        (9, 64, 512, 128, 6, 128, 640, 91),  # off 16 bytes: warps copy
+    ):
+        q, w_k = (meta(*s, dtype=torch.bfloat16) for s in ((tokens, heads, nope + width), (heads, latent, nope)))
+        found = longcat_ops.explain("mla_query", q, w_k, meta(9, width, dtype=torch.float32), meta(tokens)).launches
+        expected = [("mla_query", blocks, threads, 1024 * smem)] * (tokens > 0)
+        assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == expected
+
+
 def test_launches_of_rows():
     """A block has 128 threads of a chunk each, of one row or of several; a norm has a block for each row."""
     for rows, width, blocks, threads in (

@@ -35,6 +35,9 @@ def smoke() -> list[Step]:
                           small=SMALL_MODEL | small))  # fmt: skip
     steps.append(Step("smoke/latents", 0.5, ask="smoke.latents", arguments={"tokens": 24, "latent": 512, "width": 64},
                       small={"tokens": 3, "latent": 256, "width": 16}))  # fmt: skip
+    queries = {"tokens": [1, 8, 9, 32, 96, 192], "heads": 64, "nope": 128, "latent": 512, "width": 64}
+    steps.append(Step("smoke/queries", 1, ask="smoke.queries", arguments=queries,
+                      small={"tokens": [1, 9], "heads": 2, "nope": 72, "latent": 72, "width": 8}))  # fmt: skip
     steps.append(Step("smoke/rows", 0.5, ask="smoke.rows", arguments={"tokens": 192, "width": 6144},
                       small={"tokens": 3, "width": 264}))  # fmt: skip
     for groups in (4, 64):

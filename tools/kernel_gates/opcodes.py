@@ -51,6 +51,18 @@ TABLE = (
         for half in (64, 128, 256)
     ),
     Row(r"mla_merge_kernel<.*>", must=("ACQBULK", "PREEXIT", "LDG.E.128"), never=("BAR",)),
+    # Queries: weights by TMA, prefetched, or copied; stores of 16 bytes, transposed through shared memory.
+    Row(
+        r"mla_query_kernel<.*>",
+        must=("ACQBULK", "PREEXIT", "SYNCS.PHASECHK.TRANS64.TRYWAIT", "CCTL.E.PF2", "STSM"),
+        never=("QGMMA",),
+    ),
+    Row(
+        r"mla_query_kernel<.*, true>",
+        must=("UTMALDG.3D", "LDG.E.128", "STG.E.128"),
+        never=("LDG.E.U16", "STG.E.U16"),
+    ),
+    *(Row(rf"mla_query_kernel<{width}, .*>", must=_bf16(width)) for width in (8, 16, 32, 64)),
     Row(r"(rms_norm|embed_rows|add_rows|silu_and_mul)_kernel<.*>", must=("ACQBULK", "PREEXIT")),
     Row(
         r"((rms_norm|add_rows|silu_and_mul)_kernel<.*, |embed_rows_kernel<)true>",

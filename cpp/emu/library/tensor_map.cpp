@@ -6,7 +6,7 @@
 
 namespace longcat_ops {
 
-int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map) {
+int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map, uint32_t box_groups) {
   const ByteTensor t = normalised(tensor);
   const auto u64 = [](int64_t value) { return static_cast<uint64_t>(value); };
   auto* base = static_cast<uint8_t*>(const_cast<void*>(t.data));
@@ -15,7 +15,7 @@ int encode_map(const ByteTensor& tensor, uint32_t box_rows, void* map) {
                                         .element_size = 1,
                                         .sizes = {u64(t.columns), u64(t.rows), u64(t.groups)},
                                         .strides = {1, u64(t.row_stride), u64(t.group_stride)},
-                                        .box = {kBoxColumns, box_rows, 1},
+                                        .box = {kBoxColumns, box_rows, box_groups},
                                         .swizzle = ptx::Swizzle::k128B};
   return LC_OK;
 }

@@ -52,7 +52,7 @@ def mla_query(q: Tensor, w_k: Tensor, rope: Tensor, position: Tensor) -> Tensor:
     rounded once, then the last R elements turned by RoPE.
 
     Args:
-        q: [T, h, nope + R], bf16 or f32; last stride 1. T may be 0.
+        q: [T, h, nope + R], bf16, on a CPU also f32; last stride 1. T may be 0.
         w_k: [h, latent, nope] of q's dtype; latent and nope multiples of 8.
         rope: f32 [L, R], as in `mla_write`. position: i32 [T].
 

@@ -86,7 +86,8 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
 
 
 def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str, Any]:
-    """Latent rows of tokens of as many sequences, each at a position of its own, and of one token without a place."""
+    """Latent rows of tokens of as many sequences, each at a position of its own, and of one token without a place. CPU
+    and GPU sum squares in orders of their own."""
     g = torch.Generator().manual_seed(tokens)
     position = 37 * torch.arange(tokens, dtype=torch.int32) % 5000
     position[-1] = -1
@@ -95,7 +96,36 @@ def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str,
     kv, weight = torch.randn(tokens, latent + width, generator=g).bfloat16(), torch.rand(latent, generator=g) + 0.5
     rope, sequence = torch.stack([angle.cos(), angle.sin()], -1).flatten(1), torch.arange(tokens, dtype=torch.int32)
     rows = torch.zeros(79 * tokens, 64, latent + width, dtype=torch.bfloat16)
-    against_cpu(machine, "mla_write", kv, weight, 1e-6, rope, pages, sequence, position, rows)
+    arguments = kv, weight, 1e-6, rope, pages, sequence, position, rows
+    ours, expected = (longcat_ops.mla_write(*to_device(arguments, to)).cpu() for to in (machine.device, "cpu"))
+    same_bits("mla_write, turned", ours[..., latent:], expected[..., latent:])
+    at = pages[sequence, position // 64][:-1], position[:-1] % 64
+    near("mla_write", ours[at][:, :latent], reference.rms_norm(kv[:-1, :latent].double(), weight.double(), 1e-6))
+    ours[at] = 0
+    assert not ours[..., :latent].any(), "mla_write: another row was written"
+    return {"rows": tokens}
+
+
+def queries(machine: Machine, tokens: list[int], heads: int, nope: int, latent: int, width: int) -> dict[str, Any]:
+    """On 16 bytes and off them; the bits of a token are its own. The last one is padding."""
+    most, g = max(tokens), torch.Generator().manual_seed(heads)
+    angle = torch.rand(5000, width // 2, generator=g)
+    rope, position = torch.stack([angle.cos(), angle.sin()], -1).flatten(1), 37 * torch.arange(most).int() % 5000
+    position[-1] = -1
+    values = torch.randn(most, heads, nope + width + 8, generator=g).bfloat16()
+    w_k = torch.randn(heads, latent, nope, generator=g).bfloat16()
+    there = to_device((values, w_k, rope, position), machine.device)
+    for first in (0, 1):
+        q, device_q = (t[..., first : first + nope + width] for t in (values, there[0]))
+        whole = longcat_ops.mla_query(device_q, *there[1:])
+        for m in tokens:
+            same_bits(f"{m} tokens", longcat_ops.mla_query(device_q[:m], *there[1:3], there[3][:m]), whole[:m])
+        ours, x, w = whole.cpu(), q[:-1, :, :nope].double(), w_k.double()
+        same_bits("turned", ours[..., latent:], longcat_ops.mla_query(q, w_k[:, :8], rope, position)[..., 8:])
+        truth, terms = (torch.einsum("thk,hnk->thn", *both) for both in ((x, w), (x.abs(), w.abs())))
+        error = (ours[:-1, :, :latent].double() - truth).abs()
+        assert bool((error <= 2.0**-18 * terms + 2.0**-8 * truth.abs()).all()), "mla_query"
+        assert not ours[-1].any(), "mla_query: padding"
     return {"rows": tokens}
 
 
