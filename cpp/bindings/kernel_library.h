@@ -31,7 +31,9 @@ namespace longcat_ops::bindings {
   X(lc_moe_permute)                          \
   X(lc_moe_permute_quant)                    \
   X(lc_moe_combine)                          \
-  X(lc_mla_write)
+  X(lc_mla_write)                            \
+  X(lc_pack_rows)                            \
+  X(lc_advance_lengths)
 
 struct KernelLibrary {
 #define LC_MEMBER(name) decltype(&::name) name = nullptr;

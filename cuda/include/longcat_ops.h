@@ -271,6 +271,34 @@ typedef struct lc_mla_write_args {
 } lc_mla_write_args;
 LC_API int lc_mla_write(const lc_mla_write_args* args, lc_stream_t stream);
 
+/* The bookkeeping of a decode step. tokens i64 [sequences, width], rows token_stride apart; the rest is contiguous but
+ * newest, whose elements lie newest_stride apart. Outputs are written whole; lengths, num_drafts and newest are updated
+ * by lc_advance_lengths. */
+typedef struct lc_pack_rows_args {
+  size_t struct_size;
+  const int64_t* tokens;
+  int64_t sequences, width, token_stride;
+  const int32_t *num_drafts, *lengths;
+  int64_t* ids;
+  int32_t *sequence, *position, *first_row, *num_rows;
+  int64_t copies; /* of num_rows */
+} lc_pack_rows_args;
+LC_API int lc_pack_rows(const lc_pack_rows_args* args, lc_stream_t stream);
+typedef struct lc_advance_lengths_args {
+  size_t struct_size;
+  const int64_t* tokens;
+  int64_t sequences, width, token_stride;
+  const int32_t *num_tokens, *first_row, *limits;
+  const int64_t* stop_ids;
+  int64_t num_stop_ids;
+  int32_t *lengths, *num_drafts;
+  int64_t* newest;
+  int64_t newest_stride;
+  int32_t* kept;
+  int64_t* last_row;
+} lc_advance_lengths_args;
+LC_API int lc_advance_lengths(const lc_advance_lengths_args* args, lc_stream_t stream);
+
 /* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
  * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first
  * collective, and nothing else writes them. Offsets are bytes from the start of the region, the same on every rank.

@@ -151,6 +151,19 @@ def test_launches_of_permute_and_combine():
         assert of_f32 == of_wide
 
 
+def test_launches_of_a_decode_step():
+    """pack_rows: a block for 256 sequences, one even for none. advance_lengths: a warp for each."""
+    for sequences, packs, advances in ((0, 1, 0), (1, 1, 1), (4, 1, 1), (5, 1, 2), (256, 1, 64), (257, 2, 65)):
+        tokens, each = meta(sequences, 2, dtype=torch.int64), meta(sequences)
+        found = longcat_ops.explain("pack_rows", tokens, each, each).launches
+        assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [("pack_rows", packs, 256, 2048)]
+        newest, stop_ids = meta(sequences, dtype=torch.int64), meta(3, dtype=torch.int64)
+        state = (each, each, each, stop_ids, each.clone(), each.clone(), newest)
+        found = longcat_ops.explain("advance_lengths", tokens, *state).launches
+        wanted = [("advance_lengths", advances, 128, 0)] * (advances > 0)
+        assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
+
+
 def test_a_product_is_predicted_as_its_chosen_tile():
     made = next(iter(CASES["fp8_gemm_nt"].values()))()
     found = longcat_ops.explain("fp8_gemm_nt", *made.args, **made.kwargs)
