@@ -33,7 +33,8 @@ namespace longcat_ops::bindings {
   X(lc_moe_combine)                          \
   X(lc_mla_write)                            \
   X(lc_pack_rows)                            \
-  X(lc_advance_lengths)
+  X(lc_advance_lengths)                      \
+  X(lc_verify_greedy)
 
 struct KernelLibrary {
 #define LC_MEMBER(name) decltype(&::name) name = nullptr;

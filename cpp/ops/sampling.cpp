@@ -3,6 +3,7 @@
 #include "check/error.h"
 #include "check/tensor_checks.h"
 #include "ops/table.h"
+#include "sampling/config.h"
 
 namespace longcat_ops {
 namespace {
@@ -87,6 +88,13 @@ void check_sample_tokens(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
+std::vector<KernelShape> greedy_launches(const Arguments& a) {
+  const TensorDesc& logits = a.tensor("logits");
+  const SamplingConfig config = choose_verify_greedy_config(logits.sizes[0], logits.sizes[2]);
+  if (config.blocks == 0) return {};
+  return {{"verify_greedy", config.blocks, config.threads, kGreedySmemBytes}};
+}
+
 constexpr const char* kAccepted = "every sequence has all its drafts, and every one is accepted";
 
 }  // namespace
@@ -98,7 +106,7 @@ std::vector<OpRow> sampling_ops() {
       {"verify_greedy(Tensor logits, Tensor drafts, Tensor num_drafts, Tensor? first_row, Tensor(a!) tokens, "
        "Tensor(b!) num_tokens) -> ()",
        check_verify_greedy,
-       {.assumes = kAccepted}},
+       {.assumes = kAccepted, .launches = greedy_launches}},
       // and seeds i64 [B], lengths i32 [B], temperature f32 [B], top_k i32 [B], top_p f32 [B],
       // draft_probs f32 [B, q - 1, V]
       {"verify_sampled(Tensor logits, Tensor drafts, Tensor num_drafts, Tensor seeds, Tensor lengths, "

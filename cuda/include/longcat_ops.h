@@ -299,6 +299,24 @@ typedef struct lc_advance_lengths_args {
 } lc_advance_lengths_args;
 LC_API int lc_advance_lengths(const lc_advance_lengths_args* args, lc_stream_t stream);
 
+/* Tokens from logits. logits [sequences, rows, width], contiguous; drafts [sequences, rows - 1] and tokens [sequences,
+ * rows], their rows any distance apart; the rest [sequences]. first_row may be null. */
+typedef struct lc_verified {
+  const float* logits;
+  int64_t sequences, rows, width;
+  const int64_t* drafts;
+  int64_t draft_stride;
+  const int32_t *num_drafts, *first_row;
+  int64_t* tokens;
+  int64_t token_stride;
+  int32_t* num_tokens;
+} lc_verified;
+typedef struct lc_verify_greedy_args {
+  size_t struct_size;
+  lc_verified verified;
+} lc_verify_greedy_args;
+LC_API int lc_verify_greedy(const lc_verify_greedy_args* args, lc_stream_t stream);
+
 /* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
  * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first
  * collective, and nothing else writes them. Offsets are bytes from the start of the region, the same on every rank.

@@ -164,6 +164,27 @@ def test_launches_of_a_decode_step():
         assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
 
 
+def test_launches_of_verify_greedy():
+    """A cluster for each sequence: of 8 blocks for few, of one for many or for short rows."""
+    for sequences, width, blocks, threads in (
+        (0, 131072, 0, 0),
+        (1, 131072, 8, 512),
+        (33, 131072, 264, 512),
+        (34, 131072, 136, 512),
+        (66, 131072, 264, 512),
+        (132, 131072, 264, 512),
+        (133, 131072, 133, 512),
+        (1, 16383, 1, 512),
+        (1, 16384, 2, 512),
+        (5, 100, 5, 32),
+        (5, 1, 5, 32),
+    ):
+        logits, drafts = meta(sequences, 2, width, dtype=torch.float32), meta(sequences, 1, dtype=torch.int64)
+        found = longcat_ops.explain("verify_greedy", logits, drafts, meta(sequences)).launches
+        wanted = [("verify_greedy", blocks, threads, 1024)] * (blocks > 0)
+        assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
+
+
 def test_a_product_is_predicted_as_its_chosen_tile():
     made = next(iter(CASES["fp8_gemm_nt"].values()))()
     found = longcat_ops.explain("fp8_gemm_nt", *made.args, **made.kwargs)

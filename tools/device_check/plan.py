@@ -35,6 +35,10 @@ def smoke() -> list[Step]:
                           small=SMALL_MODEL | small))  # fmt: skip
     steps.append(Step("smoke/latents", 0.5, ask="smoke.latents", arguments={"tokens": 24, "latent": 512, "width": 64},
                       small={"tokens": 3, "latent": 256, "width": 16}))  # fmt: skip
+    for sequences in (1, 40, 192):
+        sizes = {"sequences": sequences, "drafts": 1 + (sequences < 100), "vocabulary": 131072}
+        steps.append(Step(f"smoke/decode-step-B{sequences}", 0.5, ask="smoke.decode_step", arguments=sizes,
+                          small=sizes | {"sequences": min(sequences, 9), "vocabulary": 300}))  # fmt: skip
     for groups in (4, 64):
         for name, shape in (("gate_up", GATE_UP), ("down", DOWN)):
             for layout in ("offset", "masked", "contiguous"):

@@ -42,6 +42,12 @@ TABLE = (
     Row(r"mla_write_kernel<.*, true>", must=("LDG.E.128", "STG.E.128")),
     # The bookkeeping of a decode step: blocks wait for no other, and need no atomics.
     Row(r"(pack_rows|advance_lengths)_kernel", must=("ACQBULK", "PREEXIT"), never=("ATOM", "ATOMG", "ATOMS", "REDG")),
+    # The argmax of a row: 16 bytes a load, two reductions of a warp, results through distributed shared memory.
+    Row(
+        r"verify_greedy_kernel",
+        must=("ACQBULK", "PREEXIT", "LDG.E.128", "REDUX.MAX", "REDUX.MIN", "UCGABAR_WAIT"),
+        never=("ATOM", "ATOMG", "ATOMS", "REDG"),
+    ),
     # Permute and combine: 16 bytes at a time, and no barrier of the block.
     Row(r"moe_(permute|permute_quant|combine)_kernel<.*>", must=("ACQBULK", "PREEXIT"), never=("BAR",)),
     Row(r"moe_permute_quant_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),

@@ -99,6 +99,34 @@ def latents(machine: Machine, tokens: int, latent: int, width: int) -> dict[str,
     return {"rows": tokens}
 
 
+def decode_step(machine: Machine, sequences: int, drafts: int, vocabulary: int) -> dict[str, Any]:
+    """The rows of a step, tokens of packed logits in which every third draft is wrong, and the state after them."""
+    g = torch.Generator().manual_seed(sequences)
+    num_drafts = (torch.arange(sequences, dtype=torch.int32) + 1) % (drafts + 2) - 1
+    tokens = torch.randint(vocabulary, (sequences, drafts + 1), generator=g)
+    lengths = torch.randint(5000, (sequences,), generator=g).int()
+    rows = against_cpu(machine, "pack_rows", tokens, num_drafts, lengths, copies=3)
+    logits = torch.randn(sequences, drafts + 1, vocabulary, generator=g)
+    best = logits.flatten(0, 1).argmax(-1)
+    at = (rows.first_row[:, None].clamp(min=0) + torch.arange(drafts)).clamp(max=len(best) - 1)
+    judged = best[at] + (torch.arange(sequences * drafts).view(sequences, drafts) % 3 == 0)
+    new, count = against_cpu(machine, "verify_greedy", logits, judged, num_drafts, rows.first_row)
+    limits, stop_ids = lengths + 2 + torch.arange(sequences, dtype=torch.int32) % 9, new[:1, 0].clone()
+    advance(machine, new, count, rows.first_row, limits, stop_ids, (lengths, num_drafts, torch.arange(sequences)))
+    return {"rows": int(rows.num_rows[0])}
+
+
+def advance(machine: Machine, *args: Any) -> None:
+    """advance_lengths on the machine and on the CPU; the last of args is its state, which it writes."""
+    results = []
+    for device in (machine.device, "cpu"):
+        *read, state = to_device(args, device)
+        state = tuple(t.clone() for t in state)
+        results.append((longcat_ops.advance_lengths(*read, *state), state))
+        machine.synchronize()
+    same_bits("advance_lengths", *results)
+
+
 def problem(machine: Machine, n: int, k: int, groups: int, tokens: int) -> moe_gemm_problem.Problem:
     name = f"{n}x{k}"
     moe_gemm_problem.SHAPES.setdefault(name, (n, k))
