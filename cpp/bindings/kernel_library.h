@@ -34,7 +34,9 @@ namespace longcat_ops::bindings {
   X(lc_mla_write)                            \
   X(lc_pack_rows)                            \
   X(lc_advance_lengths)                      \
-  X(lc_verify_greedy)
+  X(lc_verify_greedy)                        \
+  X(lc_verify_sampled)                       \
+  X(lc_sample_tokens)
 
 struct KernelLibrary {
 #define LC_MEMBER(name) decltype(&::name) name = nullptr;

@@ -316,6 +316,32 @@ typedef struct lc_verify_greedy_args {
   lc_verified verified;
 } lc_verify_greedy_args;
 LC_API int lc_verify_greedy(const lc_verify_greedy_args* args, lc_stream_t stream);
+/* How sequences draw; each [sequences]. */
+typedef struct lc_draws {
+  const int64_t* seeds;
+  const int32_t* lengths;
+  const float* temperature;
+  const int32_t* top_k;
+  const float* top_p;
+} lc_draws;
+/* draft_probs f32 [sequences, rows - 1, width] may be absent. */
+typedef struct lc_verify_sampled_args {
+  size_t struct_size;
+  lc_verified verified;
+  lc_draws draws;
+  lc_stack draft_probs;
+} lc_verify_sampled_args;
+LC_API int lc_verify_sampled(const lc_verify_sampled_args* args, lc_stream_t stream);
+/* logits and probs f32 [sequences, width], tokens token_stride apart. */
+typedef struct lc_sample_tokens_args {
+  size_t struct_size;
+  lc_matrix logits;
+  lc_draws draws;
+  int64_t* tokens;
+  int64_t token_stride;
+  lc_matrix probs;
+} lc_sample_tokens_args;
+LC_API int lc_sample_tokens(const lc_sample_tokens_args* args, lc_stream_t stream);
 
 /* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
  * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first

@@ -1,8 +1,10 @@
-// What the launchers of this family share: the sequences whose drafts are judged, as kernels and the emulator see them.
+// What the launchers of this family share, as kernels and the emulator see it: the sequences whose drafts are judged,
+// and how they draw.
 #pragma once
 
 #include "launch/launch.h"
-#include "sampling/verify_greedy.cuh"
+#include "sampling/draws.cuh"
+#include "sampling/verified.cuh"
 
 namespace longcat_ops::sampling {
 
@@ -35,6 +37,16 @@ inline Memory memory_of(const lc_verified& v) {
       .reads("first_row", v.first_row, v.sequences)
       .updates("tokens", v.tokens, span_of(v.sequences, v.token_stride, v.rows))
       .writes("num_tokens", v.num_tokens, v.sequences);
+}
+
+inline Draws draws_of(const lc_draws& d) { return {d.seeds, d.lengths, d.temperature, d.top_k, d.top_p}; }
+
+inline void add_draws(Memory& memory, const lc_draws& d, int64_t sequences) {
+  memory.reads("seeds", d.seeds, sequences)
+      .reads("lengths", d.lengths, sequences)
+      .reads("temperature", d.temperature, sequences)
+      .reads("top_k", d.top_k, sequences)
+      .reads("top_p", d.top_p, sequences);
 }
 
 }  // namespace longcat_ops::sampling

@@ -17,4 +17,13 @@ SamplingConfig choose_verify_greedy_config(int64_t sequences, int64_t width) {
   return {cluster * sequences, cluster, static_cast<int>(std::min<int64_t>(threads, kGreedyMaxThreads))};
 }
 
+// The width alone decides: a row's sums have the same order in every batch.
+SamplingConfig choose_sampled_config(int64_t sequences, int64_t width) {
+  static_assert(kMaxSamplingCluster * kSampledMaxThreads / kWarpLanes <= kMaxSampledWarps);
+  int cluster = 1;
+  while (cluster < kMaxSamplingCluster && 2 * cluster * kSampledBlockWidth <= width) cluster *= 2;
+  const int64_t threads = align_up(ceil_div(width, int64_t{cluster}), kWarpLanes);
+  return {cluster * sequences, cluster, static_cast<int>(std::min<int64_t>(threads, kSampledMaxThreads))};
+}
+
 }  // namespace longcat_ops

@@ -185,6 +185,30 @@ def test_launches_of_verify_greedy():
         assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
 
 
+def test_launches_of_draws():
+    """A cluster for each sequence, whose size follows from V alone: a row's sums have one order in every batch."""
+    for sequences, width, cluster, threads in (
+        (0, 131072, 0, 0),
+        (1, 131072, 8, 512),
+        (192, 131072, 8, 512),
+        (3, 16384, 2, 512),
+        (3, 16383, 1, 512),
+        (3, 33, 1, 64),
+        (3, 1, 1, 32),
+    ):
+        draws = meta(sequences, dtype=torch.int64), meta(sequences), meta(sequences, dtype=torch.float32)
+        draws += meta(sequences), meta(sequences, dtype=torch.float32)
+        logits, drafts = meta(sequences, 2, width, dtype=torch.float32), meta(sequences, 1, dtype=torch.int64)
+        calls = [
+            ("verify_sampled", (logits, drafts, meta(sequences), *draws)),
+            ("sample_tokens", (logits[:, 0], *draws)),
+        ]
+        for op, arguments in calls:
+            found = longcat_ops.explain(op, *arguments).launches
+            wanted = [(op, cluster * sequences, threads, 12288)] * (sequences > 0)
+            assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
+
+
 def test_a_product_is_predicted_as_its_chosen_tile():
     made = next(iter(CASES["fp8_gemm_nt"].values()))()
     found = longcat_ops.explain("fp8_gemm_nt", *made.args, **made.kwargs)

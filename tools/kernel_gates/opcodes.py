@@ -48,6 +48,12 @@ TABLE = (
         must=("ACQBULK", "PREEXIT", "LDG.E.128", "REDUX.MAX", "REDUX.MIN", "UCGABAR_WAIT"),
         never=("ATOM", "ATOMG", "ATOMS", "REDG"),
     ),
+    # Draws: sums in float64 in a fixed order, shown through distributed shared memory.
+    Row(
+        r"(sample_tokens|verify_sampled)_kernel",
+        must=("ACQBULK", "PREEXIT", "LDG.E.128", "DADD", "UCGABAR_WAIT"),
+        never=("ATOM", "ATOMG", "ATOMS", "REDG"),
+    ),
     # Permute and combine: 16 bytes at a time, and no barrier of the block.
     Row(r"moe_(permute|permute_quant|combine)_kernel<.*>", must=("ACQBULK", "PREEXIT"), never=("BAR",)),
     Row(r"moe_permute_quant_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),
