@@ -38,7 +38,12 @@ namespace longcat_ops::bindings {
   X(lc_rms_norm)                             \
   X(lc_embed_rows)                           \
   X(lc_add_rows)                             \
-  X(lc_silu_and_mul)
+  X(lc_silu_and_mul)                         \
+  X(lc_pack_rows)                            \
+  X(lc_advance_lengths)                      \
+  X(lc_verify_greedy)                        \
+  X(lc_verify_sampled)                       \
+  X(lc_sample_tokens)
 
 struct KernelLibrary {
 #define LC_MEMBER(name) decltype(&::name) name = nullptr;

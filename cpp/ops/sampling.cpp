@@ -3,6 +3,7 @@
 #include "check/error.h"
 #include "check/tensor_checks.h"
 #include "ops/table.h"
+#include "sampling/config.h"
 
 namespace longcat_ops {
 namespace {
@@ -87,6 +88,21 @@ void check_sample_tokens(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
+std::vector<KernelShape> greedy_launches(const Arguments& a) {
+  const TensorDesc& logits = a.tensor("logits");
+  const SamplingConfig config = choose_verify_greedy_config(logits.sizes[0], logits.sizes[2]);
+  if (config.blocks == 0) return {};
+  return {{"verify_greedy", config.blocks, config.threads, kGreedySmemBytes}};
+}
+
+// Of an op whose rows of logits have their width as size number `last`.
+std::vector<KernelShape> sampled_launches(const char* kernel, const Arguments& a, int last) {
+  const TensorDesc& logits = a.tensor("logits");
+  const SamplingConfig config = choose_sampled_config(logits.sizes[0], logits.sizes[last]);
+  if (config.blocks == 0) return {};
+  return {{kernel, config.blocks, config.threads, kSampledSmemBytes}};
+}
+
 constexpr const char* kAccepted = "every sequence has all its drafts, and every one is accepted";
 
 }  // namespace
@@ -98,18 +114,19 @@ std::vector<OpRow> sampling_ops() {
       {"verify_greedy(Tensor logits, Tensor drafts, Tensor num_drafts, Tensor? first_row, Tensor(a!) tokens, "
        "Tensor(b!) num_tokens) -> ()",
        check_verify_greedy,
-       {.assumes = kAccepted}},
+       {.assumes = kAccepted, .launches = greedy_launches}},
       // and seeds i64 [B], lengths i32 [B], temperature f32 [B], top_k i32 [B], top_p f32 [B],
       // draft_probs f32 [B, q - 1, V]
       {"verify_sampled(Tensor logits, Tensor drafts, Tensor num_drafts, Tensor seeds, Tensor lengths, "
        "Tensor temperature, Tensor top_k, Tensor top_p, Tensor? draft_probs, Tensor? first_row, Tensor(a!) tokens, "
        "Tensor(b!) num_tokens) -> ()",
        check_verify_sampled,
-       {.assumes = kAccepted}},
+       {.assumes = kAccepted, .launches = [](const Arguments& a) { return sampled_launches("verify_sampled", a, 2); }}},
       // logits f32 [B, V], draws as above, tokens i64 [B], probs f32 [B, V]
       {"sample_tokens(Tensor logits, Tensor seeds, Tensor lengths, Tensor temperature, Tensor top_k, Tensor top_p, "
        "Tensor(a!) tokens, Tensor(b!) probs) -> ()",
-       check_sample_tokens},
+       check_sample_tokens,
+       {.launches = [](const Arguments& a) { return sampled_launches("sample_tokens", a, 1); }}},
   };
 }
 

@@ -3,6 +3,7 @@
 #include "check/error.h"
 #include "check/tensor_checks.h"
 #include "ops/table.h"
+#include "step/config.h"
 
 namespace longcat_ops {
 namespace {
@@ -71,6 +72,20 @@ int64_t advance_bytes_read(const Arguments& a) {
   return bytes;
 }
 
+KernelShape shape_of(const char* kernel, const StepConfig& config) {
+  return {kernel, config.blocks, config.threads, config.smem};
+}
+
+std::vector<KernelShape> pack_launches(const Arguments& a) {
+  return {shape_of("pack_rows", choose_pack_rows_config(a.tensor("tokens").sizes[0]))};
+}
+
+std::vector<KernelShape> advance_launches(const Arguments& a) {
+  const StepConfig config = choose_advance_lengths_config(a.tensor("tokens").sizes[0]);
+  if (config.blocks == 0) return {};
+  return {shape_of("advance_lengths", config)};
+}
+
 }  // namespace
 
 std::vector<OpRow> step_ops() {
@@ -80,13 +95,15 @@ std::vector<OpRow> step_ops() {
       {"pack_rows(Tensor tokens, Tensor num_drafts, Tensor lengths, Tensor(a!) ids, Tensor(b!) sequence, "
        "Tensor(c!) position, Tensor(d!) first_row, Tensor(e!) num_rows) -> ()",
        check_pack_rows,
-       {.assumes = "every sequence has q rows"}},
+       {.assumes = "every sequence has q rows", .launches = pack_launches}},
       // tokens i64 [B, q], num_tokens, first_row and limits i32 [B], stop_ids i64 [S], lengths and num_drafts i32 [B],
       // newest i64 [B], kept i32 [B], last_row i64 [B]
       {"advance_lengths(Tensor tokens, Tensor num_tokens, Tensor first_row, Tensor limits, Tensor stop_ids, "
        "Tensor(a!) lengths, Tensor(b!) num_drafts, Tensor(c!) newest, Tensor(d!) kept, Tensor(e!) last_row) -> ()",
        check_advance_lengths,
-       {.assumes = "every sequence has q new tokens and keeps one", .bytes_read = advance_bytes_read}},
+       {.assumes = "every sequence has q new tokens and keeps one",
+        .bytes_read = advance_bytes_read,
+        .launches = advance_launches}},
   };
 }
 

@@ -322,6 +322,78 @@ typedef struct lc_silu_and_mul_args {
 } lc_silu_and_mul_args;
 LC_API int lc_silu_and_mul(const lc_silu_and_mul_args* args, lc_stream_t stream);
 
+/* The bookkeeping of a decode step. tokens i64 [sequences, width], rows token_stride apart; the rest is contiguous but
+ * newest, whose elements lie newest_stride apart. Outputs are written whole; lengths, num_drafts and newest are updated
+ * by lc_advance_lengths. */
+typedef struct lc_pack_rows_args {
+  size_t struct_size;
+  const int64_t* tokens;
+  int64_t sequences, width, token_stride;
+  const int32_t *num_drafts, *lengths;
+  int64_t* ids;
+  int32_t *sequence, *position, *first_row, *num_rows;
+  int64_t copies; /* of num_rows */
+} lc_pack_rows_args;
+LC_API int lc_pack_rows(const lc_pack_rows_args* args, lc_stream_t stream);
+typedef struct lc_advance_lengths_args {
+  size_t struct_size;
+  const int64_t* tokens;
+  int64_t sequences, width, token_stride;
+  const int32_t *num_tokens, *first_row, *limits;
+  const int64_t* stop_ids;
+  int64_t num_stop_ids;
+  int32_t *lengths, *num_drafts;
+  int64_t* newest;
+  int64_t newest_stride;
+  int32_t* kept;
+  int64_t* last_row;
+} lc_advance_lengths_args;
+LC_API int lc_advance_lengths(const lc_advance_lengths_args* args, lc_stream_t stream);
+
+/* Tokens from logits. logits [sequences, rows, width], contiguous; drafts [sequences, rows - 1] and tokens [sequences,
+ * rows], their rows any distance apart; the rest [sequences]. first_row may be null. */
+typedef struct lc_verified {
+  const float* logits;
+  int64_t sequences, rows, width;
+  const int64_t* drafts;
+  int64_t draft_stride;
+  const int32_t *num_drafts, *first_row;
+  int64_t* tokens;
+  int64_t token_stride;
+  int32_t* num_tokens;
+} lc_verified;
+typedef struct lc_verify_greedy_args {
+  size_t struct_size;
+  lc_verified verified;
+} lc_verify_greedy_args;
+LC_API int lc_verify_greedy(const lc_verify_greedy_args* args, lc_stream_t stream);
+/* How sequences draw; each [sequences]. */
+typedef struct lc_draws {
+  const int64_t* seeds;
+  const int32_t* lengths;
+  const float* temperature;
+  const int32_t* top_k;
+  const float* top_p;
+} lc_draws;
+/* draft_probs f32 [sequences, rows - 1, width] may be absent. */
+typedef struct lc_verify_sampled_args {
+  size_t struct_size;
+  lc_verified verified;
+  lc_draws draws;
+  lc_stack draft_probs;
+} lc_verify_sampled_args;
+LC_API int lc_verify_sampled(const lc_verify_sampled_args* args, lc_stream_t stream);
+/* logits and probs f32 [sequences, width], tokens token_stride apart. */
+typedef struct lc_sample_tokens_args {
+  size_t struct_size;
+  lc_matrix logits;
+  lc_draws draws;
+  int64_t* tokens;
+  int64_t token_stride;
+  lc_matrix probs;
+} lc_sample_tokens_args;
+LC_API int lc_sample_tokens(const lc_sample_tokens_args* args, lc_stream_t stream);
+
 /* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
  * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first
  * collective, and nothing else writes them. Offsets are bytes from the start of the region, the same on every rank.

@@ -197,6 +197,64 @@ def test_launches_of_rows():
     )
 
 
+def test_launches_of_a_decode_step():
+    """pack_rows: a block for 256 sequences, one even for none. advance_lengths: a warp for each."""
+    for sequences, packs, advances in ((0, 1, 0), (1, 1, 1), (4, 1, 1), (5, 1, 2), (256, 1, 64), (257, 2, 65)):
+        tokens, each = meta(sequences, 2, dtype=torch.int64), meta(sequences)
+        found = longcat_ops.explain("pack_rows", tokens, each, each).launches
+        assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == [("pack_rows", packs, 256, 2048)]
+        newest, stop_ids = meta(sequences, dtype=torch.int64), meta(3, dtype=torch.int64)
+        state = (each, each, each, stop_ids, each.clone(), each.clone(), newest)
+        found = longcat_ops.explain("advance_lengths", tokens, *state).launches
+        wanted = [("advance_lengths", advances, 128, 0)] * (advances > 0)
+        assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
+
+
+def test_launches_of_verify_greedy():
+    """A cluster for each sequence: of 8 blocks for few, of one for many or for short rows."""
+    for sequences, width, blocks, threads in (
+        (0, 131072, 0, 0),
+        (1, 131072, 8, 512),
+        (33, 131072, 264, 512),
+        (34, 131072, 136, 512),
+        (66, 131072, 264, 512),
+        (132, 131072, 264, 512),
+        (133, 131072, 133, 512),
+        (1, 16383, 1, 512),
+        (1, 16384, 2, 512),
+        (5, 100, 5, 32),
+        (5, 1, 5, 32),
+    ):
+        logits, drafts = meta(sequences, 2, width, dtype=torch.float32), meta(sequences, 1, dtype=torch.int64)
+        found = longcat_ops.explain("verify_greedy", logits, drafts, meta(sequences)).launches
+        wanted = [("verify_greedy", blocks, threads, 1024)] * (blocks > 0)
+        assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
+
+
+def test_launches_of_draws():
+    """A cluster for each sequence, whose size follows from V alone: a row's sums have one order in every batch."""
+    for sequences, width, cluster, threads in (
+        (0, 131072, 0, 0),
+        (1, 131072, 8, 512),
+        (192, 131072, 8, 512),
+        (3, 16384, 2, 512),
+        (3, 16383, 1, 512),
+        (3, 33, 1, 64),
+        (3, 1, 1, 32),
+    ):
+        draws = meta(sequences, dtype=torch.int64), meta(sequences), meta(sequences, dtype=torch.float32)
+        draws += meta(sequences), meta(sequences, dtype=torch.float32)
+        logits, drafts = meta(sequences, 2, width, dtype=torch.float32), meta(sequences, 1, dtype=torch.int64)
+        calls = [
+            ("verify_sampled", (logits, drafts, meta(sequences), *draws)),
+            ("sample_tokens", (logits[:, 0], *draws)),
+        ]
+        for op, arguments in calls:
+            found = longcat_ops.explain(op, *arguments).launches
+            wanted = [(op, cluster * sequences, threads, 12288)] * (sequences > 0)
+            assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
+
+
 def test_a_product_is_predicted_as_its_chosen_tile():
     made = next(iter(CASES["fp8_gemm_nt"].values()))()
     found = longcat_ops.explain("fp8_gemm_nt", *made.args, **made.kwargs)

@@ -40,6 +40,15 @@ def smoke() -> list[Step]:
                       small={"tokens": [1, 9], "heads": 2, "nope": 72, "latent": 72, "width": 8}))  # fmt: skip
     steps.append(Step("smoke/rows", 0.5, ask="smoke.rows", arguments={"tokens": 192, "width": 6144},
                       small={"tokens": 3, "width": 264}))  # fmt: skip
+    for sequences in (1, 40, 192):
+        sizes = {"sequences": sequences, "drafts": 1 + (sequences < 100), "vocabulary": 131072}
+        small = sizes | {"sequences": min(sequences, 9), "vocabulary": 300}
+        steps.append(
+            Step(f"smoke/decode-step-B{sequences}", 0.5, ask="smoke.decode_step", arguments=sizes, small=small)
+        )
+    steps.append(Step("smoke/draws", 1, ask="smoke.draws",
+                      arguments={"sequences": 24, "drafts": 2, "vocabulary": 131072},
+                      small={"sequences": 9, "vocabulary": 300}))  # fmt: skip
     for groups in (4, 64):
         for name, shape in (("gate_up", GATE_UP), ("down", DOWN)):
             for layout in ("offset", "masked", "contiguous"):

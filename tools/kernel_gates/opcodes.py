@@ -70,6 +70,20 @@ TABLE = (
         never=("LDG.E.U16", "STG.E.U16"),
     ),
     Row(r"(embed_rows|add_rows|silu_and_mul)_kernel<.*>", never=("BAR",)),
+    # The bookkeeping of a decode step: blocks wait for no other, and need no atomics.
+    Row(r"(pack_rows|advance_lengths)_kernel", must=("ACQBULK", "PREEXIT"), never=("ATOM", "ATOMG", "ATOMS", "REDG")),
+    # The argmax of a row: 16 bytes a load, two reductions of a warp, results through distributed shared memory.
+    Row(
+        r"verify_greedy_kernel",
+        must=("ACQBULK", "PREEXIT", "LDG.E.128", "REDUX.MAX", "REDUX.MIN", "UCGABAR_WAIT"),
+        never=("ATOM", "ATOMG", "ATOMS", "REDG"),
+    ),
+    # Draws: sums in float64 in a fixed order, shown through distributed shared memory.
+    Row(
+        r"(sample_tokens|verify_sampled)_kernel",
+        must=("ACQBULK", "PREEXIT", "LDG.E.128", "DADD", "UCGABAR_WAIT"),
+        never=("ATOM", "ATOMG", "ATOMS", "REDG"),
+    ),
     # Permute and combine: 16 bytes at a time, and no barrier of the block.
     Row(r"moe_(permute|permute_quant|combine)_kernel<.*>", must=("ACQBULK", "PREEXIT"), never=("BAR",)),
     Row(r"moe_permute_quant_kernel<.*>", must=("F2FP.SATFINITE.E4M3.F32",)),

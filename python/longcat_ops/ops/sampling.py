@@ -5,9 +5,9 @@ of a sequence's cache are valid. Its newest token is number lengths[b] of its te
 yet. So row j yields token number lengths[b] + 1 + j.
 
 Random numbers are Philox4x32-10 (Salmon et al., SC'11) of a sequence's seed, the token's number and what the number
-decides. Sums are in float64, in the order of ids. So what a row yields depends on the row, on its sequence's arguments
-and on its token's number alone: not on batch, q, packing or threads. A row that holds a NaN, or whose largest logit is
-infinite, yields -1.
+decides. Sums are in float64, in an order that V alone fixes: of ids on a CPU, in a tree on a GPU. So what a row yields
+depends on the row, on its sequence's arguments and on its token's number alone: not on batch, q, packing or threads. A
+row that holds a NaN, or whose largest logit is infinite, yields -1.
 """
 
 from __future__ import annotations

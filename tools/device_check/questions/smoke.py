@@ -158,6 +158,53 @@ def near(name: str, ours: Tensor, truth: Tensor) -> None:
     assert not len(wrong), f"{name}: {len(wrong)} of {truth.numel()} values are wrong, the first at {wrong[0].tolist()}"
 
 
+def decode_step(machine: Machine, sequences: int, drafts: int, vocabulary: int) -> dict[str, Any]:
+    """The rows of a step, tokens of packed logits in which every third draft is wrong, and the state after them."""
+    g = torch.Generator().manual_seed(sequences)
+    num_drafts = (torch.arange(sequences, dtype=torch.int32) + 1) % (drafts + 2) - 1
+    tokens = torch.randint(vocabulary, (sequences, drafts + 1), generator=g)
+    lengths = torch.randint(5000, (sequences,), generator=g).int()
+    rows = against_cpu(machine, "pack_rows", tokens, num_drafts, lengths, copies=3)
+    logits = torch.randn(sequences, drafts + 1, vocabulary, generator=g)
+    best = logits.flatten(0, 1).argmax(-1)
+    at = (rows.first_row[:, None].clamp(min=0) + torch.arange(drafts)).clamp(max=len(best) - 1)
+    judged = best[at] + (torch.arange(sequences * drafts).view(sequences, drafts) % 3 == 0)
+    new, count = against_cpu(machine, "verify_greedy", logits, judged, num_drafts, rows.first_row)
+    limits, stop_ids = lengths + 2 + torch.arange(sequences, dtype=torch.int32) % 9, new[:1, 0].clone()
+    advance(machine, new, count, rows.first_row, limits, stop_ids, (lengths, num_drafts, torch.arange(sequences)))
+    return {"rows": int(rows.num_rows[0])}
+
+
+def draws(machine: Machine, sequences: int, drafts: int, vocabulary: int) -> dict[str, Any]:
+    """Drafts drawn from a head, and tokens of a target like it: greedy sequences, and each cut. Sums have another order
+    than on a CPU, so probabilities may differ by a rounding; tokens, in effect, never."""
+    g = torch.Generator().manual_seed(sequences)
+    each = torch.arange(sequences)
+    settings = (each * 2**33 - 5, each.int() * 40, (each % 4) / 2, (each % 3).int() * 50, 1 - (each % 5) / 20)
+    head = 3 * torch.randn(sequences, vocabulary, generator=g)
+    tokens, probs = longcat_ops.sample_tokens(head, *settings)
+    found = longcat_ops.sample_tokens(*to_device((head, *settings), machine.device))
+    same_bits("sample_tokens", found[0], tokens)
+    off = (found[1].cpu().double() - probs).abs()
+    assert (off <= 2.0**-23 * probs + 2.0**-149).all(), f"sample_tokens: probabilities differ by {off.max():.3g}"
+    logits = head[:, None] + torch.randn(sequences, drafts + 1, vocabulary, generator=g) / 2
+    call = logits, tokens[:, None].repeat(1, drafts), torch.full((sequences,), drafts, dtype=torch.int32), *settings
+    against_cpu(machine, "verify_sampled", *call)
+    _, count = against_cpu(machine, "verify_sampled", *call, probs[:, None].repeat(1, drafts, 1))
+    return {"accepted": int(count.sum()) - sequences}
+
+
+def advance(machine: Machine, *args: Any) -> None:
+    """advance_lengths on the machine and on the CPU; the last of args is its state, which it writes."""
+    results = []
+    for device in (machine.device, "cpu"):
+        *read, state = to_device(args, device)
+        state = tuple(t.clone() for t in state)
+        results.append((longcat_ops.advance_lengths(*read, *state), state))
+        machine.synchronize()
+    same_bits("advance_lengths", *results)
+
+
 def problem(machine: Machine, n: int, k: int, groups: int, tokens: int) -> moe_gemm_problem.Problem:
     name = f"{n}x{k}"
     moe_gemm_problem.SHAPES.setdefault(name, (n, k))
