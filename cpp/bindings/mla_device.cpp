@@ -1,5 +1,9 @@
 #include <torch/csrc/stable/ops.h>
 
+#include <cstddef>
+#include <optional>
+#include <vector>
+
 #include "bindings/device_launch.h"
 
 namespace longcat_ops::bindings {
@@ -24,14 +28,32 @@ void mla_write_device(const Call& a) {
   launch_on(a.tensor("kv"), &KernelLibrary::lc_mla_write, args);
 }
 
-// Memory for as long as the call's kernels run: torch's allocator hands it out again in the order of the stream.
-torch::stable::Tensor make_workspace(const TensorDesc& beside, int64_t bytes) {
-  using torch::headeronly::ScalarType;
-  const bool on_cpu = beside.device == DeviceKind::kCpu;
-  const torch::stable::Device device(on_cpu ? torch::headeronly::DeviceType::CPU : torch::headeronly::DeviceType::CUDA,
-                                     on_cpu ? -1 : beside.device_index);
-  return torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, device);
-}
+// Memory for the kernels of a call. On a GPU torch's allocator hands it out again in the order of the stream, and keeps
+// that of a captured call for its graph. In the emulator calls of a thread share it, as they run one after the other,
+// and what a captured call has seen stays for its replays.
+class Workspace {
+ public:
+  void* take(const TensorDesc& beside, int64_t bytes) {
+    if (bytes == 0) return nullptr;
+    if (beside.device == DeviceKind::kCpu) return share(static_cast<size_t>(bytes));
+    const torch::stable::Device device(torch::headeronly::DeviceType::CUDA, beside.device_index);
+    return own_.emplace(torch::stable::empty({bytes}, torch::headeronly::ScalarType::Byte, std::nullopt, device))
+        .mutable_data_ptr();
+  }
+
+ private:
+  static void* share(size_t bytes) {
+    struct alignas(16) Unit {
+      std::byte bytes[16];
+    };
+    thread_local std::vector<std::vector<Unit>> kept;
+    const size_t units = (bytes + 15) / 16;
+    if (kept.empty() || kept.back().size() < units) kept.emplace_back(units);
+    return kept.back().data();
+  }
+
+  std::optional<torch::stable::Tensor> own_;
+};
 
 void mla_decode_device(const Call& a) {
   const TensorDesc& q = a.tensor("q");
@@ -44,11 +66,13 @@ void mla_decode_device(const Call& a) {
       .scale = a.number("scale"),
       .split_rows = a.integer("split_rows"),
       .out = device_stack(a, "out"),
+      .workspace = nullptr,
+      .workspace_bytes = 0,
   };
   const KernelLibrary& kernels = kernel_library(q.device);
   args.workspace_bytes = with_device(q, [&] { return kernels.lc_mla_decode_workspace(&args); });
-  std::optional<torch::stable::Tensor> workspace;
-  if (args.workspace_bytes > 0) args.workspace = workspace.emplace(make_workspace(q, args.workspace_bytes)).data_ptr();
+  Workspace workspace;
+  args.workspace = workspace.take(q, args.workspace_bytes);
   launch_on(q, &KernelLibrary::lc_mla_decode, args);
 }
 

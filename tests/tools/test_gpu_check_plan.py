@@ -59,7 +59,7 @@ def test_every_kernel_is_asked_about() -> None:
     [
         "facts rates/memory rates/box-16 rates/multicast",
         "smoke/dispatch-T1 smoke/quantisers-T1 smoke/offset-down-G4 smoke/swiglu-G4 smoke/dense",
-        "smoke/bf16- smoke/router smoke/rows smoke/latents smoke/queries",
+        "smoke/bf16- smoke/router smoke/rows smoke/latents smoke/queries smoke/attention-8x2",
         "residency/beside-128 residency/two residency/entry_times-T1-",
         "collectives/",
         "times/layer-2048 times/gate_up-G4-m8 times/chain-EP128-T1 times/dispatch-T1 times/quantisation",

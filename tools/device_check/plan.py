@@ -38,6 +38,12 @@ def smoke() -> list[Step]:
     queries = {"tokens": [1, 8, 9, 32, 96, 192], "heads": 64, "nope": 128, "latent": 512, "width": 64}
     steps.append(Step("smoke/queries", 1, ask="smoke.queries", arguments=queries,
                       small={"tokens": [1, 9], "heads": 2, "nope": 72, "latent": 72, "width": 8}))  # fmt: skip
+    sizes = {"heads": 64, "latent": 512, "rope": 64}
+    small = {"heads": 3, "latent": 64, "rope": 16, "context": 150, "splits": [64, 128]}
+    for sequences, tokens in ((1, 1), (8, 2), (5, 3)):
+        arguments = sizes | {"sequences": sequences, "tokens": tokens, "context": 5000, "splits": [512, 4096]}
+        steps.append(Step(f"smoke/attention-{sequences}x{tokens}", 2, 30, "smoke_attention.decode", arguments,
+                          small | {"sequences": min(sequences, 2)}))  # fmt: skip
     steps.append(Step("smoke/rows", 0.5, ask="smoke.rows", arguments={"tokens": 192, "width": 6144},
                       small={"tokens": 3, "width": 264}))  # fmt: skip
     for sequences in (1, 40, 192):
