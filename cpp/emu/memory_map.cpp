@@ -48,9 +48,28 @@ void MemoryMap::add(void* memory, size_t bytes, int device, const char* name, bo
     if (previous->second->begin + previous->second->bytes > begin) next = previous;
   }
   last_ = nullptr;
-  while (next != allocations_.end() && next->first < begin + bytes) next = erase(next);
+  // What overlaps becomes one allocation, in which earlier contents stay.
+  struct Earlier {
+    uint8_t* begin;
+    std::vector<uint8_t> contents;
+    bool initialised;
+  };
+  std::vector<Earlier> earlier;
+  uint8_t *first = begin, *end = begin + bytes;
+  while (next != allocations_.end() && next->first < begin + bytes) {
+    const Allocation& old = *next->second;
+    earlier.push_back({old.begin, {old.begin, old.begin + old.bytes}, old.initialised});
+    first = std::min(first, old.begin);
+    end = std::max(end, old.begin + old.bytes);
+    next = erase(next);
+  }
   if (!initialised) std::memset(begin, filler, bytes);
-  allocations_[begin] = std::make_unique<Allocation>(begin, bytes, device, name, false, initialised);
+  auto& made = allocations_[first] =
+      std::make_unique<Allocation>(first, static_cast<size_t>(end - first), device, name, false, initialised);
+  for (const Earlier& old : earlier) {
+    std::copy(old.contents.begin(), old.contents.end(), old.begin);
+    if (old.initialised) made->shadow.set_initialised(static_cast<size_t>(old.begin - first), old.contents.size());
+  }
 }
 
 void MemoryMap::remove(void* memory) {

@@ -18,12 +18,18 @@ struct Allocation {
   size_t bytes;
   int device;
   std::string name;
-  bool owned;
+  bool owned, initialised;  // initialised: when it was made
   bool peer_accessible = false;
   ShadowMemory shadow;
 
-  Allocation(uint8_t* begin_, size_t bytes_, int device_, const char* name_, bool owned_, bool initialised)
-      : begin(begin_), bytes(bytes_), device(device_), name(name_), owned(owned_), shadow(bytes_, initialised) {}
+  Allocation(uint8_t* begin_, size_t bytes_, int device_, const char* name_, bool owned_, bool initialised_)
+      : begin(begin_),
+        bytes(bytes_),
+        device(device_),
+        name(name_),
+        owned(owned_),
+        initialised(initialised_),
+        shadow(bytes_, initialised_) {}
   ~Allocation();
   bool contains(const uint8_t* address, size_t count) const {
     return address >= begin && address + count <= begin + bytes;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import random
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 
 import longcat_ops
 from longcat_ops import LongcatShapeError, LongcatUnsupportedError, _environment
+from longcat_ops.engine import step_graph
 from longcat_ops.engine.step_graph import _arena, capture
 from support import models
 
@@ -152,11 +153,32 @@ def test_a_bad_call_is_refused_as_ever() -> None:
         capture(lambda x: longcat_ops.rms_norm(x, W[:4], 1e-5), X.clone())
 
 
-@pytest.mark.parametrize("backend", ["reference", "emu"])
-def test_other_backends_record_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_environment, "backend", lambda: backend)
-    with pytest.raises(LongcatUnsupportedError, match=backend):
+def test_the_reference_records_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_environment, "backend", lambda: "reference")
+    with pytest.raises(LongcatUnsupportedError, match="reference"):
         capture(lambda x: x, X)
+    with pytest.raises(LongcatUnsupportedError, match="meta"):
+        capture(lambda x: x, X.to("meta"), device="meta")
+
+
+def test_a_cuda_graph_runs_once_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside torch's capture nothing runs, so the first replay follows at once."""
+    x, runs = X.clone(), []
+
+    @contextmanager
+    def recording():
+        yield lambda: runs.append(x.clone())
+
+    monkeypatch.setattr(step_graph, "_cuda_graph", recording)
+    monkeypatch.setattr(step_graph, "CUDA_KERNELS", {"add_rows"})
+    graph = capture(lambda x: longcat_ops.add_rows(x, x)[1:], x, device="cuda")
+    assert graph.ops == ["add_rows"] and len(runs) == 1 and graph.outputs.shape == (2, 8)
+    assert graph.replay(-X) is graph.outputs and torch.equal(runs[1], -X)
+    with pytest.raises(LongcatUnsupportedError, match="rms_norm has no kernel for this call"):
+        capture(lambda x: longcat_ops.rms_norm(x, W, 1e-5), X.clone(), device="cuda")
+    monkeypatch.setattr(step_graph, "CUDA_KERNELS", set())
+    with pytest.raises(LongcatUnsupportedError, match="no CUDA kernels"):
+        capture(lambda x: x, X, device="cuda")
 
 
 def test_tensors_that_live_at_the_same_time_have_places_of_their_own() -> None:

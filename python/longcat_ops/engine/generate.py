@@ -176,7 +176,7 @@ class _Run:
                 if graph is not None:
                     return graph.replay()
                 step.around, around = Unobserved().around, step.around
-                graph = capture(step)
+                graph = capture(step, device=self.model.device)
                 step.around = around
                 return graph.outputs
 

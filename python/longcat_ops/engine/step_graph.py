@@ -1,17 +1,19 @@
 """A step of a decode, recorded once and replayed: on a CPU without Python, without torch's dispatcher and without an
-allocation.
+allocation, on a GPU as a CUDA graph, and in the emulator as one stream of kernels that overlap.
 
-`capture` runs the step once, under two modes of torch that see whatever it does. Calls of ops with a C++ CPU kernel are
-recorded; views are allowed, and new tensors without values. Any other op, and any read of a value by the host, would be
-missing from a replay, so it is refused. Then each tensor that the step made for itself gets a place in one arena, where
-tensors that do not live at the same time share memory.
+`capture` runs the step once, under two modes of torch that see whatever it does. Calls of ops with a kernel of the
+device are recorded; views are allowed, and new tensors without values. Any other op, and any read of a value by the
+host, would be missing from a replay, so it is refused. On a CPU each tensor that the step made for itself then gets a
+place in one arena, where tensors that do not live at the same time share memory; on a GPU torch's allocator keeps a
+pool for the graph.
 """
 
 from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,8 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _environment, _library
 from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
-from ..ops import direct
-from ..ops.registration import CPU_KERNELS, python_kernel
+from ..ops import direct, emulated
+from ..ops.registration import CPU_KERNELS, CUDA_KERNELS, is_emulated, python_kernel
+from ..ops.registry import OPS
 
 if TYPE_CHECKING:
     from ..model import LongcatFlashForCausalLM
@@ -44,13 +47,10 @@ _READS = {
 class StepGraph:
     """A captured step. `inputs` and `outputs` keep their memory: a replay reads the former and writes the latter."""
 
-    def __init__(self, calls: list[tuple[str, tuple]], inputs: Sequence[Tensor], outputs: Any) -> None:
-        self.inputs, self.outputs, self.ops = tuple(inputs), outputs, [op for op, _ in calls]
-        self._kept = calls  # its tensors must live as long as the recording
-        self._recording = _library.load().Recording()
-        for op, arguments in calls:
-            if not self._recording.add(op, *arguments):
-                raise LongcatError(f"capture: the call of {op} cannot be recorded")
+    def __init__(self, ops: list[str], inputs: Sequence[Tensor], outputs: Any, run: Callable[[], None],
+                 kept: object) -> None:  # fmt: skip
+        self.inputs, self.outputs, self.ops = tuple(inputs), outputs, ops
+        self._run, self._kept = run, kept  # what is kept must live as long as the recording
 
     def replay(self, *inputs: Tensor) -> Any:
         """Run the step again, on `inputs` copied into those it was captured with, if they are given. Raises
@@ -61,22 +61,54 @@ class StepGraph:
         for mine, given in zip(self.inputs, inputs, strict=False):
             if mine is not given:
                 mine.copy_(given)
-        if not self._recording.run():
-            raise LongcatError("replay: a kernel of the step failed")
+        self._run()
         return self.outputs
 
 
-def capture(step: Callable[..., Any], *inputs: Tensor) -> StepGraph:
-    """Run step(*inputs) once and record it. The step must run ops of this library alone, and views.
+def capture(step: Callable[..., Any], *inputs: Tensor, device: torch.device | str = "cpu") -> StepGraph:
+    """Run step(*inputs) once, on `device`, and record it. The step must run ops of this library alone, and views. Of
+    the emulator's recordings a thread has one: the last.
 
-    Raises: LongcatUnsupportedError for another op, a read by the host, both with their line, or no C++ CPU kernels.
+    Raises: LongcatUnsupportedError for another op, a read by the host, both with their line, or no kernels.
     """
-    if (obstacle := _obstacle()) is not None:
+    kind = torch.device(device).type
+    if (obstacle := _obstacle(kind)) is not None:
         raise LongcatUnsupportedError(f"capture: {obstacle}")
-    recorder = _Recorder()
+    if kind == "cuda":
+        return _launched(step, inputs, _cuda_graph, lambda op, _: op in CUDA_KERNELS)
+    if _environment.backend() == "emu":
+        return _launched(step, inputs, emulated.capture, is_emulated)
+    recorder = _Recorder(lambda op, _: op in CPU_KERNELS)
     with _NoHostReads(), recorder:
         outputs = step(*inputs)
-    return StepGraph(recorder.planned(outputs), inputs, outputs)
+    calls, recording = recorder.planned(outputs), _library.load().Recording()
+    for op, arguments in calls:
+        if not recording.add(op, *arguments):
+            raise LongcatError(f"capture: the call of {op} cannot be recorded")
+
+    def run() -> None:
+        if not recording.run():
+            raise LongcatError("replay: a kernel of the step failed")
+
+    return StepGraph([op for op, _ in calls], inputs, outputs, run, calls)
+
+
+def _launched(step: Callable[..., Any], inputs: Sequence[Tensor],
+              recording: Callable[[], AbstractContextManager[Callable[[], None]]],
+              has_kernel: Callable[[str, tuple], bool]) -> StepGraph:  # fmt: skip
+    """A step whose kernels are launched once more by what `recording` hands out; inside it they are recorded only."""
+    recorder = _Recorder(has_kernel)
+    with recording() as run, _NoHostReads(), recorder:
+        outputs = step(*inputs)
+    run()
+    return StepGraph([op for op, _ in recorder.calls], inputs, outputs, run, (recorder.calls, recorder.kept))
+
+
+@contextmanager
+def _cuda_graph() -> Iterator[Callable[[], None]]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        yield graph.replay
 
 
 def _require_alike(own: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> None:
@@ -89,17 +121,23 @@ def _require_alike(own: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> None:
 
 def obstacle_to_capture(model: LongcatFlashForCausalLM) -> str | None:
     """Why a step of the model cannot be captured; None: it can."""
-    if model.device.type != "cpu":
-        return f"the model is on {model.device}, and only steps on a CPU are captured yet"
     if model.row_by_row:
         return "some of its products have no kernel for this dtype and size, so its rows run one by one"
-    return _obstacle()
+    if not model.decodes_on_kernels:
+        return "its attention has no kernel for these widths, or a product for a number of columns off 8"
+    return _obstacle(model.device.type)
 
 
-def _obstacle() -> str | None:
+def _obstacle(device: str) -> str | None:
     backend = _environment.backend()
+    if device == "cuda":
+        return None if CUDA_KERNELS else "this build has no CUDA kernels"
+    if device != "cpu":
+        return f"steps on {device} cannot be captured"
+    if backend == "emu":
+        return None
     if backend != "cpu":
-        return f"only the backend cpu records kernels, this is {backend}"
+        return f"only the backends cpu and emu record kernels, this is {backend}"
     return None if direct.is_connected() else "this torch lacks what direct calls need"
 
 
@@ -111,29 +149,32 @@ class _NoHostReads(TorchFunctionMode):
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self) -> None:
+    def __init__(self, has_kernel: Callable[[str, tuple], bool]) -> None:
         super().__init__()
-        self._calls: list[tuple[str, tuple]] = []
+        self.calls: list[tuple[str, tuple]] = []
+        self.kept: list[Tensor] = []  # so that no address comes twice
         self._made: dict[int, int] = {}  # bytes of each storage made by the step, by its address
-        self._kept: list[Tensor] = []  # so that no address comes twice
+        self._has_kernel = has_kernel  # whether one takes a call, by its op and the schema's arguments
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, kind = kwargs or {}, _kind(func)
-        if kind == "recorded":
-            args = (*args, *(kwargs[spec.name] for spec in func._schema.arguments[len(args) :]))
+        if kind == "own":
+            args, op = (*args, *(kwargs[spec.name] for spec in func._schema.arguments[len(args) :])), func._opname
+            if not self._has_kernel(op, args):
+                if not OPS[op].chain:
+                    _refuse(f"{op} has no kernel for this call")
+                with self:
+                    return python_kernel(op)(*args)
             func(*args)
-            self._calls.append((func._opname, args))
+            self.calls.append((op, args))
             return None
         if kind == "view":
             return func(*args, **kwargs)
         if kind == "new":
             made = func(*args, **kwargs)
             self._made[_place(made)] = made.untyped_storage().nbytes()
-            self._kept.append(made)
+            self.kept.append(made)
             return made
-        if kind == "chain":
-            with self:
-                return python_kernel(func._opname)(*args, **kwargs)
         if kind == "composite":
             with self:
                 return func.decompose(*args, **kwargs)
@@ -142,7 +183,7 @@ class _Recorder(TorchDispatchMode):
     def planned(self, outputs: Any) -> list[tuple[str, tuple]]:
         """The calls, with the step's own tensors in one arena; those of `outputs` stay where they are."""
         lives: dict[int, list[int]] = {}  # first and last call, by storage
-        for i, (_, arguments) in enumerate(self._calls):
+        for i, (_, arguments) in enumerate(self.calls):
             for t in arguments:
                 if isinstance(t, Tensor) and _place(t) in self._made:
                     lives.setdefault(_place(t), [i, i])[1] = i
@@ -158,7 +199,7 @@ class _Recorder(TorchDispatchMode):
             start = offsets[_place(t)] // t.element_size() + t.storage_offset()
             return torch.empty(0, dtype=t.dtype).set_(arena, start, t.shape, t.stride())
 
-        return [(op, tuple(map(moved, arguments))) for op, arguments in self._calls]
+        return [(op, tuple(map(moved, arguments))) for op, arguments in self.calls]
 
 
 def _place(t: Tensor) -> int:
@@ -188,7 +229,7 @@ def _kind(func: Any) -> str:
     """What a capture does with an op."""
     op, schema = func._opname, func._schema
     if func.namespace == "longcat_ops":
-        return "recorded" if op in CPU_KERNELS else "chain"
+        return "own"
     if op in _MAKES:
         return "new"
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):

@@ -18,7 +18,7 @@ from .derived import DerivingBlock
 from .layers import MLA, Linear, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
-from .products import linear, on_kernels, ops_for
+from .products import attends, linear, on_kernels, ops_for, whole_columns
 from .rows import DECODE_TOKENS, PromptRows, Rows, by_row
 from .source import RandomSource, Recorder, Source, StateDictSource, released
 
@@ -172,6 +172,13 @@ class LongcatFlashForCausalLM(Block):
         """
         kind = self.device.type
         return not all(on_kernels(self.dtype, kind, *size) for size in self._product_sizes)
+
+    @property
+    def decodes_on_kernels(self) -> bool:
+        """Whether kernels alone make a pass: attention has one for its widths, no product has columns off 8."""
+        c, kind = self.config, self.device.type
+        whole = all(whole_columns(kind, columns) for columns, _ in self._product_sizes)
+        return whole and attends(self.dtype, kind, c.latent_width, c.kv_lora_rank)
 
     @in_own_dtypes
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:

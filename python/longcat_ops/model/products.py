@@ -47,7 +47,17 @@ def ops_of(x: Tensor, rows: int, cols: int) -> ModuleType:
 
 def attention_of(q: Tensor, latent: int) -> ModuleType:
     """Where `mla_decode` of a query q [T,h,W] comes from: the kernel of a GPU takes not every dtype and width."""
-    return reference if q.dtype == torch.float64 or not _attends(q.dtype, q.device.type, q.shape[2], latent) else ops
+    if q.dtype == torch.float64:
+        return reference
+    return ops if q.device.type == "cpu" or attends(q.dtype, q.device.type, q.shape[2], latent) else reference
+
+
+def attends(dtype: torch.dtype, device: str, width: int, latent: int) -> bool:
+    """Whether `mla_decode` has a kernel for rows of `width`, of which `latent` are values."""
+    backend = _environment.backend()
+    if device == "cpu":
+        return backend == "cpu" or (backend == "emu" and _attends(dtype, "cuda", width, latent))
+    return _attends(dtype, device, width, latent)
 
 
 @lru_cache(maxsize=64)
@@ -106,9 +116,14 @@ def _any_columns(product: Callable[[Tensor, Tensor], Tensor], weight: Tensor, ou
     if whole == columns:
         return product(weight, out)
     product(weight[..., :whole, :], out[..., :whole])
-    if out.device.type == "cpu" and _environment.backend() == "cpu":  # its kernels write to any address
+    if whole_columns(out.device.type, columns):
         product(weight[..., -ROW_GROUP:, :], out[..., -ROW_GROUP:])
         return out
     last = product(weight[..., -ROW_GROUP:, :], out.new_empty((*out.shape[:-1], ROW_GROUP)))
     out[..., whole:] = last[..., whole - columns :]
     return out
+
+
+def whole_columns(device: str, columns: int) -> bool:
+    """Whether kernels alone write so many columns of a product: those of a CPU write to any address."""
+    return columns % ROW_GROUP == 0 or (device == "cpu" and _environment.backend() == "cpu")

@@ -62,16 +62,18 @@ def _cpu_kernel(op: str, backend: str) -> Callable[..., None] | None:
 
 
 def _emulated(op: str) -> Callable[..., None]:
-    """The emulated kernel. What the check of a CUDA call alone refuses, as products of float32, runs the reference."""
     kernel, other = emulated.kernel(op), _python(op)
-    if OPS[op].module not in ("bf16_gemm", "mla"):
-        return kernel
+    return lambda *arguments: (kernel if is_emulated(op, arguments) else other)(*arguments)
 
-    def run(*arguments: Any) -> None:
-        on_cuda = [checking.on_cuda(a) if isinstance(a, torch.Tensor) else a for a in arguments]
-        (other if checking.find_problem(op, *on_cuda)[0] else kernel)(*arguments)
 
-    return run
+def is_emulated(op: str, arguments: tuple) -> bool:
+    """Whether the emulator runs a call, by the schema's arguments. What the check of a CUDA call alone refuses, as
+    products of float32, runs the reference."""
+    if op not in EMULATED_KERNELS or OPS[op].module not in ("bf16_gemm", "mla"):
+        return op in EMULATED_KERNELS
+    return not checking.find_problem(
+        op, *(checking.on_cuda(a) if isinstance(a, torch.Tensor) else a for a in arguments)
+    )[0]
 
 
 def _python(op: str) -> Callable[..., None]:
