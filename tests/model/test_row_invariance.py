@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from longcat_ops import _environment, generate
 from longcat_ops.model import products
-from longcat_ops.model.layers import rotate
+from longcat_ops.model.rotary import rotate
 from longcat_ops.reference.sums import silu
 from support import models
 from support.decode_passes import plain, verified

@@ -18,7 +18,8 @@ from . import products, prompt_experts
 from .block import Block
 from .config import LongcatFlashConfig
 from .derived import DerivingBlock
-from .products import ops_for
+from .products import Quantised, ops_for
+from .rotary import rotate
 from .rows import PromptRows, Rows
 from .source import Source
 
@@ -30,6 +31,7 @@ class Linear(Block):
         super().__init__()
         weight = source.linear(f"{name}.weight", rows, cols)
         self.fp8 = isinstance(weight, tuple)
+        self.dtype = source.dtype
         data, scale = weight if isinstance(weight, tuple) else (weight, None)
         self.register_buffer("weight", data)
         self.register_buffer("scale", scale)
@@ -38,19 +40,24 @@ class Linear(Block):
         """[N,K] of the dense products of a decode pass."""
         return [] if self.fp8 else [tuple(self.weight.shape)]
 
-    def forward(self, x: Tensor, rows: Rows | PromptRows) -> Tensor:
-        """x [T,K] -> [T,N] in x's dtype."""
+    def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
+        """x [T,K] -> [T,N] in the model's dtype."""
         if not self.fp8 and rows.count is None:
-            return F.linear(x, self.weight)
-        return self.into(x.new_empty((x.shape[0], self.weight.shape[0])), x, rows.count)
+            return F.linear(_dense(x), self.weight)
+        tokens, dtype = (len(x.pair[0]), self.dtype) if isinstance(x, Quantised) else (len(x), x.dtype)
+        return self.into(self.weight.new_empty((tokens, len(self.weight)), dtype=dtype), x, rows.count)
 
-    def into(self, out: Tensor, x: Tensor, count: Tensor | None) -> Tensor:
+    def into(self, out: Tensor, x: Tensor | Quantised, count: Tensor | None) -> Tensor:
         """x [T,K] -> out [T,N], rows any distance apart, by a product in which a row has bits of its own; its first
         `count` i32[1] rows, or all.
         """
         if not self.fp8:
-            return products.linear(x, self.weight, out, count)
+            return products.linear(_dense(x), self.weight, out, count)
         return products.fp8_linear(x, (self.weight, self.scale), out, count)
+
+
+def _dense(x: Tensor | Quantised) -> Tensor:
+    return x.x if isinstance(x, Quantised) else x
 
 
 class RMSNorm(DerivingBlock):
@@ -81,35 +88,14 @@ class RMSNorm(DerivingBlock):
         """(norm of x + residual, x + residual), [T,size] each."""
         return ops_for(self.weight.dtype).rms_norm(x, self.gained, self.eps, residual)
 
-
-class RotaryTable:
-    """e^(i * position * theta^(-2j/d)) for pairs j (RoFormer, arXiv:2104.09864), grown on demand; angles in fp32, as
-    transformers computes them.
-    """
-
-    def __init__(self, config: LongcatFlashConfig) -> None:
-        exponent = torch.arange(0, config.qk_rope_head_dim, 2, dtype=torch.float32) / config.qk_rope_head_dim
-        self.inv_freq = 1.0 / config.rope_theta**exponent
-        self._table = torch.empty((0, config.qk_rope_head_dim))
-
-    def upto(self, length: int, device: torch.device) -> Tensor:
-        """fp32 [length or more, d], (cos, sin) of each pair at each position."""
-        if length > len(self._table) or self._table.device != device:
-            positions = max(1024, length, 2 * len(self._table) if length > len(self._table) else 0)
-            angles = torch.arange(positions, dtype=torch.float32)[:, None] * self.inv_freq
-            self._table = torch.stack([angles.cos(), angles.sin()], -1).flatten(1).to(device)
-        return self._table
-
-
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the interleaved pairs (2j, 2j+1) of x [T,h,d] by rows [T,d] of a RotaryTable; they stay interleaved.
-
-    In real numbers: torch ends a product of complex tensors in a scalar loop that rounds unlike the vector one, so the
-    last row would have bits of its own.
-    """
-    even, odd = x.to(acc_dtype(x.dtype)).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = angles[:, None].unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+    def before(self, fp8: bool, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor | Quantised, Tensor | None]:
+        """(norm of x or of x + residual, x + residual); the norm quantised on the way where an FP8 product follows."""
+        operators = ops_for(self.weight.dtype)
+        if not fp8:
+            y = operators.rms_norm(x, self.gained, self.eps, residual)
+            return (y, None) if residual is None else y
+        q, s, y, total = operators.rms_norm_quant_fp8(x, self.gained, self.eps, residual)
+        return Quantised(y, (q, s)), total
 
 
 class MLA(DerivingBlock):
@@ -145,12 +131,18 @@ class MLA(DerivingBlock):
         """[N,K] of the products that are this block's own: of the absorbed key half, and of the value half."""
         return [(self.latent, self.nope), (self.value, self.latent)]
 
-    def forward(self, x: Tensor, rows: Rows | PromptRows) -> Tensor:
+    @property
+    def fp8(self) -> bool:
+        """Whether it wants its rows quantised."""
+        return self.q_a_proj.fp8 or self.kv_a_proj.fp8
+
+    def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
         """x [T,H] -> [T,H]; stores the latent rows of the tokens, then attends over each past and itself."""
-        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x, rows)), rows).view(len(x), self.heads, -1)
+        q, _ = self.q_a_layernorm.before(self.q_b_proj.fp8, self.q_a_proj(x, rows))
+        q = self.q_b_proj(q, rows).unflatten(1, (self.heads, -1))
         norm, latents = self.kv_a_layernorm, rows.cache.rows[self.slot]
         where = rows.cache.page_table, rows.sequence, rows.position
-        ops_for(x.dtype).mla_write(self.kv_a_proj(x, rows), norm.gained, norm.eps, rows.rope, *where, latents)
+        ops_for(q.dtype).mla_write(self.kv_a_proj(x, rows), norm.gained, norm.eps, rows.rope, *where, latents)
         attend = self.attend_plain if isinstance(rows, PromptRows) else self.attend_absorbed
         return self.o_proj(attend(q, rows), rows)
 
@@ -196,16 +188,24 @@ class FFN(Block):
         self.up_proj = Linear(source, f"{name}.up_proj", width, hidden)
         self.down_proj = Linear(source, f"{name}.down_proj", hidden, width)
 
-    def forward(self, x: Tensor, rows: Rows | PromptRows) -> Tensor:
-        """x [T,H] -> [T,H] in x's dtype."""
+    @property
+    def fp8(self) -> bool:
+        """Whether it wants its rows quantised."""
+        return self.gate_proj.fp8 or self.up_proj.fp8
+
+    def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
+        """x [T,H] -> [T,H] in the model's dtype."""
         if isinstance(rows, PromptRows):
             gate_up = torch.cat([self.gate_proj(x, rows), self.up_proj(x, rows)], -1)
         else:
-            width = len(self.gate_proj.weight)
-            gate_up = x.new_empty((len(x), 2 * width))  # [T,2I]
+            width, like = len(self.gate_proj.weight), x.x if isinstance(x, Quantised) else x
+            gate_up = like.new_empty((len(like), 2 * width))  # [T,2I]
             self.gate_proj.into(gate_up[:, :width], x, rows.count)
             self.up_proj.into(gate_up[:, width:], x, rows.count)
-        return self.down_proj(ops_for(x.dtype).silu_and_mul(gate_up), rows)
+        operators = ops_for(gate_up.dtype)
+        if not self.down_proj.fp8:
+            return self.down_proj(operators.silu_and_mul(gate_up), rows)
+        return self.down_proj(Quantised(None, operators.silu_and_mul_quant_fp8(gate_up)), rows)
 
 
 class MoE(DerivingBlock):
@@ -275,10 +275,11 @@ class ScMoELayer(Block):
 
     def forward(self, x: Tensor, rows: Rows | PromptRows) -> Tensor:
         """x [T,H] -> [T,H] in x's dtype: both attentions write their cache rows, the MoE appends to `rows.num_real`."""
-        attended = self.self_attn[0](self.input_layernorm[0](x), rows)
-        p, h = self.post_attention_layernorm[0].of_sum(attended, x)
-        shortcut = self.mlp(p, rows)  # needed only at the end: everything below can run beside it
-        n, h = self.input_layernorm[1].of_sum(self.mlps[0](p, rows), h)
-        p, h = self.post_attention_layernorm[1].of_sum(self.self_attn[1](n, rows), h)
+        attention, ffn = self.self_attn, self.mlps
+        n, _ = self.input_layernorm[0].before(attention[0].fp8, x)
+        p, h = self.post_attention_layernorm[0].before(ffn[0].fp8, attention[0](n, rows), x)
+        shortcut = self.mlp(_dense(p), rows)  # needed only at the end: everything below can run beside it
+        n, h = self.input_layernorm[1].before(attention[1].fp8, ffn[0](p, rows), h)
+        p, h = self.post_attention_layernorm[1].before(ffn[1].fp8, attention[1](n, rows), h)
         add = ops_for(x.dtype).add_rows
-        return add(add(h, self.mlps[1](p, rows)), shortcut)
+        return add(add(h, ffn[1](p, rows)), shortcut)

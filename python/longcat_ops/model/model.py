@@ -15,10 +15,11 @@ from .cache import LatentCache
 from .checks import check_call
 from .config import LongcatFlashConfig
 from .derived import DerivingBlock
-from .layers import MLA, Linear, RMSNorm, RotaryTable, ScMoELayer, acc_dtype
+from .layers import MLA, Linear, RMSNorm, ScMoELayer, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
 from .products import attends, linear, on_kernels, ops_for, whole_columns
+from .rotary import RotaryTable
 from .rows import DECODE_TOKENS, PromptRows, Rows, by_row
 from .source import RandomSource, Recorder, Source, StateDictSource, released
 
@@ -176,9 +177,8 @@ class LongcatFlashForCausalLM(Block):
     @property
     def decodes_on_kernels(self) -> bool:
         """Whether kernels alone make a pass: attention has one for its widths, no product has columns off 8."""
-        c, kind = self.config, self.device.type
-        whole = all(whole_columns(kind, columns) for columns, _ in self._product_sizes)
-        return whole and attends(self.dtype, kind, c.latent_width, c.kv_lora_rank)
+        whole = all(whole_columns(self.device.type, columns) for columns, _ in self._product_sizes)
+        return whole and attends(self.dtype, self.device.type, self.config.latent_width, self.config.kv_lora_rank)
 
     @in_own_dtypes
     def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:

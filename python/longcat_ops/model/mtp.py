@@ -48,5 +48,6 @@ class MTP(Block):
         self.enorm(drafted, both[:, :size])
         self.hnorm(hidden, both[:, size:])
         x = self.eh_proj(both, rows)
-        p, h = self.post_attention_layernorm.of_sum(self.self_attn(self.input_layernorm(x), rows), x)
+        n, _ = self.input_layernorm.before(self.self_attn.fp8, x)
+        p, h = self.post_attention_layernorm.before(self.mlp.fp8, self.self_attn(n, rows), x)
         return self.norm.of_sum(self.mlp(p, rows), h)[0]

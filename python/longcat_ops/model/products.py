@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ from .. import _environment, _library, ops, reference
 from ..ops import checking
 from ..ops.described import Described
 from ..types import ROW_GROUP, Fp8Pair
+
+
+class Quantised(NamedTuple):
+    """Rows [T,K] for products with FP8 weights and with dense ones; x is None where no dense one follows."""
+
+    x: Tensor | None
+    pair: Fp8Pair  # the rows, quantised 1x128
 
 
 @lru_cache(maxsize=1024)
@@ -90,12 +98,13 @@ def linear(x: Tensor, weight: Tensor, out: Tensor | None = None, count: Tensor |
     return out
 
 
-def fp8_linear(x: Tensor, weight: Fp8Pair, out: Tensor, count: Tensor | None = None) -> Tensor:
-    """`linear` with an FP8 weight (e4m3 [N,K], scales); x is quantised 1x128."""
+def fp8_linear(x: Tensor | Quantised, weight: Fp8Pair, out: Tensor, count: Tensor | None = None) -> Tensor:
+    """`linear` with an FP8 weight (e4m3 [N,K], scales); x is quantised 1x128, unless it is already."""
+    q, s = x.pair if isinstance(x, Quantised) else ops.per_token_group_quant_fp8(x)
     if count is None:
-        return ops.fp8_gemm_nt(ops.per_token_group_quant_fp8(x), weight, out)
-    (q, s), (w, scales) = ops.per_token_group_quant_fp8(x), weight
-    ops.m_grouped_fp8_gemm_nt_masked((q[None], s[None]), (w[None], scales[None]), out[None], count, len(x))
+        return ops.fp8_gemm_nt((q, s), weight, out)
+    w, scales = weight
+    ops.m_grouped_fp8_gemm_nt_masked((q[None], s[None]), (w[None], scales[None]), out[None], count, len(q))
     return out
 
 
