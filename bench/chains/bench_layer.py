@@ -17,25 +17,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.decode_step import OnDevice
 from longcat_ops import LongcatFlashConfig, _library, perf
 from longcat_ops.model.cache import LatentCache
-from longcat_ops.model.layers import RotaryTable, ScMoELayer
+from longcat_ops.model.layers import ScMoELayer
 from longcat_ops.model.precision import Precision
+from longcat_ops.model.rotary import RotaryTable
 from longcat_ops.model.rows import Rows
-from longcat_ops.model.source import RandomSource
 from longcat_ops.perf.layer import CONTEXT, TOKENS, predicted
 from report import Report, band_us, devices
 
 CONFIG = LongcatFlashConfig()
-
-
-class OnDevice(RandomSource):
-    """A random source that draws on the model's device."""
-
-    def fetch(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if "norm" in name:
-            return torch.ones(shape, device=self.device)
-        return torch.empty(shape, device=self.device).normal_(0, self.std)
 
 
 @cache

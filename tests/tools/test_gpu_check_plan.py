@@ -62,6 +62,7 @@ def test_every_kernel_is_asked_about() -> None:
         "smoke/bf16- smoke/router smoke/rows smoke/latents smoke/queries smoke/attention-8x2",
         "residency/beside-128 residency/two residency/entry_times-T1-",
         "collectives/",
+        "times/attention-96 times/step-2",
         "times/layer-2048 times/gate_up-G4-m8 times/chain-EP128-T1 times/dispatch-T1 times/quantisation",
         "conformance sanitizer/memcheck-conformance",
     ],

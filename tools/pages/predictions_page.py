@@ -38,6 +38,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "sources": model.sources,
         "constants": model.constants,
         "published": model.published_times,
+        "step": attention.whole_step,
     },
     "docs/fused_moe.md": {"chain": chains.chain, "layer": chains.layer},
     "docs/kernels.md": {"route and plan": chains.dispatch_ops},

@@ -1,14 +1,13 @@
-"""One decode step of one whole ScMoE layer at LongCat-Flash's sizes, part by part: FP8 projections, 512 FP8 experts, T
-sequences.
-
-Our kernels overlap. Torch's kernels between them (attention, norms, RoPE, sums) count by their bytes, each as one
-launch that does not overlap.
+"""A decode pass through one ScMoE layer at LongCat-Flash's sizes, part by part and launch by launch, as the model makes
+it: FP8 projections and experts, norms and SwiGLU that quantise, latent attention by pages. Every launch overlaps with
+the one ahead of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from . import attention as latent
 from . import dispatch
 from .chain import Share, chain_us, chosen
 from .devices import Device
@@ -44,64 +43,66 @@ class Sizes:
 LONGCAT = Sizes()
 
 
-@dataclass(frozen=True)
-class Launch:
-    counts: Counts
-    overlaps: bool
-
-
-def projection(tokens: int, n: int, k: int, sms: int = SMS) -> list[Launch]:
-    """Quantisation of the activations, then the product."""
-    quant = Counts("quant", tokens * (2 * k + fp8_row(k)))
+def product(tokens: int, n: int, k: int, sms: int = SMS) -> list[Counts]:
+    """An FP8 product of activations that are quantised already."""
     moved = weight_bytes(n, k) + tokens * (fp8_row(k) + 2 * n)
-    return [Launch(quant, True), Launch(replace(chosen(1, tokens, (n, k), None, False, sms), bytes=moved), True)]
+    return [replace(chosen(1, tokens, (n, k), None, False, sms), bytes=moved)]
 
 
-def per_head(tokens: int, heads: int, n: int, k: int, out_bytes: int) -> list[Launch]:
+def per_head(name: str, tokens: int, heads: int, n: int, k: int) -> list[Counts]:
     """A bf16 product for each head."""
-    moved = heads * (2 * n * k + tokens * (2 * k + out_bytes * n))
-    return [Launch(Counts("per_head", moved, 2.0 * heads * tokens * n * k, bf16=True), True)]
+    moved = heads * (2 * n * k + tokens * (2 * k + 2 * n))
+    return [Counts(name, moved, 2.0 * heads * tokens * n * k, bf16=True)]
 
 
-def plain(bytes_: float) -> list[Launch]:
-    """A kernel of torch."""
-    return [Launch(Counts("torch", bytes_), False)]
+def norm(tokens: int, width: int, residual: bool = False) -> list[Counts]:
+    """A norm, of a sum or not, that quantises."""
+    return [Counts("rms_norm_quant_fp8", tokens * ((8 if residual else 4) * width + fp8_row(width)) + 4 * width)]
 
 
-def attention(tokens: int, sizes: Sizes = LONGCAT, context: int = CONTEXT, sms: int = SMS) -> list[Launch]:
-    c, row = sizes, 2 * tokens
-    heads = c.num_attention_heads
-    parts = plain(2 * row * c.hidden_size)  # norm
-    for n, k in (
-        (c.q_lora_rank, c.hidden_size),
-        (heads * c.qk_head_dim, c.q_lora_rank),
-        (c.latent_width, c.hidden_size),
-        (c.hidden_size, heads * c.v_head_dim),
-    ):
-        parts += projection(tokens, n, k, sms)
-    parts += plain(2 * row * c.q_lora_rank) + plain(2 * row * c.kv_lora_rank)  # norms of the latents
-    parts += plain(2 * row * heads * c.qk_head_dim)  # RoPE
-    parts += per_head(tokens, heads, c.kv_lora_rank, c.qk_nope_head_dim, 4)  # queries absorb W_k, to float32
-    parts += per_head(tokens, heads, c.v_head_dim, c.kv_lora_rank, 2)  # W_v
-    parts += plain(row * context * c.latent_width)  # the cache, read once
-    return parts + plain(3 * row * c.hidden_size)  # the sum
+def attention(call: latent.Call, sizes: Sizes = LONGCAT) -> list[Counts]:
+    """The norm ahead of it, of a sum, included."""
+    c, tokens, sms = sizes, call.tokens, call.sms
+    heads, rope = c.num_attention_heads, 4 * c.qk_rope_head_dim
+    value = heads * c.v_head_dim
+    return [
+        *norm(tokens, c.hidden_size, residual=True),
+        *product(tokens, c.q_lora_rank, c.hidden_size, sms),
+        *norm(tokens, c.q_lora_rank),
+        *product(tokens, heads * c.qk_head_dim, c.q_lora_rank, sms),
+        *product(tokens, c.latent_width, c.hidden_size, sms),
+        Counts("mla_write", tokens * (4 * c.latent_width + rope)),
+        *per_head("mla_query", tokens, heads, c.kv_lora_rank, c.qk_nope_head_dim),
+        *latent.mla_decode(call),
+        *per_head("m_grouped_bf16_gemm_nt_masked", tokens, heads, c.v_head_dim, c.kv_lora_rank),
+        Counts("per_token_group_quant_fp8", tokens * (2 * value + fp8_row(value))),
+        *product(tokens, c.hidden_size, value, sms),
+    ]
 
 
-def ffn(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Launch]:
-    hidden, width, row = sizes.hidden_size, sizes.ffn_hidden_size, 2 * tokens
-    parts = plain(2 * row * hidden) + 2 * projection(tokens, width, hidden, sms)
-    return parts + plain(3 * row * width) + projection(tokens, hidden, width, sms) + plain(3 * row * hidden)
+def ffn(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Counts]:
+    """The norm ahead of it, of a sum, included."""
+    hidden, width = sizes.hidden_size, sizes.ffn_hidden_size
+    return [
+        *norm(tokens, hidden, residual=True),
+        *product(tokens, width, hidden, sms),
+        *product(tokens, width, hidden, sms),
+        Counts("silu_and_mul_quant_fp8", tokens * (4 * width + fp8_row(width))),
+        *product(tokens, hidden, width, sms),
+    ]
 
 
-def router(tokens: int, sizes: Sizes = LONGCAT) -> list[Launch]:
-    return [Launch(one, True) for one in dispatch.router_gemm(tokens, sizes.num_experts, sizes.hidden_size)]
+def sums(tokens: int, sizes: Sizes = LONGCAT) -> list[Counts]:
+    """The two at a layer's end."""
+    return 2 * [Counts("add_rows", 3 * 2 * tokens * sizes.hidden_size)]
 
 
-def total(launches: list[Launch], device: Device) -> Band:
-    found = Band(0, 0)
-    for one in launches:
-        found += predict(one.counts, device, one.overlaps)
-    return found
+def router(tokens: int, sizes: Sizes = LONGCAT) -> list[Counts]:
+    return dispatch.router_gemm(tokens, sizes.num_experts, sizes.hidden_size)
+
+
+def total(launches: list[Counts], device: Device) -> Band:
+    return predict(launches, device, overlaps=True)
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,12 @@ class Prediction:
         return self.attention + self.ffn + self.moe
 
 
-def predicted(tokens: int, device: Device) -> Prediction:
-    """The times on a device that holds all experts."""
-    share, sms = Share(tokens, 1), int(device.sms.value)
-    parts = [2 * attention(tokens, sms=sms), 2 * ffn(tokens, sms=sms), router(tokens)]
-    moved = sum(one.counts.bytes for part in parts for one in part) + share.bytes()
+def predicted(tokens: int, device: Device, *, rows: int = 1, context: int = CONTEXT, ranks: int = 1) -> Prediction:
+    """The times of `tokens` tokens, `rows` of each sequence, on a device that holds 1 / ranks of the experts; what
+    travels between ranks is left out."""
+    share, sms = Share(tokens, ranks), int(device.sms.value)
+    call = latent.Call(tokens // rows, rows, context, sms=sms)
+    parts = [2 * attention(call), 2 * ffn(tokens, sms=sms) + sums(tokens), router(tokens)]
+    moved = sum(one.bytes for part in parts for one in part) + share.bytes()
     times = [total(part, device) for part in parts]
     return Prediction(times[0], times[1], times[2] + chain_us(share, device), moved)

@@ -13,9 +13,13 @@ import longcat_ops
 from chains import bench_fused_moe
 from device_check.machine import Machine
 from device_check.questions.smoke import routed
+from device_check.questions.smoke_attention import paged
 from longcat_ops import reference
+from longcat_ops.perf import attention as counts
+from longcat_ops.perf import by_name, predict
 from longcat_ops.perf.chain import Share
-from peers import OURS, PEERS, Peer
+from longcat_ops.testing.op_results import to_device
+from peers import OURS, PEERS, Peer, latent_attention
 from products import moe_gemm_problem
 from products.moe_gemm_problem import Cell
 from products.router_calls import router_calls
@@ -146,3 +150,40 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
     for run in (*ways["router_gemm"], *ways["torch router_gemm"]):
         run()
     return {"times": machine.times(ways)}
+
+
+def attention(machine: Machine, sequences: int, rows: int, context: int, splits: list[int], heads: int, latent: int,
+              rope: int) -> dict[str, Any]:  # fmt: skip
+    """mla_decode by split_rows, beside public kernels of it, whose results must agree."""
+    q, pages, table, sequence, position = to_device(paged(sequences, rows, context, heads, latent, rope),
+                                                    machine.device)  # fmt: skip
+    pages.nan_to_num_()  # peers read what lies past the position
+    scale = (latent + rope) ** -0.5
+    call = {"latent": latent, "scale": scale}
+    ways: dict[str, list[Run]] = {
+        f"split_rows {split}": [partial(longcat_ops.mla_decode, q, pages, table, sequence, position, **call,
+                                        split_rows=split)] for split in splits
+    }  # fmt: skip
+    results, absent = [run() for (run,) in ways.values()], {}
+    ours = results[0].float()
+    lengths = position.view(-1, rows)[:, -1] + 1
+    for name, (available, prepare) in latent_attention.PEERS.items():
+        if reason := available():
+            absent[name] = reason
+            continue
+        try:
+            run = prepare(latent_attention.Problem(q, pages, table, lengths.contiguous(), rows, scale))
+            off = float((run().float() - ours).abs().max() / ours.abs().max())
+            ways[name], absent[name] = [run], f"differs by {off:.4f} of the largest value"
+            if off > 0.02:
+                del ways[name]
+        except Exception as error:  # a peer must not end the question
+            absent[name] = f"{type(error).__name__}: {str(error)[:200]}"
+    times = machine.times(ways)
+    shape = counts.Call(sequences, rows, context)
+    least = counts.floor_counts(shape)
+    predicted = str(
+        predict(counts.mla_decode(shape), by_name(torch.cuda.get_device_name() if machine.real else "H100"))
+    )
+    return {"bytes": least.bytes, "flops": least.flops, "times": times, "predicted_us_at_512": predicted,
+            "peers": absent}  # fmt: skip

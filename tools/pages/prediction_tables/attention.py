@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longcat_ops.perf import DEVICES, attention, floor, predict
+from longcat_ops.perf import DEVICES, attention, floor, predict, step
 from longcat_ops.perf.model import digits
 
 from .markdown import table, with_bound
@@ -43,3 +43,21 @@ def parts() -> str:
                          f"{kept / 1e6:.0f}", f"{counts[0].bytes / 1e6:.0f}", with_bound(predict(counts[0], H100)),
                          merge))  # fmt: skip
     return table(heading, rows)
+
+
+def whole_step() -> str:
+    """A step of one rank of EP128, part by part, beside the report's estimate for an H800."""
+    ours = {name: step.predicted(DEVICES[name]) for name in ("H100", "H200")}
+    report = {"attention": "264", "moe": "60", "ms_a_token": "16.05, with 236 + 472 of dispatch and combine a layer"}
+    names = {
+        "attention": "one attention, us",
+        "ffn": "one dense FFN, us",
+        "moe": "experts of a layer, router included, us",
+        "layer": "a layer, us",
+        "head": "head and verification, us",
+        "mtp": "MTP head and draft, us",
+        "step": "a step of 28 layers, us",
+        "ms_a_token": "ms a token at 80 % accepted",
+    }
+    rows = [(text, *(getattr(p, name) for p in ours.values()), report.get(name, "")) for name, text in names.items()]
+    return table(("part", *ours, "report"), rows)
