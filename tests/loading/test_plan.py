@@ -93,6 +93,8 @@ def test_the_published_deployments_fit(released):
     assert sixteen.symmetric_bytes == 290 * 2**20  # 64 KiB of control, 2 x (512 KiB + 96 MiB), 96 MiB: units of 2 MiB
     assert eighty.kv_tokens == (72 * 2**30 - sixteen.bytes - sixteen.symmetric_bytes) // 65_664
     assert size_rank(released).symmetric_bytes == 0
+    # 131072 positions in splits of 512 rows: 132 blocks of 65 partial sums, 64 heads x (512 + 2) in float32.
+    assert size_rank(released).attention_bytes == sixteen.attention_bytes == 132 * 65 * 64 * 514 * 4
     assert not size_rank(released, ep=8, tp=8, precision="bf16").fits[0].fits
     assert size_rank(released, ep=8, tp=8, precision="bf16").fits[0].kv_tokens == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from longcat_ops import perf
 from longcat_ops.perf import attention
 from longcat_ops.perf.attention import Call, Share
 
+ROOT = Path(__file__).resolve().parents[2]
 CALLS = [Call(1, 1, 64), Call(1, 1, 131072), Call(8, 2, 5000), Call(3, 3, 700, 128), Call(96, 2, 5000),
          Call(192, 1, 1024, 4096), Call(96, 1, 131072, 256), Call(5, 2, 40000, 64, sms=7)]  # fmt: skip
 
@@ -55,6 +58,14 @@ def test_launches_are_those_of_explain(sequences: int, rows: int, pages: int) ->
     call = Call(sequences, rows, 64 * pages)
     assert [(shape.kernel, shape.blocks) for shape in found[:1]] == [("mla_decode", call.blocks)]
     assert [shape.kernel for shape in found] == [counts.name for counts in attention.mla_decode(call)]
+
+
+def test_the_workspace_is_what_the_blocks_keep() -> None:
+    """A slot for what a block merges, and the most that it keeps unmerged: cuda/mla/config.h."""
+    slots = (ROOT / "cuda/mla/config.h").read_text().split("#else")[1]
+    assert f"kMostRawSplits = {attention.RAW_SPLITS};" in slots
+    assert attention.workspace_bytes(512) == 0 and attention.workspace_bytes(513) == 132 * 2 * attention.SLOT_BYTES
+    assert attention.workspace_bytes(131072, latent=100) == 132 * 65 * 64 * (128 + 2) * 4
 
 
 def test_predictions_are_above_the_floor() -> None:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from longcat_ops import perf
-from longcat_ops.perf import chain, dispatch, products
+from longcat_ops.perf import attention, chain, dispatch, products
+from longcat_ops.perf import step as whole_step
 from longcat_ops.perf.chain import Share
 from longcat_ops.perf.model import constants_by_name
 
@@ -66,6 +67,15 @@ def _times(step: Step) -> Iterator[tuple[str, float, float, str]]:
     elif step.ask == "times.dispatch":
         for op, launches in dispatch.OPS.items():
             yield f"times.{op}.us", *in_a_graph(*launches(a["tokens"])), "us"
+    elif step.ask == "times.attention":
+        for split in a["splits"]:
+            call = attention.Call(a["sequences"], a["rows"], a["context"], split)
+            yield f"times.split_rows {split}.us", *in_a_graph(*attention.mla_decode(call)), "us"
+    elif step.ask == "step.whole":
+        model = whole_step.predicted(DEVICE, whole_step.Shape(a["sequences"], a["rows"], a["context"]))
+        parts = {"attention": model.attention, "ffn": model.ffn, "layer": model.layer, "head": model.head}
+        for name, band in parts.items():
+            yield f"parts.{name}.us", 0.8 * band.low, 1.5 * band.high, "us"  # fewer rows for the experts
     elif step.ask == "times.quantisation":
         for op in ("per_token_group_quant_fp8", "silu_and_mul_quant_fp8", "rms_norm_quant_fp8", "per_block_quant_fp8"):
             yield f"gb_per_s.{op}", 2800.0, 4500.0, "GB/s"

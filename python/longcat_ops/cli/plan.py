@@ -49,6 +49,8 @@ def lines(sizing: Sizing, path: str) -> list[str]:
     out += ["", f"{kv}, whole on each rank that holds the sequence"]
     if sizing.symmetric_bytes:
         out.append(f"symmetric memory of a Communicator over these ranks: {_bytes(sizing.symmetric_bytes)} a rank")
+    if sizing.attention_bytes:
+        out.append(f"partial sums of mla_decode on a GPU: at most {_bytes(sizing.attention_bytes)}, of the headroom")
     for fit in sizing.fits:
         usable = f"{_bytes(fit.usable)} usable"
         if fit.fits:

@@ -18,6 +18,7 @@ from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
 from ..model.precision import Precision
 from ..model.source import Expected, Recorder, Source, scale_shape
+from ..perf.attention import LATENT, workspace_bytes
 from ..types import Fp8Pair
 from .checkpoint import expected_tensors
 from .stored import Stored, read_stored
@@ -79,6 +80,7 @@ class Sizing:
     kv_bytes_per_token: int
     kv_bytes_per_token_without_mtp: int
     symmetric_bytes: int  # of a Communicator over the ranks, at most 8 of them
+    attention_bytes: int  # of partial sums of `mla_decode` on a GPU, at most; part of the headroom
     fits: list[Fit]
     files: int | None  # weight files the rank reads, and all there are
     files_total: int | None
@@ -159,6 +161,7 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
         active_parameters={k: shared + k * one_expert for k in _expert_counts(config)}, parts=parts,
         kv_slots=slots, kv_bytes_per_token=row * slots, kv_bytes_per_token_without_mtp=row * 2 * layers,
         symmetric_bytes=symmetric,
+        attention_bytes=workspace_bytes(config.max_position_embeddings, min(config.kv_lora_rank, LATENT)),
         fits=[_fit(name, capacity, weights + symmetric, row * slots) for name, capacity in CARDS.items()],
         files=files, files_total=len(set(stored.file_of.values())) or None,
         notes=[

@@ -43,6 +43,16 @@ class Call:
         return min(self.sms, self.tokens * self.splits)
 
 
+def workspace_bytes(context: int, latent: int = LATENT, split_rows: int = 512, sms: int = 132) -> int:
+    """Most bytes that a call needs beside its arguments, whatever the batch: a partial sum a block, and as many as a
+    block can keep unmerged (cuda/mla/config.h)."""
+    splits = -(-context // split_rows)
+    if splits < 2:
+        return 0
+    half = next(columns for columns in (64, 128, 256) if 2 * columns >= latent)
+    return sms * (1 + min(RAW_SPLITS, splits - 1)) * 4 * 64 * (2 * half + 2)
+
+
 @dataclass(frozen=True)
 class Share:
     """What one block has to do: pages and queries that it reads, slots that it writes and reads, in its own place for
