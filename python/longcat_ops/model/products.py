@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,19 +53,30 @@ def ops_of(x: Tensor, rows: int, cols: int) -> ModuleType:
     return ops if rows % ROW_GROUP == 0 and on_kernels(x.dtype, x.device.type, rows, cols) else reference
 
 
-def attention_of(q: Tensor, latent: int) -> ModuleType:
+_replaced: Any = None  # what has `mla_decode` for models on a GPU in place of ours
+
+
+def replace_attention(by: Any) -> Any:
+    """Models on a GPU take `mla_decode` from `by`, None: from this library again. Returns what it was."""
+    global _replaced
+    before, _replaced = _replaced, by
+    return before
+
+
+def attention_of(q: Tensor, latent: int) -> Any:
     """Where `mla_decode` of a query q [T,h,W] comes from: the kernel of a GPU takes not every dtype and width."""
-    if q.dtype == torch.float64:
+    on_cpu = q.device.type == "cpu"
+    if q.dtype == torch.float64 or not (on_cpu or _replaced or attends(q.dtype, q.device.type, q.shape[2], latent)):
         return reference
-    return ops if q.device.type == "cpu" or attends(q.dtype, q.device.type, q.shape[2], latent) else reference
+    return ops if on_cpu or _replaced is None else _replaced
 
 
 def attends(dtype: torch.dtype, device: str, width: int, latent: int) -> bool:
-    """Whether `mla_decode` has a kernel for rows of `width`, of which `latent` are values."""
+    """Whether `mla_decode` has a kernel for rows of `width`, of which `latent` are values, and is not replaced."""
     backend = _environment.backend()
     if device == "cpu":
         return backend == "cpu" or (backend == "emu" and _attends(dtype, "cuda", width, latent))
-    return _attends(dtype, device, width, latent)
+    return _replaced is None and _attends(dtype, device, width, latent)
 
 
 @lru_cache(maxsize=64)
