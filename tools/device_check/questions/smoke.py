@@ -53,10 +53,35 @@ def quantisers(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
     against_cpu(machine, "per_token_group_quant_fp8", x, column_major_scales=True)
     against_cpu(machine, "dequant_fp8", *pair)
     against_cpu(machine, "per_block_quant_fp8", rows(tokens + 128, width))
-    against_cpu(machine, "silu_and_mul_quant_fp8", rows(tokens, 2 * width))
-    against_cpu(machine, "rms_norm_quant_fp8", x, weight, 1e-5)
-    against_cpu(machine, "rms_norm_quant_fp8", x, weight, 1e-5, rows(tokens, width))
+    for residual in (None, rows(tokens, width)):
+        norms(machine, x, weight, residual)
+    gate_up = rows(tokens, 2 * width)
+    swiglu_codes(*longcat_ops.silu_and_mul_quant_fp8(gate_up.to(machine.device)), gate_up)
     return {"ops": 5}
+
+
+def norms(machine: Machine, x: Tensor, weight: Tensor, residual: Tensor | None) -> None:
+    """rms_norm_quant_fp8: y beside fp64, since a GPU sums in an order of its own; codes and scales are those of y."""
+    there = to_device((x, weight), machine.device)
+    other = None if residual is None else residual.to(machine.device)
+    q, s, y, total = longcat_ops.rms_norm_quant_fp8(*there, 1e-5, other)
+    if residual is not None:
+        same_bits("x + residual", total, x + residual)
+        x = x + residual
+    near("rms_norm_quant_fp8", y, reference.rms_norm(x.double(), weight.double(), 1e-5))
+    same_bits("codes of the norm", (q, s), longcat_ops.per_token_group_quant_fp8(y.cpu()))
+
+
+def swiglu_codes(q: Tensor, s: Tensor, gate_up: Tensor) -> None:
+    """Scales within float32's rounding of fp64's, and codes within half a step, since a GPU has an exp of its own."""
+    h = reference.silu_and_mul(gate_up.double())
+    groups = torch.nn.functional.pad(h, (0, -h.shape[1] % 128)).unflatten(1, (-1, 128))
+    scale = groups.abs().amax(-1).clamp(min=1e-4) / 448
+    s, codes = s.cpu().double(), q.cpu().float().double()
+    assert ((s - scale).abs() <= 2.0**-20 * scale).all(), "silu_and_mul_quant_fp8: a scale is off"
+    each = s.repeat_interleave(128, 1)[:, : h.shape[1]]
+    wrong = ~((codes * each - h).abs() <= (2.0**-4 + 2.0**-12) * h.abs() + 2.0**-9 * each)
+    assert not wrong.any(), f"silu_and_mul_quant_fp8: {int(wrong.sum())} of {h.numel()} codes are off"
 
 
 def routed(tokens: int, experts: int, zero: int, top_k: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
