@@ -1,7 +1,8 @@
 /* C ABI of the kernel library: raw pointers and plain integers, no CUDA, torch or Python type.
  * A function returns LC_OK or an error; lc_last_error() then holds the text, per thread. Launchers are asynchronous on
  * their stream, allocate nothing and never synchronise. liblongcat_emu.so has the same functions over host memory;
- * there they return when the kernel has run, and ignore the stream. */
+ * there they return when the kernel has run, and ignore the stream.
+ * Longer than other files: whoever calls the C ABI takes one header, which has each function beside its struct. */
 #ifndef LONGCAT_OPS_H_
 #define LONGCAT_OPS_H_
 

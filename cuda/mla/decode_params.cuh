@@ -23,7 +23,7 @@ struct MlaDecodeParams {
   uint16_t* out;  // bf16 [tokens, heads, latent], on 4 bytes
   int64_t stride_token, stride_head;
   float scale;  // of the scores, times log2(e)
-  uint32_t tokens, heads, latent;
+  uint32_t heads, latent;
   DecodeSmem smem;
 };
 
@@ -43,7 +43,7 @@ LC_DEVICE float merge_sums(float all, float split, const Factors& factors) {
   return ptx::fma_rn(split, factors.add, ptx::multiply_rn(all, factors.keep));
 }
 
-// all += split. NOTE: with every kernel that merges, one order of one set of operations.
+// all += split. NOTE: both kernels merge with these two, so it does not matter which of them does.
 LC_DEVICE Factors merge_states(HeadState& all, const HeadState& split) {
   const float largest = split.largest > all.largest ? split.largest : all.largest;
   const auto factor = [&](float own) { return own == largest ? 1.0f : ptx::exp2_unit(ptx::add_rn(own, -largest)); };

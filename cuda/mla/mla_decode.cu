@@ -89,7 +89,6 @@ int launch_mla_decode(const lc_mla_decode_args& args, lc_stream_t stream) {
   params.stride_token = args.out.stride;
   params.stride_head = out.row_stride;
   params.scale = static_cast<float>(args.scale * kLog2E);
-  params.tokens = static_cast<uint32_t>(args.q.count);
   params.heads = static_cast<uint32_t>(out.rows);
   params.latent = static_cast<uint32_t>(out.columns);
   params.smem = config.smem;

@@ -81,7 +81,7 @@ def test_scores_far_apart() -> None:
 
 def call(rows: torch.Tensor, table: list[list[int]], tokens: list[tuple[int, int]], latent: int = 16) -> torch.Tensor:
     sequence, position = (torch.tensor(at, dtype=torch.int32) for at in zip(*tokens, strict=True))
-    q = torch.stack([mla_oracle.drawn(2, rows.shape[2], seed=p, dtype=torch.bfloat16) for _, p in tokens])
+    q = torch.stack([mla_oracle.drawn(2, rows.shape[2], seed=p, dtype=torch.bfloat16) for _, p in tokens]).abs()
     out = torch.empty(len(tokens), 2, latent, dtype=torch.bfloat16)
     run("mla_decode", q, rows, torch.tensor(table, dtype=torch.int32), sequence, position, latent, 0.3, 64, out)
     return out
@@ -108,11 +108,16 @@ def test_nan_and_inf(bad: float) -> None:
     rows[1, 5, 31] = bad  # row 69, in no value
     tokens = [(0, 68), (0, 69), (0, 191), (0, 63)]
     out = call(rows, [[0, 1, 2]], tokens)
+    assert out[1:3].isfinite().all() if bad == -torch.inf else out[1:3].isnan().all()
     rows[1, 5, 31] = 1.0
     assert bits(out[[0, 3]]) == bits(call(rows, [[0, 1, 2]], tokens)[[0, 3]])
-    rows[0, :, 31] = -torch.inf
-    sign = call(rows, [[0, 1, 2]], tokens)
-    assert out[:1].isfinite().all() and sign.shape == out.shape
+    rows[0, :, 31] = -torch.inf  # the first split weighs nothing: what is left is as if it began behind it
+    found = call(rows, [[0, 1, 2]], tokens)
+    q = mla_oracle.drawn(2, 32, seed=191, dtype=torch.bfloat16).abs().double()
+    past = rows[1:].flatten(0, 1).double()
+    want = (0.3 * q @ past.T).softmax(-1) @ past[:, :16]
+    assert found[3].isnan().all()  # only -inf: 0 / 0
+    torch.testing.assert_close(found[2].double(), want, rtol=2**-6, atol=2**-8)
 
 
 def test_wrong_calls_are_reported() -> None:
