@@ -1,0 +1,28 @@
+"""The steps of a check that time attention and the whole decode step."""
+
+from __future__ import annotations
+
+from .steps import Step
+
+
+def attention() -> list[Step]:
+    """mla_decode, and the whole step of one rank, in 2 layers and in all."""
+    batches = ((96, 2, 5000), (1, 1, 5000), (8, 2, 5000), (96, 1, 5000), (1, 1, 131072), (192, 1, 5000))
+    sizes = {"heads": 64, "latent": 512, "rope": 64, "splits": [256, 512, 1024, 2048, 4096]}
+    small = {"sequences": 2, "context": 150, "splits": [64, 128], "heads": 3, "latent": 64, "rope": 16}
+    found = [
+        Step(f"times/attention-{sequences}x{rows}-{context}", 2, 30, "times.attention",
+             {"sequences": sequences, "rows": rows, "context": context, **sizes}, small)
+        for sequences, rows, context in batches
+    ]  # fmt: skip
+    tiny = {"hidden_size": 128, "vocab_size": 128, "num_attention_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "ffn_hidden_size": 128,
+            "expert_ffn_hidden_size": 64, "max_position_embeddings": 512}  # fmt: skip
+    step = {"sequences": 96, "rows": 2, "context": 5000, "sizes": {}}
+    small = {"layers": 1, "sequences": 2, "context": 70, "sizes": tiny}
+    return [
+        *found[:2],
+        Step("times/step-2-layers", 6, 60, "step.whole", {"layers": 2, **step}, small),
+        Step("times/step-28-layers", 25, 120, "step.whole", {"layers": 28, **step}, small),
+        *found[2:],
+    ]
