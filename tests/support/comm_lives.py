@@ -117,7 +117,7 @@ def ladder(world: World, ranks: int, backend: str, objections: dict[str, str], f
         return real_build("gloo", session)
 
     free = {"multimem": "no switch", "p2p": "no peers", "nccl": "", "gloo": ""}
-    choose.objections = lambda device: free | (objections if last else {})
+    choose.objections = lambda ladder, device, ranks: free | (objections if last else {})
     connect.build = build
     try:
         comm = Communicator(world.group(ranks), backend=wanted)

@@ -156,11 +156,11 @@ def disagree(world: World, ranks: int, backend: str, form: str) -> str:
 
 def in_a_capture(world: World, ranks: int, backend: str) -> list[str]:
     """What calls say while a CUDA graph is captured, and the result of one afterwards."""
-    from longcat_ops.comm import channel, communicator
+    from longcat_ops.comm import channel, communicator, runner
 
     texts = []
     with world.new(ranks, backend, timeout_s=20.0) as comm:
-        places = (channel, communicator)
+        places = (runner, channel, communicator)
         usual = channel.is_capturing
         for place in places:
             place.is_capturing = lambda: True

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..types import BLOCK
 from . import checks
 from .checks import Limits, Rows, describe
+from .ops import SCHEMAS
 from .rungs.base import Rung
-
-Prepared = tuple[str, Callable[[], None]]
+from .runner import Prepared
 
 
 def all_reduce(limits: Limits, rung: Rung, x: Tensor, out: Tensor) -> Prepared:
@@ -170,3 +170,4 @@ CALLS: dict[str, Callable[..., Prepared]] = {
         barrier,
     )
 }
+assert CALLS.keys() == SCHEMAS.keys()

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import LongcatCommError, LongcatError, LongcatUnsupportedError, message
-from . import calls, checks, ops
+from ..errors import LongcatError
+from . import calls, checks
 from .rungs.base import Rung, Session
+from .runner import Runner, captured, is_capturing
 
 
-def is_capturing() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def captured(op: str, why: str) -> LongcatUnsupportedError:
-    """The error of a call that no CUDA graph can hold."""
-    fix = "call it outside of the capture"
-    return LongcatUnsupportedError(message(op, "call", "in the capture of a CUDA graph", "outside of one", why, fix))
-
-
-class Channel:
+class Channel(Runner):
     """Collectives among the ranks of a group, one at a time, in the same order on every rank.
 
     Tensors are dense and contiguous, on a device of `caps.devices`. Sums take bfloat16, float16 and float32; the other
@@ -42,14 +31,9 @@ class Channel:
     """
 
     def __init__(self, session: Session, rung: Rung) -> None:
-        self.rank, self.ranks = session.rank, session.ranks
         self.caps = rung.caps
-        self._session, self._rung = session, rung
         self._limits = checks.Limits(session.rank, session.ranks, rung.caps.devices, session.config.max_bytes)
-        self._busy = threading.Lock()
-        self._pid = os.getpid()
-        self._token = torch.zeros(1, dtype=torch.int64, device=session.device)
-        self._handle = ops.add(self)
+        super().__init__(session, rung, calls.CALLS, self._limits)
 
     def all_reduce(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """The sum of every rank's x, of any shape; out may be x."""
@@ -163,46 +147,6 @@ class Channel:
         if is_capturing():
             raise captured("empty", "a replay would find the memory in use")
         return self._rung.empty(checks.shape("empty", shape, dtype, self._limits), dtype)
-
-    def run(self, op: str, *arguments: Any) -> None:
-        """One operation, by the arguments of its schema."""
-        watch = self._rung.watch
-        watch.watch.require_open(op)
-        if os.getpid() != self._pid:
-            raise LongcatCommError(f"{op}: this communicator belongs to process {self._pid}, which forked this one.")
-        if not self._busy.acquire(blocking=False):
-            raise LongcatCommError(f"{op}: channel {watch.index} runs {watch.op} in another thread; use channel(i).")
-        try:
-            if not self.caps.graphs and is_capturing():
-                raise captured(op, f"the rung {self.caps.backend} works on the host")
-            self._rung.poll()
-            watch.begin(op.removesuffix("_quant"))
-            try:
-                text, act = calls.CALLS[op](self._limits, self._rung, *arguments)
-            except Exception as error:
-                watch.refuse(error)
-                self._rung.refused(getattr(error, "rank_local", False))
-                raise
-            watch.enter(text, "exchange")
-            try:
-                act()
-            except BaseException as error:
-                if watch.watch.failure is None:
-                    text = f"{op}: rank {self.rank} failed in call {watch.post.call}: {type(error).__name__}: {error}"
-                    watch.watch.poison(LongcatCommError(text))
-                self._rung.abort()
-                raise
-        finally:
-            self._busy.release()
-
-    def _refuse(self, op: str, error: LongcatError) -> NoReturn:
-        """Refuses a call before it reaches the rung, as `run` does."""
-        watch = self._rung.watch
-        watch.watch.require_open(op)
-        watch.begin(op)
-        watch.refuse(error)
-        self._rung.refused(getattr(error, "rank_local", False))
-        raise error
 
     def _need(self, op: str, **named: Any) -> None:
         """Refuses what is no tensor; outputs may be None."""

@@ -7,6 +7,8 @@ the ranks vote again, and where one of them failed, all drop it and take the nex
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +20,24 @@ from .rungs import connect
 from .rungs.base import Rung, Session
 from .watch import GivenUp
 
-LADDER = RUNGS[1:]  # multimem, p2p, nccl, gloo
+
+@dataclass(frozen=True)
+class Ladder:
+    """The ways that ranks have of reaching each other, from the fastest down.
+
+    what: who takes one, for errors. objection(name, device, ranks): why this rank cannot use a way, "" if it can.
+    build(name, session) makes it, on all ranks together. named_alone: ways that only a caller's name chooses.
+    word: what a way is called.
+    """
+
+    what: str
+    names: tuple[str, ...]
+    objection: Callable[[str, torch.device, int], str]
+    build: Callable[[str, Session], Any]
+    named_alone: tuple[str, ...] = ()
+    word: str = "rung"
+
+
 _DEVICE = ("multimem", "p2p")
 _GIVEN_UP = "gave up, since another rank failed"
 
@@ -31,12 +50,12 @@ def group_device(process_group: object) -> torch.device:
     return torch.device("cpu")
 
 
-def objections(device: torch.device) -> dict[str, str]:
-    """For each rung why this rank cannot use it; "" if it can. Calls no collective."""
-    return {name: _objection(name, device) for name in LADDER}
+def objections(ladder: Ladder, device: torch.device, ranks: int) -> dict[str, str]:
+    """For each way why this rank cannot use it; "" if it can. Calls no collective."""
+    return {name: ladder.objection(name, device, ranks) for name in ladder.names}
 
 
-def _objection(name: str, device: torch.device) -> str:
+def _objection(name: str, device: torch.device, ranks: int) -> str:
     if name not in _DEVICE:
         return connect.reason(name, device)
     return _device().objection(name, device)
@@ -53,21 +72,22 @@ def _build(name: str, session: Session) -> Rung:
     return connect.build(name, session)
 
 
-def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, dict[str, str]]:
-    """The rung, its name, and why each rung above or below it is not used. Collective.
+def choose(ladder: Ladder, session: Session, votes: list[dict[str, str]]) -> tuple[Any, str, dict[str, str]]:
+    """The way, its name, and why each one above or below it is not used. Collective.
 
-    votes: every rank's `objections`. Raises LongcatUnsupportedError on all ranks if a rung is asked for by name and a
+    votes: every rank's `objections`. Raises LongcatUnsupportedError on all ranks if a way is asked for by name and a
     rank cannot use it.
     """
-    wanted = session.config.backend
-    why_not = {name: _common([vote[name] for vote in votes]) for name in LADDER}
-    for name in LADDER if wanted == "auto" else (wanted,):
+    wanted, names = session.config.backend, ladder.names
+    why_not = {name: _common([vote[name] for vote in votes]) for name in names}
+    tried = [name for name in names if name not in ladder.named_alone] if wanted == "auto" else [wanted]
+    for name in tried:
         if why_not[name]:
             continue
         rung, problem, vote = None, "", f"built {name}"
         session.watch.vote = vote
         try:
-            rung = _build(name, session)
+            rung = ladder.build(name, session)
         except GivenUp:
             problem = _GIVEN_UP
         except LongcatError as error:
@@ -78,17 +98,20 @@ def choose(session: Session, votes: list[dict[str, str]]) -> tuple[Rung, str, di
             problem = f"{type(error).__name__}: {error}"
         why_not[name] = _common(session.watch.gather(vote, problem))
         if not why_not[name]:
-            below = LADDER[LADDER.index(name) + 1 :]
+            below = names[names.index(name) + 1 :]
             why_not |= {other: why_not[other] or f"{name} comes first" for other in below}
             return rung, name, {other: why for other, why in why_not.items() if other != name}
         if rung is not None:
             rung.close()
     if wanted == "auto":
         reasons = "\n  ".join(f"{name}: {why}" for name, why in why_not.items())
-        raise LongcatUnsupportedError(f"Communicator: no rung serves these ranks.\n  {reasons}")
-    raise LongcatUnsupportedError(f"Communicator: the rung `{wanted}` is not available: {why_not[wanted]}.")
+        raise LongcatUnsupportedError(f"{ladder.what}: no {ladder.word} serves these ranks.\n  {reasons}")
+    raise LongcatUnsupportedError(f"{ladder.what}: the {ladder.word} `{wanted}` is not available: {why_not[wanted]}.")
 
 
 def _common(reasons: list[str]) -> str:
     """One text of every rank's reason, "" where nobody objects."""
     return of_ranks({r: why for r, why in enumerate(reasons) if why not in ("", _GIVEN_UP)}, len(reasons))
+
+
+COLLECTIVES = Ladder("Communicator", RUNGS[1:], _objection, _build)  # multimem, p2p, nccl, gloo

@@ -40,12 +40,15 @@ class GivenUp(Exception):
 
 
 class Watch:
-    """One communicator's posts. store: for it alone, over `client`. timeout_s: 0 waits for ever."""
+    """The posts of one communicator, or of `what` else ranks construct together. store: for it alone, over `client`.
+    timeout_s: 0 waits for ever."""
 
     def __init__(
-        self, client: Client, store: Any, rank: int, ranks: int, timeout_s: float, num_channels: int
+        self, client: Client, store: Any, rank: int, ranks: int, timeout_s: float, num_channels: int,
+        what: str = "Communicator",
     ) -> None:  # fmt: skip
         self.client, self.store, self.rank, self.ranks, self.timeout_s = client, store, rank, ranks, timeout_s
+        self.what = what
         self.failure: LongcatError | None = None
         self.closed = False
         self.processes: list[Process] = []
@@ -68,7 +71,7 @@ class Watch:
             if error := self._problem(stage, keys, time.monotonic() - start):
                 raise self.poison(error)
         if (texts := self.client.ask(lambda: self.store.multi_get(keys))) is None:
-            text = f"Communicator: the store of the process group does not answer in stage `{stage}`."
+            text = f"{self.what}: the store of the process group does not answer in stage `{stage}`."
             raise self.poison(LongcatCommError(text))
         return [json.loads(text) for text in texts]
 
@@ -100,7 +103,7 @@ class Watch:
         seen = {r: ended.get(r, "has not come") for r in missing if late or r in ended} if keys else ended
         if not seen and not late:
             return None
-        return LongcatTimeoutError(self.rank, "Communicator", f"stage `{stage}`", 1, seen, f"waited {waited:.1f} s")
+        return LongcatTimeoutError(self.rank, self.what, f"stage `{stage}`", 1, seen, f"waited {waited:.1f} s")
 
     def has(self, key: str) -> bool:
         return bool(self.client.ask(lambda: self.store.check([key])))
@@ -140,7 +143,7 @@ class Watch:
         if self.closed:
             raise LongcatCommError(f"{op}: this communicator is closed.")
         if self.failure is not None:
-            fix = "close it, form a group of the ranks that are left, and make a new Communicator over it"
+            fix = f"close it, form a group of the ranks that are left, and make a new {self.what} over it"
             raise LongcatCommError(f"{op}: this communicator is poisoned. {self.failure}\n  fix: {fix}")
 
     def close(self) -> None:

@@ -63,7 +63,29 @@ class Caps:
     memory_bytes: int = 0
 
 
-class Rung(ABC):
+class Way(ABC):
+    """How the calls of one channel reach the other ranks. no_graph: why no CUDA graph can hold one, "" if it can."""
+
+    watch: ChannelWatch
+    no_graph = ""
+
+    def refused(self, rank_local: bool) -> None:  # noqa: B027 -- most have nothing to do
+        """This rank refused a call. rank_local: other ranks may have started it."""
+
+    @abstractmethod
+    def poll(self) -> None:
+        """Raises if work that was launched earlier has failed or is late. Never waits."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Ends what runs, on this rank and on others, as far as it can. Never waits."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives everything back. Calls no collective and never waits for another rank."""
+
+
+class Rung(Way):
     """The operations of one channel.
 
     Arguments have been checked: tensors are dense and contiguous, sizes fit, nothing overlaps that must not. `rows` is
@@ -73,7 +95,6 @@ class Rung(ABC):
     """
 
     caps: Caps
-    watch: ChannelWatch
     reads_rows = True  # the host reads a tensor of rows, and the rung gets a list and tensors without unused rows
 
     @abstractmethod
@@ -110,18 +131,3 @@ class Rung(ABC):
     @abstractmethod
     def channel(self, index: int) -> Rung:
         """The same rung for another channel."""
-
-    def refused(self, rank_local: bool) -> None:  # noqa: B027 -- most rungs have nothing to do
-        """This rank refused a call. rank_local: other ranks may have started it."""
-
-    @abstractmethod
-    def poll(self) -> None:
-        """Raises if work that was launched earlier has failed or is late. Never waits."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Ends what runs, on this rank and on others, as far as the rung can. Never waits."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Gives everything back. Calls no collective and never waits for another rank."""

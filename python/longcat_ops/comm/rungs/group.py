@@ -46,6 +46,7 @@ class GroupRung(Rung):
 
     def __init__(self, session: Session, index: int, group: Any) -> None:
         config = session.config
+        self.no_graph = f"the rung {self.name} works on the host"
         self.session, self.index, self.group = session, index, group
         self.rank, self.ranks = session.rank, session.ranks
         self.watch = session.watch.channels[index]
