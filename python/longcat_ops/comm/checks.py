@@ -198,9 +198,8 @@ def shape(op: str, shape: Any, dtype: Any, limits: Limits) -> tuple[int, ...]:
     return tuple(given)
 
 
-def constructor(config: Any, names: Sequence[str]) -> None:
-    """The arguments of a Communicator, a `Config`."""
-    op = "Communicator"
+def constructor(config: Any, names: Sequence[str], op: str = "Communicator") -> None:
+    """The arguments of a Communicator, a `Config`, or of what takes more than these."""
     for name, least in (("max_bytes", 1), ("num_blocks", 1), ("num_channels", 1)):
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..types import BLOCK
 from .providers.base import symmetric_bytes
 
 PROVIDERS = ("auto", "torch", "vmm")  # who allocates symmetric memory
@@ -20,3 +23,19 @@ def parts(ranks: int, max_bytes: int = MAX_BYTES, num_channels: int = CHANNELS) 
 def communicator_bytes(ranks: int, max_bytes: int = MAX_BYTES, num_channels: int = CHANNELS) -> int:
     """Bytes of device memory a rank for `Communicator(max_bytes=, num_channels=)` on a device rung; 0 for one rank."""
     return symmetric_bytes(parts(ranks, max_bytes, num_channels)) if ranks > 1 else 0
+
+
+def expert_parts(ranks: int, config: Any) -> dict[str, int]:
+    """What an ExpertParallel of more than one rank keeps on each, name -> bytes: for each buffer the rows that may
+    arrive, their scales, and the rows that may come back. config: an `ExpertConfig`, or what has its sizes."""
+    c = config
+    if ranks == 1:
+        return {}
+    rows = ranks * c.max_tokens * min(c.top_k, c.num_ffn_experts // ranks)
+    back = c.max_tokens * min(c.top_k, c.num_ffn_experts)
+    one = {
+        "rows": rows * c.hidden * (1 if c.payload == "fp8" else 2),
+        "scales": rows * 4 * -(-c.hidden // BLOCK) * (c.payload == "fp8"),
+        "returned": back * 2 * c.hidden,
+    }
+    return {f"{name} {b}": size for b in range(c.buffers) for name, size in one.items()}

@@ -24,7 +24,7 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor | Fp8Pair, w_down: 
     """
     ids, weights, experts = routing.ids, routing.weights, count_of(w_down)
     plan = _plan(ids, weights, experts) if plan is None else plan
-    hint = _most_rows(x.shape[0], plan.row_of.shape[1], experts)
+    hint = most_rows(x.shape[0], plan.row_of.shape[1], experts)
     y = expert_rows((moe, gemm, bf16_gemm), x, plan, w_gate_up, w_down, max_m_hint=hint, counts_ready=True)
     torch.ops.longcat_ops.moe_combine(y, plan.row_of, weights, routing.zero_weight, x, None, out)
 
@@ -36,7 +36,7 @@ def _plan(ids: Tensor, weights: Tensor, experts: int) -> Plan:
     return moe.moe_plan(ids, experts, weights)
 
 
-def _most_rows(tokens: int, choices: int, experts: int) -> int:
+def most_rows(tokens: int, choices: int, experts: int) -> int:
     """Rows that the largest expert is expected to have, from shapes alone: the mean m of an even spread, and six times
     its deviation in a Poisson process. Choices of zero experts are counted, too, which makes m up to 1.5 times too
     large. No expert has more rows than there are tokens.

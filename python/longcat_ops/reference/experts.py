@@ -39,21 +39,32 @@ def expert_rows(families: tuple[Any, Any, Any], x: Tensor, plan: Plan, w_gate_up
                 w_down: Tensor | Fp8Pair, **hints: Any) -> Tensor:  # fmt: skip
     """y [R,H] in x's dtype: the experts' outputs in the order of the plan.
 
-    families: the modules moe, gemm and bf16_gemm, of references or of ops. hints: of the products. Between FP8 gate_up
-    and a dense down, h is bf16.
+    families: the modules moe, gemm and bf16_gemm, of references or of ops. hints: of the products.
     """
-    moe, gemm, bf16_gemm = families
-    quantise = isinstance(w_down, tuple)
-    if isinstance(w_gate_up, tuple):
-        rows = moe.moe_permute_quant(x, plan)
-        h = gemm.m_grouped_fp8_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
-    else:
-        rows = moe.moe_permute(x.to(w_gate_up.dtype), plan)
-        h = bf16_gemm.m_grouped_bf16_swiglu_gemm_nt_offset(rows, w_gate_up, plan.offsets, quantise=quantise, **hints)
+    moe = families[0]
+    quantised = isinstance(w_gate_up, tuple)
+    rows = moe.moe_permute_quant(x, plan) if quantised else moe.moe_permute(x.to(w_gate_up.dtype), plan)
     y = x.new_empty((len(plan.src_of), x.shape[1]))
+    return products(families, rows, plan.offsets, w_gate_up, w_down, y, **hints)
+
+
+def products(families: tuple[Any, Any, Any], rows: Tensor | Fp8Pair, offsets: Tensor, w_gate_up: Tensor | Fp8Pair,
+             w_down: Tensor | Fp8Pair, y: Tensor, **hints: Any) -> Tensor:  # fmt: skip
+    """y [R,H], which is written: the experts' outputs of rows that lie by expert, quantised if gate_up is.
+
+    Between FP8 gate_up and a dense down, h is bf16.
+    """
+    _, gemm, bf16_gemm = families
+    quantise = isinstance(w_down, tuple)
+    swiglu = (
+        gemm.m_grouped_fp8_swiglu_gemm_nt_offset
+        if isinstance(w_gate_up, tuple)
+        else bf16_gemm.m_grouped_bf16_swiglu_gemm_nt_offset
+    )
+    h = swiglu(rows, w_gate_up, offsets, quantise=quantise, **hints)
     if quantise:
-        return gemm.m_grouped_fp8_gemm_nt_offset(h, w_down, y, plan.offsets, **hints)
-    return bf16_gemm.m_grouped_bf16_gemm_nt_offset(h.to(w_down.dtype), w_down, y, plan.offsets, **hints)
+        return gemm.m_grouped_fp8_gemm_nt_offset(h, w_down, y, offsets, **hints)
+    return bf16_gemm.m_grouped_bf16_gemm_nt_offset(h.to(w_down.dtype), w_down, y, offsets, **hints)
 
 
 def check_ids(ids: Tensor, experts: int) -> None:

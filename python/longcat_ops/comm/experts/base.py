@@ -1,0 +1,82 @@
+"""What a backend of expert parallelism is, and what it is given."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ...types import Plan
+from ..rungs.base import Config, Way
+
+COUNTERS = ("rows", "remote rows", "slots saved", "bytes")
+
+
+@dataclass(frozen=True)
+class ExpertConfig(Config):
+    """The arguments of an ExpertParallel, the same on every rank, behind those of a Communicator."""
+
+    num_ffn_experts: int = 1
+    top_k: int = 1
+    hidden: int = 16
+    max_tokens: int = 1
+    payload: str = "fp8"
+    buffers: int = 1
+
+
+@dataclass(frozen=True)
+class ExpertCaps:
+    """What an ExpertParallel has and does.
+
+    rows: capacity of a dispatch, ranks * max_tokens * min(top_k, local experts), which no routing exceeds. graphs:
+    calls can be captured in a CUDA graph. host_reads: of a dispatch. memory_bytes: of this rank; the command `plan`
+    predicts it.
+    """
+
+    backend: str
+    local_experts: int
+    rows: int
+    graphs: bool
+    host_reads: int
+    buffers: int
+    memory_bytes: int
+
+
+class Buffer(NamedTuple):
+    """The memory of one dispatch and its combine.
+
+    q [rows, H] e4m3, or bf16 without s; s f32 [rows, ceil(H / 128)]; offsets i32 [local experts + 1]; returned bf16
+    [max_tokens * min(top_k, experts), H], in the order of this rank's plan.
+    """
+
+    q: Tensor
+    s: Tensor | None
+    offsets: Tensor
+    returned: Tensor
+
+
+class ExpertWay(Way):
+    """Rows go to the ranks that have their experts, and come back. Calls of one buffer come in this order on every
+    rank; arguments have been checked. counters: i64 of COUNTERS on the device, since the construction."""
+
+    caps: ExpertCaps
+    buffers: list[Buffer]
+    counters: Tensor
+
+    @abstractmethod
+    def dispatch_send(self, buffer: int, x: Tensor, ids: Tensor, plan: Plan) -> None:
+        """Sends x [T, H] to the experts that the plan of all experts, made of ids [T, K], gives it rows for."""
+
+    @abstractmethod
+    def dispatch_recv(self, buffer: int, q: Tensor, s: Tensor | None, offsets: Tensor) -> None:
+        """The rows of all ranks for this rank's experts: by expert, then by rank, then in the order of its plan."""
+
+    @abstractmethod
+    def combine_send(self, buffer: int, y: Tensor) -> None:
+        """Sends y [>= rows that came, H] back, each row to where it came from."""
+
+    @abstractmethod
+    def combine_recv(self, buffer: int, returned: Tensor) -> None:
+        """What came back, in the order of this rank's plan."""

@@ -1,0 +1,9 @@
+"""The backend `nvl`."""
+
+from __future__ import annotations
+
+import torch
+
+
+def objection(device: torch.device) -> str:
+    return "CUDA tensors only: this process group has no GPU"
