@@ -1,4 +1,4 @@
-"""Problems of expert parallelism: tokens and choices of every rank, and what one rank with all experts makes of them."""
+"""Problems of expert parallelism: tokens and choices of every rank; what one rank with all experts makes of them."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ def inputs(case: str, shape: Shape, ranks: int, seed: int = 0) -> list[tuple[Ten
         if case == "extremes":
             logits[::2, : shape.experts] -= 40
             logits[1::2, : shape.experts] += 40
-        routing = longcat_ops.moe_route(logits, torch.zeros(logits.shape[1]), top_k=shape.top_k,
-                                        num_experts=logits.shape[1], num_zero_experts=shape.zero, scale=6.0)  # fmt: skip
+        total = shape.experts + shape.zero
+        routing = longcat_ops.moe_route(
+            logits, torch.zeros(total), top_k=shape.top_k, num_experts=total, num_zero_experts=shape.zero, scale=6.0
+        )
         if case == "holes" and tokens:
             ids, weights = routing.ids, routing.weights
             weights[0, 0], weights[tokens // 2, -1] = -0.0, 0.0
