@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import torch
@@ -127,3 +128,79 @@ def disagreeing(world: World, ranks: int, backend: str, name: str, values: list[
         return ""
     except longcat_ops.LongcatError as error:
         return f"{type(error).__name__}: {error}"
+
+
+def op_calls(ep: ExpertParallel, x: torch.Tensor, routing: longcat_ops.Routing) -> dict[str, tuple[Any, ...]]:
+    """Arguments of each op, in the order in which they must be called."""
+    handle, token = ep._ranks._handle, torch.zeros(1, dtype=torch.int64)
+    plan = longcat_ops.moe_plan(routing.ids, ep._ranks.config.num_ffn_experts, routing.weights)
+    q, s, offsets, returned = (None if t is None else t.clone() for t in ep._ranks._buffers[0])
+    return {
+        "dispatch_send": (handle, 0, x, routing.ids, *plan, token),
+        "dispatch_recv": (handle, 0, q, s, offsets, token),
+        "combine_send": (handle, 0, q.bfloat16(), token),
+        "combine_recv": (handle, 0, returned, token),
+    }
+
+
+def opchecks(world: World, ranks: int, backend: str, payload: str) -> dict[str, Any]:
+    """What torch.library.opcheck says of each op, and whether each writes what it marks, and nothing else. opcheck's
+    test of the schema compares tensors in a way that torch has not for e4m3."""
+    found = {}
+    with opened(world, ranks, Shape(), payload=payload) as ep:
+        x, routing = ep_cases.inputs("uneven", Shape(), ranks)[world.rank]
+        for op, arguments in op_calls(ep, x, routing).items():
+            overload = getattr(torch.ops.longcat_ops, f"comm_{op}")
+            utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                results = torch.library.opcheck(overload, arguments, test_utils=utils[payload == "fp8" :])
+            versions = {i: a._version for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)}
+            before = {i: bits(arguments[i]) for i in versions}
+            overload(*arguments)
+            marked = [i for i, spec in enumerate(overload.default._schema.arguments)
+                      if spec.alias_info and spec.alias_info.is_write]  # fmt: skip
+            wrong = [i for i in versions if (arguments[i]._version > versions[i]) != (i in marked)]
+            wrong += [i for i in versions if bits(arguments[i]) != before[i] and i not in marked]
+            found[op] = sorted(set(results.values())), wrong
+    return found
+
+
+def compiled(world: World, ranks: int, backend: str, compiler: str) -> list[bool]:
+    """A layer as one graph of torch.compile: the bits of the eager one, twice over two buffers and other tokens."""
+    shape, same = Shape(), []
+    gate_up, down = (ep_cases.local(w, world.rank, ranks) for w in ep_cases.weights(shape, "fp8"))
+    with opened(world, ranks, shape) as ep:
+        layer = torch.compile(lambda x, routing: ep.fused_moe(x, routing, gate_up, down, most_tokens=9),
+                              backend=compiler, fullgraph=True)  # fmt: skip
+        for seed in range(4):
+            x, routing = ep_cases.inputs("extremes", shape, ranks, seed)[world.rank]
+            same.append(bits(layer(x, routing)) == bits(ep.fused_moe(x, routing, gate_up, down, most_tokens=9)))
+    return same
+
+
+def checkpoint(world: World, ranks: int, backend: str, folder: str, precision: str) -> list[str]:
+    """Each MoE layer of a checkpoint on tokens of the usual size, with the experts of this rank alone."""
+    model = longcat_ops.LongcatFlashForCausalLM.from_pretrained(folder, precision=precision)
+    c, wrong = model.config, []
+    for number, layer in enumerate(model.layers):
+        moe = layer.mlp
+        quantised = moe.gate_up_scale is not None
+        gate_up = (moe.gate_up, moe.gate_up_scale) if quantised else moe.gate_up
+        down = moe.down if moe.down_scale is None else (moe.down, moe.down_scale)
+        x = torch.randn(29, c.hidden_size, generator=torch.Generator().manual_seed(number)).bfloat16()
+        routing = longcat_ops.moe_route(
+            longcat_ops.router_gemm(x, moe.router), moe.bias, top_k=c.moe_topk, num_experts=c.num_experts,
+            num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor,
+        )  # fmt: skip
+        right = longcat_ops.fused_moe(x, routing, gate_up, down)
+        cuts = [0, 17, 29] if ranks == 2 else [0, 5, 5, 20, 29]
+        own = slice(cuts[world.rank], cuts[world.rank + 1])
+        fields = {name: getattr(routing, name)[own] for name in ("ids", "weights", "zero_weight", "num_real")}
+        size = Shape(experts=c.n_routed_experts, top_k=c.moe_topk, hidden=c.hidden_size)
+        with opened(world, ranks, size, max_tokens=8, payload="fp8" if quantised else "bf16") as ep:
+            mine = [ep_cases.local(w, world.rank, ranks) for w in (gate_up, down)]
+            got = ep.fused_moe(x[own], routing._replace(**fields), *mine, most_tokens=17)
+        wrong += [f"layer {number}"] * (bits(got) != bits(right[own]))
+        wrong += ["no zero expert was chosen"] * (not bool((routing.ids < 0).any()))
+    return wrong

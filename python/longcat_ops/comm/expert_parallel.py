@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .. import _environment, _library
 from ..errors import LongcatCommError, LongcatError, LongcatShapeError, message
@@ -189,11 +190,12 @@ class ExpertParallel:
     def combine_send(self, y: Tensor, handle: Dispatch) -> None:
         """The first half of `combine`: sends the outputs back."""
         self._expect("combine", handle, ARRIVED)
-        try:
-            given = expert_calls.Given(self._ranks.config, expert_calls.limits_of(y, self._ranks))
-            expert_calls.returning("combine", y, given, handle.rows)
-        except LongcatError as error:
-            self._ranks.refuse("combine", error)
+        if not is_compiling():
+            try:
+                given = expert_calls.Given(self._ranks.config, expert_calls.limits_of(y, self._ranks))
+                expert_calls.returning("combine", y, given, handle.rows)
+            except LongcatError as error:
+                self._ranks.refuse("combine", error)
         self._ranks.combine_send(handle.buffer, y)
         self._states[handle.buffer] = RETURNING
 
@@ -268,12 +270,13 @@ class ExpertParallel:
 
     def _planned(self, x: Tensor, routing: Routing) -> Plan:
         ranks = self._ranks
-        ranks.require_open("dispatch")
-        if not isinstance(routing, Routing):
-            got = f"of type {type(routing).__name__}"
-            raise LongcatShapeError(message("dispatch", "routing", got, "a Routing, from moe_route"))
-        given = expert_calls.Given(ranks.config, expert_calls.limits_of(x, ranks))
-        expert_calls.routed("dispatch", x, routing.ids, routing.weights, given)
+        if not is_compiling():  # the op checks when the graph runs
+            ranks.require_open("dispatch")
+            if not isinstance(routing, Routing):
+                got = f"of type {type(routing).__name__}"
+                raise LongcatShapeError(message("dispatch", "routing", got, "a Routing, from moe_route"))
+            given = expert_calls.Given(ranks.config, expert_calls.limits_of(x, ranks))
+            expert_calls.routed("dispatch", x, routing.ids, routing.weights, given)
         return moe.moe_plan(routing.ids, ranks.config.num_ffn_experts, routing.weights)
 
     def _objection(self, op: str, buffer: int, state: str) -> LongcatError | None:
