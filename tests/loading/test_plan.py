@@ -91,7 +91,11 @@ def test_the_published_deployments_fit(released):
     eighty = sixteen.fits[0]
     assert eighty.fits and eighty.capacity == 80 * 2**30
     assert sixteen.symmetric_bytes == 290 * 2**20  # 64 KiB of control, 2 x (512 KiB + 96 MiB), 96 MiB: units of 2 MiB
-    assert eighty.kv_tokens == (72 * 2**30 - sixteen.bytes - sixteen.symmetric_bytes) // 65_664
+    # Of 16 ranks' 512 tokens all 12 choices may arrive, and of the own 512 tokens all come back; two buffers.
+    assert sixteen.expert_bytes == 2 * 512 * 12 * (16 * (H + 4 * 48) + 2 * H)
+    beside = sixteen.bytes + sixteen.symmetric_bytes + sixteen.expert_bytes
+    assert eighty.kv_tokens == (72 * 2**30 - beside) // 65_664
+    assert size_rank(released).expert_bytes == 0
     assert size_rank(released).symmetric_bytes == 0
     # 131072 positions in splits of 512 rows: 132 blocks of 65 partial sums, 64 heads x (512 + 2) in float32.
     assert size_rank(released).attention_bytes == sixteen.attention_bytes == 132 * 65 * 64 * 514 * 4

@@ -11,6 +11,7 @@ import torch
 import longcat_ops
 from longcat_ops.comm import ExpertParallel
 from longcat_ops.comm.experts.rows import row_bytes
+from longcat_ops.comm.sizes import expert_bytes
 from longcat_ops.testing.op_results import bits
 from support import ep_cases
 from support.comm_pool import World
@@ -30,6 +31,9 @@ def values(world: World, ranks: int, backend: str, shape: str, payload: str) -> 
     mine = [ep_cases.local(w, rank, ranks) for w in (gate_up, down)]
     with opened(world, ranks, size, payload=payload) as ep:
         wrong += ["backend"] * (ep.backend != "torch")
+        kept = sum(t.nbytes for b in ep._ranks._buffers for t in (b.q, b.s, b.returned) if t is not None)
+        planned = expert_bytes(ranks, size.experts, size.top_k, size.hidden, max_tokens=9, payload=payload)
+        wrong += [f"{kept} bytes"] * (not kept == planned == ep.caps.memory_bytes)
         expected = dict.fromkeys(ep.counts(), 0)
         for case in ep_cases.CASES:
             parts = ep_cases.inputs(case, size, ranks)

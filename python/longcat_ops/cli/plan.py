@@ -49,15 +49,20 @@ def lines(sizing: Sizing, path: str) -> list[str]:
     out += ["", f"{kv}, whole on each rank that holds the sequence"]
     if sizing.symmetric_bytes:
         out.append(f"symmetric memory of a Communicator over these ranks: {_bytes(sizing.symmetric_bytes)} a rank")
+    if sizing.expert_bytes:
+        out.append(
+            f"rows of an ExpertParallel over these ranks, 512 tokens a rank: {_bytes(sizing.expert_bytes)} a rank"
+        )
     if sizing.attention_bytes:
         out.append(f"partial sums of mla_decode on a GPU: at most {_bytes(sizing.attention_bytes)}, of the headroom")
+    needed = sizing.bytes + sizing.symmetric_bytes + sizing.expert_bytes
     for fit in sizing.fits:
         usable = f"{_bytes(fit.usable)} usable"
         if fit.fits:
-            rest = fit.usable - sizing.bytes - sizing.symmetric_bytes
+            rest = fit.usable - needed
             verdict = f"fits; {_bytes(rest)} left = {fit.kv_tokens:,} tokens of KV cache"
         else:
-            verdict = f"does not fit: {_bytes(sizing.bytes + sizing.symmetric_bytes - fit.usable)} too much"
+            verdict = f"does not fit: {_bytes(needed - fit.usable)} too much"
         out.append(f"{fit.card:>6} card ({usable}): {verdict}")
     if sizing.files_total:
         out.append(f"files: the first rank reads {sizing.files} of {sizing.files_total}")

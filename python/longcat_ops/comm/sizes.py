@@ -25,17 +25,22 @@ def communicator_bytes(ranks: int, max_bytes: int = MAX_BYTES, num_channels: int
     return symmetric_bytes(parts(ranks, max_bytes, num_channels)) if ranks > 1 else 0
 
 
-def expert_parts(ranks: int, config: Any) -> dict[str, int]:
-    """What an ExpertParallel of more than one rank keeps on each, name -> bytes: for each buffer the rows that may
-    arrive, their scales, and the rows that may come back. config: an `ExpertConfig`, or what has its sizes."""
-    c = config
+def expert_parts(ranks: int, num_ffn_experts: int, top_k: int, hidden: int, *, max_tokens: int = 512,
+                 payload: str = "fp8", buffers: int = 2) -> dict[str, int]:  # fmt: skip
+    """What an ExpertParallel keeps on each of several ranks, name -> bytes: for each buffer the rows that may arrive,
+    their scales, and the rows that may come back."""
     if ranks == 1:
         return {}
-    rows = ranks * c.max_tokens * min(c.top_k, c.num_ffn_experts // ranks)
-    back = c.max_tokens * min(c.top_k, c.num_ffn_experts)
+    rows = ranks * max_tokens * min(top_k, num_ffn_experts // ranks)
     one = {
-        "rows": rows * c.hidden * (1 if c.payload == "fp8" else 2),
-        "scales": rows * 4 * -(-c.hidden // BLOCK) * (c.payload == "fp8"),
-        "returned": back * 2 * c.hidden,
+        "rows": rows * hidden * (1 if payload == "fp8" else 2),
+        "scales": rows * 4 * -(-hidden // BLOCK) * (payload == "fp8"),
+        "returned": max_tokens * min(top_k, num_ffn_experts) * 2 * hidden,
     }
-    return {f"{name} {b}": size for b in range(c.buffers) for name, size in one.items()}
+    return {f"{name} {b}": size for b in range(buffers) for name, size in one.items()}
+
+
+def expert_bytes(ranks: int, num_ffn_experts: int, top_k: int, hidden: int, **options: Any) -> int:
+    """Bytes of a rank for `ExpertParallel` with these arguments; 0 for one rank. The products' own rows, h and y, come
+    on top while a layer runs."""
+    return sum(expert_parts(ranks, num_ffn_experts, top_k, hidden, **options).values())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..comm.kernels import MAX_RANKS
-from ..comm.sizes import communicator_bytes
+from ..comm.sizes import communicator_bytes, expert_bytes
 from ..errors import LongcatShapeError, message
 from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether weights and symmetric memory go on a card, and how many tokens of latent cache fit beside them."""
+    """Whether weights and memory for communication go on a card, and how many tokens of latent cache fit beside them."""
 
     card: str
     capacity: int
@@ -80,6 +80,7 @@ class Sizing:
     kv_bytes_per_token: int
     kv_bytes_per_token_without_mtp: int
     symmetric_bytes: int  # of a Communicator over the ranks, at most 8 of them
+    expert_bytes: int  # of an ExpertParallel over the EP ranks, with its defaults
     attention_bytes: int  # of partial sums of `mla_decode` on a GPU, at most; part of the headroom
     fits: list[Fit]
     files: int | None  # weight files the rank reads, and all there are
@@ -151,6 +152,7 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
     slots = 2 * layers + bool(config.num_nextn_predict_layers)
     weights = sum(p.bytes for p in parts.values())
     symmetric = communicator_bytes(min(max(ep, tp), MAX_RANKS))
+    travelling = expert_bytes(ep, here * ep, config.moe_topk, config.hidden_size)
     files, names = None, stored.names
     if stored.file_of:
         files = len({f for n, f in stored.file_of.items() if _belongs(n, here, bool(config.num_nextn_predict_layers))})
@@ -160,9 +162,9 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
         parameters_total=trunk, parameters_mtp=total["MTP"],
         active_parameters={k: shared + k * one_expert for k in _expert_counts(config)}, parts=parts,
         kv_slots=slots, kv_bytes_per_token=row * slots, kv_bytes_per_token_without_mtp=row * 2 * layers,
-        symmetric_bytes=symmetric,
+        symmetric_bytes=symmetric, expert_bytes=travelling,
         attention_bytes=workspace_bytes(config.max_position_embeddings, min(config.kv_lora_rank, LATENT)),
-        fits=[_fit(name, capacity, weights + symmetric, row * slots) for name, capacity in CARDS.items()],
+        fits=[_fit(name, capacity, weights + symmetric + travelling, row * slots) for name, capacity in CARDS.items()],
         files=files, files_total=len(set(stored.file_of.values())) or None,
         notes=[
             stored.note, *stored.declared.notes(whole.expected), *_key_notes(unknown), *_split_notes(config, ep, tp),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -24,6 +24,11 @@ class ExpertConfig(Config):
     max_tokens: int = 1
     payload: str = "fp8"
     buffers: int = 1
+
+    def sizes(self) -> dict[str, Any]:
+        """Its keywords of `sizes.expert_parts`."""
+        names = ("num_ffn_experts", "top_k", "hidden", "max_tokens", "payload", "buffers")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...types import BLOCK, Plan
 from ..rungs import connect
 from ..rungs.base import Session
-from ..sizes import expert_parts
+from ..sizes import expert_bytes
 from .base import COUNTERS, Buffer, ExpertCaps, ExpertConfig, ExpertWay
 from .rows import permuted, row_bytes
 
@@ -47,8 +47,7 @@ class GroupExperts(ExpertWay):
         self.local = c.num_ffn_experts // ranks
         rows = ranks * c.max_tokens * min(c.top_k, self.local)
         back = c.max_tokens * min(c.top_k, c.num_ffn_experts)
-        sizes = expert_parts(ranks, c)
-        self.caps = ExpertCaps("torch", self.local, rows, False, 1, c.buffers, sum(sizes.values()))
+        self.caps = ExpertCaps("torch", self.local, rows, False, 1, c.buffers, expert_bytes(ranks, **c.sizes()))
         self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=device)
 
         def made(*shape: int, dtype: torch.dtype) -> Tensor:
