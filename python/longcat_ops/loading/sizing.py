@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether weights and memory for communication go on a card, and how many tokens of latent cache fit beside them."""
+    """Whether weights and memory for communication go on a card, and how many tokens of latent cache fit beside it."""
 
     card: str
     capacity: int
