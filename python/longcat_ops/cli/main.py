@@ -1,4 +1,4 @@
-"""The command line: `python -m longcat_ops generate | plan | doctor`. Parsing alone imports no torch."""
+"""The command line: `python -m longcat_ops generate | plan | certify | doctor`. Parsing alone imports no torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ MOST_THREADS = 1024  # a typing mistake must not start a million
 DTYPES = ("bfloat16", "float32", "float64")
 
 _EXIT_CODES = """\
-exit codes: 0 done; 1 `generate` found speculative and plain text to differ, or `doctor` found an op that cannot run;
-2 the request, the checkpoint or the installation is at fault (the message says which and what to do)."""
+exit codes: 0 done; 1 `generate` found speculative and plain text to differ, `certify` rows to differ, or `doctor` an
+op that cannot run; 2 the request, the checkpoint or the installation is at fault (the message says which, and what to
+do)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,13 +91,15 @@ def _discard(stream: object) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="longcat_ops", description="LongCat-Flash: decode, size a deployment, inspect this installation.",
+        prog="longcat_ops",
+        description="LongCat-Flash: decode, size a deployment, certify its bits, inspect this installation.",
         epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"longcat_ops {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_plan(commands)
+    _add_certify(commands)
     doctor = _command(commands, "doctor", "say, per op, which backend would run here and why; needs no torch")
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
@@ -152,6 +155,21 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--mtp", action=argparse.BooleanOptionalAction, default=True, help="count the MTP head")
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _add_certify(commands: argparse._SubParsersAction) -> None:
+    text = "compare the bits of rows alone and together, on one rank and on several, and print one verdict"
+    p = _command(commands, "certify", text)
+    p.add_argument("folder", nargs="?", metavar="DIR", help="checkpoint folder (default: checkpoints/longcat-tiny)")
+    p.add_argument("--ranks", type=_integers(1, 64), default=[1, 2, 4, 8], metavar="N,..", help="default: 1,2,4,8")
+    p.add_argument("--rows", type=_integer(2, 4096), default=33, metavar="N", help="of the largest call (default: 33)")
+    p.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _integers(least: int, most: int) -> Callable[[str], list[int]]:
+    one = _integer(least, most)
+    return lambda text: [one(part) for part in text.split(",")]
 
 
 def _integer(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -1,0 +1,62 @@
+"""`certify`: what it compares on the tiny checkpoint, and that a claim that does not hold is found and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from longcat_ops.cli import main
+from longcat_ops.engine import certificate
+from longcat_ops.errors import LongcatShapeError
+
+TINY = Path(__file__).parents[2] / "checkpoints" / "longcat-tiny"
+
+
+@pytest.mark.parametrize("precision", ["fp8", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_the_tiny_checkpoint(capsys: pytest.CaptureFixture, precision: str) -> None:
+    assert main(["certify", str(TINY), "--rows", "9", "--ranks", "1,2,4", "--precision", precision, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    compared = {claim["name"]: claim["compared"] for claim in found["claims"]}
+    assert found["holds"] and not any(claim["different"] for claim in found["claims"])
+    assert compared["rows"] == 2 * sum(range(1, 9)) and compared["company"] == 2 * 4 * 9
+    assert [compared[f"EP {n}"] for n in (1, 2, 4)] == [18] * 3
+    assert compared["decoding"] == sum(range(1, 6)) + 5 + 6
+
+
+def test_rows_that_depend_on_their_company(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that a large call changes: the verdict names what found it, and the code is 1."""
+    real = certificate.fused_moe
+
+    def changed(x: torch.Tensor, *rest: object) -> torch.Tensor:
+        out = real(x, *rest)
+        if len(x) > 8:
+            out[0, 0] += 1
+        return out
+
+    monkeypatch.setattr(certificate, "fused_moe", changed)
+    assert main(["certify", str(TINY), "--rows", "9", "--ranks", "1"]) == 1
+    text = capsys.readouterr().out
+    assert "rows       calls of 1 .. 8 rows, beside one of 9: 72 rows, 16 DIFFER" in text
+    assert "verdict: NOT INVARIANT: rows, company, EP 1." in text
+
+
+def test_text_and_refusals(capsys: pytest.CaptureFixture) -> None:
+    assert main(["certify", str(TINY), "--rows", "3", "--ranks", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "2 MoE layers (2 in FP8), 32 FFN and 16 zero experts, top-6" in text
+    assert text.splitlines()[-1].startswith("verdict: INVARIANT. ")
+    assert main(["certify", "no such folder"]) == 2
+    for ranks, rows in (((), 9), ((0,), 9), ((1,), 1), ((True,), 9)):
+        with pytest.raises(LongcatShapeError, match="certify: argument"):
+            certificate.certify(TINY, ranks=ranks, rows=rows)
+
+
+def test_cuts() -> None:
+    for rows in (1, 2, 9, 33):
+        for ranks in (1, 2, 3, 8, 64):
+            cuts = certificate._cuts(rows, ranks)
+            assert cuts[0] == 0 and cuts[-1] == rows and sorted(cuts) == cuts and len(cuts) == ranks + 1
+            assert ranks < 3 or cuts[1] == cuts[2]
