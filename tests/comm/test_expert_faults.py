@@ -9,7 +9,7 @@ import pytest
 
 from support.comm_pool import Pool
 from support.comm_ranks import Keeper, Ranks
-from support.ep_faults import BAD
+from support.expert_faults import BAD
 
 LIMIT_S, SLACK_S = 0.5, 2.0
 
@@ -22,7 +22,7 @@ def gloo(keeper: Keeper, ranks: int) -> Ranks:
     ("counts", "dispatch_send", "exchange"), ("rows", "dispatch_send", "rows"), ("combine", "combine_send", "exchange"),
 ])  # fmt: skip
 def test_a_rank_that_stalls(keeper: Keeper, where: str, op: str, stage: str) -> None:
-    results = gloo(keeper, 3).run("ep_faults.stalls", where=where, bad=1, timeout_s=LIMIT_S)
+    results = gloo(keeper, 3).run("expert_faults.stalls", where=where, bad=1, timeout_s=LIMIT_S)
     for rank, (found, again, works) in enumerate(results):
         assert works
         if rank != 1:
@@ -36,7 +36,7 @@ def test_a_rank_that_stalls(keeper: Keeper, where: str, op: str, stage: str) -> 
 def test_a_killed_process(where: str, dies: int) -> None:
     with Pool(3) as pool:
         for rank in range(3):
-            pool.start(rank, "ep_faults.survive", ranks=3, backend="gloo", where=where, dies=dies, limit_s=10.0)
+            pool.start(rank, "expert_faults.survive", ranks=3, backend="gloo", where=where, dies=dies, limit_s=10.0)
         for rank in {0, 1, 2} - {dies}:
             found = pool.result(rank)
             assert (found["kind"], found["missing"]) == ("LongcatTimeoutError", (dies,)), found
@@ -45,12 +45,12 @@ def test_a_killed_process(where: str, dies: int) -> None:
 
 
 def test_abort_from_a_thread(keeper: Keeper) -> None:
-    for found, works in gloo(keeper, 3).run("ep_faults.aborts"):
+    for found, works in gloo(keeper, 3).run("expert_faults.aborts"):
         assert works and "abort() was called on rank 0: the operator" in found["text"], found
 
 
 def test_a_rank_that_has_closed(keeper: Keeper) -> None:
-    *others, (last, works) = gloo(keeper, 2).run("ep_faults.closes")
+    *others, (last, works) = gloo(keeper, 2).run("expert_faults.closes")
     assert works and "is closed" in last["text"], last
     for found, works in others:
         assert works and "rank 1 closed its" in found["text"], found
@@ -81,7 +81,7 @@ EXPECTED = (
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_bad_calls_are_refused_by_all(keeper: Keeper, ranks: int) -> None:
     """Then the next call is served."""
-    for texts in gloo(keeper, ranks).run("ep_faults.refused_by_all"):
+    for texts in gloo(keeper, ranks).run("expert_faults.refused_by_all"):
         for text, expected in zip(texts, EXPECTED, strict=True):
             if ranks == 1:
                 expected = expected.replace("of 89 rows, expected of 90", "of 24 rows, expected of 25")
@@ -91,7 +91,7 @@ def test_bad_calls_are_refused_by_all(keeper: Keeper, ranks: int) -> None:
 @pytest.mark.parametrize("name", ["too many tokens", "ids of int64", "x of float32"])
 def test_one_rank_refuses(keeper: Keeper, name: str) -> None:
     """It is told why at once, and the others do not hang."""
-    results: list[Any] = gloo(keeper, 3).run("ep_faults.refused_by_one", name=name, bad=1)
+    results: list[Any] = gloo(keeper, 3).run("expert_faults.refused_by_one", name=name, bad=1)
     assert results[1][0]["kind"] == "LongcatShapeError", results[1]
     text = results[1][0]["text"].splitlines()[0].partition(": ")[2]
     for rank, (found, works) in enumerate(results):
@@ -121,7 +121,7 @@ def test_constructors(keeper: Keeper, name: str, values: list[Any], expected: st
 
 
 def test_a_capture_is_refused(keeper: Keeper) -> None:
-    for call, constructor in gloo(keeper, 2).run("ep_faults.in_a_capture"):
+    for call, constructor in gloo(keeper, 2).run("expert_faults.in_a_capture"):
         assert "dispatch_send: argument `call` is in the capture of a CUDA graph, expected outside of one" in call
         assert "the backend torch reads the counts of rows on the host" in call
         assert constructor.startswith("ExpertParallel: argument `call` is in the capture of a CUDA graph")
