@@ -5,7 +5,7 @@
 namespace longcat_ops::comm {
 namespace {
 
-static_assert(device::kScanScratchBytes <= CountsLayout::kScanBytes);
+static_assert(device::kScanScratchBytes <= CountsLayout::kWarpWords);
 
 int launch_ep_counts(const lc_ep_counts_args& a, lc_stream_t stream) {
   constexpr const char* kOp = "ep_counts";

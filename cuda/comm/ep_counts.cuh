@@ -26,20 +26,29 @@ struct EpCountsParams {
 
 // Shared memory, from the start.
 struct CountsLayout {
-  uint32_t aborted, failed;  // words
-  uint32_t scan;             // [kScanBytes]
-  uint32_t begin;            // [experts + 1] where each expert's rows begin, on all ranks together
-  uint32_t offsets;          // [ranks][experts + 1]
+  static constexpr uint32_t kWarpWords = 4 * kWarpLanes;  // bytes of a word per warp
+
+  uint32_t aborted;             // a word
+  uint32_t unheard, bad, scan;  // [kWarpWords]
+  uint32_t begin;               // [experts + 1] where each expert's rows begin, on all ranks together
+  uint32_t offsets;             // [ranks][experts + 1]
   uint32_t bytes;
 
-  static constexpr uint32_t kScanBytes = 128;
-
   static constexpr CountsLayout of(uint32_t ranks, uint32_t experts) {
-    constexpr uint32_t kScan = 16, kBegin = kScan + kScanBytes;
+    constexpr uint32_t kVotes = 16, kBegin = kVotes + 3 * kWarpWords;
     const uint32_t row = 4 * (experts + 1);
-    return {0, 4, kScan, kBegin, kBegin + row, kBegin + (1 + ranks) * row};
+    return {0, kVotes, kVotes + kWarpWords, kVotes + 2 * kWarpWords, kBegin, kBegin + row, kBegin + (1 + ranks) * row};
   }
 };
+
+// Whether any thread of the block says so; all of them ask. votes: a word per warp, for this question alone.
+LC_DEVICE bool any_of_block(bool says, uint32_t votes, uint32_t warps) {
+  const bool any = ptx::any(says);
+  const uint32_t lane = ptx::lane_index();
+  if (lane == 0) ptx::store_shared(votes + 4 * ptx::warp_index(), static_cast<uint32_t>(any));
+  ptx::sync_threads();
+  return ptx::any(lane < warps && ptx::load_shared<uint32_t>(votes + 4 * lane) != 0);
+}
 
 // Waits for one line of one rank. False: given up.
 LC_DEVICE bool receive_offset(const ExpertView& e, uint64_t lines, uint32_t source, uint32_t i, uint32_t epoch,
@@ -73,17 +82,13 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxExperts, 1) ep_counts_kernel(LC_GRID_CONSTANT EpC
   const CountsLayout at = CountsLayout::of(v.ranks, e.experts);
   const uint32_t base = ptx::dynamic_smem_base(), thread = ptx::thread_index(), row = e.experts + 1;
   const auto load = [&](uint32_t array, uint32_t i) { return ptx::load_shared<uint32_t>(base + array + 4 * i); };
-  const auto fail = [&](const Failure& failure) {
-    give_up(v, failure);
-    ptx::store_shared(base + at.failed, 1u);
-  };
+  const uint32_t warps = p.threads / kWarpLanes;
 
   // A rank that has given up sends nothing, so that a stream of calls ends early.
   const uint32_t epoch = epoch_after(ptx::load_global(e.head + kHeadEpoch));
   if (thread == 0) {
     const bool aborted = is_aborted(v);
     ptx::store_shared(base + at.aborted, static_cast<uint32_t>(aborted));
-    ptx::store_shared(base + at.failed, 0u);
     if (aborted) give_up(v, {Status::kPeerAborted, Stage::kCounts, epoch, 0, 0});
   }
   ptx::sync_threads();
@@ -98,45 +103,48 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxExperts, 1) ep_counts_kernel(LC_GRID_CONSTANT EpC
     for (uint32_t rank = 0; rank < v.ranks; ++rank)
       ptx::store_relaxed_sys(reinterpret_cast<ptx::Vec8*>(v.memory[rank] + lines) + v.rank * row + i, line);
   }
+  bool here = true;
   LC_NO_UNROLL
-  for (uint32_t i = thread; i < row; i += p.threads) {
-    bool here = true;
+  for (uint32_t i = thread; i < row && here; i += p.threads) {
     LC_NO_UNROLL
     for (uint32_t source = 0; source < v.ranks && here; ++source) {
       uint32_t offset = 0;
       here = receive_offset(e, lines, source, i, epoch, offset);
       ptx::store_shared(base + at.offsets + 4 * (source * row + i), offset);
     }
-    if (!here) ptx::store_shared(base + at.failed, 1u);
   }
-  ptx::sync_threads();
-  if (load(at.failed, 0) != 0) return;
+  if (any_of_block(!here, base + at.unheard, warps)) return;
 
   // Thread g: rows of expert g from all ranks, and from those below this one.
   const auto offset = [&](uint32_t source, uint32_t g) { return load(at.offsets, source * row + g); };
   uint32_t total = 0, before = 0;
+  bool bad = false;
   if (thread < e.experts) {
     LC_NO_UNROLL
     for (uint32_t source = 0; source < v.ranks; ++source) {
       const uint32_t first = offset(source, thread), end = offset(source, thread + 1);
       // Offsets that rise from 0 to what may come back: then no sum below overflows.
-      if (first > end || end > e.back || (thread == 0 && first != 0))
-        fail({Status::kBadRows, Stage::kRows, e.back, end, 1u << source});
+      if (first > end || end > e.back || (thread == 0 && first != 0)) {
+        bad = true;
+        give_up(v, {Status::kBadRows, Stage::kRows, e.back, end, 1u << source});
+      }
       total += end - first;
       before += source < v.rank ? end - first : 0;
     }
   }
-  const device::Scan begin = device::scan_block(total, p.threads / 32, base + at.scan);
+  const device::Scan begin = device::scan_block(total, warps, base + at.scan);
   if (thread < e.experts) ptx::store_shared(base + at.begin + 4 * thread, begin.before);
   if (thread == 0) ptx::store_shared(base + at.begin + 4 * e.experts, begin.total);
   ptx::sync_threads();
   const auto first_of_rank = [&](uint32_t rank) { return load(at.begin, rank * e.local); };
   if (thread < v.ranks) {
     const uint32_t rows = first_of_rank(thread + 1) - first_of_rank(thread);
-    if (rows > e.received) fail({Status::kBadRows, Stage::kRows, e.received, rows, 1u << thread});
+    if (rows > e.received) {
+      bad = true;
+      give_up(v, {Status::kBadRows, Stage::kRows, e.received, rows, 1u << thread});
+    }
   }
-  ptx::sync_threads();
-  if (load(at.failed, 0) != 0) return;
+  if (any_of_block(bad, base + at.bad, warps)) return;
 
   // Where this rank's rows go, and where the rows that it receives come from.
   const ExpertTable table(e);

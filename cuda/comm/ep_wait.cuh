@@ -20,10 +20,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kWarpLanes, 1) ep_wait_kernel(LC_GRID_CONSTANT EpWait
   const uint32_t* flag = flag_of(e, v.rank, p.traffic, waits ? source : 0);
   Status status = waits && is_aborted(v) ? Status::kPeerAborted : Status::kNone;
   Patience patience(v, kFewPolls);
-  while (waits && status == Status::kNone && ptx::load_acquire_sys(flag) != epoch) {
-    status = patience.after_poll();
-    ptx::spin_pause();
-  }
+  while (waits && status == Status::kNone && ptx::load_acquire_sys(flag) != epoch)
+    if (status = patience.after_poll(); status == Status::kNone) ptx::spin_pause();
   const uint32_t failed = ptx::ballot(status != Status::kNone);
   if (failed == 0) return;
 

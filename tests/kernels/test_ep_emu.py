@@ -20,7 +20,7 @@ def configure(seed: int) -> None:
 
 @every_payload
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("kind", ["mixed", "hot", "full"])
+@pytest.mark.parametrize("kind", ["mixed", "hot", "full", "twice"])
 def test_rows_and_sums_are_those_of_one_rank(name: str, payload: str, kind: str) -> None:
     for seed in range(3):
         configure(seed)

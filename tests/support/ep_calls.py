@@ -25,7 +25,8 @@ E4M3 = torch.float8_e4m3fn
 
 def routing_of(tokens: int, shape: Shape, seed: int, kind: str) -> Routing:
     """kind `mixed`: none to all of the choices are FFN experts, some ids lie out of range, some weights are 0, and the
-    last rows are padding. `hot`: expert 1 in every token, so that most rows go to one rank. `full`: K experts each."""
+    last rows are padding. `hot`: expert 1 in every token, so that most rows go to one rank. `full`: K experts each.
+    `twice`: one expert in the first two choices."""
     g = torch.Generator().manual_seed(seed)
     pool = shape.experts if kind == "full" else 2 * shape.experts
     order = torch.rand(tokens, max(pool, shape.top_k), generator=g).argsort(1)[:, : shape.top_k]
@@ -34,6 +35,8 @@ def routing_of(tokens: int, shape: Shape, seed: int, kind: str) -> Routing:
     if kind == "hot" and shape.experts > 1:
         ids = ids.where(ids != 1, -1)
         ids[:, tokens % shape.top_k] = 1
+    if kind == "twice" and min(shape.top_k, shape.local) > 1:
+        ids[:, 1] = ids[:, 0]
     if kind == "mixed":
         odd = torch.rand(ids.shape, generator=g)
         ids = ids.where(odd > 0.05, shape.experts + 3).where(odd < 0.97, -(2**31)).where(odd < 0.99, 2**31 - 1)
