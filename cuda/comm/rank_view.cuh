@@ -47,7 +47,10 @@ enum class Stage : uint32_t {
   kEntry = LC_COMM_ENTRY,
   kExit = LC_COMM_EXIT,
   kLines = LC_COMM_LINES,
-  kRows = LC_COMM_ROWS
+  kRows = LC_COMM_ROWS,
+  kCounts = LC_COMM_COUNTS,
+  kDispatch = LC_COMM_DISPATCH,
+  kCombine = LC_COMM_COMBINE
 };
 
 // Why it gave up.

@@ -414,7 +414,11 @@ typedef enum lc_comm_stage {
   LC_COMM_ENTRY = 1, /* the barrier before any data moves */
   LC_COMM_EXIT = 2,  /* the barrier behind the data */
   LC_COMM_LINES = 3, /* lines of data and flag */
-  LC_COMM_ROWS = 4   /* row counts on the device */
+  LC_COMM_ROWS = 4,  /* row counts on the device */
+  /* of expert parallelism */
+  LC_COMM_COUNTS = 5,   /* where each rank's rows of each expert begin */
+  LC_COMM_DISPATCH = 6, /* rows on their way to the experts */
+  LC_COMM_COMBINE = 7   /* rows on their way back */
 } lc_comm_stage;
 /* In pinned host memory that the GPU can reach, one per rank. The host zeroes it, then writes host_abort alone: not 0
  * ends every wait. status is written last; 0: nothing has failed. */
@@ -516,6 +520,69 @@ typedef struct lc_all_gather_args {
   int32_t rows[LC_COMM_MAX_RANKS];
 } lc_all_gather_args;
 LC_API int lc_all_gather(const lc_all_gather_args* args, lc_stream_t stream);
+
+/* Expert parallelism between the GPUs of one NVLink domain (docs/expert_parallel.md): rows of tokens travel to the
+ * ranks of their experts and back, over the symmetric memory. R ranks, N experts, of which expert g lies on rank g / (N
+ * / R); received = R * max_tokens * min(top_k, N / R) rows that a rank may get, returned = max_tokens * min(top_k, N).
+ * Every rank makes the same calls in the same order, also without tokens: lc_ep_counts, lc_ep_dispatch and lc_ep_wait
+ * for LC_EP_DISPATCH; then lc_ep_combine and lc_ep_wait for LC_EP_COMBINE. Calls on different buffers may overlap. The
+ * next lc_ep_counts of a buffer comes after all that reads its rows and what came back, in stream order. comm.channel,
+ * blocks, threads and fixed_order are not read beyond their check, and there is no multicast.
+ * A count of LC_COMM_BAD_ROWS: `missing` has the rank that would get too many rows, or whose offsets make no sense. */
+#define LC_EP_MAX_BUFFERS 4
+typedef enum lc_ep_traffic { LC_EP_DISPATCH = 0, LC_EP_COMBINE = 1 } lc_ep_traffic;
+/* Parts of the symmetric memory, as offsets that are multiples of 16, zero before the first call:
+ *   lines     2 * R * (N + 1) * 8 bytes
+ *   flags     2 * LC_EP_MAX_BUFFERS * 128 bytes
+ * and of this buffer, of any content:
+ *   rows      [received, hidden] e4m3 or bf16
+ *   scales    [received, ceil(hidden / 128)] f32, of e4m3 rows
+ *   returned  [returned, hidden] bf16
+ * tables: this rank's own memory on 8 bytes, zero before the first call: 128 bytes, then for each buffer 32 + 4 (3 N +
+ * 1) bytes rounded up to 128. Bytes 64 .. 95 are int64 counters of all calls: rows sent, those of them to other ranks,
+ * choices that were not sent, bytes sent to other ranks. payload: LC_E4M3 or LC_BF16. hidden: a multiple of 16. */
+typedef struct lc_experts {
+  lc_comm comm;
+  int32_t buffer, num_experts, top_k, payload;
+  int64_t max_tokens, hidden;
+  uint64_t lines, flags, rows, scales, returned;
+  void* tables;
+} lc_experts;
+/* Waits for the counts of all ranks. plan_offsets [N + 1]: of this rank's plan over all experts; tokens: its number of
+ * tokens; offsets [N / R + 1] of the rows that it will receive, sorted by expert, source, and the source's plan. */
+typedef struct lc_ep_counts_args {
+  size_t struct_size;
+  lc_experts experts;
+  const int32_t* plan_offsets;
+  int64_t tokens;
+  int32_t* offsets;
+} lc_ep_counts_args;
+LC_API int lc_ep_counts(const lc_ep_counts_args* args, lc_stream_t stream);
+/* Sends the rows of x, bf16 [tokens, hidden] on 16 bytes, to the experts of ids [tokens, top_k] where row_of
+ * [tokens, top_k] of the plan is not -1. */
+typedef struct lc_ep_dispatch_args {
+  size_t struct_size;
+  lc_experts experts;
+  lc_matrix x;
+  const int32_t* ids;
+  const int32_t* row_of;
+} lc_ep_dispatch_args;
+LC_API int lc_ep_dispatch(const lc_ep_dispatch_args* args, lc_stream_t stream);
+/* Waits for the rows of all ranks. traffic: an lc_ep_traffic. */
+typedef struct lc_ep_wait_args {
+  size_t struct_size;
+  lc_experts experts;
+  int32_t traffic;
+} lc_ep_wait_args;
+LC_API int lc_ep_wait(const lc_ep_wait_args* args, lc_stream_t stream);
+/* Sends row j of y, bf16 [received, hidden] on 16 bytes, back to the source of received row j: row i of `returned`
+ * there is then the result for row i of the source's plan. Rows of y behind the received ones are not read. */
+typedef struct lc_ep_combine_args {
+  size_t struct_size;
+  lc_experts experts;
+  lc_matrix y;
+} lc_ep_combine_args;
+LC_API int lc_ep_combine(const lc_ep_combine_args* args, lc_stream_t stream);
 
 #ifdef __cplusplus
 }

@@ -24,6 +24,7 @@ LAYERS = {
     "cuda/device": {"cuda/common", "cuda/ptx"},
     "cuda/launch": {"cuda/include", "cuda/common", "cuda/ptx", "cuda/device"},
     "cuda": {"cuda/include", "cuda/common", "cuda/launch"},
+    "cuda/comm": {*SHARED, "cuda/moe_dispatch"},  # rows that go to other GPUs
     "cpp/check": {"cuda/common"},
     "cpp/cost": {"cpp/check", "cuda/common", "cuda/gemm"},
     "cpp/ops": {

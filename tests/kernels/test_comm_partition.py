@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from longcat_ops.comm import expert_kernels
+
 ROOT = Path(__file__).resolve().parents[2]
 RANDOM = random.Random(20)
 WARP = 32
@@ -34,7 +36,9 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     loaded.slot_bytes.argtypes = [number]
     loaded.slot_offset.argtypes = [ctypes.c_int] * 3 + [number]
     loaded.scratch_bytes.argtypes = [ctypes.c_int, number]
-    for name in ("first_of_warp", "slot_bytes", "slot_offset", "scratch_bytes"):
+    loaded.expert_sizes.argtypes = [ctypes.c_int] * 4 + [number, number, ctypes.c_int, ctypes.c_void_p]
+    loaded.blocks_of_combine.argtypes = [ctypes.c_int] * 3 + [number, number]
+    for name in ("blocks_of_combine", "first_of_warp", "slot_bytes", "slot_offset", "scratch_bytes"):
         getattr(loaded, name).restype = number
     return loaded
 
@@ -104,3 +108,27 @@ def test_low_latency_slots_do_not_overlap(native: ctypes.CDLL) -> None:
             offsets = [native.slot_offset(parity, rank, ranks, most) for parity in range(2) for rank in range(ranks)]
             assert offsets == [slot * i for i in range(2 * ranks)]
             assert native.scratch_bytes(ranks, most) == offsets[-1] + slot
+
+
+def test_sizes_of_expert_parallelism_are_those_that_python_allocates(native: ctypes.CDLL) -> None:
+    shapes = [(8, 512, 12, 192, 6144), (2, 6, 1, 9, 400), (4, 4, 12, 0, 16), (1, 1024, 32, 7, 144)]
+    for ranks, experts, top_k, tokens, hidden in shapes:
+        for payload, buffers in (("fp8", 1), ("bf16", 4)):
+            shape = expert_kernels.Shape(ranks, experts, top_k, tokens, hidden, payload)
+            sizes = [shape.received, shape.returned, shape.row_bytes, *shape.parts().values(),
+                     *shape.buffer_parts().values(), shape.table_bytes(buffers)]  # fmt: skip
+            fp8 = int(payload == "fp8")
+            assert sizes == numbers(9, native.expert_sizes, ranks, experts, top_k, fp8, tokens, hidden, buffers)
+
+
+def test_expert_parallelism_at_the_published_size(native: ctypes.CDLL) -> None:
+    """8 GPUs, 512 experts, 12 choices, 192 tokens of 6144 columns, counted by hand."""
+    shape = expert_kernels.Shape(8, 512, 12, 192, 6144, "fp8")
+    assert (shape.received, shape.returned, shape.row_bytes) == (18432, 2304, 6144 + 192)
+    assert shape.parts() == {"lines": 2 * 8 * 513 * 8, "flags": 1024}
+    assert shape.buffer_parts() == {"rows": 18432 * 6144, "scales": 18432 * 48 * 4, "returned": 2304 * 12288}
+    assert shape.table_bytes(2) == 4 * (32 + 2 * 1568)  # 8 + 3 * 512 + 1 = 1545 words, rounded up to 1568
+    assert native.blocks_of_combine(8, 512, 12, 192, 6144) == 4 * 132
+    # A warp takes 2 KB: 6 parts of a row, 4 warps a block.
+    assert native.blocks_of_combine(2, 4, 2, 3, 6144) == 2 * 3 * 2 * 6 // 4
+    assert native.blocks_of_combine(2, 4, 2, 0, 6144) == 1

@@ -12,7 +12,7 @@ from support import dispatch_calls as calls
 from support.kernel_mutations import Mutation, in_tiers, planted
 
 PERMUTE = "moe_dispatch/moe_permute.cuh"
-PERMUTE_QUANT = "moe_dispatch/moe_permute_quant.cuh"
+PERMUTE_QUANT, SPREAD = "moe_dispatch/moe_permute_quant.cuh", "moe_dispatch/spread_rows.cuh"
 COMBINE = "moe_dispatch/moe_combine.cuh"
 CHOICES = "moe_dispatch/choices.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
@@ -35,17 +35,17 @@ FUSED = "ptx::fma_rn(values[i], weight, sum[i])"
 MUTATIONS = [
     permute_quant("reads_before_the_kernel_ahead_has_written", WAIT, ""),
     permute("not_the_last_copy", "i < count; ++i", "i + 1 < count; ++i"),
-    permute_quant("amax_of_two_groups", "reduce_lanes<kGroupLanes>", "reduce_lanes<32>"),
+    permute_quant("amax_of_two_groups", "reduce_lanes<kGroupLanes>", "reduce_lanes<32>", SPREAD),
     permute_quant("believes_row_of_alone", "== choice.source", "!= -2", CHOICES),
     combine("list_read_before_it_is_whole", "  ptx::warp_sync();\n", "", CHOICES),
     combine("fused", "ptx::add_rn(sum[i], ptx::multiply_rn(values[i], weight))", FUSED),
     combine("starts_at_zero", "count < p.top_k ? 0.0f : -0.0f", "0.0f"),
-    permute_quant("own_codes_twice", "low = odd ? other : codes", "low = codes"),
+    permute_quant("own_codes_twice", "low = odd ? other : codes", "low = codes", SPREAD),
     combine("list_backwards", "kept & ((1u << ptx::lane_index()) - 1)", f"kept & {LANES_ABOVE}", CHOICES),
     combine("rows_out_of_range", "own_row >= 0 && own_row < p.rows", "own_row != -1"),
-    permute_quant("scales_of_even_groups_only", "uint32_t i = lane % kGroupLanes", "uint32_t i = lane"),
-    permute_quant("codes_of_a_chunk_further", "kChunk * (chunk - odd)", "kChunk * chunk"),
-    permute_quant("not_the_last_copy", "uint32_t i = odd; i < count", "uint32_t i = odd; i < count - 1"),
+    permute_quant("scales_of_even_groups_only", "ptx::lane_index() % kGroupLanes", "ptx::lane_index()", SPREAD),
+    permute_quant("codes_of_a_chunk_further", "kChunk * (chunk - odd)", "kChunk * chunk", SPREAD),
+    permute_quant("not_the_last_copy", "uint32_t i = odd; i < count", "uint32_t i = odd; i < count - 1", SPREAD),
     permute_quant("rows_beyond_the_last", "row < plan.rows ? row : -1", "row", CHOICES),
     combine("reads_before_the_kernel_ahead_has_written", WAIT, ""),
     combine("beyond_the_list", "first + j < count ? first + j : count - 1", "first + j"),

@@ -65,12 +65,15 @@ class Machine:
 
     def launch(self, args: type, rank: int, **values: Any) -> None:
         """Queues one collective on one rank's device. Tensors stand for their addresses."""
-        self._kept.append(values)
-        record = ctypes.byref(self.records[rank])
-        self.library.lc_emu_device(ctypes.c_int32(rank), record)
         given = {k: (v.data_ptr() if isinstance(v, Tensor) else v) for k, v in values.items()}
+        self.start(rank, args(comm=self.comms[rank], **given), values)
+
+    def start(self, rank: int, args: Any, kept: Any) -> None:
+        """Queues a function of the C ABI on one rank's device. kept: the tensors whose addresses stand in args."""
+        self._kept.append(kept)
+        self.library.lc_emu_device(ctypes.c_int32(rank), ctypes.byref(self.records[rank]))
         try:
-            kernels.call(self.library, args(comm=self.comms[rank], **given))
+            kernels.call(self.library, args)
         except kernels.LongcatError as error:
             raise emulated.EmulatorError(str(error)) from None
 

@@ -1,5 +1,7 @@
-// The functions of cuda/comm/partition.h for a test, behind a C interface.
+// The functions of cuda/comm/partition.h and ep_config.h for a test, behind a C interface.
 #include "comm/partition.h"
+
+#include "comm/ep_config.h"
 
 using namespace longcat_ops::comm;
 
@@ -31,5 +33,18 @@ int64_t slot_offset(int parity, int from, int ranks, int64_t max_bytes) {
   return ll_slot_offset(parity, from, ranks, max_bytes);
 }
 int64_t scratch_bytes(int ranks, int64_t max_bytes) { return ll_scratch_bytes(ranks, max_bytes); }
+
+void expert_sizes(int ranks, int experts, int top_k, int fp8, int64_t max_tokens, int64_t hidden, int buffers,
+                  int64_t* out) {
+  const ExpertShape s{ranks, experts, top_k, fp8 != 0, max_tokens, hidden};
+  const int64_t sizes[] = {most_received(s),   most_returned(s),     sent_row_bytes(s),
+                           ep_lines_bytes(s),  kEpFlagsBytes,        ep_rows_bytes(s),
+                           ep_scales_bytes(s), ep_returned_bytes(s), ep_table_bytes(experts, buffers)};
+  for (const int64_t size : sizes) *out++ = size;
+}
+
+int64_t blocks_of_combine(int ranks, int experts, int top_k, int64_t max_tokens, int64_t hidden) {
+  return combine_blocks({ranks, experts, top_k, true, max_tokens, hidden});
+}
 
 }  // extern "C"

@@ -12,7 +12,7 @@ from ..errors import LongcatError
 MAX_RANKS, MAX_CHANNELS, MAX_BLOCKS = 8, 4, 32  # LC_COMM_*
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # lc_dtype, of what is summed
 STATUS = {1: "timeout", 2: "a peer aborted", 3: "aborted by the host", 4: "bad row counts"}  # lc_comm_status
-STAGES = {1: "entry", 2: "exit", 3: "lines", 4: "rows"}  # lc_comm_stage
+STAGES = {1: "entry", 2: "exit", 3: "lines", 4: "rows", 5: "counts", 6: "dispatch", 7: "combine"}  # lc_comm_stage
 
 _i32, _i64, _u32, _u64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
 
@@ -42,7 +42,7 @@ class Comm(ctypes.Structure):
     ]
 
 
-class _Args(ctypes.Structure):
+class Args(ctypes.Structure):
     """An argument struct; struct_size fills itself in. Pointers are integers, 0 for none."""
 
     function: str
@@ -58,32 +58,32 @@ _HEAD = [("struct_size", ctypes.c_size_t), ("comm", Comm), ("input", _pointer), 
 _ROWS = [("max_rows", _i64), ("max_own_rows", _i64), ("device_rows", _pointer), ("rows", _i32 * MAX_RANKS)]
 
 
-class AbortArgs(_Args):
+class AbortArgs(Args):
     function = "lc_comm_abort"
     _fields_ = [("struct_size", ctypes.c_size_t), ("comm", Comm)]
 
 
-class AllReduceArgs(_Args):
+class AllReduceArgs(Args):
     function = "lc_all_reduce"
     _fields_ = [*_HEAD, ("payload", _u64), ("elements", _i64), ("dtype", _i32)]
 
 
-class LowLatencyArgs(_Args):
+class LowLatencyArgs(Args):
     function = "lc_all_reduce_low_latency"
     _fields_ = [*_HEAD, ("lines", _u64), ("max_bytes", _i64), ("elements", _i64), ("dtype", _i32)]
 
 
-class ReduceScatterArgs(_Args):
+class ReduceScatterArgs(Args):
     function = "lc_reduce_scatter"
     _fields_ = [*_HEAD, ("payload", _u64), ("width", _i64), *_ROWS, ("dtype", _i32)]
 
 
-class AllGatherArgs(_Args):
+class AllGatherArgs(Args):
     function = "lc_all_gather"
     _fields_ = [*_HEAD, ("payload", _u64), ("row_bytes", _i64), *_ROWS]
 
 
-class NormArgs(_Args):
+class NormArgs(Args):
     function = "lc_all_reduce_residual_rms_norm"
     _fields_ = [
         *_HEAD[:3],
@@ -100,7 +100,7 @@ class NormArgs(_Args):
     ]
 
 
-def call(library: ctypes.CDLL, args: _Args, stream: int = 0) -> None:
+def call(library: ctypes.CDLL, args: Args, stream: int = 0) -> None:
     """Launches on a CUDA stream, given by its handle. Raises LongcatError with the library's text."""
     if getattr(library, args.function)(ctypes.byref(args), ctypes.c_void_p(stream)) != 0:
         library.lc_last_error.restype = ctypes.c_char_p

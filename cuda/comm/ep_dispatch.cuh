@@ -1,0 +1,91 @@
+// ep_dispatch: sends each token's row to the ranks of its FFN experts, straight to where their products read it. FP8: a
+// row is quantised once, bit for bit as moe_permute_quant does, and its codes and scales travel; bf16: the row as it
+// is.
+//
+// Floor per token that has a row, H columns: 2 H bytes read once; H + 4 ceil(H / 128) (FP8) or 2 H (bf16) bytes written
+// per row, over NVLink unless the expert is this rank's own: 6336 or 12 288 bytes for H = 6144.
+//
+// ep_counts has run before in this stream: so the receivers read these rows no longer, and every row has its place.
+#pragma once
+
+#include "comm/ep_view.cuh"
+#include "moe_dispatch/choices.cuh"
+#include "moe_dispatch/row_access.cuh"
+#include "moe_dispatch/spread_rows.cuh"
+
+namespace longcat_ops::comm {
+
+struct EpDispatchParams {
+  ExpertView view;
+  const uint16_t* x;   // bf16 [T, hidden]
+  const int32_t* ids;  // [T, top_k]
+  int64_t stride_x;
+  moe_dispatch::PlanView plan;  // without src_of
+  moe_dispatch::TokenWarps warps;
+};
+
+using Place = ptx::Vec8;  // an entry of a warp's list: a rank and a row there
+
+// Where choice `source` of this rank's tokens goes. False: nowhere.
+LC_DEVICE bool find_place(const EpDispatchParams& p, const moe_dispatch::PlanChoice& choice, Place& place) {
+  if (choice.row < 0) return false;
+  const ExpertView& e = p.view;
+  const auto expert = static_cast<uint32_t>(ptx::load_global(p.ids + choice.source));
+  if (expert >= e.experts) return false;
+  place.x = expert / e.local;
+  place.y = static_cast<uint32_t>(choice.row + ptx::load_global(ExpertTable(e).send_shift + expert));
+  return place.y < e.received;  // whatever the plan says, nothing is written outside
+}
+
+template <bool kFp8>
+LC_DEVICE void send_chunk(const EpDispatchParams& p, const moe_dispatch::WarpPlace& warp) {
+  using namespace device;
+  using Rows = moe_dispatch::WideRows<BFloat16>;
+  const ExpertView& e = p.view;
+  const uint32_t list = moe_dispatch::list_of_warp<Place>();
+  const uint32_t chunk = 32 * warp.cell + ptx::lane_index();
+  const bool inside = chunk < p.warps.chunks;
+
+  // Places of a call that was given up are those of an earlier one.
+  const bool aborted = ptx::any(is_aborted(e.ranks));
+  const moe_dispatch::PlanChoice choice = moe_dispatch::load_choice(p.plan, warp.token);
+  if (aborted || !ptx::any(choice.row >= 0)) return;
+  Rows::Held held = {};
+  if (inside) held = Rows::load(p.x, moe_dispatch::Element::kBF16, warp.token * p.stride_x + kChunk * chunk);
+  Place own{};
+  const bool keep = find_place(p, choice, own);
+  const uint32_t count = moe_dispatch::list_choices(list, keep, own);
+  const auto place = [&](uint32_t i) { return moe_dispatch::choice_of_list<Place>(list, i); };
+
+  if constexpr (kFp8) {
+    const uint64_t width = kChunk * p.warps.chunks, groups = ceil_div(width, kQuantBlock);
+    const auto row = [&](uint32_t i) {
+      const Place to = place(i);
+      return e.ranks.memory[to.x] + e.rows + to.y * width;
+    };
+    const auto scales = [&](uint32_t i) {
+      const Place to = place(i);
+      return reinterpret_cast<float*>(e.ranks.memory[to.x] + e.scales) + to.y * groups;
+    };
+    const moe_dispatch::QuantisedChunk quantised = moe_dispatch::quantise_token<Rows>(held);
+    moe_dispatch::spread_scale(quantised, chunk, p.warps.chunks, count, scales, 1);
+    moe_dispatch::spread_codes<true>(quantised, chunk, p.warps.chunks, count, row);
+  } else {
+    if (!inside) return;
+    const uint64_t row_bytes = 2 * kChunk * p.warps.chunks;
+    for (uint32_t i = 0; i < count; ++i) {
+      const Place to = place(i);
+      uint8_t* row = e.ranks.memory[to.x] + e.rows + to.y * row_bytes;
+      store_chunk<BFloat16, true>(reinterpret_cast<uint16_t*>(row) + kChunk * chunk, held);
+    }
+  }
+}
+
+template <bool kFp8>
+LC_KERNEL LC_LAUNCH_BOUNDS(kDispatchThreads, 12) ep_dispatch_kernel(LC_GRID_CONSTANT EpDispatchParams p) {
+  const moe_dispatch::WarpPlace place = moe_dispatch::locate(p.warps);
+  if (place.inside) send_chunk<kFp8>(p, place);
+  flag_rows(p.view, Traffic::kDispatch);
+}
+
+}  // namespace longcat_ops::comm
