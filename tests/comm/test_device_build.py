@@ -60,7 +60,7 @@ def test_what_a_build_does_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(device, "open_memory", memory)
     monkeypatch.setattr(device, "load", Library)
-    watch = SimpleNamespace(channels=[SimpleNamespace(watch=SimpleNamespace(failure=None))] * 2)
+    watch = SimpleNamespace(channels=[None] * 2, failure=None)
     session = SimpleNamespace(rank=0, ranks=2, config=config, store=store, watch=watch)
     rung = device.build("p2p", session)
     assert compared == [list(parts(2, 4096, 2))]

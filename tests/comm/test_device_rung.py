@@ -3,7 +3,6 @@ what a fixed order of sums gives, and reports what the kernels report."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -16,52 +15,20 @@ from torch import Tensor
 from device_check.collective_calls import in_order
 from longcat_ops.comm import kernels
 from longcat_ops.comm.providers.base import SymmetricMemory
-from longcat_ops.comm.rungs import device
+from longcat_ops.comm.rungs import device, device_memory
 from longcat_ops.comm.rungs.base import Config
 from longcat_ops.comm.sizes import communicator_bytes
-from longcat_ops.errors import LongcatCommError, LongcatError, LongcatShapeError, LongcatTimeoutError
+from longcat_ops.errors import LongcatCommError, LongcatShapeError, LongcatTimeoutError
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
 from support.comm_checks import norm_of
 from support.comm_machine import Machine, inputs
 from support.emulated_kernels import library, schedule  # noqa: F401
+from support.rank_library import RankLibrary, Watch
 
 RUNGS = ["multimem", "p2p"]
 ROWS = [3, 0, 9, 1]
 MAX_BYTES = 256 << 10
-
-
-class RankLibrary:
-    """The emulator's functions, called on one rank's device."""
-
-    def __init__(self, machine: Machine, rank: int) -> None:
-        self.machine, self.rank, self.record = machine, rank, None
-
-    def __getattr__(self, name: str) -> Any:
-        def call(args: Any, stream: Any) -> int:
-            self.machine.library.lc_emu_device(ctypes.c_int32(self.rank), ctypes.byref(self.record))
-            return getattr(self.machine.library, name)(args, stream)
-
-        return self.machine.library.lc_last_error if name == "lc_last_error" else call
-
-
-class Watch:
-    """What a rung asks of its communicator."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank, self.failure = rank, None
-        self.channels = [
-            SimpleNamespace(watch=self, index=i, op="a call", post=SimpleNamespace(call=5 + i), disagree=self.disagree)
-            for i in range(2)
-        ]
-
-    def disagree(self, text: str) -> LongcatError:
-        """As a watch whose posts say nothing."""
-        return self.poison(LongcatCommError(text))
-
-    def poison(self, error: LongcatError) -> LongcatError:
-        self.failure = self.failure or error
-        return error
 
 
 class Ranks:
@@ -216,10 +183,10 @@ def test_residual_norm(name: str, shape: tuple[int, int]) -> None:
 def test_tensors_off_16_bytes_go_through_others() -> None:
     flat = torch.arange(40, dtype=torch.float32)
     on, off = flat[:16], flat[1:17]
-    assert device._aligned(on) is on and device._aligned(on, read=False) is on
-    copy = device._aligned(off)
+    assert device_memory.aligned(on) is on and device_memory.aligned(on, read=False) is on
+    copy = device_memory.aligned(off)
     assert copy.data_ptr() % 16 == 0 and torch.equal(copy, off)
-    assert device._aligned(off, read=False).shape == off.shape
+    assert device_memory.aligned(off, read=False).shape == off.shape
 
 
 @every_rung

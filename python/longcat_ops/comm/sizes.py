@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..types import BLOCK
+from .expert_kernels import Shape
 from .providers.base import symmetric_bytes
 
 PROVIDERS = ("auto", "torch", "vmm")  # who allocates symmetric memory
@@ -26,21 +26,20 @@ def communicator_bytes(ranks: int, max_bytes: int = MAX_BYTES, num_channels: int
 
 
 def expert_parts(ranks: int, num_ffn_experts: int, top_k: int, hidden: int, *, max_tokens: int = 512,
-                 payload: str = "fp8", buffers: int = 2) -> dict[str, int]:  # fmt: skip
+                 payload: str = "fp8", buffers: int = 2, backend: str = "torch") -> dict[str, int]:  # fmt: skip
     """What an ExpertParallel keeps on each of several ranks, name -> bytes: for each buffer the rows that may arrive,
-    their scales, and the rows that may come back."""
+    their scales, and the rows that may come back; lines and flags of `nvl`."""
     if ranks == 1:
         return {}
-    rows = ranks * max_tokens * min(top_k, num_ffn_experts // ranks)
-    one = {
-        "rows": rows * hidden * (1 if payload == "fp8" else 2),
-        "scales": rows * 4 * -(-hidden // BLOCK) * (payload == "fp8"),
-        "returned": max_tokens * min(top_k, num_ffn_experts) * 2 * hidden,
-    }
-    return {f"{name} {b}": size for b in range(buffers) for name, size in one.items()}
+    shape = Shape(ranks, num_ffn_experts, top_k, max_tokens, hidden, payload)
+    common = shape.parts() if backend == "nvl" else {}
+    one = shape.buffer_parts()
+    return common | {f"{name} {b}": size for b in range(buffers) for name, size in one.items() if size}
 
 
-def expert_bytes(ranks: int, num_ffn_experts: int, top_k: int, hidden: int, **options: Any) -> int:
+def expert_bytes(ranks: int, num_ffn_experts: int, top_k: int, hidden: int, *, backend: str = "torch",
+                 **options: Any) -> int:  # fmt: skip
     """Bytes of a rank for `ExpertParallel` with these arguments; 0 for one rank. The products' own rows, h and y, come
     on top while a layer runs."""
-    return sum(expert_parts(ranks, num_ffn_experts, top_k, hidden, **options).values())
+    parts = expert_parts(ranks, num_ffn_experts, top_k, hidden, backend=backend, **options)
+    return symmetric_bytes(parts) if parts and backend == "nvl" else sum(parts.values())

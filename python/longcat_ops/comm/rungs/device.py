@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ... import _library
-from ...errors import LongcatCommError, LongcatShapeError, LongcatTimeoutError, message
+from ...errors import LongcatCommError, LongcatShapeError, message
 from ...perf import comm as choice
 from .. import kernels
 from ..providers.base import ALIGNMENT, round_up
 from ..providers.exchange import StoreExchange
-from ..sizes import LINE_BYTES
+from ..sizes import LINE_BYTES, communicator_bytes
 from .base import Caps, Rung, Session
-from .device_memory import LIBRARY, Shared, load, open_memory
+from .device_memory import LIBRARY, Shared, aligned, load, open_memory
 
 
 def objection(name: str, device: torch.device) -> str:
@@ -41,7 +41,8 @@ def build(name: str, session: Session) -> DeviceRung:
             raise LongcatCommError(f"{what} is {number}, and the kernels take {least} to {most}")
     exchange = StoreExchange(session.store, session.rank, session.ranks, name, config.timeout_s or 30.0)
     try:
-        memory = open_memory(name, session, exchange)
+        size = communicator_bytes(session.ranks, config.max_bytes, config.num_channels)
+        memory = open_memory(name, session, exchange, size)
         try:
             shared = Shared(name, session, memory, load())
             memory.compare_parts(exchange)
@@ -113,8 +114,8 @@ class DeviceRung(Rung):
             return
         # NOTE: which kernel runs may not depend on one rank's addresses, so tensors off 16 bytes go through others.
         targets = [residual_out, out[0] if isinstance(out, tuple) else out]
-        h, result = written = [_aligned(target, read=False) for target in targets]
-        given: dict[str, Any] = dict(input=_aligned(x), residual=_aligned(residual), weight=_aligned(weight), eps=eps)
+        h, result = written = [aligned(target, read=False) for target in targets]
+        given: dict[str, Any] = dict(input=aligned(x), residual=aligned(residual), weight=aligned(weight), eps=eps)
         given |= dict(residual_out=h)
         if isinstance(out, tuple):
             s = out[1]
@@ -156,19 +157,7 @@ class DeviceRung(Rung):
         return DeviceRung(self.shared, index)
 
     def poll(self) -> None:
-        record = self.shared.record
-        if not record.status:
-            return
-        watch, status, missing = self.watch.watch, kernels.STATUS[record.status], record.missing_ranks
-        op = self.watch.op or "a collective"
-        slot = f"channel {record.channel}, block {record.block}, stage `{kernels.STAGES[record.stage]}`"
-        if status == "timeout":
-            seen = {rank: f"has come to barrier {record.seen}, not to {record.expected}" for rank in missing}
-            raise watch.poison(LongcatTimeoutError(watch.rank, op, slot, record.op, seen, "found by the kernel"))
-        text = f"{status}, ranks {missing}, in {slot}, call {record.op}"
-        if status == "a peer aborted":  # that one knows why, and may have said so
-            raise self.watch.disagree(text)
-        raise watch.poison(LongcatCommError(f"{op}: {text}."))
+        self.shared.poll(self.watch)
 
     def refused(self, rank_local: bool) -> None:
         """The others may wait for this rank in a kernel: end their waits."""
@@ -176,22 +165,10 @@ class DeviceRung(Rung):
             self.abort()
 
     def abort(self) -> None:
-        shared = self.shared
-        shared.record.host_abort = 1  # ends the waits of this rank; the kernel ends those of its peers
-        if not shared.memory.closed:
-            shared.call(kernels.AbortArgs(comm=shared.comm), aside=True)
+        self.shared.abort()
 
     def close(self) -> None:
-        """Waits for the kernels that this rank has launched: each has a deadline, unless there is none at all."""
-        shared = self.shared
-        if shared.memory.closed:
-            return
-        if self.watch.watch.failure is not None:
-            shared.record.host_abort = 1
-        try:
-            shared.memory.holder.synchronize()
-        finally:
-            shared.memory.close()
+        self.shared.close()
 
     def _in_lines(self, collective: str, x: Tensor) -> bool:
         multicast = bool(self.shared.memory.multicast)
@@ -217,10 +194,3 @@ class DeviceRung(Rung):
         comm.channel, comm.op = self.index, self.watch.post.call % 2**31
         given = {name: v.data_ptr() if isinstance(v, Tensor) else v for name, v in values.items()}
         self.shared.call(args(comm=comm, **given))
-
-
-def _aligned(tensor: Tensor, *, read: bool = True) -> Tensor:
-    """The tensor, or one like it on 16 bytes."""
-    if tensor.data_ptr() % 16 == 0:
-        return tensor
-    return tensor.clone() if read else torch.empty_like(tensor)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ... import _library
-from ...errors import LongcatCommError
+from ...errors import LongcatCommError, LongcatTimeoutError
 from .. import kernels
 from ..providers import torch_symm, vmm
 from ..providers.base import CONTROL_BYTES, SymmetricMemory
 from ..providers.exchange import Exchange
-from ..sizes import LINE_BYTES, PROVIDERS, communicator_bytes, parts
+from ..sizes import LINE_BYTES, PROVIDERS, parts
+from ..watch import ChannelWatch
 from .base import Session
 
 THREADS = 512  # of a block
@@ -27,10 +28,10 @@ def load() -> ctypes.CDLL:
     return ctypes.CDLL(str(LIBRARY), mode=os.RTLD_LOCAL)
 
 
-def open_memory(name: str, session: Session, exchange: Exchange) -> SymmetricMemory:
-    """The memory of the first provider that has what the rung needs. Collective. Raises LongcatCommError."""
+def open_memory(name: str, session: Session, exchange: Exchange, size: int) -> SymmetricMemory:
+    """`size` bytes of each rank, by the first provider that has what the rung `name` needs. Collective. Raises
+    LongcatCommError."""
     config, reasons = session.config, []
-    size = communicator_bytes(session.ranks, config.max_bytes, config.num_channels)
     for provider in PROVIDERS[1:] if config.provider == "auto" else (config.provider,):
         inner = exchange.scope(provider)
         if provider == "torch":
@@ -87,17 +88,15 @@ def comm_of(memory: SymmetricMemory, record: Tensor, *, blocks: int, fixed_order
     )
 
 
-class Shared:
-    """What the channels of one communicator share. library: the C functions."""
+class Region:
+    """Symmetric memory, and how a rank launches kernels over it. library: the C functions. session: whose `config` has
+    the rest."""
 
-    def __init__(self, name: str, session: Session, memory: SymmetricMemory, library: Any) -> None:
+    def __init__(self, session: Session, memory: SymmetricMemory, library: Any) -> None:
         config = session.config
-        self.name, self.session, self.memory, self.library = name, session, memory, library
+        self.session, self.memory, self.library = session, memory, library
         self.record, self._kept = pinned_record()
-        sizes = parts(memory.ranks, config.max_bytes, config.num_channels)
-        self.offsets = {part: memory.allocate(part, size) for part, size in sizes.items()}
         self.side = torch.cuda.Stream(priority=-1) if memory.tensor.is_cuda else None  # nothing else waits on it
-        self.used = 0  # bytes of what `empty` handed out
         self.comm = comm_of(memory, self._kept, blocks=config.num_blocks, fixed_order=config.deterministic,
                             timeout_s=config.timeout_s)  # fmt: skip
 
@@ -109,6 +108,51 @@ class Shared:
         with torch.cuda.device(self.memory.tensor.device):  # a new thread starts with another one
             stream = self.side if aside else torch.cuda.current_stream()
             kernels.call(self.library, args, stream.cuda_stream)
+
+    def poll(self, watch: ChannelWatch) -> None:
+        """Raises what a kernel has recorded, as a failure of `watch`."""
+        record = self.record
+        if not record.status:
+            return
+        status, missing = kernels.STATUS[record.status], record.missing_ranks
+        op = watch.op or "a collective"
+        slot = f"channel {record.channel}, block {record.block}, stage `{kernels.STAGES[record.stage]}`"
+        if status == "timeout":
+            seen = {rank: f"has come to barrier {record.seen}, not to {record.expected}" for rank in missing}
+            raise watch.watch.poison(
+                LongcatTimeoutError(watch.watch.rank, op, slot, record.op, seen, "found by the kernel")
+            )
+        text = f"{status}, ranks {missing}, in {slot}, call {record.op}"
+        if status == "a peer aborted":  # that one knows why, and may have said so
+            raise watch.disagree(text)
+        raise watch.watch.poison(LongcatCommError(f"{op}: {text}."))
+
+    def abort(self) -> None:
+        self.record.host_abort = 1  # ends the waits of this rank; the kernel ends those of its peers
+        if not self.memory.closed:
+            self.call(kernels.AbortArgs(comm=self.comm), aside=True)
+
+    def close(self) -> None:
+        """Waits for the kernels that this rank has launched: each has a deadline, unless there is none at all."""
+        if self.memory.closed:
+            return
+        if self.session.watch.failure is not None:
+            self.record.host_abort = 1
+        try:
+            self.memory.holder.synchronize()
+        finally:
+            self.memory.close()
+
+
+class Shared(Region):
+    """What the channels of one communicator share."""
+
+    def __init__(self, name: str, session: Session, memory: SymmetricMemory, library: Any) -> None:
+        super().__init__(session, memory, library)
+        self.name = name
+        sizes = parts(memory.ranks, session.config.max_bytes, session.config.num_channels)
+        self.offsets = {part: memory.allocate(part, size) for part, size in sizes.items()}
+        self.used = 0  # bytes of what `empty` handed out
 
     def load_kernels(self) -> None:
         """Loads every kernel that a call may launch. Loading one may wait for those that run: two ranks that wait for
@@ -130,3 +174,10 @@ class Shared:
         at = tensor.data_ptr() - start
         inside = at >= 0 and at + tensor.nbytes <= self.session.config.max_bytes
         return at + self.offsets["empty"] if inside else None
+
+
+def aligned(tensor: Tensor, *, read: bool = True) -> Tensor:
+    """The tensor, or one like it on 16 bytes."""
+    if tensor.data_ptr() % 16 == 0:
+        return tensor
+    return tensor.clone() if read else torch.empty_like(tensor)
