@@ -27,6 +27,7 @@ namespace longcat_ops::bindings {
   X(lc_m_grouped_bf16_swiglu_gemm_nt_offset) \
   X(lc_router_gemm)                          \
   X(lc_moe_route)                            \
+  X(lc_moe_place)                            \
   X(lc_moe_plan)                             \
   X(lc_moe_permute)                          \
   X(lc_moe_permute_quant)                    \

@@ -36,6 +36,21 @@ void moe_route_cpu(const Call& a) {
   parallel_over(tokens, 4 * experts, [&](int64_t begin, int64_t end) { cpu::moe_route(params, begin, end); });
 }
 
+void moe_place_cpu(const Call& a) {
+  const TensorDesc &ids = a.tensor("ids"), &slots = a.tensor("slots");
+  const cpu::PlaceParams params{
+      .ids = a.data<int32_t>("ids"),
+      .slots = a.data<int32_t>("slots"),
+      .replicas = a.data<int32_t>("replicas"),
+      .top_k = ids.sizes[1],
+      .experts = slots.sizes[0],
+      .max_replicas = slots.sizes[1],
+      .layer = static_cast<uint32_t>(a.integer("layer")),
+      .out = a.output<int32_t>("out"),
+  };
+  parallel_over(ids.sizes[0], params.top_k, [&](int64_t begin, int64_t end) { cpu::moe_place(params, begin, end); });
+}
+
 void moe_plan_cpu(const Call& a) {
   const TensorDesc& ids = a.tensor("ids");
   cpu::moe_plan({
@@ -117,6 +132,7 @@ void moe_combine_cpu(const Call& a) {
 STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   using namespace longcat_ops::bindings;
   add_cpu_kernel<"moe_route", moe_route_cpu>(m);
+  add_cpu_kernel<"moe_place", moe_place_cpu>(m);
   add_cpu_kernel<"moe_plan", moe_plan_cpu>(m);
   add_cpu_kernel<"moe_permute", moe_permute_cpu>(m);
   add_cpu_kernel<"moe_permute_quant", moe_permute_quant_cpu>(m);

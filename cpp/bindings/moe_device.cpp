@@ -22,6 +22,23 @@ void moe_route_device(const Call& a) {
   launch_on(a.tensor("logits"), &KernelLibrary::lc_moe_route, args);
 }
 
+void moe_place_device(const Call& a) {
+  const TensorDesc &ids = a.tensor("ids"), &slots = a.tensor("slots");
+  const lc_moe_place_args args{
+      .struct_size = sizeof args,
+      .ids = a.data<int32_t>("ids"),
+      .tokens = ids.sizes[0],
+      .top_k = static_cast<int32_t>(ids.sizes[1]),
+      .experts = static_cast<int32_t>(slots.sizes[0]),
+      .max_replicas = static_cast<int32_t>(slots.sizes[1]),
+      .layer = static_cast<int32_t>(a.integer("layer")),
+      .slots = a.data<int32_t>("slots"),
+      .replicas = a.data<int32_t>("replicas"),
+      .out = a.output<int32_t>("out"),
+  };
+  launch_on(ids, &KernelLibrary::lc_moe_place, args);
+}
+
 void moe_plan_device(const Call& a) {
   const TensorDesc& ids = a.tensor("ids");
   const lc_moe_plan_args args{
@@ -82,6 +99,7 @@ void moe_combine_device(const Call& a) {
 
 void register_moe(torch::stable::detail::StableLibrary& m) {
   add_device_kernel<"moe_route", moe_route_device>(m);
+  add_device_kernel<"moe_place", moe_place_device>(m);
   add_device_kernel<"moe_plan", moe_plan_device>(m);
   add_device_kernel<"moe_permute", moe_permute_device>(m);
   add_device_kernel<"moe_permute_quant", moe_permute_quant_device>(m);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "common/replica_hash.h"
 #include "cpu/dispatch.h"
 #include "cpu/exp.h"
 #include "cpu/isa.h"
@@ -166,6 +167,18 @@ void moe_combine(const CombineParams& params, int64_t begin, int64_t end) {
       }
     });
   });
+}
+
+void moe_place(const PlaceParams& p, int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; ++t) {
+    const uint32_t hash = replica_hash(static_cast<uint32_t>(t), p.layer);
+    for (int64_t i = t * p.top_k; i < (t + 1) * p.top_k; ++i) {
+      const int64_t id = p.ids[i];
+      const int64_t replicas = id >= 0 && id < p.experts ? p.replicas[id] : 0;
+      const bool placed = replicas >= 1 && replicas <= p.max_replicas;
+      p.out[i] = placed ? p.slots[id * p.max_replicas + hash % replicas] : -1;
+    }
+  }
 }
 
 void moe_plan(const PlanParams& p) {

@@ -23,6 +23,18 @@ struct RouteParams {
 // Tokens [begin, end).
 void moe_route(const RouteParams& params, int64_t begin, int64_t end);
 
+struct PlaceParams {
+  const int32_t* ids;       // [tokens, top_k]
+  const int32_t* slots;     // [experts, max_replicas]
+  const int32_t* replicas;  // [experts]
+  int64_t top_k, experts, max_replicas;
+  uint32_t layer;
+  int32_t* out;  // [tokens, top_k]
+};
+
+// Tokens [begin, end).
+void moe_place(const PlaceParams& params, int64_t begin, int64_t end);
+
 struct PlanParams {
   const int32_t* ids;    // [tokens, top_k]
   const float* weights;  // [tokens, top_k], or null; a choice of weight 0 has no row

@@ -3,7 +3,7 @@
 
 #include "check/error.h"
 #include "check/expert_weights.h"
-#include "check/tensor_checks.h"
+#include "check/moe_checks.h"
 #include "common/constants.h"
 #include "common/numeric.h"
 #include "moe_dispatch/config.h"
@@ -12,24 +12,6 @@
 
 namespace longcat_ops {
 namespace {
-
-void check_dense(const char* op, Named tensor, DType dtype, std::initializer_list<int64_t> sizes, Named like) {
-  check_operand(op, tensor, dtype, sizes, like);
-  check_contiguous(op, tensor.name, *tensor.tensor);
-}
-
-void check_top_k(const char* op, const char* name, const TensorDesc& ids) {
-  LC_CHECK(ids.sizes[1] >= 1 && ids.sizes[1] <= kMaxTopK, op, name, "of shape " + shape_text(ids),
-           text("[T, K] with K in 1 .. ", kMaxTopK), describe(name, ids), "");
-}
-
-// x [T, H] of any floating dtype, rows any distance apart.
-void check_tokens(const char* op, const char* name, const TensorDesc& x, const char* layout) {
-  check_lead(op, {name, &x}, 2, layout);
-  check_floating(op, name, x);
-  check_multiple(op, name, x, 1, layout, "H");
-  check_unit_inner_stride(op, name, x);
-}
 
 void check_moe_route(const Arguments& a) {
   static constexpr const char* kOp = "moe_route";
@@ -66,6 +48,25 @@ void check_moe_route(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
+void check_moe_place(const Arguments& a) {
+  static constexpr const char* kOp = "moe_place";
+  const TensorDesc &ids = a.tensor("ids"), &slots = a.tensor("slots"), &replicas = a.tensor("replicas");
+  const TensorDesc* out = a.optional_tensor("out");
+  const int64_t layer = a.integer("layer");
+  const Named like{"ids", &ids};
+  check_choices(kOp, ids);
+  check_rank(kOp, "slots", slots, 2, "[N, M]");
+  const int64_t experts = slots.sizes[0], max_replicas = slots.sizes[1];
+  LC_CHECK(experts >= 1 && experts <= kMaxExperts && max_replicas >= 1 && max_replicas <= kMaxReplicas, kOp, "slots",
+           "of shape " + shape_text(slots),
+           text("[N, M] with N in 1 .. ", kMaxExperts, " and M in 1 .. ", kMaxReplicas), describe("slots", slots), "");
+  check_dense(kOp, {"slots", &slots}, DType::kInt32, {experts, max_replicas}, like);
+  check_dense(kOp, {"replicas", &replicas}, DType::kInt32, {experts}, like);
+  LC_CHECK(layer >= 0 && layer <= INT32_MAX, kOp, "layer", std::to_string(layer), "0 .. 2^31 - 1", "", "");
+  if (out) check_dense(kOp, {"out", out}, DType::kInt32, {ids.sizes[0], ids.sizes[1]}, like);
+  check_no_alias(kOp, a);
+}
+
 void check_moe_plan(const Arguments& a) {
   static constexpr const char* kOp = "moe_plan";
   const TensorDesc &ids = a.tensor("ids"), *weights = a.optional_tensor("weights");
@@ -73,12 +74,8 @@ void check_moe_plan(const Arguments& a) {
   const TensorDesc *offsets = a.optional_tensor("offsets"), *row_of = a.optional_tensor("row_of");
   const TensorDesc* src_of = a.optional_tensor("src_of");
   const Named like{"ids", &ids};
-  check_lead(kOp, like, 2, "[T, K]");
-  check_dtype(kOp, "ids", ids, DType::kInt32);
-  check_contiguous(kOp, "ids", ids);
-  check_top_k(kOp, "ids", ids);
+  check_choices(kOp, ids);
   const int64_t tokens = ids.sizes[0], k = ids.sizes[1];
-  LC_CHECK(tokens * k <= INT32_MAX, kOp, "ids", "of shape " + shape_text(ids), "at most 2^31 - 1 elements", "", "");
   LC_CHECK(num_local >= 1 && num_local <= kMaxExperts, kOp, "num_local", std::to_string(num_local),
            text("1 .. ", kMaxExperts, " experts"), describe("ids", ids), "");
   if (weights) check_dense(kOp, {"weights", weights}, DType::kFloat32, {tokens, k}, like);
@@ -208,6 +205,12 @@ std::vector<KernelShape> route_launches(const Arguments& a) {
   return launches;
 }
 
+std::vector<KernelShape> place_launches(const Arguments& a) {
+  const int64_t blocks = choose_moe_place_blocks(num_elements(a.tensor("ids")));
+  if (blocks == 0) return {};
+  return {{"moe_place", blocks, kPlaceThreads, 0}};
+}
+
 std::vector<KernelShape> plan_launches(const Arguments& a) {
   const MoePlanConfig config = choose_moe_plan_config(num_elements(a.tensor("ids")), a.integer("num_local"));
   if (config.form != PlanForm::kLaunches) return {{"moe_plan_count", config.blocks, config.threads, config.count_smem}};
@@ -246,6 +249,10 @@ std::vector<OpRow> moe_ops() {
        "Tensor(e!) counts, Tensor(f!) errors) -> ()",
        check_moe_route,
        {.launches = route_launches}},
+      // ids and out i32 [T, K], slots i32 [N, M], replicas i32 [N]
+      {"moe_place(Tensor ids, Tensor slots, Tensor replicas, int layer, Tensor(a!) out) -> ()",
+       check_moe_place,
+       {.launches = place_launches}},
       // ids i32 [T, K], weights f32 [T, K] or none, offsets i32 [G + 1], row_of i32 [T, K], src_of i32 [R],
       // R = T * min(K, num_local)
       {"moe_plan(Tensor ids, int num_local, Tensor? weights, Tensor(a!) offsets, Tensor(b!) row_of, "

@@ -7,7 +7,8 @@ namespace longcat_ops {
 
 constexpr int64_t kQuantBlock = 128;  // columns per activation scale; rows and columns per weight scale
 constexpr int64_t kMaxExperts = 1024;
-constexpr int64_t kMaxTopK = 32;  // choices per token: kernels give each a lane
+constexpr int64_t kMaxReplicas = 1024;  // slots of an expert, at most one a rank
+constexpr int64_t kMaxTopK = 32;        // choices per token: kernels give each a lane
 
 constexpr int kWarpLanes = 32;
 constexpr int kMaxBlockSmem = 227 * 1024;  // most bytes of shared memory per block on sm_90

@@ -213,6 +213,17 @@ typedef struct lc_moe_route_args {
   int32_t* errors;
 } lc_moe_route_args;
 LC_API int lc_moe_route(const lc_moe_route_args* args, lc_stream_t stream);
+/* ids and out i32 [tokens, top_k]; slots i32 [experts, max_replicas], replicas i32 [experts]; 0 <= layer < 2^31. */
+typedef struct lc_moe_place_args {
+  size_t struct_size;
+  const int32_t* ids;
+  int64_t tokens;
+  int32_t top_k, experts, max_replicas, layer;
+  const int32_t* slots;
+  const int32_t* replicas;
+  int32_t* out;
+} lc_moe_place_args;
+LC_API int lc_moe_place(const lc_moe_place_args* args, lc_stream_t stream);
 typedef struct lc_moe_plan_args {
   size_t struct_size;
   const int32_t* ids;

@@ -32,6 +32,8 @@ MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local) {
           static_cast<int>(kPlanScanBytes + 4 * num_local)};
 }
 
+int64_t choose_moe_place_blocks(int64_t choices) { return ceil_div(choices, int64_t{kPlaceThreads}); }
+
 // Small blocks: few tokens spread over more SMs, and many tokens fill the last wave more evenly.
 MoeDispatchConfig choose_moe_dispatch_config(int64_t tokens, int64_t chunks, int entry_bytes) {
   constexpr int kWarps = kDispatchThreads / kWarpLanes;

@@ -1,4 +1,4 @@
-// How planning, permute and combine are launched: pure functions of the shapes, for the launchers and for `explain`.
+// How placing, planning, permute and combine are launched: pure functions of shapes, for launchers and `explain`.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,10 @@ constexpr int kPlanMaxCluster = 8;
 constexpr int kPlanScanBytes = 128;  // shared memory for a sum over the block
 
 MoePlanConfig choose_moe_plan_config(int64_t choices, int64_t num_local);
+
+constexpr int kPlaceThreads = 128;  // moe_place: a choice each
+
+int64_t choose_moe_place_blocks(int64_t choices);
 
 // Permute and combine: a warp takes 32 chunks of 8 columns of one token, and lists the choices that have a row.
 struct MoeDispatchConfig {

@@ -29,6 +29,7 @@ _MODULE_OF = {
     "LongcatFlashForCausalLM": "model",
     "Generation": "engine.generate",
     "PackedRows": "ops.step",
+    "Placement": "ops.moe",
     "Plan": "ops.moe",
     "Routing": "ops.moe",
     "explain": "ops.explain",

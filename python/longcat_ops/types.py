@@ -55,3 +55,15 @@ class Plan(NamedTuple):
     offsets: Tensor
     row_of: Tensor
     src_of: Tensor
+
+
+class Placement(NamedTuple):
+    """Where the replicas of N FFN experts lie, in S slots on `ranks` ranks: slot s is on rank s // (S / ranks).
+
+    slots i32[N,M]: the slots of each expert, -1 behind its last. replicas i32[N]: how many they are. experts i32[S]:
+    the expert of each slot.
+    """
+
+    slots: Tensor
+    replicas: Tensor
+    experts: Tensor

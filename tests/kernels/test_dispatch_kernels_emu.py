@@ -1,5 +1,6 @@
-"""moe_permute_quant, moe_permute and moe_combine in the host emulator with its detectors on: every planned row has the
-quantiser's bits and no other byte changes; sums have the reference's bits in every layout and schedule.
+"""moe_place, moe_permute_quant, moe_permute and moe_combine in the host emulator with its detectors on: every choice
+has its slot; every planned row has the quantiser's bits and no other byte changes; sums have the reference's bits in
+every layout and schedule.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from support.dispatch_calls import (
     check_combine,
     check_permute,
     check_permute_quant,
+    check_place,
     choices,
     combine,
     combine_case,
@@ -41,6 +43,19 @@ from support.emulated_kernels import (
 ALL_SHAPES = [(t, k, h) for t in (0, 1, 2, 7, 31, 33, 96) for k in (1, 4, 8, 12, 32) for h in (8, 128, 160, 576)]
 SMALL_SHAPES = [(2, 4, 160), (7, 12, 576), (5, 32, 40)]
 HEADER = (ROOT / "cuda/include/longcat_ops.h").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("experts", "most"), [(1, 1), (6, 4), (96, 1), (512, 3)])
+@pytest.mark.parametrize(("tokens", "k"), [(0, 4), (1, 1), (5, 12), (33, 32), (128, 1), (129, 4)])
+def test_place(tokens: int, k: int, experts: int, most: int) -> None:
+    check_place(tokens, k, experts, most)
+
+
+@pytest.mark.parametrize("policy", emulated.POLICIES)
+def test_place_in_every_policy(policy: str) -> None:
+    for seed in (1, 2, 3):
+        emulated.configure(seed, policy, detectors=True)
+        check_place(43, 12, 64, 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,4 +1,4 @@
-"""Planted bugs in moe_permute, moe_permute_quant and moe_combine: each is caught by a small part of their calls."""
+"""Planted bugs in moe_place, both permutes and moe_combine: each is caught by a small part of their calls."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ PERMUTE_QUANT, SPREAD = "moe_dispatch/moe_permute_quant.cuh", "moe_dispatch/spre
 COMBINE = "moe_dispatch/moe_combine.cuh"
 CHOICES = "moe_dispatch/choices.cuh"
 WAIT = "  ptx::grid_dependency_wait();\n"
+
+
+def place(name: str, old: str, new: str) -> Mutation:
+    return Mutation(name, "moe_dispatch/moe_place.cu", "moe_dispatch/moe_place.cuh", old, new)
 
 
 def permute(name: str, old: str, new: str) -> Mutation:
@@ -38,6 +42,7 @@ MUTATIONS = [
     permute_quant("amax_of_two_groups", "reduce_lanes<kGroupLanes>", "reduce_lanes<32>", SPREAD),
     permute_quant("believes_row_of_alone", "== choice.source", "!= -2", CHOICES),
     combine("list_read_before_it_is_whole", "  ptx::warp_sync();\n", "", CHOICES),
+    place("reads_before_the_kernel_ahead_has_written", WAIT, ""),
     combine("fused", "ptx::add_rn(sum[i], ptx::multiply_rn(values[i], weight))", FUSED),
     combine("starts_at_zero", "count < p.top_k ? 0.0f : -0.0f", "0.0f"),
     permute_quant("own_codes_twice", "low = odd ? other : codes", "low = codes", SPREAD),
@@ -55,7 +60,24 @@ MUTATIONS = [
     permute("believes_row_of_alone", "is_agreed(p.plan, choice)", "choice.row >= 0"),
     permute("beyond_the_row", "const bool inside = chunk < p.warps.chunks", "const bool inside = true"),
     permute("first_chunks_only", "+ kChunk * chunk, held", "+ kChunk * ptx::lane_index(), held"),
+    place("experts_that_do_not_exist", "id < 0 || id >= p.experts", "id < 0"),
+    place("ids_that_are_none", "id < 0 || id >= p.experts", "id >= p.experts"),
+    place("more_replicas_than_slots", "replicas < 1 || replicas > p.max_replicas", "replicas < 1"),
+    place(
+        "negative_replicas", "replicas < 1 || replicas > p.max_replicas", "replicas == 0 || replicas > p.max_replicas"
+    ),
+    place("no_replica_as_one", "if (replicas < 1 || ", "if (replicas < 1) return ptx::load_global(p.slots + id); if ("),
+    place("choices_in_place_of_tokens", "choice / p.top_k, p.layer", "choice, p.layer"),
+    place("every_layer_alike", "choice / p.top_k, p.layer", "choice / p.top_k, 0"),
+    place("tokens_in_turn", "replica_hash(choice / p.top_k, p.layer)", "(choice / p.top_k + p.layer)"),
+    place("first_replica_alone", " + chosen)", ")"),
+    place("rows_of_as_many_slots_as_replicas", "int64_t{id} * p.max_replicas", "int64_t{id} * replicas"),
+    place("beyond_the_last_choice", "  if (choice < p.choices) ptx::store", "  ptx::store"),
 ]
+
+
+def check_place() -> None:
+    calls.check_place(43, 12, 64, 3)
 
 
 def check_permute() -> None:
@@ -76,7 +98,12 @@ def check_combine() -> None:
     assert calls.combine(y, plan, routing, x).shape == x.shape
 
 
-CHECKS = {"moe_permute": check_permute, "moe_permute_quant": check_permute_quant, "moe_combine": check_combine}
+CHECKS = {
+    "moe_place": check_place,
+    "moe_permute": check_permute,
+    "moe_permute_quant": check_permute_quant,
+    "moe_combine": check_combine,
+}
 
 
 @pytest.mark.parametrize("op", CHECKS)
@@ -84,7 +111,7 @@ def test_nothing_planted_nothing_found(op: str) -> None:
     CHECKS[op]()
 
 
-@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS), ids=lambda m: f"{Path(m.launcher).stem}-{m.name}")
+@pytest.mark.parametrize("mutation", in_tiers(MUTATIONS, 6), ids=lambda m: f"{Path(m.launcher).stem}-{m.name}")
 def test_caught(mutation: Mutation, tmp_path: Path) -> None:
     with planted(mutation, tmp_path), pytest.raises((AssertionError, emulated.EmulatorError)):
         CHECKS[Path(mutation.launcher).stem]()

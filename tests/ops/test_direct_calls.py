@@ -49,7 +49,7 @@ def test_outputs_made_by_direct_calls(op, rows, mode):
         result, expected = public(op)(*args), by_torch(op, *args)
     assert facts(result) == facts(expected) and bits(result) == bits(expected)
     assert result.data_ptr() % 64 == 0
-    if mode is not torch.inference_mode:
+    if mode is not torch.inference_mode and result.is_floating_point():
         result.requires_grad_()
         (2 * result.float()).sum().backward()
         assert (result.grad == 2).all()

@@ -103,6 +103,23 @@ def test_launches_of_moe_route():
         assert blocks * warps >= tokens
 
 
+def test_launches_of_moe_place():
+    """A thread a choice; without a choice nothing is launched. The bytes are those of ids, tables and slots, once."""
+    placement = longcat_ops.Placement(meta(512, 3), meta(512), meta(640))
+    for tokens, top_k, blocks in (
+        (0, 12, 0),
+        (1, 1, 1),
+        (10, 12, 1),
+        (11, 12, 2),
+        (192, 12, 18),
+        (2**26, 31, 16252928),
+    ):
+        found = longcat_ops.explain("moe_place", meta(tokens, top_k), placement, 27)
+        launches = [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found.launches]
+        assert launches == [("moe_place", blocks, 128, 0)] * (blocks > 0)
+        assert found.bytes_read + found.bytes_written == 8 * tokens * top_k + 4 * 512 * 4
+
+
 def test_launches_of_moe_plan():
     """One block up to 8192 choices, a cluster up to 65536, else three launches whose blocks' counts fit into src_of."""
     for tokens in (0, 1, 8, 96, 192, 257, 682, 683, 1000, 1025, 2048, 2049, 8192, 8193, 65536, 2**26):

@@ -131,6 +131,40 @@ SCALARS = [
         "`split` is torch.float32, expected torch.bfloat16",
         lambda a, k: (a, {"split": k["split"].float()}),
     ),
+    bad("moe_place", "`layer` is -1, expected 0 .. 2^31 - 1", lambda a, k: ((*a[:2], -1), k)),
+    bad("moe_place", "`layer` is 2147483648, expected 0 .. 2^31 - 1", lambda a, k: ((*a[:2], 2**31), k)),
+    bad("moe_place", "`placement` is of type Tensor, expected a Placement", lambda a, k: ((a[0], a[0], 0), k)),
+    bad(
+        "moe_place",
+        "`slots` is of shape [6, 0], expected [N, M] with N in 1 .. 1024 and M in 1 .. 1024",
+        lambda a, k: ((a[0], a[1]._replace(slots=a[1].slots[:, :0]), 0), k),
+    ),
+    bad(
+        "moe_place",
+        "`slots` is of shape [1025, 1], expected [N, M] with N in 1 .. 1024",
+        lambda a, k: ((a[0], a[1]._replace(slots=a[0].new_zeros(1025, 1)), 0), k),
+    ),
+    bad(
+        "moe_place",
+        "`slots` is of strides (1, 6), expected contiguous",
+        lambda a, k: ((a[0], a[1]._replace(slots=a[1].slots.t().contiguous().t()), 0), k),
+    ),
+    bad(
+        "moe_place",
+        "`replicas` is of shape [5], expected [6]",
+        lambda a, k: ((a[0], a[1]._replace(replicas=a[1].replicas[:5]), 0), k),
+    ),
+    bad(
+        "moe_place",
+        "`replicas` is torch.int64, expected torch.int32",
+        lambda a, k: ((a[0], a[1]._replace(replicas=a[1].replicas.long()), 0), k),
+    ),
+    bad("moe_place", "`ids` is torch.int64, expected torch.int32", lambda a, k: ((a[0].long(), *a[1:]), k)),
+    bad(
+        "moe_place",
+        "`ids` is of shape [1, 33], expected [T, K] with K in 1 .. 32",
+        lambda a, k: ((torch.zeros(1, 33, dtype=torch.int32), *a[1:]), k),
+    ),
     bad("moe_plan", "`num_local` is 0, expected 1 .. 1024 experts", lambda a, k: ((a[0], 0), k)),
     bad("moe_plan", "`num_local` is 1025, expected 1 .. 1024 experts", lambda a, k: ((a[0], 1025), k)),
     bad(

@@ -12,6 +12,7 @@ from longcat_ops.ops import direct
 from longcat_ops.ops.registry import OPS
 from longcat_ops.testing.op_cases import EVERY, is_output, public, schema_call
 from longcat_ops.testing.op_results import bits, settled
+from longcat_ops.testing.place_cases import placement
 from support import carried
 from support.op_places import with_blank_outputs
 
@@ -39,6 +40,7 @@ MAKERS = {
     ),
     "embed_rows": lambda rows: (torch.randn(24, 256).half(), torch.arange(rows)),
     "moe_combine": combine_call,
+    "moe_place": lambda rows: (torch.randint(-1, 6, (rows, 32), dtype=torch.int32), placement(), 5),
     "rms_norm": lambda rows: (torch.randn(rows, 256).half(), torch.rand(256), 1e-5),
     "router_gemm": lambda rows: (torch.randn(rows, 256).bfloat16(), torch.randn(24, 256)),
 }

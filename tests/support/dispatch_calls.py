@@ -1,4 +1,4 @@
-"""Calls of the permute and combine kernels in the host emulator, and checks of their results."""
+"""Calls of the place, permute and combine kernels in the host emulator, and checks of their results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from longcat_ops import Plan, Routing, reference
+from longcat_ops import Placement, Plan, Routing, reference
+from support import place_oracle
 from support.build_oracle import assert_same_bits, hostile_input
 from support.emulated_kernels import DTYPES, LAYOUTS, apart, assert_gaps_untouched, copied, run, scales
 
@@ -23,6 +24,26 @@ def choices(tokens: int, k: int, seed: int = 0) -> Plan:
     ids[:1] = torch.arange(k, dtype=torch.int32)
     ids[1:2] = -1
     return reference.moe_plan(ids, 2 * k)
+
+
+def place(ids: Tensor, placement: Placement, layer: int) -> Tensor:
+    """The kernel's slots, in an output that held FILLER."""
+    slots, replicas = copied(placement.slots, 0, 0), copied(placement.replicas[None], 0, 0)[0]
+    out = apart(*ids.shape, torch.int32)
+    run("moe_place", copied(ids, 0, 0), slots, replicas, layer, out)
+    assert_gaps_untouched(out)
+    return out
+
+
+def check_place(tokens: int, k: int, experts: int, most: int) -> None:
+    """Every fourth choice is of no expert; half of the tables hold numbers that they must not."""
+    for layer in (0, 27, 2**31 - 1):
+        ids = place_oracle.random_ids(tokens, k, experts, layer)
+        for placement in (
+            place_oracle.random_placement(experts, most),
+            place_oracle.hostile_placement(experts, most),
+        ):
+            assert place(ids, placement, layer).tolist() == place_oracle.placed(ids, placement, layer)
 
 
 def permute(x: Tensor, plan: Plan, layout: tuple[int, ...] = LAYOUTS[0]) -> Tensor:

@@ -31,7 +31,9 @@ TABLE = (
     # The wide path moves 8 elements at once: 16 or 32 bytes of x, 8 bytes of q.
     Row(r"\w+_quant_fp8_kernel<.*, true>", must=("LDG.E.128", "STG.E.64"), never=("LDG.E.U16", "STG.E.U8")),
     Row(r"dequant_fp8_kernel<.*, true>", must=("LDG.E.64", "STG.E.128"), never=("LDG.E.U8", "STG.E.U16")),
-    Row(r"moe_(route|plan)_\w*kernel.*", must=("ACQBULK", "PREEXIT"), never=("ATOM", "ATOMG", "ATOMS")),
+    Row(r"moe_(route|place|plan)_\w*kernel.*", must=("ACQBULK", "PREEXIT"), never=("ATOM", "ATOMG", "ATOMS")),
+    # A thread a choice: no shared memory, no barrier.
+    Row(r"moe_place_kernel", must=("LDG.E", "STG.E"), never=("BAR", "LDS", "STS", "REDG")),
     # Selection by two warp reductions a round; the counting sort groups lanes without atomics.
     Row(r"moe_route_kernel<.*>", must=("REDUX.MAX", "REDUX.MIN", "REDG.E.ADD")),
     Row(r"moe_route_kernel<Float32, .*, true>", must=("LDG.E.128",)),

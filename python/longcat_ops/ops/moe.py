@@ -8,14 +8,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..types import BLOCK, Fp8Pair, Plan, Routing
+from ..types import BLOCK, Fp8Pair, Placement, Plan, Routing
 from .calling import empty_scales, kernel, maker, public
 from .parameters import weight
 from .registry import check_num_valid
 
-__all__ = ["Plan", "Routing", "fused_moe", "moe_combine", "moe_permute", "moe_permute_quant", "moe_plan", "moe_route"]
+__all__ = [
+    "Placement",
+    "Plan",
+    "Routing",
+    "fused_moe",
+    "moe_combine",
+    "moe_permute",
+    "moe_permute_quant",
+    "moe_place",
+    "moe_plan",
+    "moe_route",
+]
 
 _moe_route = kernel("moe_route")
+_moe_place = maker(
+    "moe_place",
+    lambda ids, slots, replicas, layer: torch.empty(ids.shape, dtype=torch.int32, device=ids.device),
+    rows=(0, 0),
+    columns=(0, 1),
+)
 _moe_plan = kernel("moe_plan")
 _moe_permute = kernel("moe_permute")
 _moe_permute_quant = kernel("moe_permute_quant")
@@ -69,6 +86,30 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
     )
     _moe_route(logits, bias, num_valid, top_k, num_experts, num_zero_experts, scale, *routing)
     return routing
+
+
+@public
+def moe_place(ids: Tensor, placement: Placement, layer: int) -> Tensor:
+    """The slot of each choice, where experts have several replicas: slots[id, h % replicas[id]].
+
+    h is the 32-bit finaliser of MurmurHash3 of t + layer * 0x9e3779b9, modulo 2^32, of token t: h ^= h >> 16,
+    h *= 0x85ebca6b, h ^= h >> 13, h *= 0xc2b2ae35, h ^= h >> 16. So ranks that see the same tokens choose the same
+    replicas, on every run, and the tokens of an expert spread evenly over them. Zero experts have no slot; counts of a
+    Routing stay those of logical experts.
+
+    Args:
+        ids: i32 [T, K] contiguous, K <= 32: FFN experts, or -1. Ids outside 0 .. N - 1 have no slot.
+        placement: gives slots and replicas, contiguous, N and M up to 1024. `longcat_ops.comm.balance_experts` makes
+            one. An expert whose number of replicas is not in 1 .. M has no slot.
+        layer: 0 .. 2^31 - 1, so that the busy tokens of one layer are not those of the next.
+
+    Returns:
+        i32 [T, K]: what `slots` holds there; -1 for a choice without a slot.
+
+    Raises:
+        LongcatShapeError: ids, placement or layer is not as above.
+    """
+    return _moe_place(ids, placement.slots, placement.replicas, layer)
 
 
 @public

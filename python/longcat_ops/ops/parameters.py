@@ -1,8 +1,9 @@
 """The two forms of an op's call: by the parameters of its function, and by the arguments of its schema. The function's
 signature and the schema say how to convert each into the other, so no op repeats that.
 
-In a schema, a pair, a Plan and a Routing are separate tensors. Those of a pair have the names of `PAIRS`. Those of a
-Plan or a Routing have the names of its fields, and an op takes the fields that it reads. All else has one name in both.
+In a schema, a pair, a Placement, a Plan and a Routing are separate tensors. Those of a pair have the names of `PAIRS`.
+Those of the others have the names of their fields, and an op takes the fields that it reads. All else has one name in
+both.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .. import _library
 from ..errors import LongcatShapeError, message
-from ..types import Plan, Routing
+from ..types import Placement, Plan, Routing
 from .deepgemm import deepgemm_keywords
 from .registry import OPS
 
@@ -32,7 +33,11 @@ PAIRS = {
     "w_gate_up": ("w_gate_up", "gate_up_scales"),
     "w_down": ("w_down", "down_scales"),
 }
-_TUPLES: dict[str, type[Plan] | type[Routing]] = {"Plan": Plan, "Routing": Routing}
+_TUPLES: dict[str, type[Placement] | type[Plan] | type[Routing]] = {
+    "Placement": Placement,
+    "Plan": Plan,
+    "Routing": Routing,
+}
 
 
 def pair(op: str, name: str, value: Any) -> Fp8Pair:
@@ -149,6 +154,6 @@ def _schema_names(op: str) -> tuple[str, ...]:
 
 
 def _fields(op: str, kind: str) -> list[str] | None:
-    """The fields of a Plan or a Routing that the op reads; None for a parameter of another kind."""
+    """The fields of a Placement, a Plan or a Routing that the op reads; None for a parameter of another kind."""
     made = _TUPLES.get(kind.removesuffix(" | None"))
     return None if made is None else [field for field in made._fields if field in _schema_names(op)]

@@ -117,6 +117,7 @@ OPS: dict[str, Op] = {
     "m_grouped_bf16_swiglu_gemm_nt_offset": Op("bf16_gemm"),
     "router_gemm": Op("router", adapt=_describe_terms),
     "moe_route": Op("moe", adapt=_leave_count_out),
+    "moe_place": Op("moe"),
     "moe_plan": Op("moe"),
     "moe_permute": Op("moe"),
     "moe_permute_quant": Op("moe"),

@@ -3,7 +3,7 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 """
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
-from ..types import PackedRows, Plan, Routing
+from ..types import PackedRows, Placement, Plan, Routing
 from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows, sampling, step
 from .bf16_gemm import *
 from .experts import *
@@ -19,6 +19,7 @@ from .step import *
 
 __all__ = [
     "PackedRows",
+    "Placement",
     "Plan",
     "Routing",
     *bf16_gemm.__all__,

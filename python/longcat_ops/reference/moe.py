@@ -7,11 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..types import Fp8Pair, Plan, Routing
+from ..types import Fp8Pair, Placement, Plan, Routing
 from .quant import per_token_group_quant_fp8
 from .sums import acc_dtype
 
-__all__ = ["moe_combine", "moe_permute", "moe_permute_quant", "moe_plan", "moe_route"]
+__all__ = ["moe_combine", "moe_permute", "moe_permute_quant", "moe_place", "moe_plan", "moe_route"]
 
 _COMBINE_TOKENS = 256  # at once, because the products of all choices are held in fp32
 
@@ -48,6 +48,28 @@ def moe_route(logits: Tensor, bias: Tensor, *, top_k: int, num_experts: int, num
         counts=counts[:experts],
         errors=num_bad if errors is None else errors.add_(num_bad),
     )
+
+
+def moe_place(ids: Tensor, placement: Placement, layer: int) -> Tensor:
+    """slots[id, hash(t, layer) % replicas[id]]; -1 where there is no such expert, or none of 1 .. M replicas."""
+    experts, most = placement.slots.shape
+    token = torch.arange(len(ids), dtype=torch.int64, device=ids.device)
+    expert = ids.long().clamp(0, experts - 1)
+    replicas = placement.replicas.long()[expert]
+    placed = (ids == expert) & (replicas >= 1) & (replicas <= most)
+    chosen = _hash(token + layer * 0x9E3779B9)[:, None] % replicas.clamp(1, most)
+    return placement.slots[expert, chosen].masked_fill(~placed, -1)
+
+
+def _hash(h: Tensor) -> Tensor:
+    """The 32-bit finaliser of MurmurHash3 of i64 numbers, modulo 2^32."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = h & 0xFFFFFFFF
+        h = h ^ (h >> shift)
+        # In halves: a product of two 32-bit numbers does not fit into i64.
+        h = h * (factor & 0xFFFF) + ((h * (factor >> 16) & 0xFFFF) << 16)
+    h = h & 0xFFFFFFFF
+    return h ^ (h >> 16)
 
 
 def moe_plan(ids: Tensor, num_local: int, weights: Tensor | None = None) -> Plan:

@@ -13,7 +13,7 @@ import longcat_ops
 from longcat_ops import per_block_quant_fp8, per_token_group_quant_fp8
 from longcat_ops.ops.registry import OPS
 
-from . import bf16_cases, sampling_cases, step_cases
+from . import bf16_cases, place_cases, sampling_cases, step_cases
 from .calls import Call, call, m_indices_of, masked_m_of, offsets_of, seeded
 
 
@@ -264,6 +264,7 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "bf16": lambda: _route(3, 24, 8, 4, torch.bfloat16, errors=torch.ones(1, dtype=torch.int32)),
         "empty": lambda: _route(0, 12, 4, 5),
     },
+    **place_cases.CASES,
     "moe_plan": {
         "weights": lambda: _weighted_plan(7, 6),
         "all": lambda: _plan(7, 6),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import longcat_ops
 from device_check.machine import Machine
-from longcat_ops import Plan, Routing, reference
+from longcat_ops import Placement, Plan, Routing, reference
 from longcat_ops.testing.op_results import tensors, to_device
 from products import moe_gemm_problem
 from products.moe_gemm_problem import Cell
@@ -90,11 +90,18 @@ def routed(tokens: int, experts: int, zero: int, top_k: int) -> tuple[Tensor, Te
     return torch.randn(tokens, experts, generator=g), torch.randn(experts, generator=g) * 0.05, sizes
 
 
+def doubled(experts: int) -> Placement:
+    """Two replicas of each expert."""
+    slots = torch.arange(2 * experts, dtype=torch.int32)
+    return Placement(slots.view(2, experts).t().contiguous(), torch.full_like(slots[:experts], 2), slots % experts)
+
+
 def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int, top_k: int) -> dict[str, Any]:
-    """Route, plan, permute, combine."""
+    """Route, place, plan, permute, combine."""
     logits, bias, sizes = routed(tokens, experts, zero, top_k)
     routing: Routing = against_cpu(machine, "moe_route", logits, bias, **sizes)
     plan: Plan = against_cpu(machine, "moe_plan", routing.ids, experts - zero, routing.weights)
+    against_cpu(machine, "moe_place", routing.ids, doubled(experts - zero), 27)
     named = routing.ids.clamp(min=0)  # a zero expert as expert 0 of weight 0
     same_bits("moe_plan of id 0, weight 0", longcat_ops.moe_plan(named, experts - zero, routing.weights), plan)
     against_cpu(machine, "moe_plan", routing.ids, max(1, (experts - zero) // 8))

@@ -12,7 +12,7 @@ from torch import Tensor
 import longcat_ops
 from chains import bench_fused_moe
 from device_check.machine import Machine
-from device_check.questions.smoke import routed
+from device_check.questions.smoke import doubled, routed
 from device_check.questions.smoke_attention import paged
 from longcat_ops import reference
 from longcat_ops.perf import attention as counts
@@ -124,8 +124,8 @@ def quantisation(machine: Machine, tokens: int, width: int) -> dict[str, Any]:
 
 
 def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int, top_k: int) -> dict[str, Any]:
-    """moe_route, moe_plan, both permutes, moe_combine, beside the reference in torch where it reads nothing on the
-    host; and router_gemm, beside torch's product in float32."""
+    """moe_route, moe_place, moe_plan, both permutes, moe_combine, beside the reference in torch where it reads nothing
+    on the host; and router_gemm, beside torch's product in float32."""
     logits, bias, sizes = routed(tokens, experts, zero, top_k)
     logits, bias = logits.to(machine.device), bias.to(machine.device)
     routing = longcat_ops.moe_route(logits, bias, **sizes)
@@ -134,6 +134,7 @@ def dispatch(machine: Machine, tokens: int, width: int, experts: int, zero: int,
     y = torch.randn(len(plan.src_of), width, device=machine.device).bfloat16()
     calls: dict[str, tuple[tuple, dict]] = {
         "moe_route": ((logits, bias), sizes),
+        "moe_place": ((routing.ids, to_device(doubled(experts - zero), machine.device), 27), {}),
         "moe_plan": ((routing.ids, experts - zero, routing.weights), {}),
         "moe_permute": ((x, plan), {}),
         "moe_permute_quant": ((x, plan), {}),
