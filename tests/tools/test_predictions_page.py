@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import predictions_page
-from prediction_tables import chains, markdown, model, products
+from prediction_tables import chains, experts, markdown, model, products
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,14 @@ def test_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_tables_hold_bands() -> None:
-    for make in (products.pairs, products.swiglu, products.few_experts, chains.layer, chains.dispatch_ops):
+    for make in (
+        products.pairs,
+        products.swiglu,
+        products.few_experts,
+        chains.layer,
+        chains.dispatch_ops,
+        experts.times,
+    ):
         rows = make().splitlines()[2:]
         assert rows and all(re.search(r"\d \.\. \d", cell) for row in rows for cell in row.split(" | ")[3:-1]), make
     assert all(" .. " in row for row in model.published_times().splitlines()[2:])

@@ -1,6 +1,6 @@
 """Renews every prediction of the documents, by longcat_ops.perf: tables of docs/moe_gemm.md with its plots, of
-docs/fused_moe.md, docs/kernels.md, docs/mla_decode.md, docs/nvls.md and docs/performance_model.md, and
-docs/results/h200-predictions.json.
+docs/expert_parallel.md, docs/fused_moe.md, docs/kernels.md, docs/mla_decode.md, docs/nvls.md and
+docs/performance_model.md, and docs/results/h200-predictions.json.
 
 python tools/pages/predictions_page.py            # write them
 python tools/pages/predictions_page.py --check    # exit 1 if a file is not what this would write
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / name) for name in ("bench", "tools", "python") if str(ROOT / name) not in sys.path]
 
 from device_check import predictions  # noqa: E402
-from prediction_tables import attention, chains, collectives, model, products  # noqa: E402
+from prediction_tables import attention, chains, collectives, experts, model, products  # noqa: E402
 from tables import cells_of, devices  # noqa: E402
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
@@ -39,6 +39,13 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "constants": model.constants,
         "published": model.published_times,
         "step": attention.whole_step,
+    },
+    "docs/expert_parallel.md": {
+        "bytes": experts.sent,
+        "saved": experts.saved,
+        "switch": experts.times,
+        "fixed costs": experts.constants,
+        "nodes": experts.nodes,
     },
     "docs/fused_moe.md": {"chain": chains.chain, "layer": chains.layer},
     "docs/kernels.md": {"route and plan": chains.dispatch_ops},

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _library, ops
 from ..errors import LongcatUnsupportedError
-from ..perf import comm, comm_explain, dispatch, swiglu
+from ..perf import comm, comm_explain, dispatch, expert_explain, swiglu
 from ..perf.devices import DEVICES
 from ..perf.model import Band, Counts, floor, predict
 from ..perf.products import from_native
@@ -151,11 +151,14 @@ class _Capture(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def explain(op: str, *args: Any, **kwargs: Any) -> Explanation | comm_explain.CommExplanation:
+def explain(
+    op: str, *args: Any, **kwargs: Any
+) -> Explanation | comm_explain.CommExplanation | expert_explain.ExpertExplanation:
     """What `longcat_ops.<op>(*args, **kwargs)` would do. Nothing is run or allocated; tensors may be meta tensors.
 
     For a collective, as "all_reduce", it returns `perf.comm_explain.explain(op, *args, **kwargs)`, which takes bytes or
-    a shape, and ranks.
+    a shape, and ranks. For "expert_parallel" it returns `perf.expert_explain.explain(*args, **kwargs)`, which takes
+    (tokens of a rank, hidden), and ranks.
 
     Raises:
         LongcatUnsupportedError: there is no such op.
@@ -163,6 +166,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation | comm_explain.Co
     """
     if op in comm.COLLECTIVES:
         return comm_explain.explain(op, *args, **kwargs)
+    if op == "expert_parallel":
+        return expert_explain.explain(*args, **kwargs)
     if op not in OPS:
         raise LongcatUnsupportedError(f"explain: op {op!r} does not exist; these do: {', '.join(sorted(OPS))}.")
     native = _library.load()
