@@ -22,7 +22,7 @@ def test_the_tiny_checkpoint(capsys: pytest.CaptureFixture, precision: str) -> N
     compared = {claim["name"]: claim["compared"] for claim in found["claims"]}
     assert found["holds"] and not any(claim["different"] for claim in found["claims"])
     assert compared["rows"] == 2 * sum(range(1, 9)) and compared["company"] == 2 * 4 * 9
-    assert [compared[f"EP {n}"] for n in (1, 2, 4)] == [18] * 3
+    assert [compared[f"EP {n}"] for n in (1, 2, 4)] == [2 * 18] * 3 and compared["placement"] == 18
     assert compared["decoding"] == sum(range(1, 6)) + 5 + 6
 
 
@@ -44,10 +44,11 @@ def test_rows_that_depend_on_their_company(capsys: pytest.CaptureFixture, monkey
 
 
 def test_text_and_refusals(capsys: pytest.CaptureFixture) -> None:
-    assert main(["certify", str(TINY), "--rows", "3", "--ranks", "1"]) == 0
+    assert main(["certify", str(TINY), "--rows", "3", "--ranks", "3"]) == 0  # which do not divide 32 experts
     text = capsys.readouterr().out
     assert "2 MoE layers (2 in FP8), 32 FFN and 16 zero experts, top-6" in text
     assert text.splitlines()[-1].startswith("verdict: INVARIANT. ")
+    assert "EP 3       placed, ranks with 1, 0, 2 tokens, beside one rank: 6 rows, the same bits" in text
     assert main(["certify", "no such folder"]) == 2
     for ranks, rows in (((), 9), ((0,), 9), ((1,), 1), ((True,), 9)):
         with pytest.raises(LongcatShapeError, match="certify: argument"):

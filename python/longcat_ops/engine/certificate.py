@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..comm import ExpertParallel
+from ..comm import ExpertParallel, balance_experts
 from ..errors import LongcatShapeError, message
 from ..model import LongcatFlashConfig, LongcatFlashForCausalLM
-from ..ops.moe import fused_moe, moe_route
+from ..ops.moe import fused_moe, moe_place, moe_route
 from ..ops.router import router_gemm
 from ..types import Fp8Pair, Routing
 from .rank_processes import run_ranks
@@ -99,6 +99,7 @@ def certify(path: str | Path, *, ranks: Sequence[int] = RANKS, rows: int = ROWS,
     )
     x = drawn(rows, c)
     claims = [_rows(layers, c, x), _company(layers, c, x), _threads(layers, c, x), _decoding(model)]
+    claims.append(_placement(layers, c, x))
     claims += [_ranks(layers, c, x, n) for n in ranks]
     return Certificate(subject, tuple(claims))
 
@@ -197,21 +198,50 @@ def _decoding(model: LongcatFlashForCausalLM) -> Claim:
     return Claim("decoding", f"logits of {SEQUENCES} sequences, alone and together", compared, bad)
 
 
+def _placement(layers: list[Layer], c: LongcatFlashConfig, x: Tensor) -> Claim:
+    """The experts in slots, the busiest ones in several, in one call."""
+    bad = 0
+    for number, layer in enumerate(layers):
+        routing = routed(layer, c, x)
+        placed, (gate_up, down) = _placed(layer, routing, 4, number)
+        bad += different(fused_moe(x, placed, gate_up, down), output(layer, c, x))
+    slots = _slots(c.n_routed_experts, 4)
+    return Claim("placement", f"{c.n_routed_experts} experts in {slots} slots", len(layers) * len(x), bad)
+
+
+def _slots(experts: int, ranks: int) -> int:
+    """Slots in equal numbers a rank, more than there are experts where a rank may have a second of one."""
+    return (experts // ranks + 1) * ranks if ranks > 1 else experts
+
+
+def _placed(layer: Layer, routing: Routing, ranks: int, number: int) -> tuple[Routing, list[Any]]:
+    """The routing with slots for experts, and the weights of all slots."""
+    experts = len(layer.down[0]) if isinstance(layer.down, tuple) else len(layer.down)
+    placement = balance_experts(routing.counts[:experts], ranks, _slots(experts, ranks) - experts)
+    order = placement.experts.long()
+    weights = [tuple(part[order] for part in weight) if isinstance(weight, tuple) else weight[order]
+               for weight in (layer.gate_up, layer.down)]  # fmt: skip
+    return routing._replace(ids=moe_place(routing.ids, placement, number)), weights
+
+
 def _ranks(layers: list[Layer], c: LongcatFlashConfig, x: Tensor, ranks: int) -> Claim:
-    """The layers over ranks with different numbers of tokens, one of them with none where there are more than two."""
+    """The layers over ranks with different numbers of tokens, one of them with none where there are more than two;
+    once with the experts in order, where they divide, and once placed."""
     cuts = _cuts(len(x), ranks)
-    wholes = [output(layer, c, x) for layer in layers]
+    right = torch.cat([output(layer, c, x).view(torch.int16) for layer in layers])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "layers.pt"
         torch.save((layers, x, cuts), file)
         name = f"{__name__}:rank_outputs"
         found = run_ranks(ranks, name, str(file), c) if ranks > 1 else [rank_outputs(0, 1, str(file), c)]
-    bad = 0
-    for i, whole in enumerate(wholes):
-        together = torch.cat([torch.tensor(parts[i], dtype=torch.int16).view(-1, c.hidden_size) for parts in found])
-        bad += different(together, whole.view(torch.int16))
+    compared = bad = 0
+    for runs in zip(*found, strict=True):  # the same run of every rank, each with its tokens of every layer
+        parts = [torch.tensor(run, dtype=torch.int16).view(len(layers), -1, c.hidden_size) for run in runs]
+        bad += different(torch.cat(parts, 1).flatten(0, 1), right)
+        compared += len(right)
     tokens = ", ".join(str(b - a) for a, b in pairwise(cuts))
-    return Claim(f"EP {ranks}", f"ranks with {tokens} tokens, beside one rank", len(layers) * len(x), bad)
+    how = "in order and placed" if len(found[0]) == 2 else "placed"
+    return Claim(f"EP {ranks}", f"{how}, ranks with {tokens} tokens, beside one rank", compared, bad)
 
 
 def _cuts(rows: int, ranks: int) -> list[int]:
@@ -221,23 +251,29 @@ def _cuts(rows: int, ranks: int) -> list[int]:
 
 
 def rank_outputs(rank: int, ranks: int, file: str, config: LongcatFlashConfig) -> list[list[int]]:
-    """One rank's part of the output of each layer, as bits."""
+    """One rank's part of the output of every layer, as bits, with experts in order if they divide, and placed."""
     layers, x, cuts = torch.load(file, weights_only=False)
-    own, found = x[cuts[rank] : cuts[rank + 1]], []
-    for layer in layers:
-        layer = Layer(*layer)
-        with _opened(layer, config, ranks) as ep:
-            routing = routed(layer, config, own)
-            mine = [of_rank(weight, rank, ranks) for weight in (layer.gate_up, layer.down)]
-            most = max(b - a for a, b in pairwise(cuts))
-            out = ep.fused_moe(own, routing, *mine, most_tokens=most)
-        found.append(out.contiguous().view(torch.int16).flatten().tolist())
-    return found
+    layers, own, runs = [Layer(*layer) for layer in layers], x[cuts[rank] : cuts[rank + 1]], []
+    most = max(b - a for a, b in pairwise(cuts))
+    for placed in (False, True) if config.n_routed_experts % ranks == 0 else (True,):
+        outputs = []
+        for number, layer in enumerate(layers):
+            routing, weights = routed(layer, config, own), [layer.gate_up, layer.down]
+            if placed:  # by the counts of all ranks' tokens, so that all place alike
+                whole = routed(layer, config, x)
+                everywhere, weights = _placed(layer, whole, ranks, number)
+                routing = routing._replace(ids=everywhere.ids[cuts[rank] : cuts[rank + 1]])
+            experts = _slots(config.n_routed_experts, ranks) if placed else config.n_routed_experts
+            with _opened(layer, config, ranks, experts) as ep:
+                mine = [of_rank(weight, rank, ranks) for weight in weights]
+                outputs.append(ep.fused_moe(own, routing, *mine, most_tokens=most))
+        runs.append(torch.cat(outputs).contiguous().view(torch.int16).flatten().tolist())
+    return runs
 
 
-def _opened(layer: Layer, c: LongcatFlashConfig, ranks: int) -> ExpertParallel:
+def _opened(layer: Layer, c: LongcatFlashConfig, ranks: int, experts: int) -> ExpertParallel:
     payload = "fp8" if isinstance(layer.gate_up, tuple) else "bf16"
-    return ExpertParallel(num_ffn_experts=c.n_routed_experts, top_k=c.moe_topk, hidden=c.hidden_size, max_tokens=16,
+    return ExpertParallel(num_ffn_experts=experts, top_k=c.moe_topk, hidden=c.hidden_size, max_tokens=16,
                           payload=payload, backend="auto" if ranks == 1 else "torch")  # fmt: skip
 
 
