@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from device_check.collective_calls import in_order
+from device_check.expert_ranks import RankLibrary, Watch
 from longcat_ops.comm import kernels
 from longcat_ops.comm.providers.base import SymmetricMemory
 from longcat_ops.comm.rungs import device, device_memory
@@ -24,7 +25,6 @@ from longcat_ops.testing.op_results import bits
 from support.comm_checks import norm_of
 from support.comm_machine import Machine, inputs
 from support.emulated_kernels import library, schedule  # noqa: F401
-from support.rank_library import RankLibrary, Watch
 
 RUNGS = ["multimem", "p2p"]
 ROWS = [3, 0, 9, 1]
@@ -47,7 +47,7 @@ class Ranks:
                                             release=lambda: [], release_multicast=lambda: [],
                                             synchronize=lambda: None))  # fmt: skip
             session = SimpleNamespace(rank=rank, ranks=ranks, config=config, watch=Watch(rank))
-            shared = device.Shared(name, session, symmetric, RankLibrary(self.machine, rank))
+            shared = device.Shared(name, session, symmetric, RankLibrary(self.machine.library, rank))
             shared.library.record, shared.comm.threads = shared.record, 64
             self.rungs.append(device.DeviceRung(shared, 0))
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 import longcat_ops
+from device_check.expert_ranks import RankLibrary, Watch
 from longcat_ops.comm.experts import nvl
 from longcat_ops.comm.experts.base import ExpertConfig
 from longcat_ops.comm.providers.base import SymmetricMemory
@@ -26,7 +27,6 @@ from support import ep_cases
 from support.comm_machine import Machine
 from support.emulated_kernels import library, schedule  # noqa: F401
 from support.ep_cases import SHAPES, Shape
-from support.rank_library import RankLibrary, Watch
 
 
 def config_of(shape: Shape, payload: str, **options: Any) -> ExpertConfig:
@@ -49,7 +49,7 @@ class Ways:
             symmetric = SymmetricMemory(rank=rank, pointers=tuple(comm.memory[:ranks]), multicast=0, tensor=memory,
                                         provider="emulator", holder=holder)  # fmt: skip
             session = SimpleNamespace(rank=rank, ranks=ranks, config=config, watch=Watch(rank))
-            region = Region(session, symmetric, RankLibrary(self.machine, rank))
+            region = Region(session, symmetric, RankLibrary(self.machine.library, rank))
             region.library.record = region.record
             self.ways.append(nvl.NvlExperts(region))
 

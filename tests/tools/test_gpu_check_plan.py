@@ -35,7 +35,7 @@ def test_the_plan_is_whole() -> None:
         assert step.ask or step.rehearsal, step.name
         assert set(step.small) <= {*step.arguments, "hidden", "width"}, step.name
     order = list(dict.fromkeys(step.name.split("/")[0] for step in PLAN))
-    assert order[:7] == ["facts", "smoke", "residency", "conformance", "collectives", "rates", "times"]
+    assert order[:7] == ["facts", "smoke", "residency", "conformance", "collectives", "experts", "rates"]
     before_long = [step.seconds for step in PLAN[: [step.name for step in PLAN].index("times/DeepGEMM-gate_up-G4-m8")]]
     assert sum(before_long) < 360 - 30  # all steps that need no compiler fit into the first call
     assert op_tests() == [f"tests/ops/test_{op}.py" for op in OPS if (ROOT / f"tests/ops/test_{op}.py").exists()]
@@ -62,6 +62,7 @@ def test_every_kernel_is_asked_about() -> None:
         "smoke/bf16- smoke/router smoke/rows smoke/latents smoke/queries smoke/attention-8x2",
         "residency/beside-128 residency/two residency/entry_times-T1-",
         "collectives/",
+        "experts/",
         "times/attention-96 times/step-2",
         "times/layer-2048 times/gate_up-G4-m8 times/chain-EP128-T1 times/dispatch-T1 times/quantisation",
         "conformance sanitizer/memcheck-conformance",

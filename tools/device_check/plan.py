@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .environment import ROOT, Environment
 from .plan_attention import attention
+from .plan_ranks import collectives, experts
 from .steps import Command, Step
 
 GATE_UP, DOWN = {"n": 4096, "k": 6144}, {"n": 6144, "k": 2048}  # a product of an expert
@@ -115,25 +116,6 @@ def conformance(environment: Environment, out: Path) -> tuple[str, ...]:
 
 def some_conformance(environment: Environment, out: Path) -> tuple[str, ...]:
     return (*conformance(environment, out), "--only", "thread/,launches/,box_ring/")
-
-
-def collectives() -> list[Step]:
-    """N ranks on one GPU."""
-    sizes = {"sizes_of": [4 << 10, 16 << 10, 64 << 10, 1 << 20], "norms": [[1, 6144], [7, 6144], [85, 6144]]}
-    small = {"sizes_of": [256, 1024, 4096], "norms": [[1, 64], [5, 136]]}
-    eight = {"ranks": 8}
-    return [
-        *(Step(f"collectives/values-N{ranks}", 1.5, 30, "collectives.values", sizes | {"ranks": ranks}, small)
-          for ranks in (8, 4, 2)),
-        Step("collectives/rows-N8", 1.5, 30, "collectives.rows", eight | {"widths": [6144, 130]}, {"widths": [24, 65]}),
-        Step("collectives/in_a_row-N8", 3, 30, "collectives.in_a_row", eight | {"count": 1000, "width": 1024},
-             {"count": 24, "width": 40}),
-        Step("collectives/graphs-N8", 2, 30, "collectives.graphs", eight | {"replays": 20, "width": 1024},
-             {"replays": 2, "width": 24}),
-        Step("collectives/failures-N8", 3, 30, "collectives.failures", eight | {"timeout_s": 0.2}),
-        Step("collectives/times-N8", 2, 30, "collectives.times", eight | {"count": 100}, {"count": 1}),
-        Step("collectives/multicast", 1, 30, "collectives.multicast"),
-    ]  # fmt: skip
 
 
 def rates() -> list[Step]:
@@ -275,6 +257,7 @@ PLAN: list[Step] = [
     *residency(),
     Step("conformance", 25, 150, command=conformance, rehearsal=some_conformance, parser="conformance", resumes=True),
     *collectives(),
+    *experts(),
     *rates(),
     *times(),
     *graphs()[:1],

@@ -240,7 +240,7 @@ def open_ranks(machine: Machine, ranks: int, *, timeout_s: float = 10.0, epoch: 
         finally:
             opened.synchronize()
         return
-    with _emulated(ranks, size) as (memory, _):
+    with emulated_memory(ranks, size) as (memory, _):
         yield EmulatedRanks(memory, 0, False, timeout_s, epoch)
 
 
@@ -249,7 +249,7 @@ def open_multicast(machine: Machine) -> Iterator[Ranks]:
     """Ranks with a multicast address: one on a GPU, two in the emulator, which makes no such address for one. Raises
     DriverError or LongcatUnsupportedError where the driver makes no multicast object of one device."""
     if not machine.real:
-        with _emulated(2, sizes(False).region(2)) as (regions, multicast):
+        with emulated_memory(2, sizes(False).region(2)) as (regions, multicast):
             yield EmulatedRanks(regions, multicast, False, 10.0, 0)
         return
     size = sizes(True).region(1)
@@ -273,7 +273,7 @@ def open_multicast(machine: Machine) -> Iterator[Ranks]:
 
 
 @contextmanager
-def _emulated(ranks: int, size: int) -> Iterator[tuple[list[Tensor], int]]:
+def emulated_memory(ranks: int, size: int) -> Iterator[tuple[list[Tensor], int]]:
     library = emulated.load()
     pointers, multicast = (ctypes.c_void_p * ranks)(), ctypes.c_void_p()
     if library.lc_emu_open(ctypes.c_int32(ranks), ctypes.c_size_t(size), pointers, ctypes.byref(multicast)) != 0:

@@ -1,0 +1,43 @@
+"""The steps of a check in which several ranks share one GPU."""
+
+from __future__ import annotations
+
+from .steps import Step
+
+
+def collectives() -> list[Step]:
+    """N ranks on one GPU."""
+    sizes = {"sizes_of": [4 << 10, 16 << 10, 64 << 10, 1 << 20], "norms": [[1, 6144], [7, 6144], [85, 6144]]}
+    small = {"sizes_of": [256, 1024, 4096], "norms": [[1, 64], [5, 136]]}
+    eight = {"ranks": 8}
+    return [
+        *(Step(f"collectives/values-N{ranks}", 1.5, 30, "collectives.values", sizes | {"ranks": ranks}, small)
+          for ranks in (8, 4, 2)),
+        Step("collectives/rows-N8", 1.5, 30, "collectives.rows", eight | {"widths": [6144, 130]}, {"widths": [24, 65]}),
+        Step("collectives/in_a_row-N8", 3, 30, "collectives.in_a_row", eight | {"count": 1000, "width": 1024},
+             {"count": 24, "width": 40}),
+        Step("collectives/graphs-N8", 2, 30, "collectives.graphs", eight | {"replays": 20, "width": 1024},
+             {"replays": 2, "width": 24}),
+        Step("collectives/failures-N8", 3, 30, "collectives.failures", eight | {"timeout_s": 0.2}),
+        Step("collectives/times-N8", 2, 30, "collectives.times", eight | {"count": 100}, {"count": 1}),
+        Step("collectives/multicast", 1, 30, "collectives.multicast"),
+    ]  # fmt: skip
+
+
+def experts() -> list[Step]:
+    """Expert parallelism of N ranks on one GPU."""
+    model = {"experts": 512, "zero": 256, "top_k": 12, "hidden": 6144}
+    small_model = {"experts": 16, "zero": 8, "top_k": 4, "hidden": 144}
+    tokens, small = {"tokens": [96, 0, 33, 192, 1, 7, 64, 8]}, {"tokens": [4, 0, 3], "model": small_model}
+    return [
+        *(Step(f"experts/values-N{ranks}-{payload}", 2, 30, "experts.values",
+               {"ranks": ranks, "payload": payload, "model": model} | tokens, small)
+          for ranks, payload in ((8, "fp8"), (8, "bf16"), (4, "fp8"), (2, "fp8"))),
+        Step("experts/graphs-N8", 2, 30, "experts.graphs", {"ranks": 8, "tokens": 96, "model": model, "replays": 12},
+             {"tokens": 3, "model": small_model, "replays": 3}),
+        Step("experts/failures-N8", 2, 30, "experts.failures", {"ranks": 8, "model": model, "timeout_s": 0.2},
+             {"model": small_model}),
+        Step("experts/times-N8", 2, 30, "experts.times",
+             {"ranks": 8, "tokens": [1, 8, 96, 192], "model": model, "count": 50},
+             {"tokens": [1, 3], "model": small_model, "count": 1}),
+    ]  # fmt: skip
