@@ -43,15 +43,19 @@ def test_a_combine_that_one_rank_refuses(keeper: Keeper) -> None:
     assert last == "dispatch"  # destroy() would wait for the others
 
 
-@pytest.mark.parametrize(("name", "value", "hidden", "text"), [
-    ("__version__", "1.2.1", 256, "deep_ep is 1.2.1, and 2.x is needed"),
-    ("__version__", None, 256, "deep_ep is without a version, and 2.x is needed"),
-    ("ElasticBuffer", None, 256, "deep_ep 2.1.0 has no ElasticBuffer"),
-    ("topk_idx_t", None, 256, "deep_ep 2.1.0 has no topk_idx_t"),
+def test_rows_lie_where_deepep_puts_them(keeper: Keeper) -> None:
+    ((error,),) = Ranks(keeper, 1, "gloo").run("deepep_jobs.elsewhere")
+    assert error == "LongcatUnsupportedError: dispatch_recv: no graph of torch.compile holds the backend deepep"
+
+
+@pytest.mark.parametrize(("name", "value", "text"), [
+    ("__version__", "1.2.1", "deep_ep is 1.2.1, and 2.x is needed"),
+    ("__version__", None, "deep_ep is without a version, and 2.x is needed"),
+    ("ElasticBuffer", None, "deep_ep 2.1.0 has no ElasticBuffer"),
+    ("topk_idx_t", None, "deep_ep 2.1.0 has no topk_idx_t"),
 ])  # fmt: skip
-def test_a_wrong_package(keeper: Keeper, name: str, value: str | None, hidden: int, text: str) -> None:
-    arguments = {"name": name, "value": value, "hidden": hidden}
-    for error, backend, why in Ranks(keeper, 2, "gloo").run("deepep_jobs.constructed", **arguments):
+def test_a_wrong_package(keeper: Keeper, name: str, value: str | None, text: str) -> None:
+    for error, backend, why in Ranks(keeper, 2, "gloo").run("deepep_jobs.constructed", name=name, value=value):
         assert error == f"LongcatUnsupportedError: ExpertParallel: the backend `deepep` is not available: {text}."
         assert (backend, why) == ("torch", text)
 

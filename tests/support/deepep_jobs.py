@@ -171,6 +171,19 @@ def refused(world: World, ranks: int, backend: str, alone: bool) -> list[str]:
     return [*found, fake_deep_ep.calls[-1][0]]
 
 
+def elsewhere(world: World, ranks: int, backend: str) -> list[str]:
+    """The second half of a dispatch into memory that is not DeepEP's, as a compiled graph would keep it."""
+    with stand_in(), opened(world, ranks, SHAPE, payload="bf16", backend="deepep") as ep:
+        x, routing = ep_cases.inputs("hot", SHAPE, ranks)[0]
+        handle = ep.dispatch_send(x, routing)
+        q, s, offsets, _ = ep._ranks._buffers[handle.buffer]
+        try:
+            torch.ops.longcat_ops.comm_dispatch_recv(ep._ranks._handle, 0, q.clone(), s, offsets, ep._ranks._token)
+        except longcat_ops.LongcatError as error:
+            return [f"{type(error).__name__}: {error}"]
+    return ["served"]
+
+
 def constructed(world: World, ranks: int, backend: str, name: str, value: object, hidden: int = 256) -> list[str]:
     """The error of the constructor where an attribute of the module is another; then what "auto" takes, and why."""
     module = type("deep_ep", (), {n: getattr(fake_deep_ep, n) for n in ("__version__", "ElasticBuffer", "topk_idx_t")})
