@@ -23,6 +23,11 @@ def test_values(keeper: Keeper, ranks: int, payload: str, shape: str) -> None:
         assert wrong == []
 
 
+@pytest.mark.parametrize("payload", ["fp8", "bf16"])
+def test_one_rank_by_the_name_of_a_backend(keeper: Keeper, payload: str) -> None:
+    assert Ranks(keeper, 1, "gloo").run("ep_jobs.alone", payload=payload) == [True]
+
+
 @pytest.mark.parametrize("ranks", WORLDS)
 def test_two_layers_in_flight(keeper: Keeper, ranks: int) -> None:
     for wrong in Ranks(keeper, ranks, "gloo").run("ep_jobs.in_flight"):

@@ -79,6 +79,15 @@ def values(world: World, ranks: int, backend: str, shape: str, payload: str) -> 
     return wrong
 
 
+def alone(world: World, ranks: int, backend: str, payload: str) -> bool:
+    """The backend `torch` of one rank, which has fewer tokens than it may: q and y have room for the most."""
+    size = Shape()
+    x, routing = ep_cases.inputs("uneven", size, ranks)[0]
+    gate_up, down = ep_cases.weights(size, payload)
+    with opened(world, ranks, size, payload=payload, backend="torch") as ep:
+        return bits(ep.fused_moe(x, routing, gate_up, down)) == bits(longcat_ops.fused_moe(x, routing, gate_up, down))
+
+
 def rows_to(routing: longcat_ops.Routing, size: Shape, ranks: int, to: int) -> int:
     """Choices of FFN experts of one rank that have a weight, counted one by one."""
     choices = zip(routing.ids.flatten().tolist(), routing.weights.flatten().tolist(), strict=True)

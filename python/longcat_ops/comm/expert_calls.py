@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import LongcatShapeError, message
 from ..types import Plan
 from . import checks, ops
-from .experts.base import ExpertConfig, ExpertWay
+from .experts.base import ExpertConfig, ExpertWay, ReducingWay
 from .experts.rows import PAYLOADS
 from .runner import Prepared
 
@@ -27,6 +27,12 @@ SCHEMAS = {
     "dispatch_recv": ("(int ep, int buffer, Tensor(a!) q, Tensor(b!)? s, Tensor(c!) offsets, Tensor(d!) token) -> ()"),
     "combine_send": "(int ep, int buffer, Tensor y, Tensor(a!) token) -> ()",
     "combine_recv": "(int ep, int buffer, Tensor(a!) returned, Tensor(b!) token) -> ()",
+    # of a way that reduces, for dispatch_send and combine_recv
+    "dispatch_weighted": (
+        "(int ep, int buffer, Tensor x, Tensor ids, Tensor weights, Tensor offsets, Tensor row_of, Tensor src_of, "
+        "Tensor(a!) token) -> ()"
+    ),
+    "combine_reduced": ("(int ep, int buffer, Tensor bias, Tensor? add, Tensor(a!) out, Tensor(b!) token) -> ()"),
 }
 MAX_EXPERTS, MAX_TOP_K, MAX_BUFFERS, WIDTH = 1024, 32, 4, 16
 
@@ -140,7 +146,7 @@ def dispatch_recv(
 
 def combine_send(given: Given, way: ExpertWay, buffer: int, y: Tensor, token: Tensor) -> Prepared:
     text = _of_buffer("combine_send", given, buffer)
-    returning("combine_send", y, given, way.caps.rows)
+    returning("combine_send", y, given, len(way.buffers[buffer].q))
 
     def act() -> None:
         way.combine_send(buffer, y)
@@ -160,6 +166,52 @@ def combine_recv(given: Given, way: ExpertWay, buffer: int, returned: Tensor, to
     return text, act
 
 
+def dispatch_weighted(
+    given: Given, way: ReducingWay, buffer: int, x: Tensor, ids: Tensor, weights: Tensor, offsets: Tensor,
+    row_of: Tensor, src_of: Tensor, token: Tensor,
+) -> Prepared:  # fmt: skip
+    text = _of_buffer("dispatch_weighted", given, buffer)
+    routed("dispatch_weighted", x, ids, weights, given)
+
+    def act() -> None:
+        way.dispatch_weighted(buffer, x, ids, weights, Plan(offsets, row_of, src_of))
+        token.add_(1)
+
+    return text, act
+
+
+def summed(op: str, x: Any, zero_weight: Any, add: Any, tokens: int, given: Given) -> None:
+    """What a way that reduces adds to the experts' sums of `tokens` tokens."""
+    for name, value in (("x", x), ("add", add)):
+        if value is None and name == "add":
+            continue
+        if not isinstance(value, Tensor):
+            raise checks.refuse(op, name, f"of type {type(value).__name__}", "a torch.Tensor")
+        _rows(op, name, value, given)
+        _like_dispatch(op, name, value, tokens)
+    checks.tensor(op, "routing.zero_weight", zero_weight, given.limits, (torch.float32,))
+    _like_dispatch(op, "routing.zero_weight", zero_weight, tokens)
+
+
+@checks.rank_local
+def _like_dispatch(op: str, name: str, x: Tensor, tokens: int) -> None:
+    if len(x) != tokens:
+        raise checks.refuse(op, name, f"of {len(x)} tokens", f"of {tokens}, those of the dispatch")
+
+
+def combine_reduced(
+    given: Given, way: ReducingWay, buffer: int, bias: Tensor, add: Tensor | None, out: Tensor, token: Tensor
+) -> Prepared:
+    text = _of_buffer("combine_reduced", given, buffer)
+    checks.output("combine_reduced", "out", out, bias, bias.shape, given.limits)
+
+    def act() -> None:
+        way.combine_reduced(buffer, bias, add, out)
+        token.add_(1)
+
+    return text, act
+
+
 def _written(op: str, named: dict[str, tuple[Any, Tensor | None]], given: Given) -> None:
     """Each is like the memory of the buffer."""
     for name, (got, own) in named.items():
@@ -169,6 +221,7 @@ def _written(op: str, named: dict[str, tuple[Any, Tensor | None]], given: Given)
             checks.output(op, name, got, own, own.shape, given.limits)
 
 
-CALLS = {f.__name__: f for f in (dispatch_send, dispatch_recv, combine_send, combine_recv)}
+HALVES = dispatch_send, dispatch_recv, combine_send, combine_recv, dispatch_weighted, combine_reduced
+CALLS = {f.__name__: f for f in HALVES}
 assert CALLS.keys() == SCHEMAS.keys()
 ops.define(SCHEMAS)

@@ -54,8 +54,9 @@ class ExpertParallel:
         max_tokens: of one rank in one dispatch. Memory grows with it; `fused_moe` passes more tokens in chunks.
         payload: what travels to experts: "fp8", quantised once as `moe_permute_quant` does, or "bf16".
         backend: "local": one rank. "nvl": kernels of this library between GPUs behind NVLink. "torch": all-to-all of
-            torch.distributed. "deepep": DeepEP's ElasticBuffer, never taken unless named. "auto": the first of the
-            first three that all ranks can use; `why_not` says why none above it.
+            torch.distributed. "deepep": DeepEP's ElasticBuffer, never taken unless named; its output has not the bits
+            of one rank, and rows of an expert come in any order (`caps.one_rank_bits`). "auto": the first of the first
+            three that all ranks can use; `why_not` says why none above it.
         buffers: dispatches that may wait for their combine, 1 .. 4.
         timeout_s: how long a call waits for other ranks. None: LONGCAT_OPS_TIMEOUT_S, else 30. 0: for ever.
 
@@ -156,11 +157,11 @@ class ExpertParallel:
             plan = self._planned(x, routing)
         except LongcatError as error:
             ranks.refuse("dispatch", error)
-        ranks.dispatch_send(buffer, x, routing.ids, plan)
+        ranks.dispatch_send(buffer, x, routing, plan)
         self._states[buffer], self._next = SENT, (buffer + 1) % len(self._states)
         c = ranks.config
-        rows = ranks.caps.rows if ranks.ranks > 1 else len(x) * min(c.top_k, c.num_ffn_experts)
-        return Dispatch(plan, buffer, rows, most_rows(ranks.ranks * len(x), c.top_k, c.num_ffn_experts))
+        hint = most_rows(ranks.ranks * len(x), c.top_k, c.num_ffn_experts)
+        return Dispatch(plan, buffer, ranks.rows(buffer, len(x)), hint)
 
     def dispatch_recv(self, handle: Dispatch) -> tuple[Tensor, Tensor | None, Tensor, Dispatch]:
         """The second half of `dispatch`: waits for the rows of all ranks."""
@@ -171,7 +172,7 @@ class ExpertParallel:
 
     def combine(self, y: Tensor, handle: Dispatch, x: Tensor, routing: Routing, add: Tensor | None = None) -> Tensor:
         """out[t] = sum over k of weights[t, k] * (output of the expert of choice k) + zero_weight[t] * x[t] + add[t],
-        in float32 in this order, rounded once: `moe_combine`.
+        in float32 in this order, rounded once: `moe_combine`; `deepep` rounds more often.
 
         Args:
             y: bf16 [R, H], contiguous: the local experts' outputs, row by row as in q.
@@ -202,7 +203,12 @@ class ExpertParallel:
     def combine_recv(self, handle: Dispatch, x: Tensor, routing: Routing, add: Tensor | None = None) -> Tensor:
         """The second half of `combine`: waits for the outputs of all ranks, and sums."""
         self._expect("combine_recv", handle, RETURNING)
-        returned = self._ranks.combine_recv(handle.buffer)
+        ranks = self._ranks
+        if ranks.reduces:
+            out = ranks.combine_reduced(handle.buffer, len(handle.plan.row_of), routing, x, add)
+            self._states[handle.buffer] = FREE
+            return out
+        returned = ranks.combine_recv(handle.buffer)
         self._states[handle.buffer] = FREE
         return moe.moe_combine(returned, handle.plan, routing, x, add)
 

@@ -37,7 +37,7 @@ class ExpertCaps:
 
     rows: capacity of a dispatch, ranks * max_tokens * min(top_k, local experts), which no routing exceeds. graphs:
     calls can be captured in a CUDA graph. host_reads: of a dispatch. memory_bytes: of this rank; the command `plan`
-    predicts it.
+    predicts it. one_rank_bits: the output has the bits of one rank that has all experts.
     """
 
     backend: str
@@ -47,6 +47,7 @@ class ExpertCaps:
     host_reads: int
     buffers: int
     memory_bytes: int
+    one_rank_bits: bool = True
 
 
 class Buffer(NamedTuple):
@@ -64,11 +65,13 @@ class Buffer(NamedTuple):
 
 class ExpertWay(Way):
     """Rows go to the ranks that have their experts, and come back. Calls of one buffer come in this order on every
-    rank; arguments have been checked. counters: i64 of COUNTERS on the device, since the construction."""
+    rank; arguments have been checked. counters: i64 of COUNTERS on the device, since the construction. reduces: this is
+    a `ReducingWay`."""
 
     caps: ExpertCaps
     buffers: list[Buffer]
     counters: Tensor
+    reduces = False
 
     @abstractmethod
     def dispatch_send(self, buffer: int, x: Tensor, ids: Tensor, plan: Plan) -> None:
@@ -85,3 +88,24 @@ class ExpertWay(Way):
     @abstractmethod
     def combine_recv(self, buffer: int, returned: Tensor) -> None:
         """What came back, in the order of this rank's plan."""
+
+
+class ReducingWay(ExpertWay):
+    """A way whose engine weighs and sums itself: the sum comes back, not the rows. `dispatch_weighted` is called for
+    `dispatch_send`, and `combine_reduced` for `combine_recv`."""
+
+    reduces = True
+
+    @abstractmethod
+    def dispatch_weighted(self, buffer: int, x: Tensor, ids: Tensor, weights: Tensor, plan: Plan) -> None:
+        """`dispatch_send`, with weights [T, K]."""
+
+    @abstractmethod
+    def combine_reduced(self, buffer: int, bias: Tensor, add: Tensor | None, out: Tensor) -> None:
+        """out [T, H] = the weighted sum of what the experts made of this rank's tokens, plus bias and add [T, H]."""
+
+    def dispatch_send(self, buffer: int, x: Tensor, ids: Tensor, plan: Plan) -> None:
+        raise NotImplementedError("rows of a way that reduces travel with their weights")
+
+    def combine_recv(self, buffer: int, returned: Tensor) -> None:
+        raise NotImplementedError("no rows come back on a way that reduces")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...errors import LongcatError
-from ...types import Plan
-from .. import checks
+from ...types import Plan, Routing
+from .. import checks, expert_calls
 from ..expert_calls import CALLS, Given
 from ..member import Member
 from ..rungs.base import Session
@@ -27,7 +27,7 @@ class GroupRanks(Member, Runner):
         super().__init__(session, way, CALLS, Given(config, limits))
         self.config, self.caps, self.counters, self.why_not = config, way.caps, way.counters, why_not
         self.given = self._given
-        self._buffers = way.buffers
+        self._buffers, self.reduces = way.buffers, way.reduces
         self._open = True
 
     def require_open(self, op: str) -> None:
@@ -36,8 +36,16 @@ class GroupRanks(Member, Runner):
     def refuse(self, op: str, error: LongcatError) -> NoReturn:
         self._refuse(op, error)
 
-    def dispatch_send(self, buffer: int, x: Tensor, ids: Tensor, plan: Plan) -> None:
-        torch.ops.longcat_ops.comm_dispatch_send(self._handle, buffer, x, ids, *plan, self._token)
+    def rows(self, buffer: int, tokens: int) -> int:
+        """Rows of q of a dispatch that has been sent."""
+        return len(self._buffers[buffer].q)
+
+    def dispatch_send(self, buffer: int, x: Tensor, routing: Routing, plan: Plan) -> None:
+        ops, ids = torch.ops.longcat_ops, routing.ids
+        if self.reduces:
+            ops.comm_dispatch_weighted(self._handle, buffer, x, ids, routing.weights, *plan, self._token)
+        else:
+            ops.comm_dispatch_send(self._handle, buffer, x, ids, *plan, self._token)
 
     def dispatch_recv(self, buffer: int) -> tuple[Tensor, Tensor | None, Tensor]:
         q, s, offsets, _ = self._buffers[buffer]
@@ -46,6 +54,17 @@ class GroupRanks(Member, Runner):
 
     def combine_send(self, buffer: int, y: Tensor) -> None:
         torch.ops.longcat_ops.comm_combine_send(self._handle, buffer, y, self._token)
+
+    def combine_reduced(self, buffer: int, tokens: int, routing: Routing, x: Tensor, add: Tensor | None) -> Tensor:
+        """The output, of a way that reduces. tokens: of the dispatch."""
+        try:
+            expert_calls.summed("combine", x, routing.zero_weight, add, tokens, self.given)
+        except LongcatError as error:
+            self._refuse("combine", error)
+        bias = (x.float() * routing.zero_weight[:, None]).to(x.dtype)
+        out = torch.empty_like(x)
+        torch.ops.longcat_ops.comm_combine_reduced(self._handle, buffer, bias, add, out, self._token)
+        return out
 
     def combine_recv(self, buffer: int) -> Tensor:
         returned = self._buffers[buffer].returned

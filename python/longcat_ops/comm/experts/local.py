@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LongcatCommError, LongcatError
-from ...types import Plan
+from ...types import Plan, Routing
 from .base import COUNTERS, ExpertCaps, ExpertConfig
 from .rows import permuted
 
@@ -17,6 +17,7 @@ class LocalRanks:
     """The calls of one rank that has all experts. Reads nothing on the host, so graphs can hold them."""
 
     why_not: dict[str, str]
+    reduces = False
 
     def __init__(self, config: ExpertConfig) -> None:
         c = config
@@ -37,7 +38,10 @@ class LocalRanks:
         self.require_open(op)
         raise error
 
-    def dispatch_send(self, buffer: int, x: Tensor, ids: Tensor, plan: Plan) -> None:
+    def rows(self, buffer: int, tokens: int) -> int:
+        return tokens * min(self.config.top_k, self.config.num_ffn_experts)
+
+    def dispatch_send(self, buffer: int, x: Tensor, routing: Routing, plan: Plan) -> None:
         self.require_open("dispatch")
         self._rows[buffer] = (*permuted(x, plan, self.config.payload), plan.offsets)
 
