@@ -26,6 +26,7 @@ SHAPES = {
     "one expert each": (4, 4, 12, 128, (3, 6, 1, 2)),
     "one choice": (2, 6, 1, 400, (5, 8)),
     "one rank": (1, 8, 3, 32, (5,)),
+    "rows of two parts": (2, 4, 2, 1040, (3, 2)),
     "no tokens": (4, 8, 2, 64, (0, 0, 0, 0)),
     "more experts than a warp has lanes": (2, 70, 8, 48, (6, 3)),
 }
