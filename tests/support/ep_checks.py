@@ -27,6 +27,8 @@ SHAPES = {
     "one choice": (2, 6, 1, 400, (5, 8)),
     "one rank": (1, 8, 3, 32, (5,)),
     "rows of two parts": (2, 4, 2, 1040, (3, 2)),
+    "as many experts as threads": (4, 32, 8, 48, (4, 3, 0, 5)),
+    "most experts and choices": (2, 1024, 32, 16, (2, 3)),
     "no tokens": (4, 8, 2, 64, (0, 0, 0, 0)),
     "more experts than a warp has lanes": (2, 70, 8, 48, (6, 3)),
 }
