@@ -50,26 +50,29 @@ LC_DEVICE bool any_of_block(bool says, uint32_t votes, uint32_t warps) {
   return ptx::any(lane < warps && ptx::load_shared<uint32_t>(votes + 4 * lane) != 0);
 }
 
-// Waits for one line of one rank. False: given up.
-LC_DEVICE bool receive_offset(const ExpertView& e, uint64_t lines, uint32_t source, uint32_t i, uint32_t epoch,
-                              uint32_t& offset) {
+// Line i of a rank, as it lies here.
+LC_DEVICE const uint64_t* line_of(const ExpertView& e, uint64_t lines, uint32_t source, uint32_t i) {
+  const uint64_t at = lines + kLlLineBytes * (source * (e.experts + 1) + i);
+  return reinterpret_cast<const uint64_t*>(e.ranks.memory[e.ranks.rank] + at);
+}
+
+// Waits for line i of all ranks, whose loads are in flight together. False: given up.
+LC_DEVICE bool receive_lines(const ExpertView& e, uint64_t lines, uint32_t i, uint32_t epoch,
+                             uint64_t (&got)[kMaxRanks]) {
   const RankView& v = e.ranks;
-  const auto line = [&](uint32_t of) {
-    return reinterpret_cast<const uint64_t*>(v.memory[v.rank] + lines + kLlLineBytes * (of * (e.experts + 1) + i));
-  };
   Patience patience(v, kManyPolls);
   for (;;) {
-    // NOTE: acquire, since what follows overwrites what the source has read. It costs no wait for this rank's own
-    // stores, as a fence behind the poll would.
-    const uint64_t got = ptx::load_acquire_sys(line(source));
-    offset = static_cast<uint32_t>(got);
-    if (got >> 32 == epoch) return true;
+    uint32_t missing = 0;
+    LC_UNROLL
+    for (uint32_t source = 0; source < kMaxRanks; ++source)
+      if (source < v.ranks) got[source] = ptx::load_relaxed_sys(line_of(e, lines, source, i));
+    LC_UNROLL
+    for (uint32_t source = 0; source < kMaxRanks; ++source)
+      if (source < v.ranks) missing |= static_cast<uint32_t>(got[source] >> 32 != epoch) << source;
+    if (missing == 0) return true;
     if (const Status status = patience.after_poll(); status != Status::kNone) {
-      uint32_t missing = 0;
-      LC_NO_UNROLL
-      for (uint32_t rank = 0; rank < v.ranks; ++rank)
-        missing |= static_cast<uint32_t>(ptx::load_relaxed_sys(line(rank)) >> 32 != epoch) << rank;
-      give_up(v, {status, Stage::kCounts, epoch, static_cast<uint32_t>(got >> 32), missing});
+      const uint64_t* first = line_of(e, lines, ptx::popcount((missing & -missing) - 1), i);
+      give_up(v, {status, Stage::kCounts, epoch, static_cast<uint32_t>(ptx::load_relaxed_sys(first) >> 32), missing});
       return false;
     }
     ptx::spin_pause();
@@ -106,13 +109,19 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxExperts, 1) ep_counts_kernel(LC_GRID_CONSTANT EpC
   bool here = true;
   LC_NO_UNROLL
   for (uint32_t i = thread; i < row && here; i += p.threads) {
-    LC_NO_UNROLL
-    for (uint32_t source = 0; source < v.ranks && here; ++source) {
-      uint32_t offset = 0;
-      here = receive_offset(e, lines, source, i, epoch, offset);
-      ptx::store_shared(base + at.offsets + 4 * (source * row + i), offset);
-    }
+    uint64_t got[kMaxRanks];
+    here = receive_lines(e, lines, i, epoch, got);
+    LC_UNROLL
+    for (uint32_t source = 0; source < kMaxRanks; ++source)
+      if (source < v.ranks && here)
+        ptx::store_shared(base + at.offsets + 4 * (source * row + i), static_cast<uint32_t>(got[source]));
   }
+  // NOTE: a line brings its offset along; but later kernels overwrite what its rank has read. So one thread per rank
+  // acquires a line that it has seen, and uses it, or ptxas drops the load. A fence of the whole system would wait for
+  // this rank's own lines to arrive.
+  if (thread < v.ranks && here)
+    ptx::store_shared(base + at.offsets + 4 * (thread * row + thread),
+                      static_cast<uint32_t>(ptx::load_acquire_sys(line_of(e, lines, thread, thread))));
   if (any_of_block(!here, base + at.unheard, warps)) return;
 
   // Thread g: rows of expert g from all ranks, and from those below this one.

@@ -26,14 +26,11 @@ struct EpDispatchParams {
 
 using Place = ptx::Vec8;  // an entry of a warp's list: a rank and a row there
 
-// Where choice `source` of this rank's tokens goes. False: nowhere.
-LC_DEVICE bool find_place(const EpDispatchParams& p, const moe_dispatch::PlanChoice& choice, Place& place) {
-  if (choice.row < 0) return false;
-  const ExpertView& e = p.view;
-  const auto expert = static_cast<uint32_t>(ptx::load_global(p.ids + choice.source));
-  if (expert >= e.experts) return false;
+// Where a choice of this expert goes. False: nowhere.
+LC_DEVICE bool find_place(const ExpertView& e, int32_t row, uint32_t expert, Place& place) {
+  if (row < 0 || expert >= e.experts) return false;
   place.x = expert / e.local;
-  place.y = static_cast<uint32_t>(choice.row + ptx::load_global(ExpertTable(e).send_shift + expert));
+  place.y = static_cast<uint32_t>(row + ptx::load_global(ExpertTable(e).send_shift + expert));
   return place.y < e.received;  // whatever the plan says, nothing is written outside
 }
 
@@ -49,11 +46,13 @@ LC_DEVICE void send_chunk(const EpDispatchParams& p, const moe_dispatch::WarpPla
   // Places of a call that was given up are those of an earlier one.
   const bool aborted = ptx::any(is_aborted(e.ranks));
   const moe_dispatch::PlanChoice choice = moe_dispatch::load_choice(p.plan, warp.token);
+  const bool has_choice = ptx::lane_index() < p.plan.top_k;
+  const uint32_t expert = has_choice ? static_cast<uint32_t>(ptx::load_global(p.ids + choice.source)) : e.experts;
   if (aborted || !ptx::any(choice.row >= 0)) return;
   Rows::Held held = {};
   if (inside) held = Rows::load(p.x, moe_dispatch::Element::kBF16, warp.token * p.stride_x + kChunk * chunk);
   Place own{};
-  const bool keep = find_place(p, choice, own);
+  const bool keep = find_place(e, choice.row, expert, own);
   const uint32_t count = moe_dispatch::list_choices(list, keep, own);
   const auto place = [&](uint32_t i) { return moe_dispatch::choice_of_list<Place>(list, i); };
 

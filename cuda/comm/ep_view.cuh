@@ -61,23 +61,27 @@ LC_DEVICE void count(const ExpertView& e, ExpertCounter which, uint64_t more) {
 
 // All threads of each block of a grid, at its end. The last block flags the rows of all of them at every rank; true in
 // one thread of it. A rank that has given up flags nobody: some of its rows may be missing.
-// The other blocks release at the scope of this GPU, and the last one passes their writes on with its own fence.
+// The other blocks release at the scope of this GPU; the last one passes their writes on when it releases to the
+// system.
 LC_DEVICE bool flag_rows(const ExpertView& e, Traffic traffic) {
   ptx::sync_threads();
-  if (ptx::thread_index() != 0) return false;
-  uint32_t* ticket = e.call + kCallTickets + static_cast<uint32_t>(traffic);
-  if (ptx::atomic_add_acq_rel_gpu(ticket, 1) + 1 != ptx::grid_size()) return false;
-  ptx::store_global(ticket, 0u);
-  if (is_aborted(e.ranks)) {
-    give_up(e.ranks, {Status::kPeerAborted, stage_of(traffic), 0, 0, 0});
-    return false;
+  if (ptx::warp_index() != 0) return false;
+  const uint32_t rank = ptx::lane_index();
+  bool last = false;
+  if (rank == 0) {
+    uint32_t* ticket = e.call + kCallTickets + static_cast<uint32_t>(traffic);
+    last = ptx::atomic_add_acq_rel_gpu(ticket, 1) + 1 == ptx::grid_size();
+    if (last) ptx::store_global(ticket, 0u);
+    if (last && is_aborted(e.ranks)) {
+      give_up(e.ranks, {Status::kPeerAborted, stage_of(traffic), 0, 0, 0});
+      last = false;
+    }
   }
-  const uint32_t epoch = ptx::load_global(e.call + kCallEpoch);
-  ptx::fence_acq_rel_sys();
-  LC_NO_UNROLL
-  for (uint32_t rank = 0; rank < e.ranks.ranks; ++rank)
-    ptx::store_relaxed_sys(flag_of(e, rank, traffic, e.ranks.rank), epoch);
-  return true;
+  if (!ptx::any(last)) return false;
+  ptx::warp_sync();  // all lanes release what the first has acquired
+  if (rank < e.ranks.ranks)
+    ptx::store_release_sys(flag_of(e, rank, traffic, e.ranks.rank), ptx::load_global(e.call + kCallEpoch));
+  return rank == 0;
 }
 
 }  // namespace longcat_ops::comm

@@ -34,7 +34,7 @@ def test_calls_in_a_row(buffers: int, epoch: int, payload: str) -> None:
     """Counts alone keep them apart: nobody synchronises. Ranks have other numbers of tokens in each call."""
     for seed, name in enumerate(("two ranks", "four ranks, one without tokens", "three experts each")):
         configure(seed + buffers)
-        calls_in_a_row(name, payload, seed, calls=6, buffers=buffers, epoch=epoch)
+        calls_in_a_row(name, payload, seed, calls=4 if seed == 2 else 6, buffers=buffers, epoch=epoch)
 
 
 @every_payload

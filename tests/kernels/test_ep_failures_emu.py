@@ -55,6 +55,10 @@ def test_a_rank_that_was_told_to_give_up_sends_nothing(stage: str, policy: str) 
     faults.sends_of_a_rank_that_was_told(stage)
 
 
+def test_a_rank_that_was_told_to_give_up_receives_nothing() -> None:
+    faults.waits_of_a_rank_that_was_told()
+
+
 @every_policy
 def test_an_expert_named_too_often(policy: str) -> None:
     emulated.configure(policy=policy)

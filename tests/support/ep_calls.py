@@ -190,9 +190,10 @@ class Exchange:
         self.dispatch(p, rank, buffer)
         return offsets
 
-    def read_rows(self, rank: int, buffer: int) -> Tensor | None:
+    def read_rows(self, rank: int, buffer: int, wait: bool = True) -> Tensor | None:
         """As an expert's product reads them, all that may have come: [received, H], f32 or twice the bf16 rows."""
-        self.wait(rank, buffer, DISPATCH)
+        if wait:
+            self.wait(rank, buffer, DISPATCH)
         s = self.shape
         if s.received == 0:
             return None

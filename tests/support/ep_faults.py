@@ -138,9 +138,13 @@ def calls_after_a_failure(stage: str) -> None:
             part(ex, rank, "flags").zero_()
         for c in ex.m.comms:
             c.timeout_ns = 0
+        tables = [table.clone() for table in ex.tables]
         for _ in range(2):
             whole(ex, p, range(4))
+        offsets = [ex.counts(p, rank, 0) for rank in range(4)]
         ex.m.synchronize()
+        assert all(bool((t.view(torch.uint8) == FILLER).all()) for t in offsets)
+        assert all(map(torch.equal, tables, ex.tables))
         assert [bytes(record) for record in ex.m.records[:2]] == reports
         assert ex.m.statuses()[2:] == ["a peer aborted"] * 2
         assert_nothing_came(ex)
@@ -164,6 +168,21 @@ def sends_of_a_rank_that_was_told(stage: str) -> None:
         assert_nothing_came(ex)
         assert ex.m.statuses() == ["a peer aborted", "aborted by the host", "a peer aborted", "a peer aborted"]
         assert {kernels.STAGES[ex.m.records[rank].stage] for rank in (0, 2, 3)} == {stage}
+
+
+def waits_of_a_rank_that_was_told() -> None:
+    """All rows are there, but the exchange has ended."""
+    p = problem(SHAPE, TOKENS)
+    for stage, traffic in (("dispatch", DISPATCH), ("combine", COMBINE)):
+        with opened(SHAPE, 1) as ex:
+            whole(ex, p, range(4))
+            ok(ex.m)
+            ex.m.launch(kernels.AbortArgs, 1)
+            ex.m.synchronize()
+            ex.wait(0, 0, traffic)
+            ex.m.synchronize()
+            assert ex.m.statuses() == ["a peer aborted", "aborted by the host", "ok", "ok"]
+            assert kernels.STAGES[ex.m.records[0].stage] == stage
 
 
 def refused_counts(shape: Shape, p: Problem, named: int, expected: int) -> None:
@@ -207,8 +226,8 @@ def offsets_that_make_no_sense(change: dict[int, int]) -> None:
 
 
 def rows_outside_of_the_buffer() -> None:
-    """A plan that is not the one whose offsets were sent writes nothing outside of the receivers' rows, nor does a table
-    that is damaged."""
+    """A plan that is not the one whose offsets were sent writes nothing outside of the receivers' rows. Nor does a
+    table that is damaged."""
     shape = Shape(ranks=2, experts=2, top_k=2, max_tokens=3, hidden=128, payload="bf16")
     p = problem(shape, (3, 3), kind="full")
     for rank, expert, row in ((1, 0, 5), (0, 1, 0), (0, 2, 1), (1, -1, 1)):

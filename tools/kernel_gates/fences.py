@@ -33,6 +33,10 @@ SHAPES = (
     Shape(r"all_reduce_norm_kernel<.*MulticastSync>", 2 + 2, batch=4),
     Shape(r"all_reduce_norm_kernel<.*PeerSync>", 2 + 2),
     Shape(r"low_latency_kernel<.*>", 1),
+    # Rows are released once, for all blocks, and the record of a failure once; lines and waits release nothing else.
+    Shape(r"ep_(dispatch_kernel<.*>|combine_kernel)", 1 + 1),
+    Shape(r"ep_counts_kernel", 4),
+    Shape(r"ep_wait_kernel", 1),
 )
 
 

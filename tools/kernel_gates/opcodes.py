@@ -112,6 +112,16 @@ TABLE = (
         must=("STG.E.128.STRONG.SYS", "LDG.E.128.STRONG.SYS"),
         never=("LDGMC",),
     ),
+    # Expert parallelism: rows move 16 bytes at a time, and a warp spins on nothing but a strong load.
+    Row(
+        r"ep_(dispatch_kernel<.*>|combine_kernel)",
+        must=("LDG.E.128", "STG.E.128", "ATOMG.E.ADD.STRONG.GPU", "STG.E.STRONG.SYS"),
+        never=("LDG.E.U16", "STG.E.U8", "STG.E.U16", "LDGMC", "REDG"),
+    ),
+    Row(r"ep_dispatch_kernel<true>", must=("F2FP.SATFINITE.E4M3.F32",)),
+    Row(r"ep_dispatch_kernel<false>", never=("F2FP",)),
+    Row(r"ep_counts_kernel", must=("STG.E.64.STRONG.SYS", "LDG.E.64.STRONG.SYS"), never=("LDGMC", "REDG")),
+    Row(r"ep_wait_kernel", must=("LDG.E.STRONG.SYS",), never=("BAR",)),
     # The router: three terms of w, which pieces add up through distributed shared memory.
     Row(
         r"router_gemm_kernel<.*>",
