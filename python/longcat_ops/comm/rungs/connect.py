@@ -56,8 +56,9 @@ def _connect(session: Session) -> list[Any]:
     works = [
         Background(lambda store=store: dist.ProcessGroupGloo(store, rank, ranks, _limit(session))) for store in stores
     ]
-    own = watch.finish("addresses", Background(lambda: [store.get(f"0/{rank}").hex() for store in stores]))
-    for r, addresses in enumerate(watch.gather("addresses", own)):
+    stage = f"addresses, {watch.vote}"  # of this attempt: a rank that failed in an earlier one left some behind
+    own = watch.finish(stage, Background(lambda: [store.get(f"0/{rank}").hex() for store in stores]))
+    for r, addresses in enumerate(watch.gather(stage, own)):
         for store, address in zip(stores, addresses, strict=True):
             if r != rank:
                 store.set(f"0/{r}", bytes.fromhex(address))
