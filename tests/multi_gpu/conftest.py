@@ -38,8 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     mine = [item for item in items if item.path.is_relative_to(HERE)]
     if not mine:
         return
+
     # NOTE: what might end a process comes last, NCCL's own deadlines at the very end.
-    items.sort(key=lambda item: item in mine and (item.path.name == "test_faults.py") + ("[nccl" in item.nodeid) / 2)
+    def late(item: pytest.Item) -> float:
+        return ("faults" in item.path.name) + (("[nccl" in item.nodeid or "[torch" in item.nodeid) / 2)
+
+    items.sort(key=lambda item: item in mine and late(item))
     from support.node import why_not_here
 
     if reason := why_not_here():
@@ -82,3 +86,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """What ran: to be sent back with the results."""
     for line in config.stash.get(_FACTS, []):
         terminalreporter.write_line(line)
+
+
+@pytest.fixture(params=("nvl", "torch"))
+def backend(request: pytest.FixtureRequest, node: object) -> str:
+    """Each backend of expert parallelism that this node has."""
+    from support import node_experts
+
+    if reason := node_experts.unavailable(node, request.param):
+        pytest.skip(f"no backend {request.param}: {reason}")
+    return request.param

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..ops.expert_chain import most_rows
 from ..reference.experts import products
 from ..types import Fp8Pair, Plan, Routing
 from . import expert_calls
-from .experts.base import COUNTERS, ExpertCaps, ExpertConfig
+from .experts.base import COUNTERS, Dispatch, ExpertCaps, ExpertConfig
 from .experts.group_ranks import GroupRanks
 from .experts.ladder import BACKENDS, LADDER
 from .experts.local import LocalRanks
@@ -24,16 +24,6 @@ from .member import members, open_session
 from .runner import captured, is_capturing
 
 FREE, SENT, ARRIVED, RETURNING = "free", "sent", "received", "returning"
-
-
-class Dispatch(NamedTuple):
-    """One dispatch, for its combine. plan: of this rank's tokens over all experts. buffer: which memory it is in. rows:
-    those of q. max_m_hint: rows that the largest local expert is expected to have, from shapes alone."""
-
-    plan: Plan
-    buffer: int
-    rows: int
-    max_m_hint: int
 
 
 class ExpertParallel:
@@ -235,8 +225,10 @@ class ExpertParallel:
         most = len(x) if most_tokens is None else most_tokens
         if len(x) > most:
             raise LongcatShapeError(message("fused_moe", "most_tokens", most, f"at least {len(x)}, the rows of `x`"))
+        if most <= c.max_tokens:
+            return self._chunk(x, routing, w_gate_up, w_down, add)
         out = x.new_empty(x.shape)
-        for first in range(0, max(most, 1), c.max_tokens):
+        for first in range(0, most, c.max_tokens):
             part = slice(first, first + c.max_tokens)
             own = routing._replace(**{name: getattr(routing, name)[part] for name in
                                       ("ids", "weights", "zero_weight", "num_real")})  # fmt: skip

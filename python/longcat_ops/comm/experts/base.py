@@ -50,6 +50,16 @@ class ExpertCaps:
     one_rank_bits: bool = True
 
 
+class Dispatch(NamedTuple):
+    """One dispatch, for its combine. plan: of this rank's tokens over all experts. buffer: which memory it is in. rows:
+    those of q. max_m_hint: rows that the largest local expert is expected to have, from shapes alone."""
+
+    plan: Plan
+    buffer: int
+    rows: int
+    max_m_hint: int
+
+
 class Buffer(NamedTuple):
     """The memory of one dispatch and its combine.
 
