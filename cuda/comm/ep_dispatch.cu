@@ -20,7 +20,8 @@ int launch_ep_dispatch(const lc_ep_dispatch_args& a, lc_stream_t stream) {
   params.warps = moe_dispatch::make_token_warps(tokens, e.hidden / device::kChunk);
   const MoeDispatchConfig chosen = choose_moe_dispatch_config(tokens, params.warps.chunks, sizeof(Place));
   // Without tokens one block flags.
-  const LaunchConfig config = expert_launch(kOp, e, chosen.blocks > 0 ? chosen.blocks : 1, chosen.threads, chosen.smem);
+  const LaunchConfig config =
+      expert_launch(kOp, e, chosen.blocks > 0 ? chosen.blocks : 1, chosen.threads, kEpDispatchSmem);
   const Memory memory =
       expert_memory(e).reads("x", &a.x).reads("ids", a.ids, choices).reads("row_of", a.row_of, choices);
   return launch(e.payload == LC_E4M3 ? ep_dispatch_kernel<true> : ep_dispatch_kernel<false>, config, params, stream,

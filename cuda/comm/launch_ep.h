@@ -34,7 +34,8 @@ inline int check_experts(const char* op, const lc_experts& e) {
 
 // The same for rows of bf16 that a kernel reads.
 inline int check_rows(const char* op, const lc_experts& e, const char* name, const lc_matrix& m, int64_t most) {
-  if (m.dtype == LC_BF16 && m.columns == e.hidden && m.column_stride == 1 && m.rows <= most && (m.rows == 0 || rows_aligned(&m, kPackBytes)))
+  if (m.dtype == LC_BF16 && m.columns == e.hidden && m.column_stride == 1 && m.rows <= most &&
+      (m.rows == 0 || rows_aligned(&m, kPackBytes)))
     return LC_OK;
   return set_status(LC_ERR_INVALID,
                     text(op, ": ", name, " [", m.rows, ", ", m.columns, "] of dtype ", m.dtype, ", expected at most ",
