@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.overrides import TorchFunctionMode
 
 import longcat_ops
 from device_check.expert_ranks import RankLibrary, Watch
@@ -154,6 +155,7 @@ def test_who_is_missing_is_raised() -> None:
             made.ways[0].poll()
             made.ways[2].poll()
         assert raised.value.missing == (1,)
+        assert raised.value.seen == {1: "its last mark is that of exchange 0, not of 1"}
 
 
 def test_a_refusal_and_an_abort_end_the_waits_of_others() -> None:
@@ -227,6 +229,34 @@ def test_the_launchers_accept_the_calls_that_only_load(payload: str) -> None:
             way.load_kernels()
         made.run()
         assert all(torch.equal(a, b) for a, b in zip(before, made.machine.memory, strict=True))
+
+
+class NoReads(TorchFunctionMode):
+    """Refuses what reads a value on the host; addresses of tensors are none."""
+
+    READS = ("__array__", "__bool__", "__float__", "__index__", "__int__", "item", "nonzero", "numpy", "tolist")
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        assert name not in self.READS, f"the host reads by {name}"
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_call_reads_on_the_host() -> None:
+    with ways_of(Shape(), 2, "fp8") as made:
+        parts = ep_cases.inputs("uneven", Shape(), 2)
+        own, buffers = plans(parts, Shape()), [way.buffers[0] for way in made.ways]
+        y = [torch.zeros(way.caps.rows, Shape().hidden, dtype=torch.bfloat16) for way in made.ways]
+        with pytest.raises(AssertionError, match="reads by tolist"), NoReads():
+            own[0].offsets.tolist()
+        with NoReads():
+            made.each("dispatch_send", [0, 0], [p[0] for p in parts], [p[1].ids for p in parts], own)
+            made.each("dispatch_recv", [0, 0], *([getattr(b, n) for b in buffers] for n in ("q", "s", "offsets")))
+            made.each("combine_send", [0, 0], y)
+            made.each("combine_recv", [0, 0], [b.returned for b in buffers])
+            for way in made.ways:
+                way.poll()
+        made.run()
 
 
 def test_tensors_of_other_memory_are_copied() -> None:

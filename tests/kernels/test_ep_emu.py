@@ -11,6 +11,7 @@ from support.ep_checks import SHAPES, calls_in_a_row, one_call, two_calls_in_fli
 
 BEFORE_THE_WRAP = 2**32 - 4  # the fourth call behind it is the first again
 PAYLOADS = ["fp8", "bf16"]
+SLOW = pytest.mark.slow
 every_payload = pytest.mark.parametrize("payload", PAYLOADS)
 
 
@@ -28,7 +29,10 @@ def test_rows_and_sums_are_those_of_one_rank(name: str, payload: str, kind: str)
 
 
 @every_payload
-@pytest.mark.parametrize("epoch", [0, 2**31 - 3, BEFORE_THE_WRAP], ids=["fresh", "half", "wrap"])
+@pytest.mark.parametrize("epoch", [
+    pytest.param(0, id="fresh", marks=SLOW), pytest.param(2**31 - 3, id="half", marks=SLOW),
+    pytest.param(BEFORE_THE_WRAP, id="wrap"),
+])  # fmt: skip
 @pytest.mark.parametrize("buffers", [1, 2])
 def test_calls_in_a_row(buffers: int, epoch: int, payload: str) -> None:
     """Counts alone keep them apart: nobody synchronises. Ranks have other numbers of tokens in each call."""

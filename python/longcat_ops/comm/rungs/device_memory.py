@@ -116,9 +116,13 @@ class Region:
             return
         status, missing = kernels.STATUS[record.status], record.missing_ranks
         op = watch.op or "a collective"
-        slot = f"channel {record.channel}, block {record.block}, stage `{kernels.STAGES[record.stage]}`"
+        stage = kernels.STAGES[record.stage]
+        slot = f"channel {record.channel}, block {record.block}, stage `{stage}`"
         if status == "timeout":
-            seen = {rank: f"has come to barrier {record.seen}, not to {record.expected}" for rank in missing}
+            text = f"has come to barrier {record.seen}, not to {record.expected}"
+            if stage in kernels.EXPERT_STAGES:
+                text = f"its last mark is that of exchange {record.seen}, not of {record.expected}"
+            seen = dict.fromkeys(missing, text)
             raise watch.watch.poison(
                 LongcatTimeoutError(watch.watch.rank, op, slot, record.op, seen, "found by the kernel")
             )
