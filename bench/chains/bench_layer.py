@@ -2,7 +2,7 @@
 
     python -m pytest bench/chains/bench_layer.py
 
-With a Hopper GPU: model/layers.py ScMoELayer, random weights (22 GB), run eagerly, so the time includes what
+With a Hopper GPU: model/scmoe.py ScMoELayer, random weights (22 GB), run eagerly, so the time includes what
 Python and torch take between kernels; the layer is not made for graphs yet. Without one: a band by parts, by
 longcat_ops.perf.layer.
 """
@@ -20,10 +20,10 @@ from torch import Tensor
 from engine.decode_step import OnDevice
 from longcat_ops import LongcatFlashConfig, _library, perf
 from longcat_ops.model.cache import LatentCache
-from longcat_ops.model.layers import ScMoELayer
 from longcat_ops.model.precision import Precision
 from longcat_ops.model.rotary import RotaryTable
 from longcat_ops.model.rows import Rows
+from longcat_ops.model.scmoe import ScMoELayer
 from longcat_ops.perf.layer import CONTEXT, TOKENS, predicted
 from report import Report, band_us, devices
 

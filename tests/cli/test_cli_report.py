@@ -13,8 +13,9 @@ import longcat_ops
 from longcat_ops.cli import report, terminal
 from longcat_ops.engine import measure
 from longcat_ops.engine.text import TextStream
-from longcat_ops.model.layers import FFN, MLA, MoE
+from longcat_ops.model.layers import FFN, MLA
 from longcat_ops.model.mtp import MTP
+from longcat_ops.model.scmoe import MoE
 from support.cli_checkpoint import VOCAB, checkpoint, model, one_thread, train_tokenizer
 
 
@@ -36,18 +37,19 @@ def clock(monkeypatch) -> Counter:
     """A clock that only calls advance: MLA 1 s, dense FFN 10 s, MoE 100 s each. Returns the call counts."""
     calls: Counter[str] = Counter()
     prices = {MLA: 1, FFN: 10, MoE: 100, MTP: 0}
+    methods = {MLA: "attend", FFN: "forward", MoE: "experts", MTP: "forward"}
 
-    def priced(kind: type):
-        forward = kind.forward
+    def priced(kind: type, name: str):
+        method = getattr(kind, name)
 
         def run(self, *args):
             calls[kind.__name__] += 1
-            return forward(self, *args)
+            return method(self, *args)
 
         return run
 
-    for kind in prices:
-        monkeypatch.setattr(kind, "forward", priced(kind))
+    for kind, name in methods.items():
+        monkeypatch.setattr(kind, name, priced(kind, name))
     monkeypatch.setattr(measure, "_now", lambda model: float(sum(n * calls[k.__name__] for k, n in prices.items())))
     return calls
 

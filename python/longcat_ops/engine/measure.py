@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..model import LongcatFlashForCausalLM
+from ..model.stages import Stage, run
 from .generate import Generation, generate
 from .observer import Work
 
 PARTS = ("attention", "dense FFN", "MoE", "MTP", "head and rest")
+PART_OF = {  # of a stage of a layer
+    **dict.fromkeys(("attend_first", "project_second", "attend_second"), "attention"),
+    **dict.fromkeys(("first_ffn", "second_ffn"), "dense FFN"),
+    **dict.fromkeys(("route", "run_experts"), "MoE"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,54 +84,51 @@ def timed_generate(
 def time_by_part(
     model: LongcatFlashForCausalLM, ids: Tensor, max_new_tokens: int, **options: Any
 ) -> tuple[dict[str, float], Timing]:
-    """(seconds of the decode by part, its times), from hooks on the modules; a run of its own, as hooks cost time.
+    """(seconds of the decode by part, its times), by the stages of layers; a run of its own, since that costs time.
 
-    The MTP head counts as a whole, with the attention and the FFN inside it; its logits are under "head and rest".
+    A norm counts to the stage that it ends. The MTP head counts as a whole; its logits are under "head and rest".
     """
     seconds = dict.fromkeys(PARTS, 0.0)
     clock = _PromptClock(model)
-    with _part_hooks(model, seconds, lambda: not clock.inside):
+    with _timed(model, seconds, lambda: not clock.inside):
         start = _now(model)
-        result = generate(model, [ids], max_new_tokens, observer=clock, **options)
+        result = generate(model, [ids], max_new_tokens, observer=clock, **options | {"graph": False})
         total = _now(model) - start - clock.seconds
     seconds["head and rest"] = max(0.0, total - sum(seconds.values()))
     return seconds, Timing(clock.seconds, max(total, 1e-9), max(0, len(result.num_real[0]) - 1))
 
 
 @contextmanager
-def _part_hooks(
-    model: LongcatFlashForCausalLM, seconds: dict[str, float], counts: Callable[[], bool]
-) -> Iterator[None]:
+def _timed(model: LongcatFlashForCausalLM, seconds: dict[str, float], counts: Callable[[], bool]) -> Iterator[None]:
+    """The times of stages and of the MTP head go to their parts in `seconds`, while `counts`."""
     started: list[float] = []
 
     def before(*_: object) -> None:
         started.append(_now(model))
 
-    def after(part: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            spent = _now(model) - started.pop()
-            if counts():
-                seconds[part] += spent
+    def after(part: str) -> None:
+        spent = _now(model) - started.pop()
+        if counts():
+            seconds[part] += spent
 
-        return hook
+    def execute(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
+        for one in stages:
+            before()
+            values |= run(layer, one, rows, values)
+            after(PART_OF.get(one.name, "head and rest"))
+        return values[wanted]
 
+    execute_before, model.execute = model.execute, execute
     handles = []
-    for module, part in _parts(model):
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(part))]
+    if model.mtp is not None:
+        handles.append(model.mtp.register_forward_pre_hook(before))
+        handles.append(model.mtp.register_forward_hook(lambda *_: after("MTP")))
     try:
         yield
     finally:
+        model.execute = execute_before
         for handle in handles:
             handle.remove()
-
-
-def _parts(model: LongcatFlashForCausalLM) -> Iterator[tuple[nn.Module, str]]:
-    for layer in model.layers:
-        yield from ((module, "attention") for module in layer.self_attn)
-        yield from ((module, "dense FFN") for module in layer.mlps)
-        yield layer.mlp, "MoE"
-    if model.mtp is not None:
-        yield model.mtp, "MTP"
 
 
 def _now(model: LongcatFlashForCausalLM) -> float:

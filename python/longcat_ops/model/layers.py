@@ -1,4 +1,4 @@
-"""The blocks of one ScMoE layer: linear, RMSNorm, RoPE, MLA (plain and absorbed), dense FFN, MoE with zero experts.
+"""The blocks that layers and the MTP head share: linear, RMSNorm, MLA (plain and absorbed), dense FFN.
 
 Weights come from a `source` (see model/source.py), asked by published tensor name while a block is built.
 Accumulation happens in `acc_dtype(x)`: fp32, or fp64 in an fp64 model. In a decode pass a row's bits depend on nothing
@@ -8,13 +8,11 @@ but the row and its past; a chunk of a prompt, whose rows are fixed by their pos
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .. import _environment
-from ..ops.router import split_bf16x3
 from ..reference.sums import acc_dtype
-from . import products, prompt_experts
+from . import products
 from .block import Block
 from .config import LongcatFlashConfig
 from .derived import DerivingBlock
@@ -43,7 +41,7 @@ class Linear(Block):
     def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
         """x [T,K] -> [T,N] in the model's dtype."""
         if not self.fp8 and rows.count is None:
-            return F.linear(_dense(x), self.weight)
+            return F.linear(dense_of(x), self.weight)
         tokens, dtype = (len(x.pair[0]), self.dtype) if isinstance(x, Quantised) else (len(x), x.dtype)
         return self.into(self.weight.new_empty((tokens, len(self.weight)), dtype=dtype), x, rows.count)
 
@@ -52,11 +50,11 @@ class Linear(Block):
         `count` i32[1] rows, or all.
         """
         if not self.fp8:
-            return products.linear(_dense(x), self.weight, out, count)
+            return products.linear(dense_of(x), self.weight, out, count)
         return products.fp8_linear(x, (self.weight, self.scale), out, count)
 
 
-def _dense(x: Tensor | Quantised) -> Tensor:
+def dense_of(x: Tensor | Quantised) -> Tensor:
     return x.x if isinstance(x, Quantised) else x
 
 
@@ -138,11 +136,19 @@ class MLA(DerivingBlock):
 
     def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
         """x [T,H] -> [T,H]; stores the latent rows of the tokens, then attends over each past and itself."""
+        return self.attend(self.project(x, rows), rows)
+
+    def project(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
+        """x [T,H] -> queries [T,h,nope+rope]; stores the latent rows of the tokens."""
         q, _ = self.q_a_layernorm.before(self.q_b_proj.fp8, self.q_a_proj(x, rows))
         q = self.q_b_proj(q, rows).unflatten(1, (self.heads, -1))
         norm, latents = self.kv_a_layernorm, rows.cache.rows[self.slot]
         where = rows.cache.page_table, rows.sequence, rows.position
         ops_for(q.dtype).mla_write(self.kv_a_proj(x, rows), norm.gained, norm.eps, rows.rope, *where, latents)
+        return q
+
+    def attend(self, q: Tensor, rows: Rows | PromptRows) -> Tensor:
+        """Queries [T,h,nope+rope] -> [T,H], over each past and the row itself, which `project` has stored."""
         attend = self.attend_plain if isinstance(rows, PromptRows) else self.attend_absorbed
         return self.o_proj(attend(q, rows), rows)
 
@@ -206,80 +212,3 @@ class FFN(Block):
         if not self.down_proj.fp8:
             return self.down_proj(operators.silu_and_mul(gate_up), rows)
         return self.down_proj(Quantised(None, operators.silu_and_mul_quant_fp8(gate_up)), rows)
-
-
-class MoE(DerivingBlock):
-    """Router over FFN + zero experts in fp32, then the expert chain (LongCat-Flash technical report, section 2.1 and
-    eq. 8).
-    """
-
-    origin, derived = "router", ("router_split",)
-
-    def __init__(self, source: Source, name: str, config: LongcatFlashConfig) -> None:
-        super().__init__()
-        c, wide = config, acc_dtype(source.dtype)
-        router = f"{name}.router"
-        self.config = config
-        self.register_buffer(
-            "router", source.dense(f"{router}.classifier.weight", (c.num_experts, c.hidden_size), wide)
-        )
-        self.register_buffer("bias", source.dense(f"{router}.e_score_correction_bias", (c.num_experts,), wide))
-        gate_up, down = source.experts(f"{name}.experts", c.n_routed_experts, c.expert_ffn_hidden_size, c.hidden_size)
-        for key, weight in (("gate_up", gate_up), ("down", down)):
-            data, scale = weight if isinstance(weight, tuple) else (weight, None)
-            self.register_buffer(key, data)
-            self.register_buffer(f"{key}_scale", scale)
-        self.renew()
-
-    def derive(self, weight: Tensor) -> tuple[Tensor | None]:
-        """router_split bf16 [3,E,H]: the terms that the kernel for Hopper reads in place of the router's weight."""
-        reads_weight = weight.device.type == "cpu" and _environment.backend() != "emu"
-        return (None if weight.dtype == torch.float64 or reads_weight else split_bf16x3(weight),)
-
-    def forward(self, x: Tensor, rows: Rows | PromptRows) -> Tensor:
-        """x [T,H] -> [T,H] in x's dtype; appends num_real u8[T] to `rows.num_real`."""
-        c = self.config
-        routes, (split,) = ops_for(self.router.dtype), self.kept()
-        routing = routes.moe_route(
-            routes.router_gemm(x, self.router, split=split), self.bias, top_k=c.moe_topk, num_experts=c.num_experts,
-            num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.count, errors=rows.errors,
-        )  # fmt: skip
-        rows.num_real.append(routing.num_real)
-        chain = ops_for(x.dtype, x.device)
-        plan = chain.moe_plan(routing.ids, len(self.down), routing.weights)  # without one, ids are read on the host
-        rows_each = len(x) * c.moe_topk / c.num_experts
-        if isinstance(rows, PromptRows) and prompt_experts.pay(x, self.gate_up, self.down, rows_each):
-            return prompt_experts.fused_moe(x, routing, self.gate_up, self.down, plan)
-        gate_up = self.gate_up if self.gate_up_scale is None else (self.gate_up, self.gate_up_scale)
-        down = self.down if self.down_scale is None else (self.down, self.down_scale)
-        return chain.fused_moe(x, routing, gate_up, down, plan=plan)
-
-
-class ScMoELayer(Block):
-    """Two attentions, two dense FFNs, and a MoE on a shortcut from the first post-attention norm to the output
-    (LongCat-Flash technical report, section 2).
-    """
-
-    def __init__(self, source: Source, name: str, config: LongcatFlashConfig, layer: int) -> None:
-        super().__init__()
-        c, hidden = config, config.hidden_size
-
-        def norm(kind: str, i: int) -> RMSNorm:
-            return RMSNorm(source, f"{name}.{kind}.{i}", hidden, c.rms_norm_eps)
-
-        self.input_layernorm = nn.ModuleList(norm("input_layernorm", i) for i in (0, 1))
-        self.post_attention_layernorm = nn.ModuleList(norm("post_attention_layernorm", i) for i in (0, 1))
-        self.self_attn = nn.ModuleList(MLA(source, f"{name}.self_attn.{i}", c, 2 * layer + i) for i in (0, 1))
-        self.mlps = nn.ModuleList(FFN(source, f"{name}.mlps.{i}", hidden, c.ffn_hidden_size) for i in (0, 1))
-        self.mlp = MoE(source, f"{name}.mlp", c)
-
-    def forward(self, x: Tensor, rows: Rows | PromptRows) -> Tensor:
-        """x [T,H] -> [T,H] in x's dtype: both attentions write their cache rows, the MoE appends to `rows.num_real`."""
-        attention, ffn = self.self_attn, self.mlps
-        n, _ = self.input_layernorm[0].before(attention[0].fp8, x)
-        p, h = self.post_attention_layernorm[0].before(ffn[0].fp8, attention[0](n, rows), x)
-        shortcut = self.mlp(_dense(p), rows)  # needed only at the end: everything below can run beside it
-        n, h = self.input_layernorm[1].before(attention[1].fp8, ffn[0](p, rows), h)
-        p, h = self.post_attention_layernorm[1].before(ffn[1].fp8, attention[1](n, rows), h)
-        add = ops_for(x.dtype).add_rows
-        return add(add(h, ffn[1](p, rows)), shortcut)

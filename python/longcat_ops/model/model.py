@@ -15,13 +15,15 @@ from .cache import LatentCache
 from .checks import check_call
 from .config import LongcatFlashConfig
 from .derived import DerivingBlock
-from .layers import MLA, Linear, RMSNorm, ScMoELayer, acc_dtype
+from .layers import MLA, Linear, RMSNorm, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
 from .products import attends, linear, on_kernels, ops_for, whole_columns
 from .rotary import RotaryTable
 from .rows import DECODE_TOKENS, PromptRows, Rows, by_row
+from .scmoe import ScMoELayer
 from .source import RandomSource, Recorder, Source, StateDictSource, released
+from .stages import serial
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
 
@@ -63,7 +65,7 @@ class LongcatFlashForCausalLM(Block):
             else c.num_nextn_predict_layers
         )
         self.mtp = MTP(source, c) if wanted else None
-        self.rotary = RotaryTable(c)
+        self.rotary, self.execute = RotaryTable(c), serial
         multiplying = [m for m in self.modules() if isinstance(m, Linear | MLA)]
         self._product_sizes = {vocab, *(size for m in multiplying for size in m.product_sizes())}
         self.requires_grad_(False).eval()
@@ -86,11 +88,8 @@ class LongcatFlashForCausalLM(Block):
         """
         for name, group in (("ep_group", ep_group), ("tp_group", tp_group)):
             if group is not None:
-                raise LongcatUnsupportedError(
-                    message(
-                        "from_pretrained", name, "a process group", "None: parallel forward passes are not built yet"
-                    )
-                )
+                expected = "None: parallel forward passes are not built yet"
+                raise LongcatUnsupportedError(message("from_pretrained", name, "a process group", expected))
         from ..loading.checkpoint import CheckpointSource
 
         config = LongcatFlashConfig.from_pretrained(path)
@@ -256,7 +255,7 @@ class LongcatFlashForCausalLM(Block):
     def _target(self, ids: Tensor, rows: Rows | PromptRows, keep: slice = slice(None)) -> Step:
         x = ops_for(self.dtype).embed_rows(self.embed_tokens, ids.to(self.device).contiguous())
         for layer in self.layers:
-            x = layer(x, rows)
+            x = layer(x, rows, self.execute)
         hidden = self.norm(x)
         return Step(self.head(hidden[keep], rows.count), hidden, rows.num_real)
 

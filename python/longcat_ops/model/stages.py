@@ -1,0 +1,161 @@
+"""A layer as a list of named stages, each with what it needs and what it gives, and executors of such a list.
+
+The list is one legal order; what a stage declares says which others there are. So the same stages run one after
+another, on two streams of a GPU with the communication beside the computation (single-batch overlap: LongCat-Flash
+technical report, arXiv:2509.01322, section 6.1.1), on two threads, or in any order that the declarations allow, and the
+bits are the same: an executor that finds others has found a declaration that is wrong.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import LongcatError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: the method `name` of its layer, called with the rows of the pass and the values that it needs, in this
+    order; returns what it gives, a tuple where that is more than one value. communicates: its kernels move rows between
+    ranks, on the stream of communication.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    gives: tuple[str, ...]
+    communicates: bool = False
+
+
+def stage(name: str, needs: str, gives: str, communicates: bool = False) -> Stage:
+    """A stage by names that spaces separate."""
+    return Stage(name, tuple(needs.split()), tuple(gives.split()), communicates)
+
+
+def check(stages: Sequence[Stage], given: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raises LongcatError unless the list is a legal order: every value has one source, ahead of whoever needs it."""
+    known = set(given)
+    for one in stages:
+        for name in one.needs:
+            if name not in known:
+                raise LongcatError(f"stage {one.name} needs `{name}`, which no stage before it gives.")
+        for name in one.gives:
+            if name in known:
+                raise LongcatError(f"stage {one.name} gives `{name}`, which there is already.")
+            known.add(name)
+    for name in wanted:
+        if name not in known:
+            raise LongcatError(f"no stage gives `{name}`.")
+
+
+def run(layer: Any, one: Stage, rows: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """One stage: what it gives, by name."""
+    result = getattr(layer, one.name)(rows, *(values[name] for name in one.needs))
+    found = (result,) if len(one.gives) == 1 else result
+    if not isinstance(found, tuple) or len(found) != len(one.gives):
+        raise LongcatError(f"stage {one.name} gave no {len(one.gives)} values, which it declares: {one.gives}.")
+    return dict(zip(one.gives, found, strict=True))
+
+
+Executor = Callable[[Any, Sequence[Stage], Any, dict[str, Any], str], Any]
+
+
+def serial(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
+    """In the order of the list. A value goes when its last reader has run."""
+    last = {name: i for i, one in enumerate(stages) for name in one.needs}
+    for i, one in enumerate(stages):
+        values |= run(layer, one, rows, values)
+        for name in one.needs:
+            if last[name] == i and name != wanted:
+                values.pop(name, None)
+    return values[wanted]
+
+
+class AnyOrder:
+    """In orders drawn from all that the declarations allow."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+
+    def __call__(self, layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
+        left = list(stages)
+        while left:
+            ready = [one for one in left if all(name in values for name in one.needs)]
+            chosen = self._draw.choice(ready)
+            left.remove(chosen)
+            values |= run(layer, chosen, rows, values)
+        return values[wanted]
+
+
+def threads(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
+    """On two threads, communication on one of its own; each stage waits for what it needs."""
+    done = {name: threading.Event() for one in stages for name in one.gives}
+    failed: list[BaseException] = []
+    inference = torch.is_inference_mode_enabled()
+
+    def lane(communicates: bool) -> None:
+        try:
+            with torch.inference_mode(inference):
+                for one in stages:
+                    if one.communicates == communicates:
+                        for name in one.needs:
+                            if name in done:
+                                done[name].wait()
+                        if failed:
+                            return
+                        values.update(run(layer, one, rows, values))
+                        for name in one.gives:
+                            done[name].set()
+        except BaseException as error:
+            failed.append(error)
+            for event in done.values():
+                event.set()
+
+    other = threading.Thread(target=lane, args=(True,), name="longcat_ops.stages")
+    other.start()
+    lane(False)
+    other.join()
+    if failed:
+        raise failed[0]
+    return values[wanted]
+
+
+class Overlapped:
+    """On two streams of a GPU: computation on the current one, communication on `side`. A stream waits for an event of
+    the other only where a stage needs what the other gives; at the end the current stream waits for all. Capture-safe.
+    Without a GPU the two lanes are threads.
+    """
+
+    def __init__(self, side: Any = None) -> None:
+        self.side = side
+
+    def __call__(self, layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
+        if self.side is None:
+            return threads(layer, stages, rows, values, wanted)
+        current = torch.cuda.current_stream()
+        lane_of = {name: one.communicates for one in stages for name in one.gives}
+        crossed = {n for one in stages for n in one.needs if lane_of.get(n, one.communicates) != one.communicates}
+        events: dict[str, Any] = {}
+        start = torch.cuda.Event()
+        start.record(current)
+        self.side.wait_event(start)
+        for one in stages:
+            stream = self.side if one.communicates else current
+            with torch.cuda.stream(stream) if one.communicates else nullcontext():
+                for name in one.needs:
+                    if name in events and lane_of[name] != one.communicates:
+                        stream.wait_event(events[name])
+                values |= run(layer, one, rows, values)
+                for name in crossed.intersection(one.gives):
+                    events[name] = torch.cuda.Event()
+                    events[name].record(stream)
+        end = torch.cuda.Event()
+        end.record(self.side)
+        current.wait_event(end)  # also keeps the memory of both lanes until all of it has been read
+        return values[wanted]

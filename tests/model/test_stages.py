@@ -1,0 +1,160 @@
+"""A layer as a list of stages: every legal order, two threads and the serial list have the same bits; a wrong declaration
+is found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from longcat_ops import generate
+from longcat_ops.errors import LongcatError
+from longcat_ops.model import stages
+from longcat_ops.model.scmoe import ScMoELayer
+from longcat_ops.model.stages import AnyOrder, Overlapped, check, serial, stage, threads
+from longcat_ops.testing.op_results import bits
+from support import models
+
+PROMPTS = [torch.tensor([5, 9, 12, 7]), torch.tensor([3, 4, 5, 6, 7, 8, 9, 10, 11]), torch.tensor([8])]
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp8", "fp64"])
+def model(request):
+    dtype = torch.float64 if request.param == "fp64" else torch.bfloat16
+    return models.build(dtype, precision="fp8" if request.param == "fp8" else None)
+
+
+def passes(model, execute):
+    """Hidden rows of a prefill and a decode pass, and what the cache then holds."""
+    model.execute = execute
+    try:
+        cache = model.new_cache(3, 16)
+        with torch.inference_mode():
+            first = [model.prefill(cache, b, ids) for b, ids in enumerate(PROMPTS)]
+            cache.lengths.copy_(torch.tensor([len(ids) for ids in PROMPTS]))
+            step = model.decode(cache, [0, 1, 1, 2], [4, 9, 10, 1], torch.tensor([1, 2, 3, 4]))
+        return [*(s.logits for s in first), step.logits, step.num_real, cache.rows.clone()]
+    finally:
+        model.execute = serial
+
+
+def test_any_legal_order_has_the_same_bits(model):
+    right = bits(passes(model, serial))
+    for seed in range(50):
+        assert bits(passes(model, AnyOrder(seed))) == right, seed
+    for _ in range(3):
+        assert bits(passes(model, threads)) == right
+        assert bits(passes(model, Overlapped())) == right
+
+
+def test_orders_differ():
+    """The declarations leave more than one order, and all of them begin and end alike."""
+    gives, seen = {one.name: one.gives for one in ScMoELayer.STAGES}, set()
+
+    class Layer:
+        def __getattr__(self, name):
+            def method(order, *values):
+                order.append(name)
+                return tuple(gives[name]) if len(gives[name]) > 1 else gives[name][0]
+
+            return method
+
+    for seed in range(50):
+        order: list[str] = []
+        AnyOrder(seed)(Layer(), ScMoELayer.STAGES, order, {"x": 0}, "out")
+        seen.add(tuple(order))
+    assert len(seen) > 5 and all(order[0] == "attend_first" and order[-1] == "add" for order in seen)
+
+
+def test_the_lists_are_legal():
+    check(ScMoELayer.STAGES, ("x",), ("out",))
+
+
+@pytest.mark.parametrize(("change", "text"), [
+    (lambda s: [*s[:1], s[2], s[1], *s[3:]], "stage run_experts needs `routing`, which no stage before it gives"),
+    (lambda s: [*s, stage("again", "x", "p")], "stage again gives `p`, which there is already"),
+    (lambda s: s[:-1], "no stage gives `out`"),
+])  # fmt: skip
+def test_a_list_that_is_not_legal(change, text):
+    with pytest.raises(LongcatError, match=text):
+        check(change(list(ScMoELayer.STAGES)), ("x",), ("out",))
+
+
+class Counter:
+    """A layer of three stages: the second changes what the first gave, in place, without saying so."""
+
+    HIDDEN = (
+        stage("make", "x", "a"),
+        stage("double", "a", "b"),
+        stage("change", "a", "c"),
+        stage("join", "b c", "out"),
+    )
+    MISSING = (stage("make", "x", "a"), stage("double", "", "b"), stage("join", "a b", "out"))
+    FEWER = (stage("make", "x", "a z"),)
+
+    def make(self, rows, x):
+        return x + 1
+
+    def double(self, rows, a):
+        return 2 * a
+
+    def change(self, rows, a):
+        time.sleep(0.001)
+        return a.add_(5)
+
+    def join(self, rows, *parts):
+        return sum(parts)
+
+
+def test_wrong_declarations_are_found():
+    """A write in place that is not declared, a need that is not, a value that is not given."""
+    layer = Counter()
+
+    def outputs(execute):
+        return execute(layer, Counter.HIDDEN, None, {"x": torch.ones(2)}, "out").tolist()
+
+    assert outputs(serial) == [11.0, 11.0]  # 2 * 2 + 7
+    assert {tuple(outputs(AnyOrder(seed))) for seed in range(20)} == {(11.0, 11.0), (21.0, 21.0)}
+    for execute in (serial, threads, AnyOrder(0)):
+        with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
+            execute(layer, Counter.MISSING, None, {"x": torch.ones(2)}, "out")
+        with pytest.raises(LongcatError, match="stage make gave no 2 values"):
+            execute(layer, Counter.FEWER, None, {"x": torch.ones(2)}, "a")
+
+
+def test_threads_run_beside_each_other_and_end_together():
+    """Each of two stages waits until the other has begun; an error of one ends both."""
+    meet = threading.Barrier(2, timeout=20)
+    both = (stage("first", "x", "a", True), stage("second", "x", "b"), stage("join", "a b", "out"))
+    layer = SimpleNamespace(first=lambda r, x: meet.wait() >= 0, second=lambda r, x: meet.wait() >= 0,
+                            join=lambda r, a, b: (a, b) == (True, True))  # fmt: skip
+    assert threads(layer, both, None, {"x": 1}, "out") is True
+    layer.first = lambda r, x: 1 // 0
+    layer.second = lambda r, x: 0
+    with pytest.raises(ZeroDivisionError):
+        threads(layer, both, None, {"x": 1}, "out")
+    assert threading.active_count() < 20
+
+
+def test_values_go_when_nobody_needs_them():
+    """The serial executor keeps no more than a layer written out would."""
+    some = (stage("make", "x", "a"), stage("use", "a", "b"), stage("end", "b", "out"))
+    held: dict[str, object] = {"x": 0}
+    layer = SimpleNamespace(make=lambda r, x: "a", use=lambda r, a: sorted(held), end=lambda r, b: (b, sorted(held)))
+    assert serial(layer, some, None, held, "out") == (["a"], ["b"]) and sorted(held) == ["out"]
+
+
+def test_a_text_is_the_same_on_two_threads(model):
+    if model.dtype == torch.float64:
+        pytest.skip("one dtype less: generate runs fp64 row by row, which takes long")
+    right = generate(model, PROMPTS, 6, eos_token_id=-1, graph=False)
+    model.execute = threads
+    try:
+        again = generate(model, PROMPTS, 6, eos_token_id=-1, graph=False)
+    finally:
+        model.execute = serial
+    assert bits(again.sequences) == bits(right.sequences)
+    assert stages.serial is model.execute
