@@ -1,5 +1,5 @@
-"""A layer as a list of stages: every legal order, two threads and the serial list have the same bits; a wrong declaration
-is found."""
+"""A layer as a list of stages: every legal order, two threads and the serial list have the same bits; a declaration
+that is wrong is found."""
 
 from __future__ import annotations
 

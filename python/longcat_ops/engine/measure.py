@@ -16,11 +16,13 @@ from ..model.stages import Stage, run
 from .generate import Generation, generate
 from .observer import Work
 
-PARTS = ("attention", "dense FFN", "MoE", "MTP", "head and rest")
+REST = "head and rest"
+PARTS = ("attention", "dense FFN", "MoE", "MTP", REST)
 PART_OF = {  # of a stage of a layer
     **dict.fromkeys(("attend_first", "project_second", "attend_second"), "attention"),
     **dict.fromkeys(("first_ffn", "second_ffn"), "dense FFN"),
     **dict.fromkeys(("route", "run_experts"), "MoE"),
+    "add": REST,
 }
 
 
@@ -94,7 +96,7 @@ def time_by_part(
         start = _now(model)
         result = generate(model, [ids], max_new_tokens, observer=clock, **options | {"graph": False})
         total = _now(model) - start - clock.seconds
-    seconds["head and rest"] = max(0.0, total - sum(seconds.values()))
+    seconds[REST] = max(0.0, total - sum(seconds.values()))
     return seconds, Timing(clock.seconds, max(total, 1e-9), max(0, len(result.num_real[0]) - 1))
 
 
@@ -108,14 +110,14 @@ def _timed(model: LongcatFlashForCausalLM, seconds: dict[str, float], counts: Ca
 
     def after(part: str) -> None:
         spent = _now(model) - started.pop()
-        if counts():
+        if counts() and part != REST:  # what is left of the whole
             seconds[part] += spent
 
     def execute(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
         for one in stages:
             before()
             values |= run(layer, one, rows, values)
-            after(PART_OF.get(one.name, "head and rest"))
+            after(PART_OF[one.name])
         return values[wanted]
 
     execute_before, model.execute = model.execute, execute
