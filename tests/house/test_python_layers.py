@@ -44,7 +44,7 @@ ASKED_BY = {"integrations": {"doctor"}}
 ALLOWED = {
     # `from_pretrained` is a method of the model, and loading a checkpoint builds the model over a Recorder to learn its
     # tensors. So the model imports the loader only inside that call.
-    ("model.model", "loading.checkpoint"),
+    ("model.model", "loading.load"),
 }
 # Frameworks: the adapters of `integrations` import them only when called.
 FRAMEWORKS = {"transformers", "deep_gemm", "vllm", "sglang"}
@@ -196,9 +196,9 @@ CLEAN = {
     "ops/registry.py": "from ..types import T\n",
     "ops/moe.py": "import numpy\nfrom .. import _library\nfrom ..reference.gemm import f\nfrom .registry import OPS\n",
     "model/__init__.py": "",
-    "model/model.py": "from .. import ops\ndef late():\n    from ..loading.checkpoint import read\n",
+    "model/model.py": "from .. import ops\ndef late():\n    from ..loading.load import load\n",
     "loading/__init__.py": "",
-    "loading/checkpoint.py": "from ..model.model import M\n",
+    "loading/load.py": "from ..model.model import M\n",
     "compat/__init__.py": "from ..ops.moe import f\n",
     "integrations/__init__.py": "",
     "integrations/hf/__init__.py": "def late():\n    import torch\n    from . import patches\n",
@@ -212,7 +212,7 @@ CLEAN = {
 PLANTED = {
     "nothing": ("ops/moe.py", "", []),
     "itself": ("ops/moe.py", "from . import moe", []),
-    "down to the package": ("loading/checkpoint.py", "from .. import __version__", []),
+    "down to the package": ("loading/load.py", "from .. import __version__", []),
     "up": ("ops/moe.py", "from ..model.model import M", ["ops.moe: imports model.model"]),
     "up, absolute": ("ops/moe.py", "import longcat_ops.model", ["ops.moe: imports model"]),
     "up, a module": ("ops/moe.py", "from longcat_ops.model import model", ["ops.moe: imports model.model"]),

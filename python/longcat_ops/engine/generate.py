@@ -13,6 +13,7 @@ from ..errors import LongcatError, LongcatUnsupportedError, message
 from ..model import LatentCache, LongcatFlashForCausalLM
 from ..model.block import in_own_dtypes
 from ..model.checks import require
+from ..model.model import prompt_passes
 from .checks import check_prompts, check_sampling, check_stop_ids, check_switches
 from .observer import Observer, Unobserved, Work
 from .step import DecodeStep, Sampling, Tokens
@@ -90,6 +91,8 @@ def generate(
         graph: whether a step is captured once and then replayed (engine/step_graph.py), which changes no token. None:
             where it can be and pays.
 
+    Of a model of several ranks, every rank calls it, with prompts of its own and the same other arguments.
+
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
         max_position_embeddings, an argument out of range or no stop id; LongcatUnsupportedError for graph=True where
@@ -137,6 +140,7 @@ class _Run:
         self.sampling, self.graph = sampling, graph
         self.speculative = speculative and model.mtp is not None
         self.stop_ids = check_stop_ids(model.config, eos_token_id)
+        self._behind = 0
 
     @torch.inference_mode()
     @in_own_dtypes
@@ -150,11 +154,31 @@ class _Run:
         )  # fmt: skip
         for s in sequences:
             cache.reserve(s.index, limits[s.index])
+        self._in_step(sum(prompt_passes(len(s.ids)) for s in sequences))
+        for s in sequences:
             self._prefill(s, cache, step)
+        self._idle()
         run = self._captured(step) if replays else step
-        while live := [s for s in sequences if not s.done]:
-            step.live, step.live_rows = len(live), sum(1 + s.num_drafts for s in live)
-            self._read(run(), live, step)
+        while True:
+            live = [s for s in sequences if not s.done]
+            if not self._in_step(int(bool(live))):
+                return
+            if live:
+                step.live, step.live_rows = len(live), sum(1 + s.num_drafts for s in live)
+                self._read(run(), live, step)
+            self._idle()
+
+    def _in_step(self, passes: int) -> int:
+        """Says to the other ranks of the model how many passes this one makes next; returns the most of any."""
+        parallel = self.model.parallel
+        most = passes if parallel is None else max(parallel.agree(passes))
+        self._behind = most - passes
+        return most
+
+    def _idle(self) -> None:
+        """The passes that other ranks make beyond this one's."""
+        for _ in range(self._behind):
+            self.model.parallel.idle(self.model)
 
     def _replays(self, new: int) -> bool:
         """Whether steps are captured and replayed."""

@@ -123,6 +123,8 @@ def obstacle_to_capture(model: LongcatFlashForCausalLM) -> str | None:
     """Why a step of the model cannot be captured; None: it can."""
     if model.row_by_row:
         return "some of its products have no kernel for this dtype and size, so its rows run one by one"
+    if model.parallel is not None:
+        return "its experts are on several ranks, and a step with exchanges cannot be captured yet"
     if not model.decodes_on_kernels:
         return "its attention has no kernel for these widths, or a product for a number of columns off 8"
     return _obstacle(model.device.type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ def read_index(file: Path) -> dict[str, str]:
 
 
 def expected_tensors(config: LongcatFlashConfig, *, mtp: bool, mtp_embedding: bool = False,
-                     experts: range | None = None) -> dict[str, Expected]:  # fmt: skip
+                     experts: Sequence[int] | None = None) -> dict[str, Expected]:  # fmt: skip
     """Every tensor a network of this configuration loads, by published name, found by building it without weights."""
     from ..model.model import LongcatFlashForCausalLM
 
@@ -194,7 +194,8 @@ class CheckpointSource(Source):
     """Reads each tensor when the model asks for it; experts of other ranks are never touched."""
 
     def __init__(self, path: str | Path, config: LongcatFlashConfig, dtype: torch.dtype | None = None, *,
-                 device: torch.device | str = "cpu", precision: str | Path | None = None, experts: range | None = None,
+                 device: torch.device | str = "cpu", precision: str | Path | None = None,
+                 experts: Sequence[int] | None = None,
                  progress: bool | None = None) -> None:  # fmt: skip
         self.header = header = Header(path)
         stored = header.dtype.get("model.embed_tokens.weight", torch.bfloat16)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import LongcatUnsupportedError, message
 from .block import Block, in_own_dtypes
 from .cache import LatentCache
 from .checks import check_call
@@ -18,11 +17,12 @@ from .derived import DerivingBlock
 from .layers import MLA, Linear, RMSNorm, acc_dtype
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
+from .parallel import Parallel
 from .products import attends, linear, on_kernels, ops_for, whole_columns
 from .rotary import RotaryTable
 from .rows import DECODE_TOKENS, PromptRows, Rows, by_row
 from .scmoe import ScMoELayer
-from .source import RandomSource, Recorder, Source, StateDictSource, released
+from .source import RandomSource, Recorder, Source, StateDictSource
 from .stages import serial
 
 CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
@@ -66,6 +66,7 @@ class LongcatFlashForCausalLM(Block):
         )
         self.mtp = MTP(source, c) if wanted else None
         self.rotary, self.execute = RotaryTable(c), serial
+        self.parallel: Parallel | None = None
         multiplying = [m for m in self.modules() if isinstance(m, Linear | MLA)]
         self._product_sizes = {vocab, *(size for m in multiplying for size in m.product_sizes())}
         self.requires_grad_(False).eval()
@@ -81,22 +82,15 @@ class LongcatFlashForCausalLM(Block):
                 stored, "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy
                 (model/precision.py).
             device: cpu, or a CUDA device that this machine has.
-            ep_group, tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
+            ep_group: a process group whose ranks share the FFN experts; each reads its own alone, and has tokens of its
+                own (model/parallel.py). tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
 
         Raises: LongcatCheckpointError naming the file, or all missing, unexpected and mis-shaped tensors; no weight
             is read then. LongcatUnsupportedError for a device that is not here, likewise.
         """
-        for name, group in (("ep_group", ep_group), ("tp_group", tp_group)):
-            if group is not None:
-                expected = "None: parallel forward passes are not built yet"
-                raise LongcatUnsupportedError(message("from_pretrained", name, "a process group", expected))
-        from ..loading.checkpoint import CheckpointSource
+        from ..loading.load import load
 
-        config = LongcatFlashConfig.from_pretrained(path)
-        with released(
-            CheckpointSource(path, config, dtype, device=device, precision=precision, progress=progress)
-        ) as source:
-            return cls(source, config)
+        return load(cls, path, ep_group, tp_group, dtype, device=device, precision=precision, progress=progress)
 
     @classmethod
     def from_state_dict(cls, config: LongcatFlashConfig, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32,
@@ -290,6 +284,11 @@ def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
         stop = min(end, (start // CHUNK + 1) * CHUNK)
         yield start, stop
         start = stop
+
+
+def prompt_passes(length: int) -> int:
+    """Passes of a prompt of so many tokens."""
+    return sum(1 for _ in _chunks(0, length))
 
 
 def _join(steps: list[Step]) -> Step:

@@ -6,20 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from .. import _environment
+from ..comm import Dispatch, ExpertParallel
+from ..ops import bf16_gemm, gemm, moe
 from ..ops.router import split_bf16x3
+from ..reference.experts import products
 from ..reference.sums import acc_dtype
-from ..types import Routing
+from ..types import Fp8Pair, Routing
 from . import prompt_experts
 from .block import Block
 from .config import LongcatFlashConfig
 from .derived import DerivingBlock
 from .layers import FFN, MLA, RMSNorm, dense_of
+from .parallel import Parallel
 from .products import Quantised, ops_for
 from .rows import PromptRows, Rows
 from .source import Source
 from .stages import Executor, serial, stage
 
 AnyRows = Rows | PromptRows
+
+
+Arrived = tuple[Tensor, Tensor | None, Tensor, Dispatch]  # q, s, offsets, handle
 
 
 class MoE(DerivingBlock):
@@ -29,11 +36,13 @@ class MoE(DerivingBlock):
 
     origin, derived = "router", ("router_split",)
 
-    def __init__(self, source: Source, name: str, config: LongcatFlashConfig) -> None:
+    def __init__(self, source: Source, name: str, config: LongcatFlashConfig, layer: int) -> None:
         super().__init__()
         c, wide = config, acc_dtype(source.dtype)
         router = f"{name}.router"
-        self.config = config
+        self.config, self.layer = config, layer
+        self.parallel: Parallel | None = None
+        self.exchange: ExpertParallel | None = None
         self.register_buffer(
             "router", source.dense(f"{router}.classifier.weight", (c.num_experts, c.hidden_size), wide)
         )
@@ -59,7 +68,17 @@ class MoE(DerivingBlock):
             num_zero_experts=c.zero_expert_num, scale=c.routed_scaling_factor, num_valid=rows.count, errors=rows.errors,
         )  # fmt: skip
         rows.num_real.append(routing.num_real)
-        return routing
+        return routing if self.parallel is None else self.parallel.placed(routing, self.layer)
+
+    def join(self, parallel: Parallel) -> None:
+        """This rank's part of the experts is here, and rows travel to those of others. Collective."""
+        self.parallel = parallel
+        self.exchange = parallel.exchange("fp8" if self.gate_up_scale is not None else "bf16")
+
+    def weights(self) -> tuple[Tensor | Fp8Pair, Tensor | Fp8Pair]:
+        """(gate_up, down) of the experts that are here."""
+        gate_up = self.gate_up if self.gate_up_scale is None else (self.gate_up, self.gate_up_scale)
+        return gate_up, self.down if self.down_scale is None else (self.down, self.down_scale)
 
     def experts(self, x: Tensor, routing: Routing, rows: Rows | PromptRows) -> Tensor:
         """The sum of the experts of x [T,H], zero experts included."""
@@ -68,9 +87,28 @@ class MoE(DerivingBlock):
         rows_each = len(x) * c.moe_topk / c.num_experts
         if isinstance(rows, PromptRows) and prompt_experts.pay(x, self.gate_up, self.down, rows_each):
             return prompt_experts.fused_moe(x, routing, self.gate_up, self.down, plan)
-        gate_up = self.gate_up if self.gate_up_scale is None else (self.gate_up, self.gate_up_scale)
-        down = self.down if self.down_scale is None else (self.down, self.down_scale)
-        return chain.fused_moe(x, routing, gate_up, down, plan=plan)
+        return chain.fused_moe(x, routing, *self.weights(), plan=plan)
+
+    def no_routing(self, nothing: Tensor) -> Routing:
+        """The routing of no rows."""
+        k, device = self.config.moe_topk, nothing.device
+
+        def none(*sizes: int, dtype: torch.dtype) -> Tensor:
+            return torch.empty(sizes, dtype=dtype, device=device)
+
+        return Routing(
+            none(0, k, dtype=torch.int32), none(0, k, dtype=torch.float32), none(0, dtype=torch.float32),
+            none(0, dtype=torch.uint8), torch.zeros(self.config.num_experts, dtype=torch.int32, device=device),
+            torch.zeros(1, dtype=torch.int32, device=device),
+        )  # fmt: skip
+
+    def local_experts(self, arrived: Arrived) -> Tensor:
+        """The outputs of this rank's experts for the rows that came to them."""
+        q, s, offsets, handle = arrived
+        y = torch.empty((handle.rows, q.shape[1]), dtype=torch.bfloat16, device=q.device)
+        families = moe, gemm, bf16_gemm
+        rows = q if s is None else (q, s)
+        return products(families, rows, offsets, *self.weights(), y, max_m_hint=handle.max_m_hint)
 
 
 class ScMoELayer(Block):
@@ -89,11 +127,12 @@ class ScMoELayer(Block):
         self.post_attention_layernorm = nn.ModuleList(norm("post_attention_layernorm", i) for i in (0, 1))
         self.self_attn = nn.ModuleList(MLA(source, f"{name}.self_attn.{i}", c, 2 * layer + i) for i in (0, 1))
         self.mlps = nn.ModuleList(FFN(source, f"{name}.mlps.{i}", hidden, c.ffn_hidden_size) for i in (0, 1))
-        self.mlp = MoE(source, f"{name}.mlp", c)
+        self.mlp = MoE(source, f"{name}.mlp", c, layer)
 
     def forward(self, x: Tensor, rows: Rows | PromptRows, execute: Executor = serial) -> Tensor:
         """x [T,H] -> [T,H] in x's dtype: both attentions write their cache rows, the MoE appends to `rows.num_real`."""
-        return execute(self, self.STAGES, rows, {"x": x}, "out")
+        stages = self.STAGES if self.mlp.parallel is None else self.PARALLEL
+        return execute(self, stages, rows, {"x": x}, "out")
 
     # The MoE stands on a shortcut, needed only at the end: whatever lies between can run beside it.
     STAGES = (
@@ -106,6 +145,18 @@ class ScMoELayer(Block):
         stage("second_ffn", "p_second", "dense"),
         stage("add", "h_second dense shortcut", "out"),
     )
+    # The same with experts on other ranks: rows travel beside the first FFN and the second attention.
+    PARALLEL = (
+        *STAGES[:2],
+        stage("send_rows", "p routing", "sent", True),
+        *STAGES[3:5],
+        stage("receive_rows", "sent", "arrived", True),
+        stage("run_local_experts", "arrived", "y"),
+        stage("send_results", "y arrived", "returning", True),
+        *STAGES[5:7],
+        stage("receive_results", "returning p routing", "shortcut", True),
+        STAGES[7],
+    )
 
     def attend_first(self, rows: AnyRows, x: Tensor) -> tuple[Tensor | Quantised, Tensor]:
         """(what the dense FFN and the router see, the residual) behind the first attention."""
@@ -117,6 +168,30 @@ class ScMoELayer(Block):
 
     def run_experts(self, rows: AnyRows, p: Tensor | Quantised, routing: Routing) -> Tensor:
         return self.mlp.experts(dense_of(p), routing, rows)
+
+    def send_rows(self, rows: AnyRows, p: Tensor | Quantised, routing: Routing) -> Dispatch:
+        return self.mlp.exchange.dispatch_send(dense_of(p), routing)
+
+    def receive_rows(self, rows: AnyRows, sent: Dispatch) -> Arrived:
+        return self.mlp.exchange.dispatch_recv(sent)
+
+    def run_local_experts(self, rows: AnyRows, arrived: Arrived) -> Tensor:
+        return self.mlp.local_experts(arrived)
+
+    def send_results(self, rows: AnyRows, y: Tensor, arrived: Arrived) -> Dispatch:
+        handle = arrived[-1]
+        self.mlp.exchange.combine_send(y, handle)
+        return handle
+
+    def receive_results(self, rows: AnyRows, returning: Dispatch, p: Tensor | Quantised, routing: Routing) -> Tensor:
+        return self.mlp.exchange.combine_recv(returning, dense_of(p), routing)
+
+    def idle(self, nothing: Tensor) -> None:
+        """The exchanges of a pass in which this rank has no row: nothing [0,H]. Its experts may have rows of others."""
+        routing = self.mlp.no_routing(nothing)
+        arrived = self.receive_rows(None, self.send_rows(None, nothing, routing))
+        self.receive_results(None, self.send_results(None, self.run_local_experts(None, arrived), arrived), nothing,
+                             routing)  # fmt: skip
 
     def first_ffn(self, rows: AnyRows, p: Tensor | Quantised, h: Tensor) -> tuple[Tensor | Quantised, Tensor]:
         """(what the second attention sees, the residual)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,7 +47,8 @@ class Source:
     """Hands out weights in the precision asked for; subclasses say where a stored tensor lies: `fetch`, `has`."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu",
-                 precision: Precision | str | Path | None = None, experts: range | None = None) -> None:  # fmt: skip
+                 precision: Precision | str | Path | None = None,
+                 experts: Sequence[int] | None = None) -> None:  # fmt: skip
         if dtype not in DTYPES:
             fix = "dtype=torch.bfloat16: dense products refuse float16, which no LongCat holds"
             raise LongcatShapeError(

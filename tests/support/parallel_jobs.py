@@ -1,0 +1,86 @@
+"""Jobs of ranks: a network whose experts are shared out, beside one process that has all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import longcat_ops
+from longcat_ops import LongcatFlashForCausalLM
+from longcat_ops.model.stages import AnyOrder, serial, threads
+from longcat_ops.testing.op_results import bits
+from support.comm_faults import attempt
+from support.comm_pool import World
+
+PROMPTS = [
+    [5, 9, 12, 7],
+    [3, 4, 5, 6, 7, 8, 9, 10, 11],
+    [8],
+    [20, 21],
+    list(range(3, 40)),
+    [9] * 5,
+    [30, 2, 30],
+    [1, 17, 4, 4],
+]
+
+
+def prompts(vocab: int) -> list[torch.Tensor]:
+    return [torch.tensor([i % vocab for i in ids]) for ids in PROMPTS]
+
+
+def mine(items: list[Any], rank: int, ranks: int) -> list[Any]:
+    return items[rank::ranks]
+
+
+def texts(world: World, ranks: int, backend: str, folder: str, precision: str, new: int) -> list[str]:
+    """Greedy and sampled ids of this rank's prompts, plain and with drafts, and the logits of a decode pass."""
+    wrong = []
+    alone = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision)
+    model = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision, ep_group=world.group(ranks))
+    try:
+        everyones = prompts(alone.config.vocab_size)
+        own = mine(everyones, world.rank, ranks)
+        held = model.layers[0].mlp.down
+        wrong += ["experts"] * (len(held) != -(-alone.config.n_routed_experts // ranks))
+        for options in ({}, {"speculative": False}):
+            right = longcat_ops.generate(alone, everyones, new, eos_token_id=-1, **options)
+            got = longcat_ops.generate(model, own, new, eos_token_id=-1, **options)
+            same = bits(got.sequences) == bits(mine(right.sequences, world.rank, ranks))
+            wrong += [f"texts {options}"] * (not same)
+            wrong += [f"num_real {options}"] * (bits(got.num_real) != bits(mine(right.num_real, world.rank, ranks)))
+        for execute in (serial, threads, AnyOrder(3)):
+            model.execute = execute
+            wrong += [f"logits {execute}"] * (_logits(model, own) != _logits(alone, own))
+    finally:
+        model.parallel.close()
+    return wrong
+
+
+def _logits(model: LongcatFlashForCausalLM, own: list[torch.Tensor]) -> Any:
+    """Of a decode pass over this rank's sequences, behind the passes of their prompts; ranks stay in step."""
+    cache = model.new_cache(len(own), 64)
+    with torch.inference_mode():
+        for b, ids in enumerate(own):
+            model.prefill(cache, b, ids)
+            cache.lengths[b] = len(ids)
+        if model.parallel is not None:
+            for _ in range(max(model.parallel.agree(len(own))) - len(own)):
+                model.parallel.idle(model)
+        step = model.decode(cache, list(range(len(own))), [len(ids) for ids in own], torch.tensor([2] * len(own)))
+    return bits([step.logits, step.num_real])
+
+
+def refused(world: World, ranks: int, backend: str, folders: list[str], **options: Any) -> dict[str, Any]:
+    """What the constructor says, and whether a right one then works."""
+    group = world.group(ranks)
+    options = {name: value[world.rank] if isinstance(value, list) else value for name, value in options.items()}
+    dtype = {"float32": torch.float32}.get(options.pop("dtype", ""))
+    found = attempt(lambda: LongcatFlashForCausalLM.from_pretrained(
+        folders[world.rank], ep_group=group, dtype=dtype, **options
+    ))  # fmt: skip
+    right = LongcatFlashForCausalLM.from_pretrained(Path(folders[0]), ep_group=group)
+    found["works"] = len(longcat_ops.generate(right, [torch.tensor([5, 6])], 2).sequences[0])
+    right.parallel.close()
+    return found
