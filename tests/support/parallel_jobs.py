@@ -62,12 +62,12 @@ def _logits(model: LongcatFlashForCausalLM, own: list[torch.Tensor]) -> Any:
     """Of a decode pass over this rank's sequences, behind the passes of their prompts; ranks stay in step."""
     cache = model.new_cache(len(own), 64)
     with torch.inference_mode():
+        behind = 0 if model.parallel is None else max(model.parallel.agree(len(own))) - len(own)
         for b, ids in enumerate(own):
             model.prefill(cache, b, ids)
             cache.lengths[b] = len(ids)
-        if model.parallel is not None:
-            for _ in range(max(model.parallel.agree(len(own))) - len(own)):
-                model.parallel.idle(model)
+        for _ in range(behind):
+            model.parallel.idle(model)
         step = model.decode(cache, list(range(len(own))), [len(ids) for ids in own], torch.tensor([2] * len(own)))
     return bits([step.logits, step.num_real])
 
