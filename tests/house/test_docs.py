@@ -32,8 +32,8 @@ def test_the_two_dots_of_a_range_do_not_end_a_summary() -> None:
 
 def test_every_block_states_the_shapes_of_its_forward() -> None:
     blocks = [v for v in vars(layers).values() if inspect.isclass(v) and "forward" in vars(v)]
-    assert len(blocks) >= 6
-    for block in [*blocks, MTP, LongcatFlashForCausalLM]:
+    assert len(blocks) >= 4
+    for block in [*blocks, ScMoELayer, MTP, LongcatFlashForCausalLM]:
         assert re.search(r"\[[TB],\w", block.forward.__doc__ or ""), block
 
 
