@@ -10,6 +10,7 @@ from pathlib import Path
 
 from longcat_ops import _library, errors
 from longcat_ops.model import MTP, LongcatFlashForCausalLM, layers
+from longcat_ops.model.scmoe import ScMoELayer
 from longcat_ops.ops import emulated
 from longcat_ops.ops.registry import OPS
 
