@@ -173,19 +173,22 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxExperts, 1) ep_counts_kernel(LC_GRID_CONSTANT EpC
       }
     }
   }
+  const uint32_t sent = offset(v.rank, e.experts);
+  const uint32_t kept = offset(v.rank, (v.rank + 1) * e.local) - offset(v.rank, v.rank * e.local);
   if (thread == 0) {
-    const uint32_t received = first_of_rank(v.rank + 1) - first_of_rank(v.rank), sent = offset(v.rank, e.experts);
-    const uint32_t kept = offset(v.rank, (v.rank + 1) * e.local) - offset(v.rank, v.rank * e.local);
+    const uint32_t received = first_of_rank(v.rank + 1) - first_of_rank(v.rank);
     ptx::store_global(p.offsets + e.local, static_cast<int32_t>(received));
     ptx::store_global(table.first + e.experts, received);
     ptx::store_global(e.call + kCallRemote, received - kept);
     ptx::store_global(e.call + kCallEpoch, epoch);
     ptx::store_global(e.head + kHeadEpoch, epoch);
-    count(e, kRowsSent, sent);
-    count(e, kRowsToOthers, sent - kept);
-    count(e, kChoicesNotSent, p.choices - sent);
-    count(e, kBytesToOthers, (sent - kept) * p.row_bytes);
   }
+  // A counter each: one thread would wait for four loads in turn.
+  const uint64_t more = thread == kRowsSent         ? sent
+                        : thread == kRowsToOthers   ? sent - kept
+                        : thread == kChoicesNotSent ? p.choices - sent
+                                                    : (sent - kept) * p.row_bytes;
+  if (thread <= kBytesToOthers) count(e, static_cast<ExpertCounter>(thread), more);
 }
 
 }  // namespace longcat_ops::comm
