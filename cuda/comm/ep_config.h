@@ -69,7 +69,10 @@ constexpr int64_t combine_blocks(const ExpertShape& s) {
   return blocks > 0 ? blocks : 1;  // one block flags, even if no row can come
 }
 
-// The counting block: a thread per expert.
-constexpr int counts_threads(int64_t experts) { return static_cast<int>(align_up(experts, kWarpLanes)); }
+// The counting block: a thread per line, so that none waits for two lines in turn; the most experts have one line more
+// than a block has threads.
+constexpr int counts_threads(int64_t experts) {
+  return static_cast<int>(at_most(align_up(experts + 1, kWarpLanes), kMaxExperts));
+}
 
 }  // namespace longcat_ops::comm

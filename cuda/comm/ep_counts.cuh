@@ -87,7 +87,8 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxExperts, 1) ep_counts_kernel(LC_GRID_CONSTANT EpC
   const auto load = [&](uint32_t array, uint32_t i) { return ptx::load_shared<uint32_t>(base + array + 4 * i); };
   const uint32_t warps = p.threads / kWarpLanes;
 
-  // A rank that has given up sends nothing, so that a stream of calls ends early.
+  // A rank that has given up sends nothing, so that a stream of calls ends early. All loads are in flight together.
+  const uint32_t own = thread < row ? static_cast<uint32_t>(ptx::load_global(p.plan_offsets + thread)) : 0;
   const uint32_t epoch = epoch_after(ptx::load_global(e.head + kHeadEpoch));
   if (thread == 0) {
     const bool aborted = is_aborted(v);
@@ -101,7 +102,7 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxExperts, 1) ep_counts_kernel(LC_GRID_CONSTANT EpC
   const uint64_t lines = e.lines + kLlLineBytes * (epoch % kLlParities * v.ranks * row);
   LC_NO_UNROLL
   for (uint32_t i = thread; i < row; i += p.threads) {
-    const ptx::Vec8 line{static_cast<uint32_t>(ptx::load_global(p.plan_offsets + i)), epoch};
+    const ptx::Vec8 line{i == thread ? own : static_cast<uint32_t>(ptx::load_global(p.plan_offsets + i)), epoch};
     LC_NO_UNROLL
     for (uint32_t rank = 0; rank < v.ranks; ++rank)
       ptx::store_relaxed_sys(reinterpret_cast<ptx::Vec8*>(v.memory[rank] + lines) + v.rank * row + i, line);
@@ -173,19 +174,22 @@ LC_KERNEL LC_LAUNCH_BOUNDS(kMaxExperts, 1) ep_counts_kernel(LC_GRID_CONSTANT EpC
       }
     }
   }
+  const uint32_t sent = offset(v.rank, e.experts);
+  const uint32_t kept = offset(v.rank, (v.rank + 1) * e.local) - offset(v.rank, v.rank * e.local);
   if (thread == 0) {
-    const uint32_t received = first_of_rank(v.rank + 1) - first_of_rank(v.rank), sent = offset(v.rank, e.experts);
-    const uint32_t kept = offset(v.rank, (v.rank + 1) * e.local) - offset(v.rank, v.rank * e.local);
+    const uint32_t received = first_of_rank(v.rank + 1) - first_of_rank(v.rank);
     ptx::store_global(p.offsets + e.local, static_cast<int32_t>(received));
     ptx::store_global(table.first + e.experts, received);
     ptx::store_global(e.call + kCallRemote, received - kept);
     ptx::store_global(e.call + kCallEpoch, epoch);
     ptx::store_global(e.head + kHeadEpoch, epoch);
-    count(e, kRowsSent, sent);
-    count(e, kRowsToOthers, sent - kept);
-    count(e, kChoicesNotSent, p.choices - sent);
-    count(e, kBytesToOthers, (sent - kept) * p.row_bytes);
   }
+  // A counter each: one thread would wait for four loads in turn.
+  const uint64_t more = thread == kRowsSent         ? sent
+                        : thread == kRowsToOthers   ? sent - kept
+                        : thread == kChoicesNotSent ? p.choices - sent
+                                                    : (sent - kept) * p.row_bytes;
+  if (thread <= kBytesToOthers) count(e, static_cast<ExpertCounter>(thread), more);
 }
 
 }  // namespace longcat_ops::comm

@@ -66,7 +66,7 @@ LC_DEVICE void count(const ExpertView& e, ExpertCounter which, uint64_t more) {
 LC_DEVICE bool flag_rows(const ExpertView& e, Traffic traffic) {
   ptx::sync_threads();
   if (ptx::warp_index() != 0) return false;
-  const uint32_t rank = ptx::lane_index();
+  const uint32_t rank = ptx::lane_index(), epoch = ptx::load_global(e.call + kCallEpoch);
   bool last = false;
   if (rank == 0) {
     uint32_t* ticket = e.call + kCallTickets + static_cast<uint32_t>(traffic);
@@ -79,8 +79,7 @@ LC_DEVICE bool flag_rows(const ExpertView& e, Traffic traffic) {
   }
   if (!ptx::any(last)) return false;
   ptx::warp_sync();  // all lanes release what the first has acquired
-  if (rank < e.ranks.ranks)
-    ptx::store_release_sys(flag_of(e, rank, traffic, e.ranks.rank), ptx::load_global(e.call + kCallEpoch));
+  if (rank < e.ranks.ranks) ptx::store_release_sys(flag_of(e, rank, traffic, e.ranks.rank), epoch);
   return rank == 0;
 }
 

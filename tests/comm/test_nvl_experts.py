@@ -142,6 +142,7 @@ def test_who_is_missing_is_raised() -> None:
             made.ways[0].poll()
             made.ways[1].poll()
         assert raised.value.missing == (2,)
+        assert "has not sent its counts of call 1; no call is here yet" in str(raised.value)
     with ways_of(shape, 3, "bf16") as made:
         made.each("dispatch_send", *given)
         made.run()
@@ -155,7 +156,7 @@ def test_who_is_missing_is_raised() -> None:
             made.ways[0].poll()
             made.ways[2].poll()
         assert raised.value.missing == (1,)
-        assert raised.value.seen == {1: "its last mark is that of exchange 0, not of 1"}
+        assert raised.value.seen == {1: "has not sent its combine of call 1; no call is here yet"}
 
 
 def test_a_refusal_and_an_abort_end_the_waits_of_others() -> None:
@@ -198,7 +199,8 @@ def test_what_a_build_does_once(monkeypatch: pytest.MonkeyPatch, payload: str) -
     class Library:
         def __getattr__(self, name: str) -> Callable[..., int]:
             def function(args: Any, stream: object) -> int:
-                assert args._obj.experts.comm.load_only == 1
+                comm = args._obj.comm if name == "lc_comm_abort" else args._obj.experts.comm
+                assert comm.load_only == 1
                 loaded[name] += 1
                 return 0
 
@@ -210,7 +212,8 @@ def test_what_a_build_does_once(monkeypatch: pytest.MonkeyPatch, payload: str) -
     session = SimpleNamespace(rank=0, ranks=2, config=config, store=store, watch=watch)
     way = nvl.build(session)
     assert compared == [list(expert_parts(2, backend="nvl", **config.sizes()))]
-    assert loaded == dict.fromkeys(("lc_ep_counts", "lc_ep_dispatch", "lc_ep_wait", "lc_ep_combine"), 1)
+    calls = ("lc_ep_counts", "lc_ep_dispatch", "lc_ep_wait", "lc_ep_combine", "lc_comm_abort")
+    assert loaded == dict.fromkeys(calls, 1)
     assert way.caps.memory_bytes == size and way.no_graph == "" and way.caps.graphs
     for name, length in way.shape.parts().items():
         assert not bool(tensor[way.offsets[name] :][:length].any())

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch.distributed as dist
 
+from longcat_ops.comm.store import Client
+from longcat_ops.comm.watch import Watch
+from longcat_ops.errors import LongcatCommError
 from support.comm_ranks import Ranks
 
 # Refused before the call reaches the rung; by the schema's own check; only on the rank that has the wrong rows.
@@ -27,6 +31,25 @@ def test_one_rank_refuses(peers: Ranks, name: str) -> None:
     assert all("LongcatCommError: barrier: this communicator is poisoned." in text for text in texts[:bad])
     assert "refused its call 1" in texts[bad]
     assert all(float(text.splitlines()[-1]) < 5 for text in texts)
+
+
+def test_a_refusal_is_found_by_a_rank_that_has_gone_on() -> None:
+    """Kernels do not make the host wait: when one finds out that another rank gave up, the host is calls ahead. What
+    both have refused is not the cause."""
+    store = dist.HashStore()
+    client = Client(store)
+    here, there = (Watch(client, store, rank, 2, 20.0, 1).channels[0] for rank in range(2))
+    for channel in (here, there):
+        channel.begin("dispatch")
+        channel.refuse(LongcatCommError("dispatch: all buffers are taken"))
+        channel.begin("dispatch")
+    there.refuse(LongcatCommError("dispatch: 17 tokens"))
+    for half in ("dispatch_send", "dispatch_recv", "combine_send"):
+        if half != "dispatch_send":
+            here.begin(half)
+        here.enter(f"{half} of buffer 0", "exchange")
+    text = "combine_send: rank 1 refused its call 2. dispatch: 17 tokens"
+    assert str(here.disagree("a peer aborted")) == text
 
 
 @pytest.mark.parametrize("form", ["dtype", "shape", "op", "rows", "source", "count"])

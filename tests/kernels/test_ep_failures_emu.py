@@ -62,10 +62,11 @@ def test_a_rank_that_was_told_to_give_up_receives_nothing() -> None:
 @every_policy
 def test_an_expert_named_too_often(policy: str) -> None:
     emulated.configure(policy=policy)
-    faults.an_expert_named_too_often()
+    for named in ((9, 6, 3, 9), (4, 6, 0, 3)):  # far more than 12 rows, and one more
+        faults.an_expert_named_too_often(named)
 
 
-@pytest.mark.parametrize("change", [{3: -1}, {0: 1}, {8: 10**6}, {4: 2**31 - 1}, {2: 6, 3: 1}], ids=str)
+@pytest.mark.parametrize("change", [{3: -1}, {0: 1}, {8: 10**6}, {8: 13}, {4: 2**31 - 1}, {2: 6, 3: 1}], ids=str)
 def test_offsets_that_make_no_sense(change: dict[int, int]) -> None:
     faults.offsets_that_make_no_sense(change)
 

@@ -83,12 +83,15 @@ MUTATIONS = [
     counts("runs_by_source", "run = expert * v.ranks + source", "run = source * e.local + expert"),
     counts("back_to_the_row_it_had_here", "static_cast<int32_t>(there - here)", "static_cast<int32_t>(there)"),
     counts("more_rows_than_there_is_room", "if (rows > e.received) {", "if (false) {"),
+    counts("one_row_more_than_there_is_room", "if (rows > e.received) {", "if (rows > e.received + 1) {"),
+    counts("one_row_more_than_may_come_back", "end > e.back ||", "end > e.back + 1 ||"),
     counts("offsets_not_checked", "first > end || end > e.back ||", ""),
     counts("first_offset_not_checked", " || (thread == 0 && first != 0)", ""),
     counts("goes_on_with_bad_rows", "  if (any_of_block(bad, base + at.bad, warps)) return;\n",
            "  any_of_block(bad, base + at.bad, warps);\n"),
     counts("kept_rows_counted_as_moved", "received - kept);", "received);"),
     dispatch("row_outside_of_the_buffer", "return place.y < e.received;", "return true;"),
+    dispatch("row_just_outside_of_the_buffer", "return place.y < e.received;", "return place.y <= e.received;"),
     dispatch("expert_that_there_is_not", " || expert >= e.experts", ""),
     dispatch("ranks_take_turns_with_experts", "place.x = expert / e.local;", "place.x = expert % e.ranks.ranks;"),
     dispatch("sends_though_it_was_told", "aborted = ptx::any(is_aborted(e.ranks))", "aborted = false"),
@@ -101,6 +104,7 @@ MUTATIONS = [
     dispatch("not_the_last_copy", "i < count; ++i)", "i + 1 < count; ++i)"),
     combine("sends_though_it_was_told", "ptx::any(is_aborted(e.ranks)) ? 0 : rows", "rows"),
     combine("row_outside_of_the_source", "    if (back >= e.back) continue;", "    //"),
+    combine("row_just_outside_of_the_source", "if (back >= e.back)", "if (back > e.back)"),
     combine("run_that_begins_at_the_row_missed", "ballot(begin <= row)", "ballot(begin < row)"),
     combine("first_runs_only", "near = kWarpLanes * last_begun(coarse, row)", "near = 0"),
     combine("row_of_another_source", "run % e.ranks.ranks", "(run + 1) % e.ranks.ranks"),
@@ -125,8 +129,9 @@ def check() -> None:
     for stage in ("dispatch", "combine"):
         faults.sends_of_a_rank_that_was_told(stage)
     faults.waits_of_a_rank_that_was_told()
-    faults.an_expert_named_too_often()
-    for change in ({3: -1}, {0: 1}, {8: 10**6}):
+    for named in ((9, 6, 3, 9), (4, 6, 0, 3)):  # far more than 12 rows, and one more
+        faults.an_expert_named_too_often(named)
+    for change in ({3: -1}, {0: 1}, {8: 10**6}, {8: faults.SHAPE.returned + 1}):
         faults.offsets_that_make_no_sense(change)
     faults.rows_outside_of_the_buffer()
 

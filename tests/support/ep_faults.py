@@ -202,14 +202,15 @@ def refused_counts(shape: Shape, p: Problem, named: int, expected: int) -> None:
         assert all(not any(ex.counters(rank)) for rank in range(shape.ranks))
 
 
-def an_expert_named_too_often() -> None:
-    """Tokens that name one expert in all their choices would need more rows than a rank has."""
+def an_expert_named_too_often(named: Sequence[int] = (9, 6, 3, 9)) -> None:
+    """Tokens that name one expert in several choices, `named` of each rank, would need more rows than a rank has."""
     shape = replace(SHAPE, experts=4, max_tokens=3)
     p = problem(shape, (3, 2, 1, 3))
     for rank, tokens in enumerate((3, 2, 1, 3)):
         ids = torch.full((tokens, 3), 2, dtype=torch.int32)
         rows = torch.arange(3 * tokens, dtype=torch.int32)
-        offsets = torch.tensor([0, 0, 0, 3 * tokens, 3 * tokens], dtype=torch.int32)
+        rows = rows.where(rows < named[rank], -1)
+        offsets = torch.tensor([0, 0, 0, named[rank], named[rank]], dtype=torch.int32)
         p.plans[rank] = Plan(offsets, rows.view(tokens, 3), rows)
         p.routings[rank] = p.routings[rank]._replace(ids=ids)
     refused_counts(shape, p, named=2, expected=shape.received)
@@ -230,7 +231,7 @@ def rows_outside_of_the_buffer() -> None:
     table that is damaged."""
     shape = Shape(ranks=2, experts=2, top_k=2, max_tokens=3, hidden=128, payload="bf16")
     p = problem(shape, (3, 3), kind="full")
-    for rank, expert, row in ((1, 0, 5), (0, 1, 0), (0, 2, 1), (1, -1, 1)):
+    for rank, expert, row in ((1, 0, 5), (1, 0, 3), (0, 1, 0), (0, 2, 1), (1, -1, 1)):  # (1, 0, 3): just behind
         with opened(shape, 1) as ex:
             before(ex, p, "dispatch")
             ids, row_of = p.routings[rank].ids.clone(), torch.full((3, 2), -1, dtype=torch.int32)
@@ -240,7 +241,7 @@ def rows_outside_of_the_buffer() -> None:
             ex.dispatch(replace(p, plans=plans, routings=routings), rank, 0)
             ok(ex.m)
             assert_nothing_came(ex, flags=1)
-    for shift in (2**20, -(2**20)):
+    for shift in (2**20, -(2**20), shape.returned):
         with opened(shape, 1) as ex:
             before(ex, p, "combine")
             ex.tables[0].view(torch.int32)[32 + 8 + 2 * shape.experts + 1 :][: shape.experts] = shift

@@ -38,7 +38,9 @@ class Environment:
 
     def variables(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(self.python_path), os.environ.get("PYTHONPATH")]))
-        found = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "4"}
+        # A hardware queue for each stream: a rank's launch may not stand behind one that waits for it.
+        found = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "4",
+                 "CUDA_DEVICE_MAX_CONNECTIONS": "32"}  # fmt: skip
         return found if self.real else found | {"LONGCAT_OPS_BACKEND": "emu", "OMP_NUM_THREADS": "1"}
 
 

@@ -1,7 +1,8 @@
 """torch.ops.longcat_ops.comm_dispatch_* and comm_combine_*: the halves of expert parallelism, their checks, and the
 text that describes each to other ranks.
 
-A token, which each half writes, keeps them in order in graphs of torch.compile.
+A token, which each half says that it writes, keeps them in order in graphs of torch.compile. None does: that would be a
+kernel between any two of a layer.
 """
 
 from __future__ import annotations
@@ -126,7 +127,6 @@ def dispatch_send(
 
     def act() -> None:
         way.dispatch_send(buffer, x, ids, Plan(offsets, row_of, src_of))
-        token.add_(1)
 
     return text, act
 
@@ -139,7 +139,6 @@ def dispatch_recv(
 
     def act() -> None:
         way.dispatch_recv(buffer, q, s, offsets)
-        token.add_(1)
 
     return text, act
 
@@ -150,7 +149,6 @@ def combine_send(given: Given, way: ExpertWay, buffer: int, y: Tensor, token: Te
 
     def act() -> None:
         way.combine_send(buffer, y)
-        token.add_(1)
 
     return text, act
 
@@ -161,7 +159,6 @@ def combine_recv(given: Given, way: ExpertWay, buffer: int, returned: Tensor, to
 
     def act() -> None:
         way.combine_recv(buffer, returned)
-        token.add_(1)
 
     return text, act
 
@@ -175,7 +172,6 @@ def dispatch_weighted(
 
     def act() -> None:
         way.dispatch_weighted(buffer, x, ids, weights, Plan(offsets, row_of, src_of))
-        token.add_(1)
 
     return text, act
 
@@ -207,7 +203,6 @@ def combine_reduced(
 
     def act() -> None:
         way.combine_reduced(buffer, bias, add, out)
-        token.add_(1)
 
     return text, act
 

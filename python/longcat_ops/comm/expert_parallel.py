@@ -149,9 +149,12 @@ class ExpertParallel:
             ranks.refuse("dispatch", error)
         ranks.dispatch_send(buffer, x, routing, plan)
         self._states[buffer], self._next = SENT, (buffer + 1) % len(self._states)
-        c = ranks.config
-        hint = most_rows(ranks.ranks * len(x), c.top_k, c.num_ffn_experts)
-        return Dispatch(plan, buffer, ranks.rows(buffer, len(x)), hint)
+        return Dispatch(plan, buffer, ranks.rows(buffer, len(x)), self._hint(len(x)))
+
+    def _hint(self, tokens: int) -> int:
+        """Rows that the largest local expert is expected to have, if each rank has `tokens` tokens."""
+        c = self._ranks.config
+        return most_rows(self.ranks * tokens, c.top_k, c.num_ffn_experts)
 
     def dispatch_recv(self, handle: Dispatch) -> tuple[Tensor, Tensor | None, Tensor, Dispatch]:
         """The second half of `dispatch`: waits for the rows of all ranks."""
@@ -226,20 +229,24 @@ class ExpertParallel:
         if len(x) > most:
             raise LongcatShapeError(message("fused_moe", "most_tokens", most, f"at least {len(x)}, the rows of `x`"))
         if most <= c.max_tokens:
-            return self._chunk(x, routing, w_gate_up, w_down, add)
+            return self._chunk(x, routing, w_gate_up, w_down, add, most)
         out = x.new_empty(x.shape)
         for first in range(0, most, c.max_tokens):
             part = slice(first, first + c.max_tokens)
             own = routing._replace(**{name: getattr(routing, name)[part] for name in
                                       ("ids", "weights", "zero_weight", "num_real")})  # fmt: skip
-            out[part] = self._chunk(x[part], own, w_gate_up, w_down, None if add is None else add[part])
+            here = None if add is None else add[part]
+            out[part] = self._chunk(x[part], own, w_gate_up, w_down, here, min(c.max_tokens, most - first))
         return out
 
-    def _chunk(self, x: Tensor, routing: Routing, w_gate_up: Any, w_down: Any, add: Tensor | None) -> Tensor:
+    def _chunk(
+        self, x: Tensor, routing: Routing, w_gate_up: Any, w_down: Any, add: Tensor | None, most: int
+    ) -> Tensor:
+        """most: tokens of any rank; rows come from all, also to a rank that has few tokens."""
         q, s, offsets, handle = self.dispatch(x, routing)
         y = x.new_empty((handle.rows, x.shape[1]))
         families = moe, gemm, bf16_gemm
-        products(families, q if s is None else (q, s), offsets, w_gate_up, w_down, y, max_m_hint=handle.max_m_hint)
+        products(families, q if s is None else (q, s), offsets, w_gate_up, w_down, y, max_m_hint=self._hint(most))
         return self.combine(y, handle, x, routing, add)
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ MAX_RANKS, MAX_CHANNELS, MAX_BLOCKS = 8, 4, 32  # LC_COMM_*
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # lc_dtype, of what is summed
 STATUS = {1: "timeout", 2: "a peer aborted", 3: "aborted by the host", 4: "bad row counts"}  # lc_comm_status
 STAGES = {1: "entry", 2: "exit", 3: "lines", 4: "rows", 5: "counts", 6: "dispatch", 7: "combine"}  # lc_comm_stage
-EXPERT_STAGES = ("counts", "dispatch", "combine")
+EXPERT_STAGES = ("counts", "dispatch", "combine")  # of calls of expert parallelism, which have epochs of their own
 
 _i32, _i64, _u32, _u64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
 

@@ -274,10 +274,14 @@ class ChannelWatch:
 
     def _disagreements(self, posts: dict[int, Post]) -> Iterator[LongcatError]:
         mine, op = self.post, self.op
+        own = {call for call, _ in mine.refused}
+        known = min(own) if len(own) == KEPT_REFUSALS else 0  # from this call on
         for r, post in posts.items():
-            refused = dict(post.refused)
-            if mine.call in refused:
-                yield LongcatCommError(f"{op}: rank {r} refused its call {mine.call}. {refused[mine.call]}")
+            # Perhaps an earlier call: where kernels wait in place of the host, this rank has gone on.
+            alone = {call: text for call, text in post.refused if known <= call <= mine.call and call not in own}
+            if alone:
+                call = min(alone)
+                yield LongcatCommError(f"{op}: rank {r} refused its call {call}. {alone[call]}")
             elif post.call == mine.call and post.text and post.text != mine.text:
                 got = f"rank {r} called `{post.text}`, rank {self.watch.rank} called `{mine.text}`"
                 yield LongcatCommError(f"{op}: ranks disagree about call {mine.call} of channel {self.index}: {got}.")

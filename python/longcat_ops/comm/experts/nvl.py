@@ -15,7 +15,7 @@ from ...errors import LongcatCommError
 from ...types import BLOCK, Plan
 from .. import expert_kernels as kernels
 from ..expert_kernels import Matrix, Shape
-from ..kernels import MAX_RANKS, Comm
+from ..kernels import MAX_RANKS, AbortArgs, Comm
 from ..providers.exchange import StoreExchange
 from ..rungs import device
 from ..rungs.base import Session
@@ -81,7 +81,7 @@ class NvlExperts(ExpertWay):
         return Buffer(
             part("rows", s.received, s.hidden, torch.float8_e4m3fn if fp8 else torch.bfloat16),
             part("scales", s.received, -(-s.hidden // BLOCK), torch.float32) if fp8 else None,
-            torch.empty(s.local + 1, dtype=torch.int32, device=memory.device),
+            torch.zeros(s.local + 1, dtype=torch.int32, device=memory.device),  # no rows, if the first call is given up
             part("returned", s.returned, s.hidden, torch.bfloat16),
         )
 
@@ -113,6 +113,7 @@ class NvlExperts(ExpertWay):
         self._launch(kernels.DispatchArgs, 0, comm=comm, x=x)
         self._launch(kernels.WaitArgs, 0, comm=comm, traffic=kernels.DISPATCH)
         self._launch(kernels.CombineArgs, 0, comm=comm, y=y)
+        self.region.call(AbortArgs(comm=comm))  # while others wait, or in a capture, it is too late
 
     def _launch(self, args: type, buffer: int, comm: Comm | None = None, **values: Any) -> None:
         s = self.shape

@@ -114,14 +114,15 @@ class Region:
         record = self.record
         if not record.status:
             return
-        status, missing = kernels.STATUS[record.status], record.missing_ranks
+        status, missing, stage = kernels.STATUS[record.status], record.missing_ranks, kernels.STAGES[record.stage]
         op = watch.op or "a collective"
-        stage = kernels.STAGES[record.stage]
         slot = f"channel {record.channel}, block {record.block}, stage `{stage}`"
         if status == "timeout":
-            text = f"has come to barrier {record.seen}, not to {record.expected}"
-            if stage in kernels.EXPERT_STAGES:
-                text = f"its last mark is that of exchange {record.seen}, not of {record.expected}"
+            if stage in kernels.EXPERT_STAGES:  # a buffer, or a parity of lines, has older calls than the last
+                last = f"call {record.seen} is the newest here" if record.seen else "no call is here yet"
+                text = f"has not sent its {stage} of call {record.expected}; {last}"
+            else:
+                text = f"has come to barrier {record.seen}, not to {record.expected}"
             seen = dict.fromkeys(missing, text)
             raise watch.watch.poison(
                 LongcatTimeoutError(watch.watch.rank, op, slot, record.op, seen, "found by the kernel")
