@@ -73,16 +73,20 @@ LC_DEVICE bool is_aborted(const RankView& v) { return ptx::load_relaxed_sys(word
 
 // One thread. Tells all ranks to give up, then the host why: the first failure of a rank is the one that it reports.
 // A rank claims its record before it tells anyone. So an abort word always names a rank whose own record has the cause,
-// and no block of that rank can report that its own rank has aborted. Nothing traps: the context lives on, and the
-// communicator is of no further use.
+// and no block of that rank can report that its own rank has aborted. Who comes second returns when the own word is
+// there, so that no later kernel of this rank takes the failed call for a good one. Nothing traps: the context lives
+// on, and the communicator is of no further use.
 LC_DEVICE void give_up(const RankView& v, const Failure& failure) {
-  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) return;
+  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) {
+    while (!is_aborted(v)) ptx::spin_pause();
+    return;
+  }
   uint32_t missing = failure.missing;
   if (failure.status == Status::kPeerAborted) {
     missing = 1u << (ptx::load_relaxed_sys(word(v, v.rank, kAbort)) - 1);
   } else {
     LC_NO_UNROLL
-    for (uint32_t rank = 0; rank < v.ranks; ++rank) ptx::store_relaxed_sys(word(v, rank, kAbort), 1 + v.rank);
+    for (uint32_t i = 0; i < v.ranks; ++i) ptx::store_relaxed_sys(word(v, (v.rank + i) % v.ranks, kAbort), 1 + v.rank);
   }
   ptx::store_relaxed_sys(&v.record->op, v.op);
   ptx::store_relaxed_sys(&v.record->channel, v.channel);

@@ -34,13 +34,17 @@ ENTRY, EXIT = (
 INBOX = "ptx::load_acquire_sys(inbox)"
 ABORTED = "    if (is_aborted(v)) return Status::kPeerAborted;\n"
 HOST = "    if (ptx::load_relaxed_sys(&v.record->host_abort) != 0) return Status::kHostAborted;\n"
-CLAIM = "  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) return;\n"
+CLAIM = """  if (ptx::atomic_add_acq_rel_gpu(word(v, v.rank, kClaim), 1) != 0) {
+    while (!is_aborted(v)) ptx::spin_pause();
+    return;
+  }
+"""
 TELL = """  uint32_t missing = failure.missing;
   if (failure.status == Status::kPeerAborted) {
     missing = 1u << (ptx::load_relaxed_sys(word(v, v.rank, kAbort)) - 1);
   } else {
     LC_NO_UNROLL
-    for (uint32_t rank = 0; rank < v.ranks; ++rank) ptx::store_relaxed_sys(word(v, rank, kAbort), 1 + v.rank);
+    for (uint32_t i = 0; i < v.ranks; ++i) ptx::store_relaxed_sys(word(v, (v.rank + i) % v.ranks, kAbort), 1 + v.rank);
   }
 """
 STICKY = "Status status = aborted ? Status::kPeerAborted : Status::kNone"
@@ -91,7 +95,7 @@ MUTATIONS = [
     exchange("row_counts_not_checked", "exchange", "kWhat != Collective::kAllReduce && !rows_fit(p)", "false"),
     exchange("host_not_asked", "rank_view", HOST, ""),
     exchange("time_never_up", "rank_view", "now - start > v.timeout_ns", "now < start"),
-    exchange("peers_not_told", "rank_view", "word(v, rank, kAbort), 1 + v.rank", "word(v, v.rank, kAbort), 1 + v.rank"),
+    exchange("peers_not_told", "rank_view", "(v.rank + i) % v.ranks, kAbort)", "v.rank, kAbort)"),
     exchange("report_overwritten", "rank_view", CLAIM, ""),
     lines("told_before_it_is_claimed", CLAIM + TELL, TELL + CLAIM, "rank_view"),
     exchange("arrives_after_an_abort", "rank_barrier", STICKY, "Status status = Status::kNone"),

@@ -152,9 +152,10 @@ class ExpertParallel:
         return Dispatch(plan, buffer, ranks.rows(buffer, len(x)), self._hint(len(x)))
 
     def _hint(self, tokens: int) -> int:
-        """Rows that the largest local expert is expected to have, if each rank has `tokens` tokens."""
+        """Rows that the largest local expert is expected to have, if each rank has `tokens` tokens; a rank without any
+        knows nothing of the others."""
         c = self._ranks.config
-        return most_rows(self.ranks * tokens, c.top_k, c.num_ffn_experts)
+        return most_rows(self.ranks * (tokens if tokens else c.max_tokens), c.top_k, c.num_ffn_experts)
 
     def dispatch_recv(self, handle: Dispatch) -> tuple[Tensor, Tensor | None, Tensor, Dispatch]:
         """The second half of `dispatch`: waits for the rows of all ranks."""

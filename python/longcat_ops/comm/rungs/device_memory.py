@@ -123,6 +123,8 @@ class Region:
                 text = f"has not sent its {stage} of call {record.expected}; {last}"
             else:
                 text = f"has come to barrier {record.seen}, not to {record.expected}"
+            if error := watch.find_cause(0.0, None):  # a rank that refused a call, or failed, says more
+                raise watch.watch.poison(error)
             seen = dict.fromkeys(missing, text)
             raise watch.watch.poison(
                 LongcatTimeoutError(watch.watch.rank, op, slot, record.op, seen, "found by the kernel")
