@@ -46,8 +46,14 @@ class Watch:
     def __init__(self, rank: int) -> None:
         self.rank, self.failure = rank, None
         self.channels = [
-            SimpleNamespace(watch=self, index=i, op="a call", post=SimpleNamespace(call=5 + i), disagree=self.disagree,
-                            find_cause=lambda waited, broken: None)
+            SimpleNamespace(
+                watch=self,
+                index=i,
+                op="a call",
+                post=SimpleNamespace(call=5 + i),
+                disagree=self.disagree,
+                find_cause=lambda waited, broken: None,
+            )
             for i in range(2)
         ]
 

@@ -240,9 +240,7 @@ class ExpertParallel:
             out[part] = self._chunk(x[part], own, w_gate_up, w_down, here, min(c.max_tokens, most - first))
         return out
 
-    def _chunk(
-        self, x: Tensor, routing: Routing, w_gate_up: Any, w_down: Any, add: Tensor | None, most: int
-    ) -> Tensor:
+    def _chunk(self, x: Tensor, routing: Routing, w_gate_up: Any, w_down: Any, add: Tensor | None, most: int) -> Tensor:
         """most: tokens of any rank; rows come from all, also to a rank that has few tokens."""
         q, s, offsets, handle = self.dispatch(x, routing)
         y = x.new_empty((handle.rows, x.shape[1]))

@@ -36,7 +36,7 @@ class Parallel:
         self.placement: Placement | None = None
         self.experts: tuple[int, ...] = ()
         self.slots = self._top_k = self._hidden = 0
-        self._exchanges: dict[str, ExpertParallel] = {}
+        self.exchanges: dict[str, ExpertParallel] = {}
 
     def share_out(self, config: LongcatFlashConfig) -> None:
         """Who holds which experts. Where they do not divide, some lie in two slots."""
@@ -65,9 +65,9 @@ class Parallel:
 
     def exchange(self, payload: str) -> ExpertParallel:
         """Dispatch and combine for layers of this payload. A collective when it is first asked for."""
-        found = self._exchanges.get(payload)
+        found = self.exchanges.get(payload)
         if found is None:
-            found = self._exchanges[payload] = ExpertParallel(
+            found = self.exchanges[payload] = ExpertParallel(
                 self.group, num_ffn_experts=self.slots, top_k=self._top_k, hidden=self._hidden, max_tokens=MAX_TOKENS,
                 payload=payload, timeout_s=self._timeout_s,
             )  # fmt: skip
@@ -112,6 +112,6 @@ class Parallel:
 
     def close(self) -> None:
         """Gives connections and memory back; the model can run no pass then."""
-        for exchange in self._exchanges.values():
+        for exchange in self.exchanges.values():
             exchange.close()
         self.control.close()
