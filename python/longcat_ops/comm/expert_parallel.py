@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .. import _environment, _library
-from ..errors import LongcatCommError, LongcatError, LongcatShapeError, message
+from ..errors import LongcatError, LongcatShapeError, message
 from ..ops import bf16_gemm, gemm, moe
 from ..ops.expert_chain import most_rows
 from ..reference.experts import products
@@ -18,12 +18,11 @@ from ..types import Fp8Pair, Plan, Routing
 from . import expert_calls
 from .experts.base import COUNTERS, Dispatch, ExpertCaps, ExpertConfig
 from .experts.group_ranks import GroupRanks
+from .experts.in_flight import ARRIVED, FREE, RETURNING, SENT, InFlight
 from .experts.ladder import BACKENDS, LADDER
 from .experts.local import LocalRanks
 from .member import members, open_session
 from .runner import captured, is_capturing
-
-FREE, SENT, ARRIVED, RETURNING = "free", "sent", "received", "returning"
 
 
 class ExpertParallel:
@@ -87,8 +86,7 @@ class ExpertParallel:
         else:
             session, way, _, why_not = open_session(LADDER, group, config, problem)
             self._ranks = GroupRanks(session, way, why_not)
-        self._states = [FREE] * buffers
-        self._next = 0
+        self._in_flight = InFlight(buffers)
 
     @property
     def rank(self) -> int:
@@ -140,24 +138,25 @@ class ExpertParallel:
 
     def dispatch_send(self, x: Tensor, routing: Routing) -> Dispatch:
         """The first half of `dispatch`: sends."""
-        buffer, ranks = self._next, self._ranks
-        if (problem := self._objection("dispatch", buffer, FREE)) is not None:
-            ranks.refuse("dispatch", problem)
+        buffer, ranks = self._in_flight.free(), self._ranks
+        if buffer is None:
+            ranks.refuse("dispatch", self._in_flight.full("dispatch"))
         try:
             plan = self._planned(x, routing)
         except LongcatError as error:
             ranks.refuse("dispatch", error)
         ranks.dispatch_send(buffer, x, routing, plan)
-        self._states[buffer], self._next = SENT, (buffer + 1) % len(self._states)
         c = ranks.config
         hint = most_rows(ranks.ranks * len(x), c.top_k, c.num_ffn_experts)
-        return Dispatch(plan, buffer, ranks.rows(buffer, len(x)), hint)
+        handle = Dispatch(plan, buffer, ranks.rows(buffer, len(x)), hint)
+        self._in_flight.sent(handle)
+        return handle
 
     def dispatch_recv(self, handle: Dispatch) -> tuple[Tensor, Tensor | None, Tensor, Dispatch]:
         """The second half of `dispatch`: waits for the rows of all ranks."""
         self._expect("dispatch_recv", handle, SENT)
         q, s, offsets = self._ranks.dispatch_recv(handle.buffer)
-        self._states[handle.buffer] = ARRIVED
+        self._in_flight.set(handle, ARRIVED)
         return q, s, offsets, handle
 
     def combine(self, y: Tensor, handle: Dispatch, x: Tensor, routing: Routing, add: Tensor | None = None) -> Tensor:
@@ -188,7 +187,7 @@ class ExpertParallel:
             except LongcatError as error:
                 self._ranks.refuse("combine", error)
         self._ranks.combine_send(handle.buffer, y)
-        self._states[handle.buffer] = RETURNING
+        self._in_flight.set(handle, RETURNING)
 
     def combine_recv(self, handle: Dispatch, x: Tensor, routing: Routing, add: Tensor | None = None) -> Tensor:
         """The second half of `combine`: waits for the outputs of all ranks, and sums."""
@@ -196,10 +195,10 @@ class ExpertParallel:
         ranks = self._ranks
         if ranks.reduces:
             out = ranks.combine_reduced(handle.buffer, len(handle.plan.row_of), routing, x, add)
-            self._states[handle.buffer] = FREE
+            self._in_flight.set(handle, FREE)
             return out
         returned = ranks.combine_recv(handle.buffer)
-        self._states[handle.buffer] = FREE
+        self._in_flight.set(handle, FREE)
         return moe.moe_combine(returned, handle.plan, routing, x, add)
 
     def fused_moe(
@@ -277,18 +276,6 @@ class ExpertParallel:
             expert_calls.routed("dispatch", x, routing.ids, routing.weights, given)
         return moe.moe_plan(routing.ids, ranks.config.num_ffn_experts, routing.weights)
 
-    def _objection(self, op: str, buffer: int, state: str) -> LongcatError | None:
-        found = self._states[buffer]
-        if found == state:
-            return None
-        if state == FREE:
-            text = f"all {len(self._states)} buffers hold a dispatch whose combine has not come"
-            return LongcatCommError(f"{op}: {text}.\n  fix: combine one, or construct with more buffers")
-        return LongcatCommError(f"{op}: buffer {buffer} of this handle is {found}, expected {state}.")
-
     def _expect(self, op: str, handle: Any, state: str) -> None:
-        if not isinstance(handle, Dispatch):
-            got = f"of type {type(handle).__name__}"
-            self._ranks.refuse(op, LongcatShapeError(message(op, "handle", got, "a Dispatch, from dispatch")))
-        if (problem := self._objection(op, handle.buffer, state)) is not None:
+        if (problem := self._in_flight.problem(op, handle, state)) is not None:
             self._ranks.refuse(op, problem)
