@@ -24,3 +24,37 @@ def test_handles_of_other_dispatches(keeper: Keeper, ranks: int) -> None:
             assert text.startswith("combine: the handle is of another dispatch than the one in buffer 0"), text
         assert beyond.startswith("combine: buffer 1 of this handle is not there, expected received."), beyond
         assert same
+
+
+EXPECTED = {
+    "x": "argument `x` is of type int, expected torch.bfloat16 [T, 64].",
+    "routing": "argument `routing` is of type tuple, expected a Routing, from moe_route.",
+    "payload": "argument `w_gate_up` is one tensor, expected the other: the payload is fp8.",
+    "pair": "argument `w_down` is of type int, expected a tensor, or a pair of values and scales.",
+    "experts": "argument `w_down` is of shape [2, 64, 48], expected of {local} experts, those of this rank",
+    "width": "m_grouped_fp8_gemm_nt_offset: argument `out` is of shape [0, 64], expected [0, 32].",
+    "scales": "m_grouped_fp8_swiglu_gemm_nt_offset: argument `s_gate_up` is of shape [{local}, 1, 1], expected",
+    "most": "argument `most_tokens` is {less}, expected at least {tokens}, the rows of `x`.",
+    "most's type": "argument `most_tokens` is of type float, expected an int or None.",
+    "add": "argument `add` is torch.float32 [{tokens}, 64], expected torch.bfloat16 [{tokens}, 64], as `x`.",
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_layers_that_all_refuse(keeper: Keeper, ranks: int) -> None:
+    """No buffer is lost: there are more refusals than buffers."""
+    found = gloo(keeper, ranks).run("expert_misuse.layers", bad=-1)
+    for (texts, same), tokens in zip(found, (5, 0), strict=False):
+        assert same
+        for name, expected in EXPECTED.items():
+            expected = expected.format(local=12 // ranks, less=tokens - 1, tokens=tokens)
+            assert texts[name].startswith(f"fused_moe: {expected}"), (name, texts[name])
+
+
+def test_layers_that_one_rank_refuses(keeper: Keeper) -> None:
+    (own, same), (others, same_there) = gloo(keeper, 2).run("expert_misuse.layers", bad=0)
+    assert same and same_there
+    for name, found in own.items():
+        assert found["kind"] == "LongcatShapeError" and found["text"].startswith("fused_moe: "), found
+        assert others[name]["kind"] == "LongcatCommError" and others[name]["seconds"] < 2, others[name]
+        assert f"rank 0 refused its call 1. {found['text'].splitlines()[0]}" in others[name]["text"], others[name]

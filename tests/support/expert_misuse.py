@@ -11,7 +11,7 @@ from support import ep_cases
 from support.comm_faults import attempt
 from support.comm_pool import World
 from support.ep_jobs import opened
-from support.expert_faults import SHAPE, layer, right
+from support.expert_faults import SHAPE, layer, right, works
 
 
 def serves(ep: Any) -> bool:
@@ -43,3 +43,37 @@ def wrong_handles(world: World, ranks: int, backend: str) -> Any:
         others = [other.dispatch(x, routing)[3] for _ in range(2)]
         texts = [attempt(lambda h=h: ep.combine(q, h, x, routing))["text"] for h in (old, *others)]
         return texts, bits(ep.combine(q, handle, x, routing)) == bits(right(ranks, world.rank))
+
+
+def layers(world: World, ranks: int, backend: str, bad: int) -> Any:
+    """`fused_moe` with arguments that rank `bad`, or all for -1, got wrong; then a right call."""
+    x, routing = ep_cases.inputs("uneven", SHAPE, ranks)[world.rank]
+    gate_up, down = (ep_cases.local(w, world.rank, ranks) for w in ep_cases.weights(SHAPE, "fp8"))
+    short = tuple(part[:2] for part in down)
+    calls = {
+        "x": ((3, routing, gate_up, down), {}),
+        "routing": ((x, tuple(routing), gate_up, down), {}),
+        "payload": ((x, routing, gate_up[0].bfloat16(), down), {}),
+        "pair": ((x, routing, gate_up, (3, down[1])), {}),
+        "experts": ((x, routing, gate_up, short), {}),
+        "width": ((x, routing, gate_up, (down[0][:, :32].contiguous(), down[1])), {}),
+        "scales": ((x, routing, (gate_up[0], gate_up[1][:, :1]), down), {}),
+        "most": ((x, routing, gate_up, down), {"most_tokens": len(x) - 1}),
+        "most's type": ((x, routing, gate_up, down), {"most_tokens": 9.0}),
+        "add": ((x, routing, gate_up, down), {"add": x.float()}),
+    }
+    found = {}
+    if bad < 0:
+        with opened(world, ranks, SHAPE) as ep:
+            for name, (arguments, options) in calls.items():
+                found[name] = attempt(lambda a=arguments, o=options: ep.fused_moe(*a, **{"most_tokens": 9} | o))["text"]
+            whole_x, whole = ep_cases.joined(parts := ep_cases.inputs("uneven", SHAPE, ranks))
+            expected = longcat_ops.fused_moe(whole_x, whole, *ep_cases.weights(SHAPE, "fp8"))
+            begin = sum(len(part) for part, _ in parts[: world.rank])
+            got = ep.fused_moe(x, routing, gate_up, down, most_tokens=9)
+            return found, bits(got) == bits(expected[begin:][: len(x)])
+    for name in ("experts", "width", "most", "add"):
+        arguments, options = calls[name] if world.rank == bad else ((x, routing, gate_up, down), {})
+        with opened(world, ranks, SHAPE) as ep:
+            found[name] = attempt(lambda a=arguments, o=options: ep.fused_moe(*a, **{"most_tokens": 9} | o))
+    return found, works(world, ranks)

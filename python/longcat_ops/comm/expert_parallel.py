@@ -16,6 +16,7 @@ from ..ops.expert_chain import most_rows
 from ..reference.experts import products
 from ..types import Fp8Pair, Plan, Routing
 from . import expert_calls
+from .experts import layer
 from .experts.base import COUNTERS, Dispatch, ExpertCaps, ExpertConfig
 from .experts.group_ranks import GroupRanks
 from .experts.in_flight import ARRIVED, FREE, RETURNING, SENT, InFlight
@@ -218,12 +219,15 @@ class ExpertParallel:
             bf16 [T, H].
         """
         c = self._ranks.config
-        if isinstance(w_gate_up, tuple) != (c.payload == "fp8"):
-            got = "an FP8 pair" if isinstance(w_gate_up, tuple) else "one tensor"
-            raise LongcatShapeError(message("fused_moe", "w_gate_up", got, f"the other: the payload is {c.payload}"))
+        if not is_compiling():
+            try:
+                layer.require(x, routing, w_gate_up, w_down, add, most_tokens, c, self.ranks)
+            except LongcatError as error:
+                self._ranks.refuse("fused_moe", error)
+        elif most_tokens is not None and len(x) > most_tokens:
+            expected = f"at least {len(x)}, the rows of `x`"
+            raise LongcatShapeError(message("fused_moe", "most_tokens", most_tokens, expected))
         most = len(x) if most_tokens is None else most_tokens
-        if len(x) > most:
-            raise LongcatShapeError(message("fused_moe", "most_tokens", most, f"at least {len(x)}, the rows of `x`"))
         if most <= c.max_tokens:
             return self._chunk(x, routing, w_gate_up, w_down, add)
         out = x.new_empty(x.shape)
