@@ -58,3 +58,9 @@ def test_layers_that_one_rank_refuses(keeper: Keeper) -> None:
         assert found["kind"] == "LongcatShapeError" and found["text"].startswith("fused_moe: "), found
         assert others[name]["kind"] == "LongcatCommError" and others[name]["seconds"] < 2, others[name]
         assert f"rank 0 refused its call 1. {found['text'].splitlines()[0]}" in others[name]["text"], others[name]
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_few_graphs_serve_every_number_of_tokens(keeper: Keeper, ranks: int) -> None:
+    """One of the first number, one of any, and those that torch makes apart: of 1 and of 0 tokens."""
+    assert gloo(keeper, ranks).run("expert_misuse.graphs") == [4] * ranks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 
 import longcat_ops
 from longcat_ops.testing.op_results import bits
@@ -77,3 +78,27 @@ def layers(world: World, ranks: int, backend: str, bad: int) -> Any:
         with opened(world, ranks, SHAPE) as ep:
             found[name] = attempt(lambda a=arguments, o=options: ep.fused_moe(*a, **{"most_tokens": 9} | o))
     return found, works(world, ranks)
+
+
+def graphs(world: World, ranks: int, backend: str) -> int:
+    """How many graphs of torch.compile serve every number of tokens."""
+    torch._dynamo.reset()  # other jobs of this process have taught it which sizes change
+    compiled = 0
+
+    def count(module: Any, _: Any) -> Any:
+        nonlocal compiled
+        compiled += 1
+        return module
+
+    gate_up, down = (ep_cases.local(w, world.rank, ranks) for w in ep_cases.weights(SHAPE, "fp8"))
+    g = torch.Generator().manual_seed(world.rank)
+    with opened(world, ranks, SHAPE) as ep:
+        run = torch.compile(
+            lambda x, r: ep.fused_moe(x, r, gate_up, down, most_tokens=9), backend=count, fullgraph=True
+        )
+        for tokens in (5, 3, 7, 2, 9, 4, 8, 6, 1, 0):
+            x, total = torch.randn(tokens, 64, generator=g).bfloat16(), SHAPE.experts + SHAPE.zero
+            routing = longcat_ops.moe_route(torch.randn(tokens, total, generator=g), torch.zeros(total), top_k=5,
+                                            num_experts=total, num_zero_experts=SHAPE.zero, scale=6.0)  # fmt: skip
+            assert bits(run(x, routing)) == bits(ep.fused_moe(x, routing, gate_up, down, most_tokens=9))
+    return compiled

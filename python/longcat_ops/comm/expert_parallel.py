@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -148,7 +149,10 @@ class ExpertParallel:
             ranks.refuse("dispatch", error)
         ranks.dispatch_send(buffer, x, routing, plan)
         c = ranks.config
-        hint = most_rows(ranks.ranks * len(x), c.top_k, c.num_ffn_experts)
+        tokens = len(x)
+        if is_compiling() and not torch.fx.experimental.symbolic_shapes.has_static_value(tokens):
+            tokens = c.max_tokens  # a graph guards on the hint: one for all T, not one for each
+        hint = most_rows(ranks.ranks * tokens, c.top_k, c.num_ffn_experts)
         handle = Dispatch(plan, buffer, ranks.rows(buffer, len(x)), hint)
         self._in_flight.sent(handle)
         return handle
