@@ -64,3 +64,7 @@ def test_layers_that_one_rank_refuses(keeper: Keeper) -> None:
 def test_few_graphs_serve_every_number_of_tokens(keeper: Keeper, ranks: int) -> None:
     """One of the first number, one of any, and those that torch makes apart: of 1 and of 0 tokens."""
     assert gloo(keeper, ranks).run("expert_misuse.graphs") == [4] * ranks
+
+
+def test_inference_mode(keeper: Keeper) -> None:
+    assert gloo(keeper, 2).run("expert_misuse.inference") == [[True] * 4] * 2

@@ -102,3 +102,16 @@ def graphs(world: World, ranks: int, backend: str) -> int:
                                             num_experts=total, num_zero_experts=SHAPE.zero, scale=6.0)  # fmt: skip
             assert bits(run(x, routing)) == bits(ep.fused_moe(x, routing, gate_up, down, most_tokens=9))
     return compiled
+
+
+def inference(world: World, ranks: int, backend: str) -> list[bool]:
+    """Made in the mode and out of it, called in it and out of it."""
+    found = []
+    for inside in (True, False):
+        with torch.inference_mode(inside):
+            ep = opened(world, ranks, SHAPE, payload="bf16")
+        for mode in (True, False):
+            with torch.inference_mode(mode):
+                found.append(serves(ep))
+        ep.close()
+    return found

@@ -86,8 +86,9 @@ class ExpertParallel:
         if ranks == 1 and backend in ("auto", "local"):
             self._ranks = LocalRanks(config)
         else:
-            session, way, _, why_not = open_session(LADDER, group, config, problem)
-            self._ranks = GroupRanks(session, way, why_not)
+            with torch.inference_mode(False):  # else its memory could be written in that mode alone
+                session, way, _, why_not = open_session(LADDER, group, config, problem)
+                self._ranks = GroupRanks(session, way, why_not)
         self._in_flight = InFlight(buffers)
 
     @property

@@ -38,7 +38,8 @@ class Runner:
         self._session, self._rung, self._calls, self._given = session, way, calls, given
         self._busy = threading.Lock()
         self._pid = os.getpid()
-        self._token = torch.zeros(1, dtype=torch.int64, device=session.device)
+        with torch.inference_mode(False):  # else it could be written in that mode alone
+            self._token = torch.zeros(1, dtype=torch.int64, device=session.device)
         self._handle = ops.add(self)
 
     def run(self, op: str, *arguments: Any) -> None:
