@@ -68,3 +68,8 @@ def test_few_graphs_serve_every_number_of_tokens(keeper: Keeper, ranks: int) -> 
 
 def test_inference_mode(keeper: Keeper) -> None:
     assert gloo(keeper, 2).run("expert_misuse.inference") == [[True] * 4] * 2
+
+
+def test_a_forked_process(keeper: Keeper) -> None:
+    for texts, same in gloo(keeper, 2).run("expert_misuse.forked"):
+        assert same and all("which forked this one." in text for text in texts), texts
