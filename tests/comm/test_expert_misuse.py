@@ -73,3 +73,8 @@ def test_inference_mode(keeper: Keeper) -> None:
 def test_a_forked_process(keeper: Keeper) -> None:
     for texts, same in gloo(keeper, 2).run("expert_misuse.forked"):
         assert same and all("which forked this one." in text for text in texts), texts
+
+
+def test_closing_gives_memory_back(keeper: Keeper) -> None:
+    for received, layer in gloo(keeper, 2).run("expert_misuse.closed_memory"):
+        assert "is closed" in received and "is closed" in layer

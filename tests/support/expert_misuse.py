@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
+import weakref
 from typing import Any
 
 import torch
@@ -137,3 +139,16 @@ def forked(world: World, ranks: int, backend: str) -> Any:
         os.waitpid(child, 0)
         ep.check()
         return texts, serves(ep)
+
+
+def closed_memory(world: World, ranks: int, backend: str) -> list[str]:
+    """Names of buffers that outlive `close`, while the object still lives; what calls then say."""
+    ep = opened(world, ranks, SHAPE)
+    x, routing = ep_cases.inputs("uneven", SHAPE, ranks)[world.rank]
+    handle = ep.dispatch_send(x, routing)
+    kept = {f"{name} {b}": weakref.ref(t.untyped_storage()) for b, buffer in enumerate(ep._ranks._buffers)
+            for name, t in buffer._asdict().items()}  # fmt: skip
+    ep.close()
+    gc.collect()
+    found = [name for name, ref in kept.items() if ref() is not None]
+    return [*found, attempt(lambda: ep.dispatch_recv(handle))["text"], attempt(lambda: layer(ep))["text"]]

@@ -137,3 +137,5 @@ class GroupExperts(ExpertWay):
 
     def close(self) -> None:
         self.rung.close()
+        for kept in (self._arrived, self._came, self._back):
+            kept[:] = [None] * len(kept)

@@ -30,6 +30,11 @@ class GroupRanks(Member, Runner):
         self._buffers, self.reduces = way.buffers, way.reduces
         self._open = True
 
+    def close(self) -> None:
+        super().close()
+        if not self._open:  # not so in a forked process
+            self._buffers[:] = [b.without_rows() for b in self._buffers]
+
     def require_open(self, op: str) -> None:
         self._session.watch.require_open(op)
 
