@@ -78,3 +78,8 @@ def test_a_forked_process(keeper: Keeper) -> None:
 def test_closing_gives_memory_back(keeper: Keeper) -> None:
     for received, layer in gloo(keeper, 2).run("expert_misuse.closed_memory"):
         assert "is closed" in received and "is closed" in layer
+
+
+def test_an_expert_named_twice(keeper: Keeper) -> None:
+    for found, works in gloo(keeper, 2).run("expert_misuse.named_twice"):
+        assert works and found["kind"] == "LongcatCommError" and "a token names an expert twice" in found["text"], found

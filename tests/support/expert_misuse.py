@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 import longcat_ops
+from longcat_ops import Routing
 from longcat_ops.testing.op_results import bits
 from support import ep_cases
 from support.comm_faults import attempt
 from support.comm_pool import World
+from support.ep_cases import Shape
 from support.ep_jobs import opened
 from support.expert_faults import SHAPE, layer, right, works
 
@@ -152,3 +154,13 @@ def closed_memory(world: World, ranks: int, backend: str) -> list[str]:
     gc.collect()
     found = [name for name, ref in kept.items() if ref() is not None]
     return [*found, attempt(lambda: ep.dispatch_recv(handle))["text"], attempt(lambda: layer(ep))["text"]]
+
+
+def named_twice(world: World, ranks: int, backend: str) -> Any:
+    """Tokens with one expert as all their choices: more rows than the buffer of its rank has."""
+    size = Shape(experts=12, zero=4, top_k=12, hidden=144, width=16)
+    ids = torch.zeros(9, 12, dtype=torch.int32)
+    routing = ep_cases.inputs("uneven", size, ranks)[0][1]
+    routing = Routing(**routing._asdict() | {"ids": ids, "weights": torch.ones(9, 12), "zero_weight": torch.zeros(9)})
+    with opened(world, ranks, size, payload="bf16") as ep:
+        return attempt(lambda: ep.dispatch(torch.zeros(9, 144).bfloat16(), routing)), works(world, ranks)
