@@ -26,6 +26,25 @@ def test_handles_of_other_dispatches(keeper: Keeper, ranks: int) -> None:
         assert same
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_combines_that_all_refuse(keeper: Keeper, ranks: int) -> None:
+    """Before anything is sent: the same dispatch can still be combined."""
+    expected = (
+        "`x` is of 4 tokens, expected of 5, those of the dispatch.",
+        "`x` is of type int, expected a torch.Tensor.",
+        "`x` is torch.float32, expected torch.bfloat16.",
+        "`routing` is of type tuple, expected a Routing, from moe_route.",
+        "`add` is torch.float32, expected torch.bfloat16.",
+        "`add` is of 4 tokens, expected of 5, those of the dispatch.",
+        "`routing.zero_weight` is of type NoneType, expected a torch.Tensor.",
+        "`routing.weights` is of 4 tokens, expected of 5, those of the dispatch.",
+    )
+    for texts, same in gloo(keeper, ranks).run("expert_misuse.combines"):
+        assert same
+        for text, start in zip(texts, expected, strict=True):
+            assert text.startswith(f"combine: argument {start}"), (text, start)
+
+
 EXPECTED = {
     "x": "argument `x` is of type int, expected torch.bfloat16 [T, 64].",
     "routing": "argument `routing` is of type tuple, expected a Routing, from moe_route.",

@@ -52,6 +52,30 @@ def wrong_handles(world: World, ranks: int, backend: str) -> Any:
         return texts, bits(ep.combine(q, handle, x, routing)) == bits(right(ranks, world.rank))
 
 
+def combines(world: World, ranks: int, backend: str) -> Any:
+    """A dispatch whose combine all ranks get wrong, several times; then right."""
+    with opened(world, ranks, SHAPE, payload="bf16") as ep:
+        x, routing = ep_cases.inputs("hot", SHAPE, ranks)[0]
+        q, _, _, handle = ep.dispatch(x, routing)
+        texts = [
+            attempt(lambda a=arguments: ep.combine(q, handle, *a))["text"]
+            for arguments in (
+                (x[1:], routing), (3, routing), (x.float(), routing), (x, tuple(routing)), (x, routing, x.float()),
+                (x, routing, x[1:]), (x, routing._replace(zero_weight=None)),
+                (x, routing._replace(weights=routing.weights[1:].contiguous())),
+            )
+        ]  # fmt: skip
+        strided = torch.cat([x, x], 1)[:, :64]
+        expected = right_with(x, routing, strided)
+        return texts, bits(ep.combine(q, handle, x, routing, strided)) == bits(expected)
+
+
+def right_with(x: torch.Tensor, routing: Routing, add: torch.Tensor) -> torch.Tensor:
+    """The sums of experts that return what they get."""
+    plan, rows, _ = ep_cases.dispatched(x, routing, SHAPE.experts, "bf16")
+    return longcat_ops.moe_combine(rows, plan, routing, x, add)
+
+
 def layers(world: World, ranks: int, backend: str, bad: int) -> Any:
     """`fused_moe` with arguments that rank `bad`, or all for -1, got wrong; then a right call."""
     x, routing = ep_cases.inputs("uneven", SHAPE, ranks)[world.rank]

@@ -180,6 +180,13 @@ class ExpertParallel:
             LongcatShapeError: an argument is not as above. LongcatCommError: the handle is not that of a dispatch whose
                 rows have arrived.
         """
+        self._expect("combine", handle, ARRIVED)
+        if not is_compiling():
+            try:
+                given = expert_calls.Given(self._ranks.config, expert_calls.limits_of(x, self._ranks))
+                expert_calls.summed("combine", x, routing, add, len(handle.plan.row_of), given, strided=True)
+            except LongcatError as error:
+                self._ranks.refuse("combine", error)
         self.combine_send(y, handle)
         return self.combine_recv(handle, x, routing, add)
 

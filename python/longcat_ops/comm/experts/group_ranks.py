@@ -63,7 +63,7 @@ class GroupRanks(Member, Runner):
     def combine_reduced(self, buffer: int, tokens: int, routing: Routing, x: Tensor, add: Tensor | None) -> Tensor:
         """The output, of a way that reduces. tokens: of the dispatch."""
         try:
-            expert_calls.summed("combine", x, routing.zero_weight, add, tokens, self.given)
+            expert_calls.summed("combine", x, routing, add, tokens, self.given)
         except LongcatError as error:
             self._refuse("combine", error)
         bias = (x.float() * routing.zero_weight[:, None]).to(x.dtype)
