@@ -20,8 +20,10 @@ import longcat_ops
 from longcat_ops.engine.text import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-OPENINGS = ("And God said", "In the beginning", "The LORD is my shepherd", "Now these are the names of", "And it came to pass",
-            "Blessed are the", "Hear, O Israel", "The words of")  # fmt: skip
+OPENINGS = (
+    "And God said", "In the beginning", "The LORD is my shepherd", "Now these are the names of",
+    "And it came to pass", "Blessed are the", "Hear, O Israel", "The words of",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def main() -> None:
     model = longcat_ops.LongcatFlashForCausalLM.from_pretrained(
         args.checkpoint, device=device, ep_group=dist.group.WORLD
     )
-    texts = [f"{OPENINGS[i % len(OPENINGS)]}" for i in range(max(args.prompts, ranks))]
+    texts = [OPENINGS[i % len(OPENINGS)] for i in range(max(args.prompts, ranks))]
     own = [torch.tensor([model.config.bos_token_id, *tokenizer.encode(text).ids]) for text in texts[rank::ranks]]
     start = time.perf_counter()
     out = longcat_ops.generate(model, own, args.max_new_tokens)
@@ -76,16 +78,14 @@ def report(model: longcat_ops.LongcatFlashForCausalLM, ranks: list[dict], second
     c = model.config
     print(f"ranks       {len(ranks)}, {len(model.parallel.experts)} of {c.n_routed_experts} FFN experts each, "
           f"rows by {', '.join(ranks[0]['backend'])}")  # fmt: skip
-    print(
-        f"tokens      {tokens} in {seconds:.2f} s, {tokens / seconds:.1f} a second; {accepted} of {drafted} drafts accepted"
-    )
+    print(f"tokens      {tokens} in {seconds:.2f} s, {tokens / seconds:.1f} a second")
+    print(f"accepted    {accepted} of {drafted} drafts")
     print(f"experts     {sum(experts) / len(experts):.2f} FFN experts of {c.moe_topk} a token and layer")
     for payload in ranks[0]["counts"]:
         rows, remote, saved, moved = (sum(one["counts"][payload][name] for one in ranks) for name in
                                       ("rows", "remote rows", "slots saved", "bytes"))  # fmt: skip
-        print(
-            f"wire        {payload}: {remote} of {rows} rows to other ranks, {moved:,} bytes; {saved} choices cost none"
-        )
+        print(f"wire        {payload}: {remote} of {rows} rows to other ranks, {moved:,} bytes")
+        print(f"            {saved} choices of zero experts, or of none, cost nothing")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 import longcat_ops
 from comm.ep_problem import DISPATCH, LAYER, Cell, Problem, Sizes
 from longcat_ops.comm import ExpertParallel
-from longcat_ops.comm.expert_parallel import FREE
+from longcat_ops.comm.experts.in_flight import FREE
 from report.fleet import Fleet
 
 from .collective import Call
@@ -86,7 +86,7 @@ class Ours(ExpertRanks):
 
         def dispatch() -> tuple:
             q, s, offsets, handle = ep.dispatch(x, routing)
-            ep._states[handle.buffer] = FREE  # nobody reads these rows, so no combine must come
+            ep._in_flight.set(handle, FREE)  # nobody reads these rows, so no combine must come
             return q, s, offsets
 
         y = outputs(problem, self.ordered, len(dispatch()[0]))

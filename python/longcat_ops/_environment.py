@@ -19,6 +19,7 @@ VARIABLES: dict[str, tuple[str, ...] | str] = {
     "LONGCAT_OPS_CPU_ISA": ("baseline", "avx2", "avx512"),
 }
 PREFIX = "LONGCAT_OPS_"
+LONGEST_S = 1e9  # of a wait that ends: longer ones overflow the clocks of torch and of the kernels
 values = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
 
 
@@ -58,12 +59,12 @@ def check() -> None:
         if isinstance(legal, tuple) and value not in legal:
             raise LongcatShapeError(f"environment variable {name} is {value!r}, expected one of {', '.join(legal)}.")
         if legal == "seconds" and not _is_duration(value):
-            text = "expected a number of seconds, 0 for no limit"
+            text = f"expected a number of seconds, 0 for no limit, at most {LONGEST_S:.0e}"
             raise LongcatShapeError(f"environment variable {name} is {value!r}, {text}.")
 
 
 def _is_duration(value: str) -> bool:
     try:
-        return 0 <= float(value) < float("inf")
+        return 0 <= float(value) <= LONGEST_S
     except ValueError:
         return False

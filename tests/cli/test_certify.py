@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,34 @@ def test_cuts() -> None:
             cuts = certificate._cuts(rows, ranks)
             assert cuts[0] == 0 and cuts[-1] == rows and sorted(cuts) == cuts and len(cuts) == ranks + 1
             assert ranks < 3 or cuts[1] == cuts[2]
+
+
+STAY = """
+import os, pathlib, time
+
+def stay(rank, ranks, folder):
+    pathlib.Path(folder, f"{rank}.new").write_text(str(os.getpid()))
+    os.rename(f"{folder}/{rank}.new", f"{folder}/{rank}")
+    time.sleep(100)
+
+if __name__ == "__main__":
+    from longcat_ops.engine.rank_processes import run_ranks
+    run_ranks(2, "stay:stay", os.path.dirname(__file__))
+"""
+
+
+@pytest.mark.long
+def test_ranks_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    """Also where it is killed, by the kernel when memory runs out for example."""
+    (tmp_path / "stay.py").write_text(STAY)
+    until = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, tmp_path / "stay.py"], stderr=subprocess.DEVNULL) as process:
+        while not all((tmp_path / str(rank)).exists() for rank in range(2)):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        process.kill()
+    ranks = [Path("/proc", (tmp_path / str(rank)).read_text()) for rank in range(2)]
+    until = time.monotonic() + 10
+    while any(rank.exists() and "(zombie)" not in (rank / "status").read_text() for rank in ranks):
+        assert time.monotonic() < until, ranks
+        time.sleep(0.05)

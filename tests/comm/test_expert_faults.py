@@ -113,7 +113,9 @@ def test_one_rank_refuses(keeper: Keeper, name: str) -> None:
     ("backend", ["ring", "ring"], "argument `backend` is 'ring', expected auto or local or nvl or torch or deepep."),
     ("backend", ["local", "local"], "the backend `local` is not available: it serves one rank, and there are 2."),
     ("backend", ["nvl", "nvl"], "the backend `nvl` is not available: CUDA tensors only"),
-    ("timeout_s", [-1, -1], "argument `timeout_s` is -1, expected seconds of 0 or more; 0 waits for ever."),
+    ("timeout_s", [True, True], "argument `timeout_s` is True, expected seconds, 0 .. 1e+09; 0 waits for ever."),
+    ("timeout_s", [1e300, 1e300], "argument `timeout_s` is 1e+300, expected seconds, 0 .. 1e+09; 0 waits for ever."),
+    ("timeout_s", [-1, -1], "argument `timeout_s` is -1, expected seconds, 0 .. 1e+09; 0 waits for ever."),
 ])  # fmt: skip
 def test_constructors(keeper: Keeper, name: str, values: list[Any], expected: str) -> None:
     for text in gloo(keeper, 2).run("ep_jobs.disagreeing", name=name, values=values):

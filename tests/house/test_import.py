@@ -81,6 +81,7 @@ def test_unknown_variable_names_the_nearest(name: str, nearest: str) -> None:
     [
         ("LONGCAT_OPS_BACKEND", "gpu", "expected one of reference, cpu, emu, cuda"),
         ("LONGCAT_OPS_TIMEOUT_S", "-3", "expected a number of seconds, 0 for no limit"),
+        ("LONGCAT_OPS_TIMEOUT_S", "1e300", "expected a number of seconds, 0 for no limit, at most 1e+09"),
         ("LONGCAT_OPS_COMM", "nvls", "expected one of auto, multimem, p2p, nccl, gloo"),
         ("LONGCAT_OPS_CPU_ISA", "avx1024", "expected one of baseline, avx2, avx512"),
     ],

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .._environment import LONGEST_S
 from ..errors import LongcatError, LongcatShapeError, message
 from ..ops import tensors
 from ..ops.checking import supports
@@ -210,5 +211,7 @@ def constructor(config: Any, names: Sequence[str], op: str = "Communicator") -> 
         raise refuse(op, "provider", f"{config.provider!r}", " or ".join(PROVIDERS))
     if not isinstance(config.deterministic, bool):
         raise refuse(op, "deterministic", f"{config.deterministic!r}", "True or False")
-    if not isinstance(config.timeout_s, int | float) or not 0 <= config.timeout_s < math.inf:
-        raise refuse(op, "timeout_s", f"{config.timeout_s!r}", "seconds of 0 or more; 0 waits for ever")
+    seconds = config.timeout_s
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_S:
+        expected = f"seconds, 0 .. {LONGEST_S:.0e}; 0 waits for ever"
+        raise refuse(op, "timeout_s", f"{seconds!r}", expected)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LongcatShapeError, message
-from ..types import Plan
+from ..types import Plan, Routing
 from . import checks, ops
 from .experts.base import ExpertConfig, ExpertWay, ReducingWay
 from .experts.rows import PAYLOADS
@@ -176,17 +176,23 @@ def dispatch_weighted(
     return text, act
 
 
-def summed(op: str, x: Any, zero_weight: Any, add: Any, tokens: int, given: Given) -> None:
-    """What a way that reduces adds to the experts' sums of `tokens` tokens."""
+def summed(op: str, x: Any, routing: Any, add: Any, tokens: int, given: Given, strided: bool = False) -> None:
+    """What this rank adds to the experts' sums of `tokens` tokens. strided: x and add need not be contiguous."""
+    if not isinstance(routing, Routing):
+        raise checks.refuse(op, "routing", f"of type {type(routing).__name__}", "a Routing, from moe_route")
     for name, value in (("x", x), ("add", add)):
         if value is None and name == "add":
             continue
         if not isinstance(value, Tensor):
             raise checks.refuse(op, name, f"of type {type(value).__name__}", "a torch.Tensor")
-        _rows(op, name, value, given)
+        _rows(op, name, value.contiguous() if strided else value, given)
         _like_dispatch(op, name, value, tokens)
-    checks.tensor(op, "routing.zero_weight", zero_weight, given.limits, (torch.float32,))
-    _like_dispatch(op, "routing.zero_weight", zero_weight, tokens)
+    for name in ("zero_weight", "weights"):
+        value = getattr(routing, name)
+        if not isinstance(value, Tensor):
+            raise checks.refuse(op, f"routing.{name}", f"of type {type(value).__name__}", "a torch.Tensor")
+        checks.tensor(op, f"routing.{name}", value, given.limits, (torch.float32,))
+        _like_dispatch(op, f"routing.{name}", value, tokens)
 
 
 @checks.rank_local

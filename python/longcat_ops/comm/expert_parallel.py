@@ -5,25 +5,26 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.compiler import is_compiling
 
 from .. import _environment, _library
-from ..errors import LongcatCommError, LongcatError, LongcatShapeError, message
+from ..errors import LongcatError, LongcatShapeError, message
 from ..ops import bf16_gemm, gemm, moe
 from ..ops.expert_chain import most_rows
 from ..reference.experts import products
 from ..types import Fp8Pair, Plan, Routing
 from . import expert_calls
+from .experts import layer
 from .experts.base import COUNTERS, Dispatch, ExpertCaps, ExpertConfig
 from .experts.group_ranks import GroupRanks
+from .experts.in_flight import ARRIVED, FREE, RETURNING, SENT, InFlight
 from .experts.ladder import BACKENDS, LADDER
 from .experts.local import LocalRanks
 from .member import members, open_session
 from .runner import captured, is_capturing
-
-FREE, SENT, ARRIVED, RETURNING = "free", "sent", "received", "returning"
 
 
 class ExpertParallel:
@@ -85,18 +86,13 @@ class ExpertParallel:
         if ranks == 1 and backend in ("auto", "local"):
             self._ranks = LocalRanks(config)
         else:
-            session, way, _, why_not = open_session(LADDER, group, config, problem)
-            self._ranks = GroupRanks(session, way, why_not)
-        self._states = [FREE] * buffers
-        self._next = 0
+            with torch.inference_mode(False):  # else its memory could be written in that mode alone
+                session, way, _, why_not = open_session(LADDER, group, config, problem)
+                self._ranks = GroupRanks(session, way, why_not)
+        self._in_flight = InFlight(buffers)
 
-    @property
-    def rank(self) -> int:
-        return self._ranks.rank
-
-    @property
-    def ranks(self) -> int:
-        return self._ranks.ranks
+    rank = property(lambda self: self._ranks.rank)
+    ranks = property(lambda self: self._ranks.ranks)
 
     @property
     def caps(self) -> ExpertCaps:
@@ -140,28 +136,31 @@ class ExpertParallel:
 
     def dispatch_send(self, x: Tensor, routing: Routing) -> Dispatch:
         """The first half of `dispatch`: sends."""
-        buffer, ranks = self._next, self._ranks
-        if (problem := self._objection("dispatch", buffer, FREE)) is not None:
-            ranks.refuse("dispatch", problem)
+        buffer, ranks = self._in_flight.free(), self._ranks
+        if buffer is None:
+            ranks.refuse("dispatch", self._in_flight.full("dispatch"))
         try:
             plan = self._planned(x, routing)
         except LongcatError as error:
             ranks.refuse("dispatch", error)
         ranks.dispatch_send(buffer, x, routing, plan)
-        self._states[buffer], self._next = SENT, (buffer + 1) % len(self._states)
-        return Dispatch(plan, buffer, ranks.rows(buffer, len(x)), self._hint(len(x)))
+        handle = Dispatch(plan, buffer, ranks.rows(buffer, len(x)), self._hint(len(x)))
+        self._in_flight.sent(handle)
+        return handle
 
     def _hint(self, tokens: int) -> int:
-        """Rows that the largest local expert is expected to have, if each rank has `tokens` tokens; a rank without any
-        knows nothing of the others."""
+        """Rows that the largest local expert is expected to have, if each rank has `tokens` tokens. A rank without any
+        knows nothing of the others; a graph of torch.compile guards on the hint, and shall serve every number."""
         c = self._ranks.config
+        if is_compiling() and not torch.fx.experimental.symbolic_shapes.has_static_value(tokens):
+            tokens = c.max_tokens
         return most_rows(self.ranks * (tokens if tokens else c.max_tokens), c.top_k, c.num_ffn_experts)
 
     def dispatch_recv(self, handle: Dispatch) -> tuple[Tensor, Tensor | None, Tensor, Dispatch]:
         """The second half of `dispatch`: waits for the rows of all ranks."""
         self._expect("dispatch_recv", handle, SENT)
         q, s, offsets = self._ranks.dispatch_recv(handle.buffer)
-        self._states[handle.buffer] = ARRIVED
+        self._in_flight.set(handle, ARRIVED)
         return q, s, offsets, handle
 
     def combine(self, y: Tensor, handle: Dispatch, x: Tensor, routing: Routing, add: Tensor | None = None) -> Tensor:
@@ -179,6 +178,13 @@ class ExpertParallel:
             LongcatShapeError: an argument is not as above. LongcatCommError: the handle is not that of a dispatch whose
                 rows have arrived.
         """
+        self._expect("combine", handle, ARRIVED)
+        if not is_compiling():
+            try:
+                given = expert_calls.Given(self._ranks.config, expert_calls.limits_of(x, self._ranks))
+                expert_calls.summed("combine", x, routing, add, len(handle.plan.row_of), given, strided=True)
+            except LongcatError as error:
+                self._ranks.refuse("combine", error)
         self.combine_send(y, handle)
         return self.combine_recv(handle, x, routing, add)
 
@@ -192,7 +198,7 @@ class ExpertParallel:
             except LongcatError as error:
                 self._ranks.refuse("combine", error)
         self._ranks.combine_send(handle.buffer, y)
-        self._states[handle.buffer] = RETURNING
+        self._in_flight.set(handle, RETURNING)
 
     def combine_recv(self, handle: Dispatch, x: Tensor, routing: Routing, add: Tensor | None = None) -> Tensor:
         """The second half of `combine`: waits for the outputs of all ranks, and sums."""
@@ -200,10 +206,10 @@ class ExpertParallel:
         ranks = self._ranks
         if ranks.reduces:
             out = ranks.combine_reduced(handle.buffer, len(handle.plan.row_of), routing, x, add)
-            self._states[handle.buffer] = FREE
+            self._in_flight.set(handle, FREE)
             return out
         returned = ranks.combine_recv(handle.buffer)
-        self._states[handle.buffer] = FREE
+        self._in_flight.set(handle, FREE)
         return moe.moe_combine(returned, handle.plan, routing, x, add)
 
     def fused_moe(
@@ -223,11 +229,13 @@ class ExpertParallel:
             bf16 [T, H].
         """
         c = self._ranks.config
-        if isinstance(w_gate_up, tuple) != (c.payload == "fp8"):
-            got = "an FP8 pair" if isinstance(w_gate_up, tuple) else "one tensor"
-            raise LongcatShapeError(message("fused_moe", "w_gate_up", got, f"the other: the payload is {c.payload}"))
+        if not is_compiling():
+            try:
+                layer.require(x, routing, w_gate_up, w_down, add, most_tokens, c, self.ranks)
+            except LongcatError as error:
+                self._ranks.refuse("fused_moe", error)
         most = len(x) if most_tokens is None else most_tokens
-        if len(x) > most:
+        if len(x) > most:  # while a graph is compiled
             raise LongcatShapeError(message("fused_moe", "most_tokens", most, f"at least {len(x)}, the rows of `x`"))
         if most <= c.max_tokens:
             return self._chunk(x, routing, w_gate_up, w_down, add, most)
@@ -283,18 +291,6 @@ class ExpertParallel:
             expert_calls.routed("dispatch", x, routing.ids, routing.weights, given)
         return moe.moe_plan(routing.ids, ranks.config.num_ffn_experts, routing.weights)
 
-    def _objection(self, op: str, buffer: int, state: str) -> LongcatError | None:
-        found = self._states[buffer]
-        if found == state:
-            return None
-        if state == FREE:
-            text = f"all {len(self._states)} buffers hold a dispatch whose combine has not come"
-            return LongcatCommError(f"{op}: {text}.\n  fix: combine one, or construct with more buffers")
-        return LongcatCommError(f"{op}: buffer {buffer} of this handle is {found}, expected {state}.")
-
     def _expect(self, op: str, handle: Any, state: str) -> None:
-        if not isinstance(handle, Dispatch):
-            got = f"of type {type(handle).__name__}"
-            self._ranks.refuse(op, LongcatShapeError(message(op, "handle", got, "a Dispatch, from dispatch")))
-        if (problem := self._objection(op, handle.buffer, state)) is not None:
+        if (problem := self._in_flight.problem(op, handle, state)) is not None:
             self._ranks.refuse(op, problem)

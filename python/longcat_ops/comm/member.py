@@ -54,6 +54,12 @@ def open_session(
         raise
 
 
+def require_own(op: str, process: int) -> None:
+    """Raises in a process that was forked from `process`: connections and ranks are that one's."""
+    if os.getpid() != process:
+        raise LongcatCommError(f"{op}: this communicator belongs to process {process}, which forked this one.")
+
+
 class Member:
     """What is open until it is closed, and may be aborted. A context manager."""
 
@@ -65,13 +71,14 @@ class Member:
 
     def check(self) -> None:
         """Raises if this is closed or poisoned, by this rank or another, or if launched work is late."""
+        require_own("check", self._pid)
         self._session.watch.check()
         self._rung.poll()
 
     def abort(self, reason: str = "") -> None:
         """Ends calls that run, on every rank, and poisons this for all. Any thread may call it. Never waits for another
-        rank."""
-        if self._session.watch.closed:
+        rank. Does nothing in a process that this one forked."""
+        if self._session.watch.closed or os.getpid() != self._pid:  # a forked process does not speak for its parent
             return
         text = f"abort() was called on rank {self.rank}" + (f": {reason}" if reason else ".")
         self._session.watch.poison(LongcatCommError(text))

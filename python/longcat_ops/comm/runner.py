@@ -11,6 +11,7 @@ import torch
 
 from ..errors import LongcatCommError, LongcatError, LongcatUnsupportedError, message
 from . import ops
+from .member import require_own
 from .rungs.base import Session, Way
 
 # A call's checks give the text that describes it to other ranks, and the function that runs it.
@@ -38,17 +39,18 @@ class Runner:
         self._session, self._rung, self._calls, self._given = session, way, calls, given
         self._busy = threading.Lock()
         self._pid = os.getpid()
-        self._token = torch.zeros(1, dtype=torch.int64, device=session.device)
+        with torch.inference_mode(False):  # else it could be written in that mode alone
+            self._token = torch.zeros(1, dtype=torch.int64, device=session.device)
         self._handle = ops.add(self)
 
     def run(self, op: str, *arguments: Any) -> None:
         """One operation, by the arguments of its schema."""
         watch = self._rung.watch
         watch.watch.require_open(op)
-        if os.getpid() != self._pid:
-            raise LongcatCommError(f"{op}: this communicator belongs to process {self._pid}, which forked this one.")
+        require_own(op, self._pid)
         if not self._busy.acquire(blocking=False):
-            raise LongcatCommError(f"{op}: channel {watch.index} runs {watch.op} in another thread; use channel(i).")
+            fix = "use channel(i)" if watch.watch.what == "Communicator" else f"one {watch.watch.what} a thread"
+            raise LongcatCommError(f"{op}: channel {watch.index} runs {watch.op} in another thread; {fix}.")
         try:
             if self._rung.no_graph and is_capturing():
                 raise captured(op, self._rung.no_graph)
@@ -76,6 +78,7 @@ class Runner:
         """Refuses a call before it reaches `way`, as `run` does."""
         watch = self._rung.watch
         watch.watch.require_open(op)
+        require_own(op, self._pid)
         watch.begin(op)
         watch.refuse(error)
         self._rung.refused(getattr(error, "rank_local", False))

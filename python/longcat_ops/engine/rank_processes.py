@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
+import threading
 import traceback
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -54,7 +56,14 @@ def _answer(rank: int, pipe: Connection) -> Any:
     return value
 
 
+def _follow(caller: Any) -> None:
+    """Ends this rank with the process that asked for it, which may be killed."""
+    caller.join()
+    os._exit(1)
+
+
 def _serve(rank: int, ranks: int, port: int, threads: int, function: str, arguments: tuple, pipe: Connection) -> None:
+    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
     try:
         torch.set_num_threads(max(1, threads // ranks))
         store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=START_S))

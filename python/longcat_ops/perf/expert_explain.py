@@ -18,7 +18,7 @@ _READS = {
     "local": "none",
     "nvl": "none",
     "torch": "1 a dispatch, the counts, so no CUDA graph can hold it",
-    "deepep": "none in its graph mode",
+    "deepep": "1 a dispatch, the counts, so no CUDA graph can hold it",
 }
 
 

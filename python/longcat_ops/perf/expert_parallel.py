@@ -34,7 +34,7 @@ NODE_RATE = Figure(
     40e9, "a GPU's share of 400 Gb/s; by its README, DeepEP's low-latency kernels get 48, 43, 39 at EP32, 64, 128"
 )
 LINE_BYTES = 8  # of one expert's count and its tag
-HOST_READS = {"local": 0, "nvl": 0, "torch": 1, "deepep": 0}  # of a dispatch, by backend
+HOST_READS = {"local": 0, "nvl": 0, "torch": 1, "deepep": 1}  # of a dispatch, by backend
 
 
 class Bytes(NamedTuple):

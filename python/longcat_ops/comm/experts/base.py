@@ -72,6 +72,10 @@ class Buffer(NamedTuple):
     offsets: Tensor
     returned: Tensor
 
+    def without_rows(self) -> Buffer:
+        """One that keeps no memory."""
+        return Buffer(*(None if t is None else t.new_empty(0, *t.shape[1:]) for t in self))
+
 
 class ExpertWay(Way):
     """Rows go to the ranks that have their experts, and come back. Calls of one buffer come in this order on every

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import LongcatCommError
 from ...types import BLOCK, Plan
 from ..rungs import connect
 from ..rungs.base import Session
@@ -121,7 +122,8 @@ class GroupExperts(ExpertWay):
     def _require_capacity(self, rows: int) -> None:
         if rows > self.caps.rows:
             text = f"{rows} rows arrive, and no routing of different experts has more than {self.caps.rows}"
-            raise ValueError(f"{text}: a token names an expert twice")
+            error = LongcatCommError(f"{self.watch.op}: {text}: a token names an expert twice.")
+            raise self.watch.watch.poison(error)
 
     def _count(self, *values: int) -> None:
         self.counters += torch.tensor(values, dtype=torch.int64).to(self.counters.device, non_blocking=True)
@@ -137,3 +139,5 @@ class GroupExperts(ExpertWay):
 
     def close(self) -> None:
         self.rung.close()
+        for kept in (self._arrived, self._came, self._back):
+            kept[:] = [None] * len(kept)

@@ -30,6 +30,11 @@ class GroupRanks(Member, Runner):
         self._buffers, self.reduces = way.buffers, way.reduces
         self._open = True
 
+    def close(self) -> None:
+        super().close()
+        if not self._open:  # not so in a forked process
+            self._buffers[:] = [b.without_rows() for b in self._buffers]
+
     def require_open(self, op: str) -> None:
         self._session.watch.require_open(op)
 
@@ -58,7 +63,7 @@ class GroupRanks(Member, Runner):
     def combine_reduced(self, buffer: int, tokens: int, routing: Routing, x: Tensor, add: Tensor | None) -> Tensor:
         """The output, of a way that reduces. tokens: of the dispatch."""
         try:
-            expert_calls.summed("combine", x, routing.zero_weight, add, tokens, self.given)
+            expert_calls.summed("combine", x, routing, add, tokens, self.given)
         except LongcatError as error:
             self._refuse("combine", error)
         bias = (x.float() * routing.zero_weight[:, None]).to(x.dtype)
