@@ -110,7 +110,8 @@ class ExpertParallel:
     @property
     def counters(self) -> Tensor:
         """i64 [4] on the device, since the construction: rows of this rank's dispatches; those of them that left the
-        rank; choices that cost none, of zero experts above all; bytes sent to other ranks, there and back."""
+        rank; choices that cost none, of zero experts above all; bytes sent to other ranks, there and back. `local`
+        sends nothing and counts nothing."""
         return self._ranks.counters
 
     def counts(self) -> dict[str, int]:

@@ -49,6 +49,7 @@ class Watch:
     ) -> None:  # fmt: skip
         self.client, self.store, self.rank, self.ranks, self.timeout_s = client, store, rank, ranks, timeout_s
         self.what = what
+        self._noun = "communicator" if what == "Communicator" else what
         self.failure: LongcatError | None = None
         self.closed = False
         self.processes: list[Process] = []
@@ -141,10 +142,10 @@ class Watch:
     def require_open(self, op: str) -> None:
         """Raises LongcatCommError if no call can be served."""
         if self.closed:
-            raise LongcatCommError(f"{op}: this communicator is closed.")
+            raise LongcatCommError(f"{op}: this {self._noun} is closed.")
         if self.failure is not None:
             fix = f"close it, form a group of the ranks that are left, and make a new {self.what} over it"
-            raise LongcatCommError(f"{op}: this communicator is poisoned. {self.failure}\n  fix: {fix}")
+            raise LongcatCommError(f"{op}: this {self._noun} is poisoned. {self.failure}\n  fix: {fix}")
 
     def close(self) -> None:
         """Posts that this rank has closed. The last of all ranks removes what they posted."""

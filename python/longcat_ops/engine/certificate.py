@@ -233,7 +233,7 @@ def _ranks(layers: list[Layer], c: LongcatFlashConfig, x: Tensor, ranks: int) ->
         file = Path(folder) / "layers.pt"
         torch.save((layers, x, cuts), file)
         name = f"{__name__}:rank_outputs"
-        found = run_ranks(ranks, name, str(file), c) if ranks > 1 else [rank_outputs(0, 1, str(file), c)]
+        found = run_ranks(ranks, name, str(file), c)
     compared = bad = 0
     for runs in zip(*found, strict=True):  # the same run of every rank, each with its tokens of every layer
         parts = [torch.tensor(run, dtype=torch.int16).view(len(layers), -1, c.hidden_size) for run in runs]

@@ -6,9 +6,10 @@ import importlib
 import multiprocessing
 import os
 import threading
+import time
 import traceback
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -38,22 +39,33 @@ def run_ranks(ranks: int, function: str, *arguments: Any) -> list[Any]:
             there.close()
             pipes.append(here)
             processes.append(process)
-        return [_answer(rank, pipe) for rank, pipe in enumerate(pipes)]
+        return _answers(pipes)
     finally:
+        until = time.monotonic() + 2.0
         for process in processes:
-            process.join(2.0)
+            process.join(max(0.0, until - time.monotonic()))
             if process.is_alive():
                 process.kill()
 
 
-def _answer(rank: int, pipe: Connection) -> Any:
-    try:
-        good, value = pipe.recv() if pipe.poll(START_S) else (False, f"no answer within {START_S:.0f} s")
-    except EOFError:
-        good, value = False, "its process ended"
-    if not good:
-        raise LongcatError(f"rank {rank}: {value}")
-    return value
+def _answers(pipes: list[Connection]) -> list[Any]:
+    """Every rank's value. Raises the first failure: others may only have waited for that rank."""
+    values: dict[int, Any] = {}
+    until = time.monotonic() + START_S
+    while len(values) < len(pipes):
+        left = {pipe: rank for rank, pipe in enumerate(pipes) if rank not in values}
+        ready = wait(left, max(0.0, until - time.monotonic()))
+        if not ready:
+            raise LongcatError(f"ranks {sorted(left.values())}: no answer within {START_S:.0f} s")
+        for pipe in ready:
+            try:
+                good, value = pipe.recv()
+            except EOFError:
+                good, value = False, "its process ended"
+            if not good:
+                raise LongcatError(f"rank {left[pipe]}: {value}")
+            values[left[pipe]] = value
+    return [values[rank] for rank in range(len(pipes))]
 
 
 def _follow(caller: Any) -> None:

@@ -70,6 +70,7 @@ class GroupExperts(ExpertWay):
 
     def dispatch_send(self, buffer: int, x: Tensor, ids: Tensor, plan: Plan) -> None:
         size, local = row_bytes(self.config.hidden, self.config.payload), self.local
+        self._back[buffer] = None  # of the buffer's last call
         counts = plan.offsets.diff()
         got = self.rung.exchange(list(counts.split(local)), [local] * self.ranks, local)
         matrix = torch.stack(got)  # [source, local expert]
@@ -106,6 +107,7 @@ class GroupExperts(ExpertWay):
         back[self._order(matrix, sum(came))] = y[: sum(came)]
         parts = list(back.flatten().split([n * width for n in came]))
         self._back[buffer] = self.rung.exchange(parts, [n * width for n in sent], LARGE)
+        self._arrived[buffer] = None
         remote = sum(came) - came[self.rank]
         self._count(0, 0, 0, remote * 2 * width)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LongcatError
-from ...ops.checking import check
+from ...ops.checking import check, describe
 from ...types import BLOCK, Fp8Pair, Routing
 from .. import checks
 from .base import ExpertConfig
@@ -73,7 +73,9 @@ def _weights(x: Tensor, w_gate_up: Tensor | Fp8Pair, w_down: Tensor | Fp8Pair, e
             ("swiglu_gemm", rows, w_gate_up, h), ("gemm", between, w_down, (1, x.new_empty((0, hidden)))),
         ):  # fmt: skip
             kind, left, right = ("fp8", lhs, weight) if isinstance(weight, tuple) else ("bf16", lhs[:1], (weight,))
-            check(f"m_grouped_{kind}_{op}_nt_offset", *left, *right, offsets, None, False, *rest)
+            given = (*left, *right, offsets, None, False, *rest)  # without addresses, which no captured step may read
+            shapes = (describe(value) if isinstance(value, Tensor) else value for value in given)
+            check(f"m_grouped_{kind}_{op}_nt_offset", *shapes)
     except LongcatError as error:
         raise type(error)(f"{_NAME}: {error}") from None
 
