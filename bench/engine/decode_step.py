@@ -75,6 +75,10 @@ class Problem:
             n, _ = layer.post_attention_layernorm[0].before(layer.mlps[0].fp8, x, x)
             return layer.mlps[0](n, rows)
 
+        def moe() -> Tensor:
+            some = replace(rows, num_real=[])
+            return layer.mlp.experts(x, layer.mlp.route(x, some), some)
+
         def head() -> object:
             logits = model.head(x, rows.count).view(*self._ids.shape, -1)
             return self.step._ops.verify_greedy(logits, drafts, counts, first)
@@ -86,7 +90,7 @@ class Problem:
         return {
             "attention": attention,
             "ffn": ffn,
-            "moe": lambda: layer.mlp(x, replace(rows, num_real=[])),
+            "moe": moe,
             "layer": lambda: layer(x, replace(rows, num_real=[])),
             "head": head,
             "mtp": mtp,
