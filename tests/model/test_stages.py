@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from longcat_ops import generate
+from longcat_ops.comm import ExpertParallel
 from longcat_ops.errors import LongcatError
 from longcat_ops.model import stages
 from longcat_ops.model.scmoe import ScMoELayer
@@ -50,6 +51,30 @@ def test_any_legal_order_has_the_same_bits(model):
         assert bits(passes(model, Overlapped())) == right
 
 
+@pytest.fixture
+def joined(model):
+    """The model as one of several ranks, of which it is the only one: rows are sent to itself."""
+    if model.dtype == torch.float64:
+        pytest.skip("rows travel in bf16")
+    c, payload = model.config, "bf16" if model.layers[0].mlp.gate_up_scale is None else "fp8"
+    exchange = ExpertParallel(num_ffn_experts=c.n_routed_experts, top_k=c.moe_topk, hidden=c.hidden_size,
+                              max_tokens=64, payload=payload)  # fmt: skip
+    alone = SimpleNamespace(exchange=lambda asked: exchange, placed=lambda routing, layer: routing)
+    for layer in model.layers:
+        layer.mlp.join(alone)
+    yield model
+    for layer in model.layers:
+        layer.mlp.parallel = layer.mlp.exchange = None
+
+
+def test_rows_that_travel_beside_the_dense_branch(model, request):
+    """Sent, received and summed in any legal order, and on two threads: the bits of the layer without exchanges."""
+    right = bits(passes(model, serial))
+    joined = request.getfixturevalue("joined")
+    for execute in (serial, threads, threads, Overlapped(), *map(AnyOrder, range(50))):
+        assert bits(passes(joined, execute)) == right
+
+
 def test_orders_differ():
     """The declarations leave more than one order, and all of them begin and end alike."""
     gives, seen = {one.name: one.gives for one in ScMoELayer.STAGES}, set()
@@ -69,8 +94,10 @@ def test_orders_differ():
     assert len(seen) > 5 and all(order[0] == "attend_first" and order[-1] == "add" for order in seen)
 
 
-def test_the_lists_are_legal():
-    check(ScMoELayer.STAGES, ("x",), ("out",))
+@pytest.mark.parametrize("stages", [ScMoELayer.STAGES, ScMoELayer.PARALLEL], ids=["one rank", "several"])
+def test_the_lists_are_legal(stages):
+    check(stages, ("x",), ("out",))
+    assert all(callable(getattr(ScMoELayer, one.name)) for one in stages)
 
 
 @pytest.mark.parametrize(("change", "text"), [

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from .steps import Step
 
+TINY = {  # sizes of a network that a rehearsal runs
+    "hidden_size": 128, "vocab_size": 128, "num_attention_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "ffn_hidden_size": 128,
+    "expert_ffn_hidden_size": 64, "max_position_embeddings": 512,
+}  # fmt: skip
+
 
 def attention() -> list[Step]:
     """mla_decode, and the whole step of one rank, in 2 layers and in all."""
@@ -15,11 +21,8 @@ def attention() -> list[Step]:
              {"sequences": sequences, "rows": rows, "context": context, **sizes}, small)
         for sequences, rows, context in batches
     ]  # fmt: skip
-    tiny = {"hidden_size": 128, "vocab_size": 128, "num_attention_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 32,
-            "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "ffn_hidden_size": 128,
-            "expert_ffn_hidden_size": 64, "max_position_embeddings": 512}  # fmt: skip
     step = {"sequences": 96, "rows": 2, "context": 5000, "sizes": {}}
-    small = {"layers": 1, "sequences": 2, "context": 70, "sizes": tiny}
+    small = {"layers": 1, "sequences": 2, "context": 70, "sizes": TINY}
     return [
         *found[:2],
         Step("times/step-2-layers", 6, 60, "step.whole", {"layers": 2, **step}, small),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .plan_attention import TINY
 from .steps import Step
 
 
@@ -37,6 +38,9 @@ def experts() -> list[Step]:
              {"tokens": 3, "model": small_model, "replays": 3}),
         Step("experts/failures-N8", 2, 30, "experts.failures", {"ranks": 8, "model": model, "timeout_s": 0.2},
              {"model": small_model}),
+        Step("experts/two-streams", 3, 40, "overlap.layers",
+             {"sequences": 96, "rows": 2, "context": 1000, "sizes": {}},
+             {"sequences": 2, "context": 70, "sizes": TINY}),
         Step("experts/times-N8", 2, 30, "experts.times",
              {"ranks": 8, "tokens": [1, 8, 96, 192], "model": model, "count": 50},
              {"tokens": [1, 3], "model": small_model, "count": 1}),
