@@ -16,7 +16,7 @@ from ..perf.step import ACCEPTED, LAYERS, Shape
 from ..perf.timeline import LANES, REPORTED_LAYER, Schedule, Span, Timeline, ms_a_token, predicted
 from .report import can_encode
 
-_WIDTH = 48
+_WIDTH = 44
 _BLOCKS, _ASCII = "█▒", "#="  # by lane
 _SOURCE = "LongCat-Flash technical report, arXiv:2509.01322, section 6"
 
