@@ -78,10 +78,10 @@ def test_reports_fit_streams_without_block_characters():
     use = {"top_k": 3, "mean": 1.5, "min": 0, "max": 3, "zero_share": 0.5, "by_layer": [1.5], "target": None}
     use["histogram"] = [1, 100, 0, 50]
     ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    bars = report._BLOCKS if report._can_encode(ascii_stream, report._BLOCKS) else report._ASCII
+    bars = report._BLOCKS if report.can_encode(ascii_stream, report._BLOCKS) else report._ASCII
     chart = report._expert_lines(use, bars)[1].split("|")[1]
     assert chart.isascii() and chart[2] == " " and chart[0] != " " and chart[1] == "@"
-    assert report._can_encode(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), report._BLOCKS)
+    assert report.can_encode(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), report._BLOCKS)
 
 
 def test_accepted_drafts_are_coloured_on_a_terminal(checkpoint, monkeypatch):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / name) for name in ("bench", "tools", "python") if str(ROOT / name) not in sys.path]
 
 from device_check import predictions  # noqa: E402
-from prediction_tables import attention, chains, collectives, experts, model, products  # noqa: E402
+from prediction_tables import attention, chains, collectives, experts, model, products, timelines  # noqa: E402
 from tables import cells_of, devices  # noqa: E402
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
@@ -39,6 +39,9 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "constants": model.constants,
         "published": model.published_times,
         "step": attention.whole_step,
+        "stages": timelines.stages,
+        "overlap": timelines.overlap,
+        "stages of the report": timelines.report,
     },
     "docs/expert_parallel.md": {
         "bytes": experts.sent,

@@ -1,4 +1,6 @@
-"""The command line: `python -m longcat_ops generate | plan | certify | doctor`. Parsing alone imports no torch."""
+"""The command line: `python -m longcat_ops generate | plan | timeline | certify | doctor`. Parsing alone imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -92,13 +94,14 @@ def _discard(stream: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longcat_ops",
-        description="LongCat-Flash: decode, size a deployment, certify its bits, inspect this installation.",
+        description="LongCat-Flash: decode, size and model a deployment, certify its bits, inspect this installation.",
         epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"longcat_ops {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_plan(commands)
+    _add_timeline(commands)
     _add_certify(commands)
     doctor = _command(commands, "doctor", "say, per op, which backend would run here and why; needs no torch")
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
@@ -155,6 +158,16 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--mtp", action=argparse.BooleanOptionalAction, default=True, help="count the MTP head")
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _add_timeline(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "timeline", "show when each stage of a layer of a decode step runs: modelled, not measured")
+    p.add_argument("--device", choices=("H800", "H100", "H200"), default="H800", help="default: H800")
+    p.add_argument("--ranks", type=_integer(2), default=128, metavar="N", help="that share the experts (default: 128)")
+    p.add_argument("--sequences", type=_integer(1), default=96, metavar="N", help="of a rank (default: 96)")
+    p.add_argument("--rows", type=_integer(1), default=2, metavar="N", help="of each: 1 + drafts (default: 2)")
+    p.add_argument("--context", type=_integer(1), default=5000, metavar="N", help="rows of each (default: 5000)")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of the picture")
 
 
 def _add_certify(commands: argparse._SubParsersAction) -> None:

@@ -9,7 +9,7 @@ _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 
 def lines(facts: dict[str, Any], stream: TextIO, *, coloured: bool = False) -> list[str]:
     """The report, line by line; block characters only if `stream` can encode them. coloured: accepted drafts are."""
-    bars = _BLOCKS if _can_encode(stream, _BLOCKS) else _ASCII
+    bars = _BLOCKS if can_encode(stream, _BLOCKS) else _ASCII
     return [
         *_checkpoint_lines(facts["checkpoint"]),
         *_run_lines(facts["run"]),
@@ -112,7 +112,7 @@ def _plain_lines(plain: dict[str, Any] | None, decode: dict[str, Any]) -> list[s
     return [_line("plain", f"{speed}identical: {verdict}")]
 
 
-def _can_encode(stream: TextIO, text: str) -> bool:
+def can_encode(stream: TextIO, text: str) -> bool:
     try:
         text.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -83,11 +83,15 @@ class Share:
         """Route and plan, in both chains."""
         return dispatch.moe_route(self.tokens) + dispatch.moe_plan(max(1, round(self.received)))
 
-    def fused(self, sms: int = SMS) -> list[Counts]:
-        """The launches behind the plan."""
+    def products(self, sms: int = SMS) -> list[Counts]:
+        """Both products, of rows that lie by expert and are quantised."""
         h = fp8_row(self.width)
         gate_up = self._product(self.gate_up, True, sms, self.rows * (fp8_row(self.hidden) + h))
-        return [*self._quant(), replace(gate_up, name="gate_up"), self._down(sms), *self._combine()]
+        return [replace(gate_up, name="gate_up"), self._down(sms)]
+
+    def fused(self, sms: int = SMS) -> list[Counts]:
+        """The launches behind the plan."""
+        return [*self._quant(), *self.products(sms), *self._combine()]
 
     def apart(self, sms: int = SMS) -> list[Counts]:
         gate_up = self._product(self.gate_up, False, sms, self.rows * (fp8_row(self.hidden) + 4 * self.width))

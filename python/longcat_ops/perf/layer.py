@@ -60,36 +60,51 @@ def norm(tokens: int, width: int, residual: bool = False) -> list[Counts]:
     return [Counts("rms_norm_quant_fp8", tokens * ((8 if residual else 4) * width + fp8_row(width)) + 4 * width)]
 
 
-def attention(call: latent.Call, sizes: Sizes = LONGCAT) -> list[Counts]:
-    """The norm ahead of it, of a sum, included."""
-    c, tokens, sms = sizes, call.tokens, call.sms
-    heads, rope = c.num_attention_heads, 4 * c.qk_rope_head_dim
-    value = heads * c.v_head_dim
+def project(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Counts]:
+    """Queries, and the latent rows of the tokens into the cache."""
+    c = sizes
     return [
-        *norm(tokens, c.hidden_size, residual=True),
         *product(tokens, c.q_lora_rank, c.hidden_size, sms),
         *norm(tokens, c.q_lora_rank),
-        *product(tokens, heads * c.qk_head_dim, c.q_lora_rank, sms),
+        *product(tokens, c.num_attention_heads * c.qk_head_dim, c.q_lora_rank, sms),
         *product(tokens, c.latent_width, c.hidden_size, sms),
-        Counts("mla_write", tokens * (4 * c.latent_width + rope)),
+        Counts("mla_write", tokens * (4 * c.latent_width + 4 * c.qk_rope_head_dim)),
+    ]
+
+
+def attend(call: latent.Call, sizes: Sizes = LONGCAT) -> list[Counts]:
+    """From queries to the output projection."""
+    c, tokens = sizes, call.tokens
+    heads, value = c.num_attention_heads, c.num_attention_heads * c.v_head_dim
+    return [
         *per_head("mla_query", tokens, heads, c.kv_lora_rank, c.qk_nope_head_dim),
         *latent.mla_decode(call),
         *per_head("m_grouped_bf16_gemm_nt_masked", tokens, heads, c.v_head_dim, c.kv_lora_rank),
         Counts("per_token_group_quant_fp8", tokens * (2 * value + fp8_row(value))),
-        *product(tokens, c.hidden_size, value, sms),
+        *product(tokens, c.hidden_size, value, call.sms),
     ]
 
 
-def ffn(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Counts]:
+def attention(call: latent.Call, sizes: Sizes = LONGCAT) -> list[Counts]:
     """The norm ahead of it, of a sum, included."""
+    ahead = norm(call.tokens, sizes.hidden_size, residual=True)
+    return [*ahead, *project(call.tokens, sizes, call.sms), *attend(call, sizes)]
+
+
+def swiglu(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Counts]:
+    """A dense FFN behind its norm."""
     hidden, width = sizes.hidden_size, sizes.ffn_hidden_size
     return [
-        *norm(tokens, hidden, residual=True),
         *product(tokens, width, hidden, sms),
         *product(tokens, width, hidden, sms),
         Counts("silu_and_mul_quant_fp8", tokens * (4 * width + fp8_row(width))),
         *product(tokens, hidden, width, sms),
     ]
+
+
+def ffn(tokens: int, sizes: Sizes = LONGCAT, sms: int = SMS) -> list[Counts]:
+    """The norm ahead of it, of a sum, included."""
+    return [*norm(tokens, sizes.hidden_size, residual=True), *swiglu(tokens, sizes, sms)]
 
 
 def sums(tokens: int, sizes: Sizes = LONGCAT) -> list[Counts]:
