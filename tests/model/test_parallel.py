@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from longcat_ops.loading.sizing import size_rank
 from support import checkpoints, models
+from support.comm_pool import Pool
 from support.comm_ranks import Keeper, Ranks
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "longcat-tiny"
@@ -74,3 +76,24 @@ def test_ranks_that_differ(keeper: Keeper, odd: Path, tmp_path: Path) -> None:
         for found, text in zip(two.run("parallel_jobs.refused", folders=folders, **options), texts, strict=True):
             assert text in found["text"], found
             assert found["works"] == 4 and found["seconds"] < 10
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=SLOW)])
+def test_a_rank_reads_and_holds_its_share(keeper: Keeper, ranks: int) -> None:
+    """Of the experts what falls to it, of the rest all; and what `plan` says of the largest rank, to 1 %."""
+    alone = size_rank(TINY)
+    planned = size_rank(TINY, ep=ranks)
+    here = planned.experts_here / planned.experts_total
+    for found in Ranks(keeper, ranks, "gloo").run("parallel_jobs.held", folder=str(TINY), precision="fp8"):
+        assert found["read"]["experts"] == pytest.approx(alone.parts["experts"].bytes * here, rel=0.01)
+        for name in ("experts", "attention", "dense FFN", "embedding", "lm_head", "norms"):
+            assert found["parts"][name] == pytest.approx(planned.parts[name].bytes, rel=0.01), name
+
+
+def test_a_rank_that_dies_while_it_decodes() -> None:
+    with Pool(2) as pool:
+        for rank in range(2):
+            pool.start(rank, "parallel_jobs.dies", ranks=2, backend="gloo", folder=str(TINY), dying=1)
+        found = pool.result(0)
+        assert (found["kind"], found["missing"]) == ("LongcatTimeoutError", (1,)), found
+        assert "has ended" in found["text"] and found["seconds"] < 5

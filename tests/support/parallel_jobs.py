@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import torch
 
 import longcat_ops
 from longcat_ops import LongcatFlashForCausalLM
+from longcat_ops.loading.checkpoint import CheckpointSource
+from longcat_ops.loading.sizing import component
 from longcat_ops.model.stages import AnyOrder, serial, threads
 from longcat_ops.testing.op_results import bits
 from support.comm_faults import attempt
@@ -83,4 +88,40 @@ def refused(world: World, ranks: int, backend: str, folders: list[str], **option
     right = LongcatFlashForCausalLM.from_pretrained(Path(folders[0]), ep_group=group)
     found["works"] = len(longcat_ops.generate(right, [torch.tensor([5, 6])], 2).sequences[0])
     right.parallel.close()
+    return found
+
+
+def held(world: World, ranks: int, backend: str, folder: str, precision: str) -> dict[str, Any]:
+    """Bytes that this rank read from the files, of experts and of the rest, and what its model holds by component."""
+    read: Counter[str] = Counter()
+    fetch = CheckpointSource.fetch
+
+    def counted(source: CheckpointSource, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        read["experts" if ".experts." in name else "rest"] += source.header.num_bytes(name)
+        return fetch(source, name, shape)
+
+    CheckpointSource.fetch = counted
+    try:
+        model = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision, ep_group=world.group(ranks))
+    finally:
+        CheckpointSource.fetch = fetch
+    parts: Counter[str] = Counter()
+    for name, buffer in model.named_buffers():
+        parts[component(name)] += buffer.nbytes
+    model.parallel.close()
+    return {"read": dict(read), "parts": dict(parts)}
+
+
+def dies(world: World, ranks: int, backend: str, folder: str, dying: int) -> dict[str, Any]:
+    """Rank `dying` is killed when it has its third token; what the others raise."""
+    model = LongcatFlashForCausalLM.from_pretrained(folder, ep_group=world.group(ranks))
+    tokens = []
+
+    def on_token(*token: Any) -> None:
+        tokens.append(token)
+        if world.rank == dying and len(tokens) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    found = attempt(lambda: longcat_ops.generate(model, prompts(61)[:1], 16, eos_token_id=-1, on_token=on_token))
+    model.parallel.close()
     return found
