@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from ..model.config import LongcatFlashConfig
@@ -26,6 +27,9 @@ def load(kind: type[LongcatFlashForCausalLM], path: str | Path, ep_group: Any, t
         config = LongcatFlashConfig.from_pretrained(path)
         with released(CheckpointSource(path, config, dtype, **options)) as source:
             return kind(source, config)
+    if not dist.is_initialized() or not isinstance(ep_group, dist.ProcessGroup):
+        expected = "a process group of torch.distributed that has this rank"
+        raise LongcatShapeError(message("from_pretrained", "ep_group", repr(ep_group), expected))
     parallel = Parallel(ep_group)
     try:
         return _load(kind, path, parallel, dtype, options)
