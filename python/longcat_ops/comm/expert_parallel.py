@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -23,11 +22,11 @@ from .experts.group_ranks import GroupRanks
 from .experts.in_flight import ARRIVED, FREE, RETURNING, SENT, InFlight
 from .experts.ladder import BACKENDS, LADDER
 from .experts.local import LocalRanks
-from .member import members, open_session
+from .member import Closing, members, open_session
 from .runner import captured, is_capturing
 
 
-class ExpertParallel:
+class ExpertParallel(Closing):
     """Dispatch and combine of a MoE layer whose N FFN experts are spread over the ranks of a group: expert g is on rank
     g // (N / ranks).
 
@@ -270,16 +269,6 @@ class ExpertParallel:
         """Gives connections and memory back. A second call does nothing. No collective, but a rank that calls an
         operation after another has closed gets an error."""
         self._ranks.close()
-
-    def __enter__(self) -> ExpertParallel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None and not isinstance(error, LongcatError):
-            self.abort(f"{type(error).__name__} in its block")
-        self.close()
 
     def _planned(self, x: Tensor, routing: Routing) -> Plan:
         ranks = self._ranks

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
@@ -17,6 +17,9 @@ from .processes import Process, this_process
 from .rungs.base import Config, Session, Way
 from .store import Client, client_of
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def open_session(
@@ -60,8 +63,29 @@ def require_own(op: str, process: int) -> None:
         raise LongcatCommError(f"{op}: this communicator belongs to process {process}, which forked this one.")
 
 
-class Member:
-    """What is open until it is closed, and may be aborted. A context manager."""
+class Closing:
+    """A context manager that closes; before that it aborts, if its block ends in an error of the caller's own, which
+    other ranks do not know of."""
+
+    def abort(self, reason: str = "") -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, LongcatError):
+            self.abort(f"{type(error).__name__} in its block")
+        self.close()
+
+
+class Member(Closing):
+    """What is open until it is closed, and may be aborted."""
 
     _session: Session
     _rung: Way
@@ -93,16 +117,6 @@ class Member:
         self._open = False
         self._session.watch.close()
         self._rung.close()
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None and not isinstance(error, LongcatError):
-            self.abort(f"{type(error).__name__} in its block")
-        self.close()
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
