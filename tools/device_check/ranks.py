@@ -179,19 +179,8 @@ class StreamRanks(Ranks):
         return replay
 
     def us_per_call(self, prepared: Prepared, calls: int) -> dict[str, Any]:
-        """us of a call in a row of `calls`. queued: all were launched before the first began, so that the time is the
-        device's."""
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        for stream in reversed(self.streams):
-            with torch.cuda.stream(stream):
-                torch.cuda._sleep(HOLD_CYCLES)
-        start.record(self.streams[0])
-        for _ in range(calls):
-            self.call(prepared)
-        queued = not start.query()
-        end.record(self.streams[0])
-        self.synchronize()
-        return {"us": round(1e3 * start.elapsed_time(end) / calls, 2), "queued": queued}
+        """us of a call in a row of `calls`."""
+        return queued_us(self.streams, lambda: self.call(prepared), calls, self.synchronize)
 
 
 class EmulatedRanks(Ranks):
@@ -211,6 +200,24 @@ class EmulatedRanks(Ranks):
 
     def captured(self, prepared: Prepared) -> Callable[[], None]:
         return lambda: self.call(prepared)
+
+
+def queued_us(
+    streams: Sequence[Any], run: Callable[[], None], count: int, synchronize: Callable[[], None]
+) -> dict[str, Any]:
+    """us of a `run` in a row of `count`. queued: all were launched before the first began, so that the time is the
+    device's."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for stream in reversed(streams):
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(HOLD_CYCLES)
+    start.record(streams[0])
+    for _ in range(count):
+        run()
+    queued = not start.query()
+    end.record(streams[0])
+    synchronize()
+    return {"us": round(1e3 * start.elapsed_time(end) / count, 2), "queued": queued}
 
 
 def start_epochs(region: Tensor, ranks: int, epoch: int, lines: int | None = None) -> None:

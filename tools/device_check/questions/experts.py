@@ -14,6 +14,7 @@ from torch import Tensor
 import longcat_ops
 from device_check.expert_ranks import ExpertRanks, open_expert_ranks
 from device_check.machine import Machine
+from device_check.ranks import queued_us
 from longcat_ops import Plan, Routing, reference
 from longcat_ops.comm import kernels
 from longcat_ops.comm.experts.base import ExpertConfig
@@ -21,7 +22,6 @@ from longcat_ops.errors import LongcatTimeoutError
 
 KINDS = ("mixed", "hot", "zero", "ffn")
 LATE_S = 0.2  # what the host may add to a deadline
-HOLD_CYCLES = 80_000_000
 
 
 @dataclass(frozen=True)
@@ -229,19 +229,8 @@ def _times(machine: Machine, ranks: int, tokens: int, sizes: Model, count: int) 
 
 
 def _us(group: ExpertRanks, run: Any, count: int) -> dict[str, Any]:
-    """queued: all were launched before the first began, so that the time is the device's."""
     if not group.streams:
         run()
         group.synchronize()
         return {"us": 0.0, "queued": False}
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    for stream in reversed(group.streams):
-        with torch.cuda.stream(stream):
-            torch.cuda._sleep(HOLD_CYCLES)
-    start.record(group.streams[0])
-    for _ in range(count):
-        run()
-    queued = not start.query()
-    end.record(group.streams[0])
-    group.synchronize()
-    return {"us": round(1e3 * start.elapsed_time(end) / count, 2), "queued": queued}
+    return queued_us(group.streams, run, count, group.synchronize)
