@@ -15,7 +15,6 @@ from torch import Tensor
 from device_check.collective_calls import in_order
 from device_check.expert_ranks import RankLibrary, Watch
 from longcat_ops.comm import kernels
-from longcat_ops.comm.providers.base import SymmetricMemory
 from longcat_ops.comm.rungs import device, device_memory
 from longcat_ops.comm.rungs.base import Config
 from longcat_ops.comm.sizes import communicator_bytes
@@ -41,13 +40,8 @@ class Ranks:
         self.kept: list[Any] = []  # the emulator remembers whose memory it was
         self.rungs = []
         for rank in range(ranks):
-            comm, memory = self.machine.comms[rank], self.machine.memory[rank]
-            symmetric = SymmetricMemory(rank=rank, pointers=tuple(comm.memory[:ranks]), multicast=comm.multicast or 0,
-                                        tensor=memory, provider="emulator", holder=SimpleNamespace(
-                                            release=lambda: [], release_multicast=lambda: [],
-                                            synchronize=lambda: None))  # fmt: skip
             session = SimpleNamespace(rank=rank, ranks=ranks, config=config, watch=Watch(rank))
-            shared = device.Shared(name, session, symmetric, RankLibrary(self.machine.library, rank))
+            shared = device.Shared(name, session, self.machine.symmetric(rank), RankLibrary(self.machine.library, rank))
             shared.library.record, shared.comm.threads = shared.record, 64
             self.rungs.append(device.DeviceRung(shared, 0))
 

@@ -45,12 +45,8 @@ class Ways:
         self.machine, self.kept = Machine(ranks, self.size, False, 1, 32, True), []
         self.ways = []
         for rank in range(ranks):
-            comm, memory = self.machine.comms[rank], self.machine.memory[rank]
-            holder = SimpleNamespace(release=lambda: [], release_multicast=lambda: [], synchronize=lambda: None)
-            symmetric = SymmetricMemory(rank=rank, pointers=tuple(comm.memory[:ranks]), multicast=0, tensor=memory,
-                                        provider="emulator", holder=holder)  # fmt: skip
             session = SimpleNamespace(rank=rank, ranks=ranks, config=config, watch=Watch(rank))
-            region = Region(session, symmetric, RankLibrary(self.machine.library, rank))
+            region = Region(session, self.machine.symmetric(rank), RankLibrary(self.machine.library, rank))
             region.library.record = region.record
             self.ways.append(nvl.NvlExperts(region))
 

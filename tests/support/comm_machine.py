@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from device_check.collective_calls import PAYLOAD, in_order
 from device_check.ranks import OP, start_epochs
 from longcat_ops.comm import kernels
+from longcat_ops.comm.providers.base import SymmetricMemory
 from longcat_ops.ops import emulated
 from support.emulated_kernels import apart, copied, scales
 
@@ -57,6 +59,13 @@ class Machine:
     def _checked(self, status: int) -> None:
         if status != 0:
             raise emulated.EmulatorError(self.library.lc_last_error().decode())
+
+    def symmetric(self, rank: int) -> SymmetricMemory:
+        """The memory as a provider gives it to a rank."""
+        holder = SimpleNamespace(release=lambda: [], release_multicast=lambda: [], synchronize=lambda: None)
+        comm = self.comms[rank]
+        return SymmetricMemory(rank=rank, pointers=tuple(comm.memory[: self.ranks]), multicast=comm.multicast or 0,
+                               tensor=self.memory[rank], provider="emulator", holder=holder)  # fmt: skip
 
     def start_epochs(self, epoch: int, lines: int | None = None) -> None:
         """Sets the counters of every rank, as device_check.ranks says."""
