@@ -132,7 +132,11 @@ CASTS: Sequence[Refusal] = (
 
 DIST: Sequence[Refusal] = (
     (("init_dist",), "longcat_ops starts no process group", "torch.distributed.init_process_group"),
-    (("uneven_all_gather",), "longcat_ops has no collective yet", "torch.distributed.all_gather on padded tensors"),
+    (
+        ("uneven_all_gather",),
+        "a collective of longcat_ops belongs to a communicator, not to a process group",
+        "longcat_ops.comm.Communicator.all_gather, with the rows of each rank",
+    ),
     (("dist_print",), "longcat_ops prints nothing", "print on one rank, then torch.distributed.barrier"),
 )
 
