@@ -94,6 +94,7 @@ def pack(folder: Path, python: str) -> dict:
     pack_pytest_plugin(folder)
     build_for_device(folder)
     traced.build(folder)
+    subprocess.run(["strip", "--strip-unneeded", *folder.rglob("*.so")], check=True)  # names only a debugger reads
     shutil.rmtree(folder / "generated", ignore_errors=True)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     manifest = {"python": facts.version, "sources": source_hash(), "bytes": size}
