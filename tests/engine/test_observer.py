@@ -74,7 +74,7 @@ def counted_passes(model, recorder):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_each_pass_is_seen_with_its_rows(model, options, monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr("longcat_ops.model.model.CHUNK", 16)
+    monkeypatch.setattr("longcat_ops.model.passes.CHUNK", 16)
     with counted_passes(model, recorder) as passes:
         out = generate(model, PROMPTS, NEW, eos_token_id=-1, observer=recorder, **options)
     assert passes == {i: rows for i, (work, rows) in enumerate(recorder.seen) if work is not Work.SAMPLING}

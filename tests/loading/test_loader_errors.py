@@ -200,7 +200,8 @@ def test_one_tensor_in_two_files(tmp_path, tensors):
             r"`precision` is 'int4', expected None, \"bf16\", \"fp8\" or the path",
         ),
         (dict(ep_group=1), LongcatShapeError, r"`ep_group` is 1, expected a process group of torch.distributed"),
-        (dict(tp_group=1), LongcatUnsupportedError, r"`tp_group` is a process group, expected None"),
+        (dict(tp_group=1), LongcatShapeError, r"`tp_group` is 1, expected a process group of torch.distributed"),
+        (dict(tp_form="ring"), LongcatShapeError, r"`tp_form` is 'ring', expected 'token' or 'all_reduce'"),
     ],
 )
 def test_bad_arguments(tmp_path, tensors, options, error, text):

@@ -53,7 +53,7 @@ def test_kv_bytes_are_those_of_the_published_model(released):
 
 @pytest.mark.parametrize("ep,tp", [(1, 1), (8, 1), (32, 8), (3, 2)])
 def test_parameters_of_a_rank_by_hand(released, ep, tp):
-    plan = size_rank(released, ep=ep, tp=tp)
+    plan = size_rank(released, ep=ep, tp=tp, tp_form="all_reduce")
     experts = -(-512 // ep)
     sharded = HEADS * 192 * 1536 + HEADS * 256 * 512 + H * HEADS * 128
     attention = 56 * (1536 * H + 576 * H + sharded // tp)
@@ -65,6 +65,11 @@ def test_parameters_of_a_rank_by_hand(released, ep, tp):
     assert got["router"] == 28 * 768 * (H + 1)
     mtp_layer = 2 * H * H + 1536 * H + 576 * H + sharded // tp + FFN // tp
     assert got["MTP"] == EMBEDDING // tp + mtp_layer + 5 * H + 1536 + 512
+    whole = size_rank(released, ep=ep, tp=tp).parts  # in token form attentions are whole, all else is the same
+    assert whole["attention"].parameters == 56 * MLA
+    assert {n: p.parameters for n, p in whole.items() if n not in ("attention", "MTP")} == {
+        n: got[n] for n in got if n not in ("attention", "MTP")
+    }
 
 
 def test_bytes_of_a_rank_by_hand(released):
@@ -87,13 +92,16 @@ def test_the_published_deployments_fit(released):
     """The FP8 model fits on one node of eight 141 GB cards, the bf16 model on sixteen cards of 80 GB."""
     by_card = {fit.card: fit for fit in size_rank(released, ep=8, tp=8, precision="fp8").fits}
     assert by_card["141 GB"].fits
-    sixteen = size_rank(released, ep=16, tp=16, precision="bf16")
+    sixteen = size_rank(released, ep=16, tp=16, tp_form="all_reduce", precision="bf16")
     eighty = sixteen.fits[0]
     assert eighty.fits and eighty.capacity == 80 * 2**30
-    assert sixteen.symmetric_bytes == 290 * 2**20  # 64 KiB of control, 2 x (512 KiB + 96 MiB), 96 MiB: units of 2 MiB
+    assert sixteen.symmetric_bytes == 0  # ranks of several nodes have no device rung
+    # 512 rows of 8 ranks in fp32 twice, for a copy and for `empty`; lines and control; units of 2 MiB.
+    eight = size_rank(released, ep=16, tp=8)
+    assert eight.symmetric_bytes == 2 * 8 * 512 * H * 4 + 2 * 2**20
     # Of 16 ranks' 512 tokens all 12 choices may arrive, and of the own 512 tokens all come back; two buffers.
     assert sixteen.expert_bytes == 2 * 512 * 12 * (16 * (H + 4 * 48) + 2 * H)
-    beside = sixteen.bytes + sixteen.symmetric_bytes + sixteen.expert_bytes
+    beside = sixteen.bytes + sixteen.expert_bytes
     assert eighty.kv_tokens == (72 * 2**30 - beside) // 65_664
     assert size_rank(released).expert_bytes == 0
     assert size_rank(released).symmetric_bytes == 0
@@ -178,7 +186,15 @@ def test_the_declared_quantisation_is_believed_without_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes,argument", [({"ep": 0}, "ep"), ({"ep": 7}, "ep"), ({"tp": 3}, "tp"), ({"tp": 0}, "tp")]
+    "changes,argument",
+    [
+        ({"ep": 0}, "ep"),
+        ({"ep": 7}, "ep"),
+        ({"tp": 2}, "tp"),
+        ({"tp": 0}, "tp"),
+        ({"tp": 3, "tp_form": "all_reduce"}, "tp"),
+        ({"tp_form": "ring"}, "tp_form"),
+    ],
 )
 def test_impossible_splits_are_refused(tmp_path, changes, argument):
     (tmp_path / "config.json").write_text(json.dumps(models.BASE))
@@ -187,12 +203,14 @@ def test_impossible_splits_are_refused(tmp_path, changes, argument):
 
 
 def test_uneven_splits_show_the_largest_rank(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(models.BASE))
+    (tmp_path / "config.json").write_text(json.dumps(models.BASE | {"ffn_hidden_size": 320}))
     plan = size_rank(tmp_path, ep=4, tp=2)
     assert plan.experts_here == 2
     assert any("6 experts over 4 ranks" in note for note in plan.notes)
     assert any("vocabulary 61 over 2 ranks" in note for note in plan.notes)
-    assert plan.parts["embedding"].parameters == 31 * 64
+    assert any("dense FFN width 320 over 2 ranks" in note for note in plan.notes)
+    assert plan.parts["embedding"].parameters == 32 * 64
+    assert plan.parts["dense FFN"].parameters == 4 * 3 * 256 * 64
 
 
 def test_every_name_has_one_component():
@@ -205,8 +223,17 @@ def test_every_name_has_one_component():
 def test_the_command_prints_the_plan(released, capsys):
     assert main(["plan", str(released), "--ep", "8", "--tp", "2", "--precision", "fp8"]) == 0
     text = capsys.readouterr().out
-    for part in ("560.66 B parameters", "31.38 B at 12", "65,664 B per token", "64 of 512 a layer", "heads / 2"):
+    for part in (
+        "560.66 B parameters",
+        "31.38 B at 12",
+        "65,664 B per token",
+        "64 of 512 a layer",
+        "width / 2",
+        "TP 2 (token form)",
+    ):
         assert part in text
+    assert main(["plan", str(released), "--tp", "2", "--tp-form", "all_reduce"]) == 0
+    assert "heads / 2 (q_b, kv_b, o_proj)" in capsys.readouterr().out
     assert main(["plan", str(released), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["kv_bytes_per_token"] == 65_664 and facts["bytes"] == sum(p["bytes"] for p in facts["parts"].values())

@@ -106,7 +106,7 @@ def test_ragged_batch_then_ragged_decode():
 @pytest.mark.parametrize("chunk", [4, 16])
 @pytest.mark.parametrize("start", [0, 7])
 def test_chunked_prefill(chunk, start, monkeypatch):
-    monkeypatch.setattr("longcat_ops.model.model.CHUNK", chunk)
+    monkeypatch.setattr("longcat_ops.model.passes.CHUNK", chunk)
     hf.compute_wide(monkeypatch, torch.float64)
     reference, model = pair(torch.float64)
     ids = tokens(model, 1, 4 * chunk + 9)

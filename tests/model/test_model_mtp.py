@@ -70,7 +70,7 @@ def network(dtype, **options):
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 5e-5)])
 def test_against_the_definition(dtype, limit, own, monkeypatch):
-    monkeypatch.setattr("longcat_ops.model.model.CHUNK", 16)
+    monkeypatch.setattr("longcat_ops.model.passes.CHUNK", 16)
     model, tensors = network(dtype, mtp_embedding=own)
     ids = models.prompt(30)
     cache = model.new_cache(1, 40)

@@ -71,7 +71,8 @@ def test_ranks_that_differ(keeper: Keeper, odd: Path, tmp_path: Path) -> None:
         ([folder, folder], {"precision": ["fp8", "bf16"]}, ["argument `precision` is one on ranks [0]"] * 2),
         ([folder, str(tmp_path / "absent")], {}, ["ranks [1] failed and say why", "absent"]),
         ([folder, folder], {"dtype": "float32"}, ["torch.bfloat16 with ep_group"] * 2),
-        ([folder, folder], {"tp_group": "a group"}, ["tensor-parallel layers are not built yet"] * 2),
+        ([folder, folder], {"tp_group": "a group"}, ["`tp_group` is 'a group', expected a process group"] * 2),
+        ([folder, folder], {"tp_form": ["token", "all_reduce"]}, ["argument `tp_form` is one on ranks [0]"] * 2),
     ):
         for found, text in zip(two.run("parallel_jobs.refused", folders=folders, **options), texts, strict=True):
             assert text in found["text"], found
@@ -86,6 +87,7 @@ def test_a_rank_reads_and_holds_its_share(keeper: Keeper, ranks: int) -> None:
     here = planned.experts_here / planned.experts_total
     for found in Ranks(keeper, ranks, "gloo").run("parallel_jobs.held", folder=str(TINY), precision="fp8"):
         assert found["read"]["experts"] == pytest.approx(alone.parts["experts"].bytes * here, rel=0.01)
+        assert found["read"]["dense FFN"] == alone.parts["dense FFN"].bytes
         for name in ("experts", "attention", "dense FFN", "embedding", "lm_head", "norms"):
             assert found["parts"][name] == pytest.approx(planned.parts[name].bytes, rel=0.01), name
 

@@ -30,10 +30,16 @@ class World:
         self.rank, self.ranks = rank, ranks
         self._groups = {n: dist.new_group(list(range(n))) for n in range(1, ranks) if subgroups}
         self._groups[ranks] = dist.group.WORLD
+        pairs = [(r, r + 1) for r in range(2, ranks - 1, 2) if subgroups]
+        self._pairs = [self._groups.get(2), *map(dist.new_group, pairs)]
         self._open: dict[Any, Any] = {}
 
     def group(self, ranks: int) -> Any:
         return self._groups[ranks]
+
+    def pair(self) -> Any:
+        """The group of ranks 0 and 1, 2 and 3, .. that this rank is in."""
+        return self._pairs[self.rank // 2]
 
     def comm(self, ranks: int, backend: str, **options: Any) -> Any:
         """A communicator that jobs share. A job that may poison one makes its own."""

@@ -14,6 +14,7 @@ import longcat_ops
 from longcat_ops import LongcatFlashForCausalLM
 from longcat_ops.loading.checkpoint import CheckpointSource
 from longcat_ops.loading.sizing import component
+from longcat_ops.model.passes import Step
 from longcat_ops.model.stages import AnyOrder, serial, threads
 from longcat_ops.testing.op_results import bits
 from support.comm_faults import attempt
@@ -64,17 +65,22 @@ def texts(world: World, ranks: int, backend: str, folder: str, precision: str, n
 
 
 def _logits(model: LongcatFlashForCausalLM, own: list[torch.Tensor]) -> Any:
-    """Of a decode pass over this rank's sequences, behind the passes of their prompts; ranks stay in step."""
+    """Of a decode pass over this rank's sequences, behind the passes of their prompts."""
+    step = decoded(model, own)
+    return bits([step.logits, step.num_real])
+
+
+def decoded(model: LongcatFlashForCausalLM, own: list[torch.Tensor]) -> Step:
+    """A decode pass over this rank's sequences, behind the passes of their prompts; ranks wait for each other."""
     cache = model.new_cache(len(own), 64)
     with torch.inference_mode():
-        behind = 0 if model.parallel is None else max(model.parallel.agree(len(own))) - len(own)
         for b, ids in enumerate(own):
             model.prefill(cache, b, ids)
             cache.lengths[b] = len(ids)
-        for _ in range(behind):
-            model.parallel.idle(model)
         step = model.decode(cache, list(range(len(own))), [len(ids) for ids in own], torch.tensor([2] * len(own)))
-    return bits([step.logits, step.num_real])
+        if model.parallel is not None:
+            model.parallel.rest()
+    return step
 
 
 def refused(world: World, ranks: int, backend: str, folders: list[str], **options: Any) -> dict[str, Any]:
@@ -91,20 +97,21 @@ def refused(world: World, ranks: int, backend: str, folders: list[str], **option
     return found
 
 
-def held(world: World, ranks: int, backend: str, folder: str, precision: str) -> dict[str, Any]:
-    """Bytes that this rank read from the files, of experts and of the rest, and what its model holds by component."""
+def held(world: World, ranks: int, backend: str, folder: str, precision: str, tp: int = 1,
+         form: str = "token") -> dict[str, Any]:  # fmt: skip
+    """Bytes that this rank read from the files, and that its model holds, by component."""
     read: Counter[str] = Counter()
-    fetch = CheckpointSource.fetch
+    real = CheckpointSource._read
 
-    def counted(source: CheckpointSource, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        read["experts" if ".experts." in name else "rest"] += source.header.num_bytes(name)
-        return fetch(source, name, shape)
+    def counted(source: CheckpointSource, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        read[component(name)] += tensor.nbytes
+        return real(source, name, tensor)
 
-    CheckpointSource.fetch = counted
+    CheckpointSource._read = counted
     try:
-        model = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision, ep_group=world.group(ranks))
+        model = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision, **groups(world, ranks, tp, form))
     finally:
-        CheckpointSource.fetch = fetch
+        CheckpointSource._read = real
     parts: Counter[str] = Counter()
     for name, buffer in model.named_buffers():
         parts[component(name)] += buffer.nbytes
@@ -112,9 +119,14 @@ def held(world: World, ranks: int, backend: str, folder: str, precision: str) ->
     return {"read": dict(read), "parts": dict(parts)}
 
 
-def dies(world: World, ranks: int, backend: str, folder: str, dying: int) -> dict[str, Any]:
+def groups(world: World, ranks: int, tp: int, form: str) -> dict[str, Any]:
+    """Arguments of `from_pretrained`; a tp_group has one rank, which is none, or two."""
+    return {"ep_group": world.group(ranks), "tp_group": world.pair() if tp == 2 else None, "tp_form": form}
+
+
+def dies(world: World, ranks: int, backend: str, folder: str, dying: int, tp: int = 1) -> dict[str, Any]:
     """Rank `dying` is killed when it has its third token; what the others raise."""
-    model = LongcatFlashForCausalLM.from_pretrained(folder, ep_group=world.group(ranks))
+    model = LongcatFlashForCausalLM.from_pretrained(folder, **groups(world, ranks, tp, "token"))
     tokens = []
 
     def on_token(*token: Any) -> None:

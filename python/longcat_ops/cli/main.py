@@ -152,7 +152,9 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "plan", "size one rank from the config and index alone: bytes, KV per token, fit on a card")
     p.add_argument("path", metavar="DIR|config.json", help="a checkpoint folder (weights are not read) or its config")
     p.add_argument("--ep", type=int, default=1, metavar="N", help="split the FFN experts of a layer over N ranks")
-    p.add_argument("--tp", type=int, default=1, metavar="N", help="split heads, dense FFN and vocabulary over N ranks")
+    p.add_argument("--tp", type=int, default=1, metavar="N", help="split dense FFNs and vocabulary over N ranks")
+    form = "what else they split: nothing, or the attention heads, too (default: token)"
+    p.add_argument("--tp-form", choices=("token", "all_reduce"), default="token", help=form)
     p.add_argument(
         "--precision", default="stored", metavar="stored|bf16|fp8|FILE", help="of projections (default: stored)"
     )

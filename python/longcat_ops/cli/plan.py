@@ -10,7 +10,7 @@ from ..loading.sizing import HEADROOM, Sizing, size_rank
 
 def run(args: argparse.Namespace) -> int:
     precision = None if args.precision == "stored" else args.precision
-    sizing = size_rank(args.path, ep=args.ep, tp=args.tp, precision=precision, mtp=args.mtp)
+    sizing = size_rank(args.path, ep=args.ep, tp=args.tp, tp_form=args.tp_form, precision=precision, mtp=args.mtp)
     print(
         json.dumps(sizing.to_dict(), indent=2)
         if args.json
@@ -25,10 +25,11 @@ def lines(sizing: Sizing, path: str) -> list[str]:
         f" + {_count(sizing.parameters_mtp)} MTP head" if sizing.parameters_mtp else ", no MTP head"
     )
     active = ", ".join(f"{_count(n)} at {k}" for k, n in sizing.active_parameters.items())
+    form = f" ({sizing.tp_form} form)" if sizing.tp > 1 else ""
     out = [
         f"{path}: {total}",
         f"active per token, by FFN experts chosen: {active} (lm_head counted, embedding and MTP not)",
-        f"largest rank at EP {sizing.ep}, TP {sizing.tp} (splits of the same ranks), precision {sizing.precision}, "
+        f"largest rank at EP {sizing.ep}, TP {sizing.tp}{form}, precision {sizing.precision}, "
         f"other tensors {sizing.dtype}:",
         "",
         f"  {'component':<11}{'parameters':>12}{'bytes':>12}  of which FP8 scales",
@@ -48,7 +49,9 @@ def lines(sizing: Sizing, path: str) -> list[str]:
         kv += f" ({sizing.kv_bytes_per_token_without_mtp:,} B without the MTP head's)"
     out += ["", f"{kv}, whole on each rank that holds the sequence"]
     if sizing.symmetric_bytes:
-        out.append(f"symmetric memory of a Communicator over these ranks: {_bytes(sizing.symmetric_bytes)} a rank")
+        out.append(
+            f"symmetric memory of the exchanges of {sizing.tp} TP ranks: {_bytes(sizing.symmetric_bytes)} a rank"
+        )
     if sizing.expert_bytes:
         out.append(
             f"rows of an ExpertParallel over these ranks, 512 tokens a rank: {_bytes(sizing.expert_bytes)} a rank"
@@ -79,12 +82,15 @@ def _split(sizing: Sizing, name: str) -> str:
         return f"{sizing.experts_here} of {sizing.experts_total} a layer" if sizing.ep > 1 else "all, on one rank"
     if sizing.tp == 1:
         return ""
+    heads = (
+        f"heads / {sizing.tp} (q_b, kv_b, o_proj); q_a and kv_a whole" if sizing.tp_form == "all_reduce" else "whole"
+    )
     return {
         "embedding": f"vocabulary / {sizing.tp}",
         "lm_head": f"vocabulary / {sizing.tp}",
-        "attention": f"heads / {sizing.tp} (q_b, kv_b, o_proj); q_a and kv_a whole",
+        "attention": heads,
         "dense FFN": f"width / {sizing.tp}",
-        "MTP": f"as attention, dense FFN and embedding / {sizing.tp}; eh_proj whole",
+        "MTP": "as attention, dense FFN and embedding; eh_proj whole",
     }.get(name, "whole")
 
 

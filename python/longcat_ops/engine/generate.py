@@ -13,7 +13,6 @@ from ..errors import LongcatError, LongcatUnsupportedError, message
 from ..model import LatentCache, LongcatFlashForCausalLM
 from ..model.block import in_own_dtypes
 from ..model.checks import require
-from ..model.model import prompt_passes
 from .checks import check_prompts, check_sampling, check_stop_ids, check_switches
 from .observer import Observer, Unobserved, Work
 from .step import DecodeStep, Sampling, Tokens
@@ -91,7 +90,8 @@ def generate(
         graph: whether a step is captured once and then replayed (engine/step_graph.py), which changes no token. None:
             where it can be and pays.
 
-    Of a model of several ranks, every rank calls it, with prompts of its own and the same other arguments.
+    Of a model of several ranks, every rank calls it, with the same arguments but for its prompts: they are its own, or
+    those of its tp_group where its ranks have the same tokens.
 
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
@@ -104,6 +104,9 @@ def generate(
     check_sampling(temperature, top_k, top_p, draft, seed)
     check_switches(speculative, on_token, observer, graph)
     max_new_tokens, seed = int(max_new_tokens), secrets.randbits(62) if seed is None else int(seed)
+    if model.parallel is not None:
+        seed = model.parallel.same_seed(seed)
+        model.parallel.require_same_tokens("input_ids", [p.tolist() for p in prompts])
     observer = Unobserved() if observer is None else observer
     sampling = Sampling(float(temperature), int(top_k), float(top_p), draft == "sampled" and temperature > 0)
     run = _Run(model, sampling, speculative, graph, eos_token_id, on_token, observer)
@@ -135,12 +138,11 @@ class _Run:
         on_token: OnToken | None,
         observer: Observer,
     ) -> None:
-        self.model, self.device = model, model.device
+        self.model, self.device, self.parallel = model, model.device, model.parallel
         self.on_token, self.around = on_token, observer.around
         self.sampling, self.graph = sampling, graph
         self.speculative = speculative and model.mtp is not None
         self.stop_ids = check_stop_ids(model.config, eos_token_id)
-        self._behind = 0
 
     @torch.inference_mode()
     @in_own_dtypes
@@ -154,31 +156,19 @@ class _Run:
         )  # fmt: skip
         for s in sequences:
             cache.reserve(s.index, limits[s.index])
-        self._in_step(sum(prompt_passes(len(s.ids)) for s in sequences))
         for s in sequences:
             self._prefill(s, cache, step)
-        self._idle()
+        if self.parallel is not None:
+            self.parallel.rest()
         run = self._captured(step) if replays else step
-        while True:
-            live = [s for s in sequences if not s.done]
-            if not self._in_step(int(bool(live))):
-                return
-            if live:
-                step.live, step.live_rows = len(live), sum(1 + s.num_drafts for s in live)
-                self._read(run(), live, step)
-            self._idle()
+        while self._any_live(live := [s for s in sequences if not s.done]):
+            step.live, step.live_rows = len(live), sum(1 + s.num_drafts for s in live)
+            self._read(run(), live, step)
 
-    def _in_step(self, passes: int) -> int:
-        """Says to the other ranks of the model how many passes this one makes next; returns the most of any."""
-        parallel = self.model.parallel
-        most = passes if parallel is None else max(parallel.agree(passes))
-        self._behind = most - passes
-        return most
-
-    def _idle(self) -> None:
-        """The passes that other ranks make beyond this one's."""
-        for _ in range(self._behind):
-            self.model.parallel.idle(self.model)
+    def _any_live(self, live: list[_Sequence]) -> bool:
+        """Whether a step has something to do: on any rank of the model, since all make it together."""
+        here = len(live)
+        return any(self.parallel.agree(here)) if self.parallel is not None else here > 0
 
     def _replays(self, new: int) -> bool:
         """Whether steps are captured and replayed."""

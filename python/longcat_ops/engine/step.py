@@ -56,7 +56,8 @@ class DecodeStep:
 
     inputs i64[B,q]: the newest token, not in the cache yet, then up to q - 1 drafts. num_drafts i32[B]: how many there
     are; -1: the sequence is idle. limits i32[B]: tokens that the text may have. seeds i64[B]. Sequence b joins by
-    `begin` and becomes idle by itself, at a stop id or at its limit.
+    `begin` and becomes idle by itself, at a stop id or at its limit. Of a model of several ranks, all construct one
+    together, and all run each step.
     """
 
     def __init__(self, model: LongcatFlashForCausalLM, cache: LatentCache, sampling: Sampling, seeds: list[int],
@@ -79,6 +80,9 @@ class DecodeStep:
         sampled = speculative and sampling.draft_is_sampled
         self.draft_probs = torch.zeros((batch, 1, vocab), device=device) if sampled else None
         self._rope, self._errors = model.rope(cache), integers([0])
+        # Ranks of one model make a step together, so its passes need no turn.
+        ranks = model.parallel
+        self._tokens, self._newest = (ranks and ranks.agreed_rows(n) for n in (self.inputs.numel(), batch))
         self._ops = ops_for(model.dtype)
 
     def __call__(self) -> Tokens:
@@ -87,7 +91,8 @@ class DecodeStep:
         packed = operators.pack_rows(
             self.inputs, self.num_drafts, cache.lengths, copies=model.config.num_attention_heads
         )
-        rows = Rows(cache, packed.sequence, packed.position, packed.num_rows, self._rope, self._errors)
+        where = packed.sequence, packed.position, packed.num_rows
+        rows = Rows(cache, *where, self._rope, self._errors, tokens=self._tokens)
         with self.around(Work.TARGET, self.live_rows):
             target = model.decode_rows(packed.ids, rows)
         with self.around(Work.SAMPLING, self.live_rows):
@@ -98,7 +103,7 @@ class DecodeStep:
         if self.speculative:
             with self.around(Work.DRAFT, self.live_rows):
                 hidden = model.draft_rows(following, target.hidden, rows)
-                logits = model.head(operators.embed_rows(hidden, last_row))
+                logits = model.head(operators.embed_rows(hidden, last_row), tokens=self._newest)
             with self.around(Work.SAMPLING, self.live):
                 self.draft(logits)
         return Tokens(tokens, num_tokens, kept, packed.first_row, target.logits, target.by_layer)

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import LongcatCheckpointError, LongcatUnsupportedError
 from ..model import files
+from ..model.shares import ALONE, Shares
 from ..model.source import SCALE_SUFFIX, Expected, Recorder, Source, scale_shape
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ def read_index(file: Path) -> dict[str, str]:
 
 
 def expected_tensors(config: LongcatFlashConfig, *, mtp: bool, mtp_embedding: bool = False,
-                     experts: Sequence[int] | None = None) -> dict[str, Expected]:  # fmt: skip
+                     experts: Sequence[int] | None = None, tp: Shares = ALONE) -> dict[str, Expected]:  # fmt: skip
     """Every tensor a network of this configuration loads, by published name, found by building it without weights."""
     from ..model.model import LongcatFlashForCausalLM
 
     known = {"model.mtp.norm.weight": mtp, "model.mtp.embed_tokens.weight": mtp_embedding}
-    recorder = Recorder(lambda name: known.get(name, False), experts=experts)
+    recorder = Recorder(lambda name: known.get(name, False), experts=experts, tp=tp)
     LongcatFlashForCausalLM(recorder, config)
     return recorder.expected
 
@@ -195,24 +196,20 @@ class CheckpointSource(Source):
 
     def __init__(self, path: str | Path, config: LongcatFlashConfig, dtype: torch.dtype | None = None, *,
                  device: torch.device | str = "cpu", precision: str | Path | None = None,
-                 experts: Sequence[int] | None = None,
+                 experts: Sequence[int] | None = None, tp: Shares = ALONE,
                  progress: bool | None = None) -> None:  # fmt: skip
         self.header = header = Header(path)
         stored = header.dtype.get("model.embed_tokens.weight", torch.bfloat16)
-        super().__init__(dtype or stored, device, precision, experts)
+        super().__init__(dtype or stored, device, precision, experts, tp)
         wanted = config.num_nextn_predict_layers
         self.mtp = any(n.startswith(_MTP) for n in header.shape) if wanted is None else bool(wanted)
         parts = dict(mtp=self.mtp, mtp_embedding="model.mtp.embed_tokens.weight" in header.shape)
-        self.expected = expected_tensors(config, **parts, experts=experts)
+        self.expected = expected_tensors(config, **parts, experts=experts, tp=tp)
         check_names(header, self.expected, self._not_ours(config))
         everyones = self.expected if experts is None else expected_tensors(config, **parts)
         self.precision.check({name: want.can_be_fp8 for name, want in everyones.items()})
         self.check_fp8(self.expected, lambda name: header.dtype[name] == torch.float8_e4m3fn)
-        total = sum(
-            header.num_bytes(n)
-            for n in header.shape
-            if n in self.expected or n.removesuffix(SCALE_SUFFIX) in self.expected
-        )
+        total = sum(self._bytes(name) for name in header.shape)
         self._stack, self._handles = ExitStack(), {}
         self._bar = _progress_bar(total, progress)
 
@@ -240,13 +237,29 @@ class CheckpointSource(Source):
         return name in self.header.shape
 
     def fetch(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._read(name, self._file(name).get_tensor(name))
+
+    def fetch_part(self, name: str, shape: tuple[int, int], rows: slice, cols: slice) -> Tensor:
+        """Reads these alone."""
+        if (rows, cols) == (slice(0, shape[0]), slice(0, shape[1])):
+            return self.fetch(name, shape)
+        return self._read(name, self._file(name).get_slice(name)[rows, cols])
+
+    def _file(self, name: str) -> Any:
         file = self.header.file_of[name]
         if file not in self._handles:
             self._handles[file] = self._stack.enter_context(self.header._open(file, framework="pt"))
-        tensor = self._handles[file].get_tensor(name)
+        return self._handles[file]
+
+    def _read(self, name: str, tensor: Tensor) -> Tensor:
         self._bar.set_postfix_str(name.removesuffix(".weight"), refresh=False)
-        self._bar.update(self.header.num_bytes(name))
+        self._bar.update(tensor.nbytes)
         return tensor
+
+    def _bytes(self, name: str) -> int:
+        """Bytes of a stored tensor that this rank reads, but for the ends of FP8 blocks."""
+        want = self.expected.get(name.removesuffix(SCALE_SUFFIX))
+        return int(self.header.num_bytes(name) * want.share) if want else 0
 
     def close(self) -> None:
         self._bar.close()

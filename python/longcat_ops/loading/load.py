@@ -1,4 +1,4 @@
-"""Loads a model, alone or as one of several ranks that share its experts."""
+"""Loads a model, alone or as one of several ranks."""
 
 from __future__ import annotations
 
@@ -6,31 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from ..errors import LongcatShapeError, LongcatUnsupportedError, message
+from ..errors import LongcatShapeError, message
 from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
-from ..model.parallel import Parallel
+from ..model.parallel import Groups, Parallel
 from ..model.source import released
 from .checkpoint import CheckpointSource
 
 
-def load(kind: type[LongcatFlashForCausalLM], path: str | Path, ep_group: Any, tp_group: Any,
-         dtype: torch.dtype | None, **options: Any) -> LongcatFlashForCausalLM:  # fmt: skip
-    """A model of a folder. With ep_group a collective of its ranks: they compare configuration and checkpoint, and if
+def load(kind: type[LongcatFlashForCausalLM], path: str | Path, groups: Groups, dtype: torch.dtype | None,
+         **options: Any) -> LongcatFlashForCausalLM:  # fmt: skip
+    """A model of a folder. With groups a collective of their ranks: they compare configuration and checkpoint, and if
     one of them fails, none has a model."""
-    if tp_group is not None:
-        expected = "None: tensor-parallel layers are not built yet"
-        raise LongcatUnsupportedError(message("from_pretrained", "tp_group", "a process group", expected))
-    if ep_group is None:
+    groups.check()
+    if groups.ep is None:
         config = LongcatFlashConfig.from_pretrained(path)
         with released(CheckpointSource(path, config, dtype, **options)) as source:
             return kind(source, config)
-    if not dist.is_initialized() or not isinstance(ep_group, dist.ProcessGroup):
-        expected = "a process group of torch.distributed that has this rank"
-        raise LongcatShapeError(message("from_pretrained", "ep_group", repr(ep_group), expected))
-    parallel = Parallel(ep_group)
+    parallel = Parallel(groups)
     try:
         return _load(kind, path, parallel, dtype, options)
     except BaseException:
@@ -41,7 +35,7 @@ def load(kind: type[LongcatFlashForCausalLM], path: str | Path, ep_group: Any, t
 def _load(kind: type[LongcatFlashForCausalLM], path: str | Path, parallel: Parallel, dtype: torch.dtype | None,
           options: dict[str, Any]) -> LongcatFlashForCausalLM:  # fmt: skip
     def opened() -> CheckpointSource:
-        source = CheckpointSource(path, config, dtype, experts=parallel.experts, **options)
+        source = CheckpointSource(path, config, dtype, experts=parallel.experts, tp=parallel.tp, **options)
         if source.dtype != torch.bfloat16:
             source.close()
             expected = "torch.bfloat16 with ep_group, since rows travel in it"

@@ -16,10 +16,13 @@ from ..comm.sizes import communicator_bytes, expert_bytes
 from ..errors import LongcatShapeError, message
 from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
+from ..model.parallel import exchange_bytes
 from ..model.precision import Precision
+from ..model.shares import ALONE, FORMS, WHOLE, Shares
+from ..model.shares import Part as WeightPart
 from ..model.source import Expected, Recorder, Source, scale_shape
 from ..perf.attention import LATENT, workspace_bytes
-from ..types import Fp8Pair
+from ..types import BLOCK, ROW_GROUP, Fp8Pair
 from .checkpoint import expected_tensors
 from .stored import Stored, read_stored
 
@@ -68,6 +71,7 @@ class Sizing:
 
     ep: int
     tp: int
+    tp_form: str
     precision: str
     dtype: str
     experts_total: int  # FFN experts of a layer
@@ -79,7 +83,7 @@ class Sizing:
     kv_slots: int
     kv_bytes_per_token: int
     kv_bytes_per_token_without_mtp: int
-    symmetric_bytes: int  # of a Communicator over the ranks, at most 8 of them
+    symmetric_bytes: int  # of the Communicator of a tp_group of at most 8 ranks, beyond which there is none
     expert_bytes: int  # of an ExpertParallel over the EP ranks, with its defaults
     attention_bytes: int  # of partial sums of `mla_decode` on a GPU, at most; part of the headroom
     fits: list[Fit]
@@ -99,28 +103,33 @@ class Sizing:
 class _Sizes(Recorder):
     """A source of tensors without storage, in the precision in which the model would hold them."""
 
-    def __init__(self, stored: Stored, precision: Precision) -> None:
-        super().__init__(stored.has, precision=precision, experts=range(1))  # experts are alike: one stands for all
+    def __init__(self, stored: Stored, precision: Precision, tp: Shares = ALONE) -> None:
+        # experts are alike: one stands for all
+        super().__init__(stored.has, precision=precision, experts=range(1), tp=tp)
         self.dtype = stored.dtype
         self.stored = stored
 
     experts = Source.experts  # stacked as a model holds them
 
-    def linear(self, name: str, rows: int, cols: int, *, dense: bool = False) -> Tensor | Fp8Pair:
-        self.expected[name] = Expected((rows, cols), quantisable=True, dense=dense)
+    def linear(self, name: str, rows: int, cols: int, *, dense: bool = False,
+               part: WeightPart = WHOLE) -> Tensor | Fp8Pair:  # fmt: skip
+        held = part.of(rows, cols)
+        self.record(name, Expected((rows, cols), quantisable=True, dense=dense), *held)
         if dense or not self.precision.is_fp8(name, self.stored.is_fp8(name)):
-            return torch.empty((rows, cols), dtype=self.dtype, device="meta")
-        weight = torch.empty((rows, cols), dtype=torch.float8_e4m3fn, device="meta")
-        return weight, torch.empty(scale_shape(rows, cols), dtype=torch.float32, device="meta")
+            return torch.empty([s.stop - s.start for s in held], dtype=self.dtype, device="meta")
+        shape = [s.stop - s.start // BLOCK * BLOCK for s in held]
+        weight = torch.empty(shape, dtype=torch.float8_e4m3fn, device="meta")
+        return weight, torch.empty(scale_shape(*shape), dtype=torch.float32, device="meta")
 
 
-def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Path | None = None,
-              mtp: bool = True) -> Sizing:  # fmt: skip
+def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, tp_form: str = "token",
+              precision: str | Path | None = None, mtp: bool = True) -> Sizing:  # fmt: skip
     """Size one rank of a model given as a checkpoint folder (index or headers) or a config.json alone.
 
     Args:
-        ep: ranks over which the FFN experts of a layer are split. tp: ranks over which attention heads, dense FFN width
-            and vocabulary are split; latent projections, norms, router and eh_proj are whole on each rank.
+        ep: ranks over which the FFN experts of a layer are split. tp: ranks over which the width of dense FFNs and the
+            vocabulary are split. tp_form: "token", attentions are whole on each rank; "all_reduce", their heads
+            are split, too. Latent projections, norms, router and eh_proj are whole on each rank.
         precision: as `from_pretrained`. mtp: False leaves the MTP head out.
 
     Raises:
@@ -130,7 +139,7 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
     rules = Precision(precision)
     config, unknown = LongcatFlashConfig.read_files(path)
     stored = read_stored(Path(path), config)
-    _check_split(config, ep, tp)
+    _check_split(config, ep, tp, tp_form)
     experts, layers = config.n_routed_experts, config.num_layers
     here = -(-experts // ep)
 
@@ -142,22 +151,25 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
     config = replace(config, num_nextn_predict_layers=int(mtp and has_mtp))
     whole, _ = _build(config, stored, rules)
     total = _count_parameters(whole, experts)
-    shard, model = _build(_sharded(config, tp), stored, rules)
-    parts = _parts(model, _count_parameters(shard, here), here)
+    # The first rank is the largest, unless heads cut FP8 blocks, which others then hold from their begin.
+    heads = config.num_attention_heads // tp if tp_form == "all_reduce" else BLOCK
+    cut = any(heads * width % BLOCK for width in (config.qk_head_dim, config.v_head_dim))
+    shares = [Shares(rank, tp, tp_form) for rank in range(tp if cut else 1)]
+    parts = max((_parts(*_build(config, stored, rules, one), here) for one in shares), key=_bytes)
 
     trunk = sum(total.values()) - total["MTP"]
     one_expert = total["experts"] // experts  # of every layer
     shared = trunk - total["embedding"] - total["experts"]
     row = config.latent_width * stored.dtype.itemsize
     slots = 2 * layers + bool(config.num_nextn_predict_layers)
-    weights = sum(p.bytes for p in parts.values())
-    symmetric = communicator_bytes(min(max(ep, tp), MAX_RANKS))
+    weights = _bytes(parts)
+    symmetric = communicator_bytes(tp, exchange_bytes(config, tp), num_channels=1) if tp <= MAX_RANKS else 0
     travelling = expert_bytes(ep, here * ep, config.moe_topk, config.hidden_size)
     files, names = None, stored.names
     if stored.file_of:
         files = len({f for n, f in stored.file_of.items() if _belongs(n, here, bool(config.num_nextn_predict_layers))})
     return Sizing(
-        ep=ep, tp=tp, precision="stored" if precision is None else str(precision),
+        ep=ep, tp=tp, tp_form=tp_form, precision="stored" if precision is None else str(precision),
         dtype=str(stored.dtype).removeprefix("torch."), experts_total=experts, experts_here=here,
         parameters_total=trunk, parameters_mtp=total["MTP"],
         active_parameters={k: shared + k * one_expert for k in _expert_counts(config)}, parts=parts,
@@ -173,31 +185,25 @@ def size_rank(path: str | Path, *, ep: int = 1, tp: int = 1, precision: str | Pa
     )  # fmt: skip
 
 
-def _check_split(config: LongcatFlashConfig, ep: int, tp: int) -> None:
+def _check_split(config: LongcatFlashConfig, ep: int, tp: int, form: str) -> None:
+    heads, blocks = config.num_attention_heads, -(-config.ffn_hidden_size // BLOCK)
+    ranks = f"1 .. {blocks}, the blocks of {BLOCK} in the dense FFN width"
+    if form == "all_reduce":
+        ranks = f"a divisor of the {heads} attention heads, {ranks}"
+    whole_heads = form != "all_reduce" or heads % max(tp, 1) == 0
     limits = (
         ("ep", ep, 1 <= ep <= config.n_routed_experts, f"1 .. {config.n_routed_experts}, the FFN experts of a layer"),
-        ("tp", tp, tp >= 1 and config.num_attention_heads % max(tp, 1) == 0,
-         f"a divisor of the {config.num_attention_heads} attention heads"),
-    )  # fmt: skip
+        ("tp", tp, 1 <= tp <= blocks and whole_heads, ranks),
+        ("tp_form", form, form in FORMS, " or ".join(FORMS)),
+    )
     for name, value, ok, expected in limits:
         if not ok:
             raise LongcatShapeError(message("plan", name, value, expected))
 
 
-def _sharded(config: LongcatFlashConfig, tp: int) -> LongcatFlashConfig:
-    """A tensor-parallel shard is a model with fewer heads, a narrower dense FFN and a smaller vocabulary."""
-    return replace(
-        config,
-        num_attention_heads=config.num_attention_heads // tp,
-        ffn_hidden_size=-(-config.ffn_hidden_size // tp),
-        vocab_size=-(-config.vocab_size // tp),
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-
-
-def _build(config: LongcatFlashConfig, stored: Stored, rules: Precision) -> tuple[_Sizes, LongcatFlashForCausalLM]:
-    source = _Sizes(stored, rules)
+def _build(config: LongcatFlashConfig, stored: Stored, rules: Precision,
+           tp: Shares = ALONE) -> tuple[_Sizes, LongcatFlashForCausalLM]:  # fmt: skip
+    source = _Sizes(stored, rules, tp)
     return source, LongcatFlashForCausalLM(source, config)
 
 
@@ -211,11 +217,14 @@ def _count_parameters(source: _Sizes, experts: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name, tensor in source.expected.items():
         part = component(name)
-        counts[part] += torch.Size(tensor.shape).numel() * (experts if part == "experts" else 1)
+        held = round(tensor.share * torch.Size(tensor.shape).numel())
+        counts[part] += held * (experts if part == "experts" else 1)
     return counts
 
 
-def _parts(model: LongcatFlashForCausalLM, parameters: Counter[str], experts: int) -> dict[str, Part]:
+def _parts(source: _Sizes, model: LongcatFlashForCausalLM, experts: int) -> dict[str, Part]:
+    """What a rank holds, of each component."""
+    parameters = _count_parameters(source, experts)
     held: Counter[str] = Counter()
     scales: Counter[str] = Counter()
     for name, buffer in model.named_buffers():
@@ -225,6 +234,10 @@ def _parts(model: LongcatFlashForCausalLM, parameters: Counter[str], experts: in
         if name.endswith("scale"):
             scales[part] += size
     return {name: Part(parameters[name], held[name], scales[name]) for name in COMPONENTS if parameters[name]}
+
+
+def _bytes(parts: dict[str, Part]) -> int:
+    return sum(part.bytes for part in parts.values())
 
 
 def _fit(card: str, capacity: int, taken: int, kv: int) -> Fit:
@@ -247,8 +260,9 @@ def _split_notes(config: LongcatFlashConfig, ep: int, tp: int) -> list[str]:
     notes = []
     if config.n_routed_experts % ep:
         notes.append(f"{config.n_routed_experts} experts over {ep} ranks are uneven: the largest rank is shown")
-    for name, size in (("dense FFN width", config.ffn_hidden_size), ("vocabulary", config.vocab_size)):
-        if size % tp:
+    for name, size, unit in (("dense FFN width", config.ffn_hidden_size, BLOCK),
+                             ("vocabulary", config.vocab_size, ROW_GROUP)):  # fmt: skip
+        if size % (tp * unit):
             notes.append(f"{name} {size} over {tp} ranks is uneven: the largest rank is shown")
     return notes
 

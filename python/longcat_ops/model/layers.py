@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..reference.sums import acc_dtype
+from ..types import BLOCK
 from . import products
 from .block import Block
 from .config import LongcatFlashConfig
@@ -19,16 +20,24 @@ from .derived import DerivingBlock
 from .products import Quantised, ops_for
 from .rotary import rotate
 from .rows import PromptRows, Rows
+from .shares import WHOLE, Part, Shares
 from .source import Source
+from .tensor_parallel import Company, Partial, TensorGroup
 
 
 class Linear(Block):
-    """y = x @ W.T, W dense [N,K] or an FP8 pair (x is then quantised 1x128 on the way in)."""
+    """y = x @ W.T, W dense [N,K] or an FP8 pair (x is then quantised 1x128 on the way in).
 
-    def __init__(self, source: Source, name: str, rows: int, cols: int) -> None:
+    part: the rows and columns of W that this rank holds. Columns make y terms, in fp32, of a sum over ranks.
+    """
+
+    def __init__(self, source: Source, name: str, rows: int, cols: int, part: Part = WHOLE) -> None:
         super().__init__()
-        weight = source.linear(f"{name}.weight", rows, cols)
+        weight = source.linear(f"{name}.weight", rows, cols, part=part)
         self.fp8 = isinstance(weight, tuple)
+        self.terms = part.cols is not None
+        # An FP8 weight begins with a block: these outputs are of another rank, these inputs are zeros.
+        self.above, self.before = (s.start % BLOCK * self.fp8 for s in part.of(rows, cols))
         self.dtype = source.dtype
         data, scale = weight if isinstance(weight, tuple) else (weight, None)
         self.register_buffer("weight", data)
@@ -39,11 +48,14 @@ class Linear(Block):
         return [] if self.fp8 else [tuple(self.weight.shape)]
 
     def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
-        """x [T,K] -> [T,N] in the model's dtype."""
-        if not self.fp8 and rows.count is None:
+        """x [T,K] -> [T,N] in the model's dtype, or fp32 terms."""
+        if not self.fp8 and rows.count is None and not self.terms:
             return F.linear(dense_of(x), self.weight)
+        if self.before:
+            x = F.pad(dense_of(x), (self.before, 0))
         tokens, dtype = (len(x.pair[0]), self.dtype) if isinstance(x, Quantised) else (len(x), x.dtype)
-        return self.into(self.weight.new_empty((tokens, len(self.weight)), dtype=dtype), x, rows.count)
+        out = self.weight.new_empty((tokens, len(self.weight)), dtype=torch.float32 if self.terms else dtype)
+        return self.into(out, x, rows.count)[:, self.above :]
 
     def into(self, out: Tensor, x: Tensor | Quantised, count: Tensor | None) -> Tensor:
         """x [T,K] -> out [T,N], rows any distance apart, by a product in which a row has bits of its own; its first
@@ -52,6 +64,14 @@ class Linear(Block):
         if not self.fp8:
             return products.linear(dense_of(x), self.weight, out, count)
         return products.fp8_linear(x, (self.weight, self.scale), out, count)
+
+
+def embed(tp: Shares, table: Tensor, ids: Tensor, size: int, rows: Rows | PromptRows) -> Tensor:
+    """The rows of a table of `size` rows for ids i64[T], of which `table` is this rank's part."""
+    ids = ids.to(table.device).contiguous()
+    if isinstance(tp, TensorGroup):
+        return tp.embed(table, ids, size, rows)
+    return ops_for(table.dtype).embed_rows(table, ids)
 
 
 def dense_of(x: Tensor | Quantised) -> Tensor:
@@ -105,18 +125,27 @@ class MLA(DerivingBlock):
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, slot: int) -> None:
         super().__init__()
-        c, hidden = config, config.hidden_size
-        self.slot, self.heads, self.latent = slot, c.num_attention_heads, c.kv_lora_rank
+        c, hidden, self.tp = config, config.hidden_size, source.tp
+        heads = self.tp.heads(c.num_attention_heads)
+        self.slot, self.heads, self.latent = slot, heads.stop - heads.start, c.kv_lora_rank
+
+        def of_heads(width: int) -> slice | None:
+            """Those of a dimension with so many for each head."""
+            return slice(heads.start * width, heads.stop * width) if self.tp.same_tokens else None
+
         self.nope, self.rope, self.value = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim
         self.softmax_scale = c.qk_head_dim**-0.5
         self.q_a_proj = Linear(source, f"{name}.q_a_proj", c.q_lora_rank, hidden)
         self.q_a_layernorm = RMSNorm(source, f"{name}.q_a_layernorm", c.q_lora_rank, c.lora_norm_eps, c.q_lora_scale)
-        self.q_b_proj = Linear(source, f"{name}.q_b_proj", self.heads * c.qk_head_dim, c.q_lora_rank)
+        rows, per_head = c.num_attention_heads * c.qk_head_dim, of_heads(c.qk_head_dim)
+        self.q_b_proj = Linear(source, f"{name}.q_b_proj", rows, c.q_lora_rank, Part(rows=per_head))
         self.kv_a_proj = Linear(source, f"{name}.kv_a_proj_with_mqa", c.latent_width, hidden)
         self.kv_a_layernorm = RMSNorm(source, f"{name}.kv_a_layernorm", self.latent, c.lora_norm_eps, c.kv_lora_scale)
-        self.o_proj = Linear(source, f"{name}.o_proj", hidden, self.heads * self.value)
+        cols, both = c.num_attention_heads * self.value, self.nope + self.value
+        self.o_proj = Linear(source, f"{name}.o_proj", hidden, cols, Part(cols=of_heads(self.value)))
         # kv_b is always dense: its halves are also needed apart, per head, to absorb them into query and output.
-        kv_b = source.linear(f"{name}.kv_b_proj.weight", self.heads * (self.nope + self.value), self.latent, dense=True)
+        kv_b = source.linear(f"{name}.kv_b_proj.weight", c.num_attention_heads * both, self.latent, dense=True,
+                             part=Part(rows=of_heads(both)))  # fmt: skip
         self.register_buffer("kv_b_proj", kv_b)
         self.renew()
 
@@ -134,7 +163,7 @@ class MLA(DerivingBlock):
         """Whether it wants its rows quantised."""
         return self.q_a_proj.fp8 or self.kv_a_proj.fp8
 
-    def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
+    def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor | Partial:
         """x [T,H] -> [T,H]; stores the latent rows of the tokens, then attends over each past and itself."""
         return self.attend(self.project(x, rows), rows)
 
@@ -147,10 +176,11 @@ class MLA(DerivingBlock):
         ops_for(q.dtype).mla_write(self.kv_a_proj(x, rows), norm.gained, norm.eps, rows.rope, *where, latents)
         return q
 
-    def attend(self, q: Tensor, rows: Rows | PromptRows) -> Tensor:
+    def attend(self, q: Tensor, rows: Rows | PromptRows) -> Tensor | Partial:
         """Queries [T,h,nope+rope] -> [T,H], over each past and the row itself, which `project` has stored."""
         attend = self.attend_plain if isinstance(rows, PromptRows) else self.attend_absorbed
-        return self.o_proj(attend(q, rows), rows)
+        y = self.o_proj(attend(q, rows), rows)
+        return Partial(y, self.tp, q.dtype) if self.tp.same_tokens else y
 
     def attend_plain(self, q: Tensor, rows: PromptRows) -> Tensor:
         """Prefill of one sequence: keys and values are expanded from the latent rows, all queries q [T,h,nope+rope] at
@@ -190,22 +220,33 @@ class FFN(Block):
 
     def __init__(self, source: Source, name: str, hidden: int, width: int) -> None:
         super().__init__()
-        self.gate_proj = Linear(source, f"{name}.gate_proj", width, hidden)
-        self.up_proj = Linear(source, f"{name}.up_proj", width, hidden)
-        self.down_proj = Linear(source, f"{name}.down_proj", hidden, width)
+        self.tp = source.tp
+        mine = self.tp.width(width) if self.tp.ranks > 1 else None
+        self.gate_proj = Linear(source, f"{name}.gate_proj", width, hidden, Part(rows=mine))
+        self.up_proj = Linear(source, f"{name}.up_proj", width, hidden, Part(rows=mine))
+        self.down_proj = Linear(source, f"{name}.down_proj", hidden, width, Part(cols=mine))
 
     @property
     def fp8(self) -> bool:
         """Whether it wants its rows quantised."""
         return self.gate_proj.fp8 or self.up_proj.fp8
 
-    def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
+    @property
+    def dense(self) -> bool:
+        """Whether it wants its rows as they are, too."""
+        return not (self.gate_proj.fp8 and self.up_proj.fp8)
+
+    def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor | Partial:
         """x [T,H] -> [T,H] in the model's dtype."""
+        return self.products(x, rows) if self.tp.ranks == 1 else self.tp.ffn(self.products, x, rows, self.dense)
+
+    def products(self, x: Tensor | Quantised, rows: Rows | PromptRows | Company) -> Tensor:
+        """x [T,H] -> [T,H], of the part of the width that is here."""
         if isinstance(rows, PromptRows):
             gate_up = torch.cat([self.gate_proj(x, rows), self.up_proj(x, rows)], -1)
         else:
-            width, like = len(self.gate_proj.weight), x.x if isinstance(x, Quantised) else x
-            gate_up = like.new_empty((len(like), 2 * width))  # [T,2I]
+            width, like = len(self.gate_proj.weight), x.pair[0] if isinstance(x, Quantised) else x
+            gate_up = like.new_empty((len(like), 2 * width), dtype=self.gate_proj.dtype)  # [T,2I]
             self.gate_proj.into(gate_up[:, :width], x, rows.count)
             self.up_proj.into(gate_up[:, width:], x, rows.count)
         operators = ops_for(gate_up.dtype)

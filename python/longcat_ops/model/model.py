@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,33 +14,18 @@ from .cache import LatentCache
 from .checks import check_call
 from .config import LongcatFlashConfig
 from .derived import DerivingBlock
-from .layers import MLA, Linear, RMSNorm, acc_dtype
+from .layers import MLA, Linear, RMSNorm, acc_dtype, embed
 from .mtp import MTP
 from .mtp import PREFIX as MTP_PREFIX
-from .parallel import Parallel
-from .products import attends, linear, on_kernels, ops_for, whole_columns
+from .parallel import Groups, Parallel
+from .passes import Kind, Step, chunks, join
+from .products import attends, linear, on_kernels, whole_columns
 from .rotary import RotaryTable
-from .rows import DECODE_TOKENS, PromptRows, Rows, by_row
+from .rows import DECODE_TOKENS, AnyRows, PromptRows, Rows
 from .scmoe import ScMoELayer
 from .source import RandomSource, Recorder, Source, StateDictSource
 from .stages import serial
-
-CHUNK = 512  # prefill chunk boundaries are multiples of this, from position 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one pass yields for its n rows: logits f32[n,V] (or of the last row only), hidden [n,H] after the final
-    norm, and of each layer u8[n], the FFN experts of each row."""
-
-    logits: Tensor
-    hidden: Tensor
-    by_layer: list[Tensor]
-
-    @property
-    def num_real(self) -> Tensor:
-        """u8[n,layers]: FFN experts of each row."""
-        return by_row(self.by_layer, self.hidden)
+from .tensor_parallel import TensorGroup
 
 
 class LongcatFlashForCausalLM(Block):
@@ -53,12 +38,13 @@ class LongcatFlashForCausalLM(Block):
 
     def __init__(self, source: Source, config: LongcatFlashConfig) -> None:
         super().__init__()
-        c, vocab = config, (config.vocab_size, config.hidden_size)
+        c, vocab, self.tp = config, (config.vocab_size, config.hidden_size), source.tp
         self.config, self.dtype = c, source.dtype
-        self.register_buffer("embed_tokens", source.dense("model.embed_tokens.weight", vocab))
+        part = self.tp.of_vocabulary(c.vocab_size)
+        self.register_buffer("embed_tokens", source.dense("model.embed_tokens.weight", vocab, part=part))
         self.layers = nn.ModuleList(ScMoELayer(source, f"model.layers.{i}", c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(source, "model.norm", c.hidden_size, c.rms_norm_eps)
-        self.register_buffer("lm_head", source.dense("lm_head.weight", vocab))
+        self.register_buffer("lm_head", source.dense("lm_head.weight", vocab, part=part))
         wanted = (
             source.has(f"{MTP_PREFIX}.norm.weight")
             if c.num_nextn_predict_layers is None
@@ -68,13 +54,13 @@ class LongcatFlashForCausalLM(Block):
         self.rotary, self.execute = RotaryTable(c), serial
         self.parallel: Parallel | None = None
         multiplying = [m for m in self.modules() if isinstance(m, Linear | MLA)]
-        self._product_sizes = {vocab, *(size for m in multiplying for size in m.product_sizes())}
+        self._product_sizes = {tuple(self.lm_head.shape), *(size for m in multiplying for size in m.product_sizes())}
         self.requires_grad_(False).eval()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
                         precision: str | Path | None = None, ep_group: object = None, tp_group: object = None,
-                        progress: bool | None = None) -> LongcatFlashForCausalLM:  # fmt: skip
+                        tp_form: str = "token", progress: bool | None = None) -> LongcatFlashForCausalLM:  # fmt: skip
         """Load a folder with config.json and *.safetensors under the published tensor names.
 
         Args:
@@ -82,15 +68,19 @@ class LongcatFlashForCausalLM(Block):
                 stored, "bf16" holds every projection in `dtype`, "fp8" quantises all of them, a path names a policy
                 (model/precision.py).
             device: cpu, or a CUDA device that this machine has.
-            ep_group: a process group whose ranks share the FFN experts; each reads its own alone, and has tokens of its
-                own (model/parallel.py). tp_group: only None yet. progress: bytes bar on stderr; None: on a terminal.
+            ep_group: a process group of all ranks of the model. They share the FFN experts; each reads its own alone.
+            tp_group: a group of some of them, of one size on every rank, that share dense FFNs, embedding and head.
+            tp_form: what else (docs/parallel.md). "token": nothing, each rank has tokens of its own; "all_reduce": the
+                attention heads, too, and the ranks of a tp_group have the same tokens.
+            progress: bytes bar on stderr; None: on a terminal.
 
         Raises: LongcatCheckpointError naming the file, or all missing, unexpected and mis-shaped tensors; no weight
             is read then. LongcatUnsupportedError for a device that is not here, likewise.
         """
         from ..loading.load import load
 
-        return load(cls, path, ep_group, tp_group, dtype, device=device, precision=precision, progress=progress)
+        groups = Groups(ep_group, tp_group, tp_form)
+        return load(cls, path, groups, dtype, device=device, precision=precision, progress=progress)
 
     @classmethod
     def from_state_dict(cls, config: LongcatFlashConfig, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32,
@@ -132,12 +122,16 @@ class LongcatFlashForCausalLM(Block):
             input_ids: i64[B,S]. cache: of B sequences; grows by each row's length. None: a fresh one.
             lengths: valid tokens of each row (right padding beyond); None: S for all.
 
+        All ranks of a model call it together, each with tokens of its own or with those of its tp_group (`tp_form`).
+
         Returns: logits f32[B,S,V] (f64 for an fp64 model), zero at padding; return_hidden: also [B,S,H], normed.
         Raises: LongcatShapeError for ids out of range, too many tokens for max_position_embeddings or the cache.
         """
         lengths, held = check_call(self.config, self.embed_tokens, input_ids, cache, lengths)
         self.follow_weights()
         input_ids = input_ids.long()  # a uint8 index would be taken for a mask
+        if self.parallel is not None:
+            self.parallel.require_same_tokens("input_ids", [input_ids.tolist(), lengths, held])
         batch, width = input_ids.shape
         cache = cache or self.new_cache(batch, max(1, width))
         logits = torch.zeros((batch, width, self.config.vocab_size), dtype=acc_dtype(self.dtype), device=self.device)
@@ -157,6 +151,8 @@ class LongcatFlashForCausalLM(Block):
             logits[b, i], hidden[b, i] = step.logits, step.hidden
         for b, n in enumerate(lengths):
             cache.truncate(b, held[b] + n)
+        if self.parallel is not None:
+            self.parallel.rest()
         return (logits, hidden) if return_hidden else logits
 
     @property
@@ -180,10 +176,10 @@ class LongcatFlashForCausalLM(Block):
         end = start + len(ids)
         cache.reserve(sequence, end)
         steps = []
-        for a, b in _chunks(start, end):
+        for a, b in chunks(start, end):
             keep = slice(None) if not last_only else slice(b - a - (b == end), None)
             steps.append(self._target(ids[a - start : b - start], self._prompt_rows(cache, sequence, a, b), keep))
-        return _join(steps)
+        return join(steps)
 
     @in_own_dtypes
     def decode(self, cache: LatentCache, sequences: list[int], positions: list[int], ids: Tensor) -> Step:
@@ -199,7 +195,7 @@ class LongcatFlashForCausalLM(Block):
         """One pass over rows whose pages are reserved: row i is token ids[i], i64 on the device, earlier positions
         first. Nothing is read on the host.
         """
-        return _join([self._target(ids[part], some) for part, some in self._passes(rows)])
+        return join([self._target(ids[part], some) for part, some in self._passes(rows)])
 
     @in_own_dtypes
     def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor) -> Tensor:
@@ -207,8 +203,8 @@ class LongcatFlashForCausalLM(Block):
         [n,H].
         """
         parts = []
-        for a, b in _chunks(0, len(next_ids)):
-            rows = self._prompt_rows(cache, sequence, a, b)
+        for a, b in chunks(0, len(next_ids)):
+            rows = self._met(Kind.MTP, self._prompt_rows(cache, sequence, a, b))
             parts.append(self.mtp(next_ids[a:b], hidden[a:b], rows, self.embed_tokens))
         return torch.cat(parts)
 
@@ -223,14 +219,25 @@ class LongcatFlashForCausalLM(Block):
         """MTP over the rows of a target pass: next_ids i64[T], on the device, is the token behind each. Returns [T,H].
         A row with a wrong token does no harm if the cache rolls back to it: its latent row is written again.
         """
-        parts = [self.mtp(next_ids[a], hidden[a], some, self.embed_tokens) for a, some in self._passes(rows)]
+        passes = self._passes(self._met(Kind.MTP, rows))
+        parts = [self.mtp(next_ids[a], hidden[a], some, self.embed_tokens) for a, some in passes]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @in_own_dtypes
-    def head(self, hidden: Tensor, count: Tensor | None = None) -> Tensor:
+    def head(self, hidden: Tensor, count: Tensor | None = None, tokens: list[int] | None = None) -> Tensor:
         """Logits [n,V] of hidden rows [n,H], fp32 (fp64) from the sums on: rounded to bf16, the best two would often be
-        equal. The bits of a row do not depend on the others. count i32[1]: rows that are no padding; None: all.
+        equal. The bits of a row do not depend on the others. count i32[1]: rows that are no padding; None: all. tokens:
+        rows of each rank that shares the head, where they are agreed.
         """
+        if not isinstance(self.tp, TensorGroup):
+            return self._logits(hidden, count)
+        if tokens is None and len(hidden):
+            tokens = self.parallel.turn(Kind.HEAD, len(hidden))
+        here = count if self.tp.same_tokens else None  # else rows of all ranks are computed
+        return self.tp.logits(lambda x: self._logits(x, here), hidden, tokens or [], self.config.vocab_size)
+
+    def _logits(self, hidden: Tensor, count: Tensor | None) -> Tensor:
+        """Of the ids whose rows of the head are here."""
         out = torch.empty((len(hidden), len(self.lm_head)), dtype=acc_dtype(self.dtype), device=hidden.device)
         if not self.row_by_row:
             return linear(hidden, self.lm_head, out, count)
@@ -247,11 +254,22 @@ class LongcatFlashForCausalLM(Block):
         return self.rotary.upto(cache.max_length, self.device)
 
     def _target(self, ids: Tensor, rows: Rows | PromptRows, keep: slice = slice(None)) -> Step:
-        x = ops_for(self.dtype).embed_rows(self.embed_tokens, ids.to(self.device).contiguous())
+        hidden = self.hidden_rows(ids, rows)
+        return Step(self.head(hidden[keep], rows.count, rows.tokens), hidden, rows.num_real)
+
+    def hidden_rows(self, ids: Tensor, rows: AnyRows) -> Tensor:
+        """The target without its head: row i is token ids[i]. Returns [T,H] after the final norm."""
+        self._met(Kind.TARGET, rows)
+        x = embed(self.tp, self.embed_tokens, ids, self.config.vocab_size, rows)
         for layer in self.layers:
             x = layer(x, rows, self.execute)
-        hidden = self.norm(x)
-        return Step(self.head(hidden[keep], rows.count), hidden, rows.num_real)
+        return self.norm(x)
+
+    def _met(self, kind: Kind, rows: AnyRows) -> AnyRows:
+        """`rows`, whose pass the other ranks of the model make, too."""
+        if self.parallel is not None:
+            self.parallel.meet(kind, rows)
+        return rows
 
     def _prompt_rows(self, cache: LatentCache, sequence: int, start: int, end: int) -> PromptRows:
         return PromptRows(cache, sequence, start, end, self.rope(cache))
@@ -276,23 +294,3 @@ def _fitting(source: Source, config: LongcatFlashConfig) -> Source:
         LongcatFlashForCausalLM(recorder, config)
         source.precision.check({name: want.can_be_fp8 for name, want in recorder.expected.items()})
     return source
-
-
-def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """[start, end) cut at the multiples of CHUNK."""
-    while start < end:
-        stop = min(end, (start // CHUNK + 1) * CHUNK)
-        yield start, stop
-        start = stop
-
-
-def prompt_passes(length: int) -> int:
-    """Passes of a prompt of so many tokens."""
-    return sum(1 for _ in _chunks(0, length))
-
-
-def _join(steps: list[Step]) -> Step:
-    if len(steps) == 1:
-        return steps[0]
-    logits, hidden = (torch.cat([getattr(s, name) for s in steps]) for name in ("logits", "hidden"))
-    return Step(logits, hidden, [torch.cat(parts) for parts in zip(*(s.by_layer for s in steps), strict=True)])

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from .block import Block
 from .config import LongcatFlashConfig
-from .layers import FFN, MLA, Linear, RMSNorm
-from .products import ops_for
+from .layers import FFN, MLA, Linear, RMSNorm, embed
 from .rows import PromptRows, Rows
 from .source import Source
+from .tensor_parallel import whole
 
 PREFIX = "model.mtp"
 
@@ -27,7 +27,8 @@ class MTP(Block):
         super().__init__()
         hidden, eps, layer = config.hidden_size, config.rms_norm_eps, f"{PREFIX}.layers.0"
         own, vocab = f"{PREFIX}.embed_tokens.weight", (config.vocab_size, hidden)
-        self.register_buffer("embedding", source.dense(own, vocab) if source.has(own) else None)
+        self.tp, self.vocab_size, part = source.tp, config.vocab_size, source.tp.of_vocabulary(config.vocab_size)
+        self.register_buffer("embedding", source.dense(own, vocab, part=part) if source.has(own) else None)
         self.enorm = RMSNorm(source, f"{layer}.enorm.m", hidden, eps)
         self.hnorm = RMSNorm(source, f"{layer}.hnorm.m", hidden, eps)
         self.eh_proj = Linear(source, f"{layer}.eh_proj", hidden, 2 * hidden)
@@ -39,15 +40,15 @@ class MTP(Block):
 
     def forward(self, next_ids: Tensor, hidden: Tensor, rows: Rows | PromptRows, target_embedding: Tensor) -> Tensor:
         """next_ids i64[T]: token p+1 of each row; hidden [T,H]: the target's row p; target_embedding [V,H]: for a head
-        without its own. Returns [T,H], ready for the target's vocabulary head.
+        without its own; of both what is here. Returns [T,H], ready for the target's vocabulary head.
         """
         embedding = target_embedding if self.embedding is None else self.embedding
-        drafted = ops_for(hidden.dtype).embed_rows(embedding, next_ids.to(hidden.device).contiguous())
+        drafted = embed(self.tp, embedding, next_ids, self.vocab_size, rows)
         size = hidden.shape[1]
         both = hidden.new_empty((len(hidden), 2 * size))
         self.enorm(drafted, both[:, :size])
         self.hnorm(hidden, both[:, size:])
         x = self.eh_proj(both, rows)
         n, _ = self.input_layernorm.before(self.self_attn.fp8, x)
-        p, h = self.post_attention_layernorm.before(self.mlp.fp8, self.self_attn(n, rows), x)
-        return self.norm.of_sum(self.mlp(p, rows), h)[0]
+        p, h = self.post_attention_layernorm.before(self.mlp.fp8, whole(self.self_attn(n, rows)), x)
+        return self.norm.of_sum(whole(self.mlp(p, rows)), h)[0]

@@ -1,45 +1,95 @@
-"""The ranks that share the experts of a network: which each holds, how rows travel, and what all must agree on."""
+"""The ranks of a model: which experts each holds, how rows travel, what all must agree on, and whose turn it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 
 from ..comm import Communicator, ExpertParallel, balance_experts
 from ..errors import LongcatCommError, LongcatShapeError, LongcatUnsupportedError, message
 from ..ops.moe import moe_place
 from ..types import Placement, Routing
 from .config import LongcatFlashConfig
+from .passes import Kind
+from .rows import AnyRows
+from .shares import ALONE, FORMS, Shares
+from .stages import Overlapped
+from .tensor_parallel import Company, TensorGroup
 
 MAX_TOKENS = 512  # rows of a rank in one pass: a chunk of a prompt, or a decode pass
 CONTROL_BYTES = 4096
 T = TypeVar("T")
 
 
-class Parallel:
-    """One rank's part. Each rank has tokens of its own through attention, router and MoE; the FFN experts are shared
-    out over all ranks of `group`. The constructor is a collective.
+@dataclass(frozen=True)
+class Groups:
+    """What a caller says of the ranks of a model: see `from_pretrained`."""
 
-    A pass of the network is a collective of all ranks, of any kind and with any number of rows, none included: each MoE
-    layer exchanges rows once. `agree` tells who has passes left.
+    ep: Any = None
+    tp: Any = None
+    form: str = "token"
+
+    def check(self) -> None:
+        """Raises LongcatShapeError, without asking another rank, unless the groups fit each other."""
+        if self.form not in FORMS:
+            raise _refuse("tp_form", f"{self.form!r}", " or ".join(map(repr, FORMS)))
+        for name, group in (("ep_group", self.ep), ("tp_group", self.tp)):
+            if group is not None and (not dist.is_initialized() or not isinstance(group, dist.ProcessGroup)):
+                raise _refuse(name, repr(group), "a process group of torch.distributed that has this rank")
+        if self.tp is None:
+            return
+        tp, ep = (None if g is None else dist.get_process_group_ranks(g) for g in (self.tp, self.ep))
+        if ep is None or not set(tp) <= set(ep):
+            got = f"of ranks {tp}, with an ep_group of ranks {ep}"
+            raise _refuse("tp_group", got, "some of the ranks of ep_group, which holds every rank of the model")
+
+
+class Parallel:
+    """One rank's part. The FFN experts are shared out over all ranks of `groups.ep`, the dense FFNs and the head over
+    those of `groups.tp`. The constructor is a collective.
+
+    A pass of the network is a collective of all ranks, with any number of rows, none included. A rank that has one
+    takes its `turn`: it waits until the others have one of the same kind, or none, which then make one without rows.
+    Who has none left comes to `rest`, which returns when nobody has.
     """
 
-    def __init__(self, group: Any, *, timeout_s: float | None = None) -> None:
-        self.group, self._timeout_s = group, timeout_s
-        self.control = Communicator(group, CONTROL_BYTES, backend="gloo", num_channels=1, timeout_s=timeout_s)
+    def __init__(self, groups: Groups, *, timeout_s: float | None = None) -> None:
+        self.group, self._timeout_s, self._tp_group = groups.ep, timeout_s, groups.tp
+        self.control = Communicator(groups.ep, CONTROL_BYTES, backend="gloo", num_channels=1, timeout_s=timeout_s)
         self.rank, self.ranks = self.control.rank, self.control.ranks
+        self.members = [self.rank]  # of this rank's tp_group, as ranks of the ep_group
+        self._groups: list[list[int]] = []  # the members of each
+        self.tp: Shares | TensorGroup = ALONE
         self.placement: Placement | None = None
         self.experts: tuple[int, ...] = ()
         self.slots = self._top_k = self._hidden = 0
         self.exchanges: dict[str, ExpertParallel] = {}
+        self.require_same("tp_form", groups.form)
+        self.together(lambda: self._place(groups))
+
+    def _place(self, groups: Groups) -> None:
+        """Finds this rank's tp_group among all; collective. Raises LongcatShapeError unless they have one size and each
+        rank is in one."""
+        ep = dist.get_process_group_ranks(groups.ep)
+        own = [dist.get_rank()] if groups.tp is None else dist.get_process_group_ranks(groups.tp)
+        digests, sizes = self.agree(_digest(own)), self.agree(len(own))
+        self._groups = [[r for r, other in enumerate(digests) if other == one] for one in dict.fromkeys(digests)]
+        self.members = next(group for group in self._groups if self.rank in group)
+        if len(set(sizes)) > 1 or [ep[r] for r in self.members] != sorted(own):
+            got = f"of ranks {own}, with an ep_group of ranks {ep} whose tp_groups have {sizes} ranks"
+            raise _refuse("tp_group", got, "groups of one size, the same on all ranks of each")
+        self.members = [ep.index(rank) for rank in own]
+        self.tp = Shares(own.index(dist.get_rank()), len(own), groups.form) if len(own) > 1 else ALONE
 
     def share_out(self, config: LongcatFlashConfig) -> None:
-        """Who holds which experts. Where they do not divide, some lie in two slots."""
+        """Who holds which experts; where they do not divide, some lie in two slots. Collective."""
         n = config.n_routed_experts
         self.slots, self._top_k, self._hidden = -(-n // self.ranks) * self.ranks, config.moe_topk, config.hidden_size
         order = list(range(n))
@@ -48,20 +98,21 @@ class Parallel:
             order = self.placement.experts.tolist()
         local = self.slots // self.ranks
         self.experts = tuple(order[self.rank * local : (self.rank + 1) * local])
+        if self.tp.ranks > 1:
+            size = exchange_bytes(config, self.tp.ranks)
+            comm = Communicator(self._tp_group, size, num_channels=1, timeout_s=self._timeout_s)
+            self.tp = TensorGroup(comm.rank, comm.ranks, self.tp.form, comm=comm, max_bytes=size)
 
     def join(self, model: Any) -> None:
-        """Makes `model`, a LongcatFlashForCausalLM with this rank's experts, the model of these ranks. Collective."""
+        """Makes `model`, a LongcatFlashForCausalLM with this rank's part, the model of these ranks. Collective."""
         if model.row_by_row:
             expected = "one whose rows run together: bf16, widths that are multiples of 8"
             raise LongcatUnsupportedError(message("from_pretrained", "ep_group", "a model of this kind", expected))
-        model.parallel = self
+        model.parallel, self._model, self._no_rows = self, weakref.ref(model), model.new_cache(1, 1)
+        if model.device.type == "cuda":
+            model.execute = Overlapped(torch.cuda.Stream(model.device))
         for layer in model.layers:
             layer.mlp.join(self)
-
-    def idle(self, model: Any) -> None:
-        """A pass without rows, while other ranks have some."""
-        for layer in model.layers:
-            layer.idle(model.embed_tokens[:0])
 
     def exchange(self, payload: str) -> ExpertParallel:
         """Dispatch and combine for layers of this payload. A collective when it is first asked for."""
@@ -82,19 +133,88 @@ class Parallel:
             self.placement = Placement(*(table.to(device) for table in self.placement))
         return routing._replace(ids=moe_place(routing.ids, self.placement, layer))
 
+    def meet(self, kind: Kind, rows: AnyRows) -> None:
+        """Before a pass over `rows`: its turn, unless it is agreed already, and the rows of others in it."""
+        agreed = rows.tokens is not None
+        if kind != Kind.TARGET and self.tp.ranks == 1:  # a pass without experts
+            return
+        tokens = rows.tokens if agreed else self.turn(kind, len(rows.position))
+        if self.tp.ranks > 1 and not self.tp.same_tokens and not (agreed and rows.company):
+            own = torch.full_like(rows.errors, tokens[self.tp.rank]) if rows.count is None else rows.count
+            rows.company = Company(self.tp, tokens, own)
+
+    def turn(self, kind: Kind, tokens: int) -> list[int]:
+        """Waits for the turn of a pass over `tokens` rows. Returns the rows of each rank of the tp_group in it."""
+        while True:
+            served, rows = self._ask(kind, tokens)
+            if served == kind:
+                return rows
+            self._idle(served, rows)
+
+    def rest(self) -> None:
+        """Makes passes without rows until no rank has one left. Collective."""
+        while True:
+            served, rows = self._ask(0, 0)
+            if not served:
+                return
+            self._idle(served, rows)
+
+    def _idle(self, kind: int, tokens: list[int]) -> None:
+        """A pass without rows of this rank; tokens: rows of each rank of the tp_group in it."""
+        model = self._model()
+        ids, hidden = torch.empty(0, dtype=torch.int64, device=model.device), model.embed_tokens[:0]
+        rows = model.rows(self._no_rows, [], [])
+        rows.tokens = tokens
+        if kind == Kind.HEAD:
+            model.head(hidden, tokens=tokens)
+        elif kind == Kind.MTP:
+            model.draft_rows(ids, hidden, rows)
+        else:
+            model.hidden_rows(ids, rows)
+
+    def _ask(self, kind: int, tokens: int) -> tuple[int, list[int]]:
+        """The kind of the next pass, 0 if nobody has one, and the rows of each rank of the tp_group in it."""
+        asked = self.control.all_gather(torch.tensor([[kind, tokens]], dtype=torch.int64)).tolist()
+        self._require_alike([tuple(one) for one in asked], "pass", "kind and rows")
+        served = min((one for one, _ in asked if one), default=0)
+        rows = [count if one == served else 0 for one, count in asked]
+        return served, [rows[r] for r in self.members]
+
     def agree(self, value: int) -> list[int]:
         """Every rank's number. Collective; read on the host."""
         return self.control.all_gather(torch.tensor([value], dtype=torch.int64)).tolist()
 
+    def agreed_rows(self, tokens: int) -> list[int]:
+        """The rows of each rank of the tp_group in passes that need no turn, as those of a step that all ranks make."""
+        counts = self.agree(tokens)
+        self._require_alike(counts, "pass", "rows")
+        return [counts[r] for r in self.members]
+
+    def same_seed(self, seed: int) -> int:
+        """One for all ranks that have the same tokens."""
+        seeds = self.agree(seed)
+        return seeds[self.members[0]] if self.tp.same_tokens else seed
+
+    def require_same_tokens(self, what: str, value: object) -> None:
+        """Raises LongcatShapeError on every rank if ranks that should have the same tokens have others."""
+        if self.tp.same_tokens:
+            self._require_alike(self.agree(_digest(value)), what)
+
+    def _require_alike(self, values: list[Any], what: str, shown: str = "") -> None:
+        """Each rank's `values`: raises on all ranks unless those that have the same tokens have the same ones."""
+        wrong = [group for group in self._groups if len({values[r] for r in group}) > 1]
+        if self.tp.same_tokens and wrong:
+            got = f"{shown} {[values[r] for r in wrong[0]]}" if shown else "other values"
+            got, expected = f"{got} on ranks {wrong[0]}, one tp_group", "the same on all of them"
+            raise LongcatShapeError(message("LongcatFlashForCausalLM", what, got, expected))
+
     def require_same(self, what: str, value: object) -> None:
         """Raises LongcatShapeError on every rank if ranks have other values of `what`. Collective."""
-        plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-        text = json.dumps(plain, sort_keys=True, default=str)
-        found = self.agree(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big"))
+        found = self.agree(_digest(value))
         if len(set(found)) > 1:
             alike = [[r for r, other in enumerate(found) if other == one] for one in dict.fromkeys(found)]
             got = ", ".join(f"one on ranks {ranks}" for ranks in alike)
-            raise LongcatShapeError(message("from_pretrained", what, got, "the same on every rank"))
+            raise _refuse(what, got, "the same on every rank")
 
     def together(self, work: Callable[[], T]) -> T:
         """work() on every rank. Where it fails on one, all raise: that rank its error, the others one that names it."""
@@ -114,4 +234,21 @@ class Parallel:
         """Gives connections and memory back; the model can run no pass then."""
         for exchange in self.exchanges.values():
             exchange.close()
+        if isinstance(self.tp, TensorGroup):
+            self.tp.comm.close()
         self.control.close()
+
+
+def exchange_bytes(config: LongcatFlashConfig, ranks: int) -> int:
+    """The largest exchange of a tensor-parallel group: fp32 rows of all ranks, or the logits of one row."""
+    return max(4 * ranks * MAX_TOKENS * config.hidden_size, 4 * config.vocab_size)
+
+
+def _digest(value: object) -> int:
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+def _refuse(name: str, got: object, expected: str) -> LongcatShapeError:
+    return LongcatShapeError(message("from_pretrained", name, got, expected))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from .cache import LatentCache
+from .tensor_parallel import Company
+
+AnyRows: TypeAlias = "Rows | PromptRows"
 
 # A pass over at most this many new tokens a sequence, on a cache that holds some, is a decode (or verify) pass.
 DECODE_TOKENS = 8
@@ -31,6 +35,8 @@ class Rows:
     rope: Tensor  # f32 [positions, qk_rope_head_dim], see RotaryTable
     errors: Tensor  # i32[1], counted up by the rows of a layer whose router logits are not finite
     num_real: list[Tensor] = field(default_factory=list)  # per layer u8[T]: FFN experts of each row
+    tokens: list[int] | None = None  # rows of each rank of this one's tensor-parallel group, where they are agreed
+    company: Company | None = None
     count: Tensor = field(init=False)  # i32[1]: rows ahead of the padding
 
     def __post_init__(self) -> None:
@@ -58,8 +64,9 @@ class PromptRows:
     position: Tensor = field(init=False)  # i32[T]
     errors: Tensor = field(init=False)
     num_real: list[Tensor] = field(default_factory=list)
+    company: Company | None = None
 
-    count = None  # no padding
+    count = tokens = None  # no padding, nothing agreed
 
     def __post_init__(self) -> None:
         device = self.cache.page_table.device

@@ -19,12 +19,10 @@ from .derived import DerivingBlock
 from .layers import FFN, MLA, RMSNorm, dense_of
 from .parallel import Parallel
 from .products import Quantised, ops_for
-from .rows import PromptRows, Rows
+from .rows import AnyRows, PromptRows, Rows
 from .source import Source
 from .stages import Executor, serial, stage
-
-AnyRows = Rows | PromptRows
-
+from .tensor_parallel import Partial, TokenShare, whole
 
 Arrived = tuple[Tensor, Tensor | None, Tensor, Dispatch]  # q, s, offsets, handle
 
@@ -89,19 +87,6 @@ class MoE(DerivingBlock):
             return prompt_experts.fused_moe(x, routing, self.gate_up, self.down, plan)
         return chain.fused_moe(x, routing, *self.weights(), plan=plan)
 
-    def no_routing(self, nothing: Tensor) -> Routing:
-        """The routing of no rows."""
-        k, device = self.config.moe_topk, nothing.device
-
-        def none(*sizes: int, dtype: torch.dtype) -> Tensor:
-            return torch.empty(sizes, dtype=dtype, device=device)
-
-        return Routing(
-            none(0, k, dtype=torch.int32), none(0, k, dtype=torch.float32), none(0, dtype=torch.float32),
-            none(0, dtype=torch.uint8), torch.zeros(self.config.num_experts, dtype=torch.int32, device=device),
-            torch.zeros(1, dtype=torch.int32, device=device),
-        )  # fmt: skip
-
     def local_experts(self, arrived: Arrived) -> Tensor:
         """The outputs of this rank's experts for the rows that came to them."""
         q, s, offsets, handle = arrived
@@ -118,7 +103,7 @@ class ScMoELayer(Block):
 
     def __init__(self, source: Source, name: str, config: LongcatFlashConfig, layer: int) -> None:
         super().__init__()
-        c, hidden = config, config.hidden_size
+        c, hidden, self.tp = config, config.hidden_size, source.tp
 
         def norm(kind: str, i: int) -> RMSNorm:
             return RMSNorm(source, f"{name}.{kind}.{i}", hidden, c.rms_norm_eps)
@@ -161,7 +146,7 @@ class ScMoELayer(Block):
     def attend_first(self, rows: AnyRows, x: Tensor) -> tuple[Tensor | Quantised, Tensor]:
         """(what the dense FFN and the router see, the residual) behind the first attention."""
         n, _ = self.input_layernorm[0].before(self.self_attn[0].fp8, x)
-        return self.post_attention_layernorm[0].before(self.mlps[0].fp8, self.self_attn[0](n, rows), x)
+        return self.post_attention_layernorm[0].before(self.mlps[0].fp8, whole(self.self_attn[0](n, rows)), x)
 
     def route(self, rows: AnyRows, p: Tensor | Quantised) -> Routing:
         return self.mlp.route(dense_of(p), rows)
@@ -170,7 +155,7 @@ class ScMoELayer(Block):
         return self.mlp.experts(dense_of(p), routing, rows)
 
     def send_rows(self, rows: AnyRows, p: Tensor | Quantised, routing: Routing) -> Dispatch:
-        return self.mlp.exchange.dispatch_send(dense_of(p), routing)
+        return self.mlp.exchange.dispatch_send(*self.tp.to_experts(dense_of(p), routing))
 
     def receive_rows(self, rows: AnyRows, sent: Dispatch) -> Arrived:
         return self.mlp.exchange.dispatch_recv(sent)
@@ -183,30 +168,27 @@ class ScMoELayer(Block):
         self.mlp.exchange.combine_send(y, handle)
         return handle
 
-    def receive_results(self, rows: AnyRows, returning: Dispatch, p: Tensor | Quantised, routing: Routing) -> Tensor:
-        return self.mlp.exchange.combine_recv(returning, dense_of(p), routing)
-
-    def idle(self, nothing: Tensor) -> None:
-        """The exchanges of a pass in which this rank has no row: nothing [0,H]. Its experts may have rows of others."""
-        routing = self.mlp.no_routing(nothing)
-        arrived = self.receive_rows(None, self.send_rows(None, nothing, routing))
-        self.receive_results(None, self.send_results(None, self.run_local_experts(None, arrived), arrived), nothing,
-                             routing)  # fmt: skip
+    def receive_results(self, rows: AnyRows, returning: Dispatch, p: Tensor | Quantised,
+                        routing: Routing) -> Tensor | TokenShare:  # fmt: skip
+        x, sent = self.tp.to_experts(dense_of(p), routing)
+        y = self.mlp.exchange.combine_recv(returning, x, sent)
+        return TokenShare(y, self.tp, len(dense_of(p))) if self.tp.same_tokens else y
 
     def first_ffn(self, rows: AnyRows, p: Tensor | Quantised, h: Tensor) -> tuple[Tensor | Quantised, Tensor]:
         """(what the second attention sees, the residual)."""
-        return self.input_layernorm[1].before(self.self_attn[1].fp8, self.mlps[0](p, rows), h)
+        return self.input_layernorm[1].before(self.self_attn[1].fp8, whole(self.mlps[0](p, rows)), h)
 
     def project_second(self, rows: AnyRows, n: Tensor | Quantised) -> Tensor:
         return self.self_attn[1].project(n, rows)
 
     def attend_second(self, rows: AnyRows, q: Tensor, h: Tensor) -> tuple[Tensor | Quantised, Tensor]:
         """(what the second dense FFN sees, the residual)."""
-        return self.post_attention_layernorm[1].before(self.mlps[1].fp8, self.self_attn[1].attend(q, rows), h)
+        context = whole(self.self_attn[1].attend(q, rows))
+        return self.post_attention_layernorm[1].before(self.mlps[1].fp8, context, h)
 
-    def second_ffn(self, rows: AnyRows, p: Tensor | Quantised) -> Tensor:
+    def second_ffn(self, rows: AnyRows, p: Tensor | Quantised) -> Tensor | Partial:
         return self.mlps[1](p, rows)
 
-    def add(self, rows: AnyRows, h: Tensor, dense: Tensor, shortcut: Tensor) -> Tensor:
+    def add(self, rows: AnyRows, h: Tensor, dense: Tensor | Partial, shortcut: Tensor | TokenShare) -> Tensor:
         add = ops_for(h.dtype).add_rows
-        return add(add(h, dense), shortcut)
+        return add(add(h, whole(dense)), whole(shortcut))

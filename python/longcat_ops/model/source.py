@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from ..ops.quant import dequant_fp8, per_block_quant_fp8
 from ..types import BLOCK, ROW_GROUP, Fp8Pair
 from .device import usable_device
 from .precision import Precision
+from .shares import ALONE, WHOLE, Part, Shares
 
 SCALE_SUFFIX = "_scale_inv"
+_ROWS = torch.contiguous_format
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)  # of a network
 
 
@@ -48,7 +51,7 @@ class Source:
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu",
                  precision: Precision | str | Path | None = None,
-                 experts: Sequence[int] | None = None) -> None:  # fmt: skip
+                 experts: Sequence[int] | None = None, tp: Shares = ALONE) -> None:  # fmt: skip
         if dtype not in DTYPES:
             fix = "dtype=torch.bfloat16: dense products refuse float16, which no LongCat holds"
             raise LongcatShapeError(
@@ -64,6 +67,7 @@ class Source:
         self.device = usable_device(device)
         self.precision = precision if isinstance(precision, Precision) else Precision(precision)
         self.expert_range = experts  # the FFN experts of this expert-parallel rank; None: all
+        self.tp = tp  # what this rank holds of the dense weights
 
     def has(self, name: str) -> bool:
         raise NotImplementedError(f"{type(self).__name__} must say which tensors it has")
@@ -72,23 +76,41 @@ class Source:
         """The stored tensor, of exactly this shape."""
         raise NotImplementedError(f"{type(self).__name__} must say where tensors lie")
 
-    def dense(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
-        """A tensor that is never quantised: norm, router, embedding, head. Always a tensor of its own."""
-        return self.fetch(name, shape).to(device=self.device, dtype=dtype or self.dtype, copy=True)
+    def fetch_part(self, name: str, shape: tuple[int, int], rows: slice, cols: slice) -> Tensor:
+        """Those rows and columns of the stored tensor."""
+        return self.fetch(name, shape)[rows, cols]
 
-    def linear(self, name: str, rows: int, cols: int, *, dense: bool = False) -> Tensor | Fp8Pair:
-        """A projection [rows, cols]: FP8 when stored with scales, unless `precision` (or `dense`) says otherwise."""
-        stored = self.fetch(name, (rows, cols)).to(self.device)
-        scale = self._scale(name, stored, rows, cols)
+    def dense(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None,
+              part: Part = WHOLE) -> Tensor:  # fmt: skip
+        """A tensor that is never quantised: norm, router, embedding, head. Always a tensor of its own."""
+        stored = self.fetch(name, shape) if part is WHOLE else self.fetch_part(name, shape, *part.of(*shape))
+        return stored.to(device=self.device, dtype=dtype or self.dtype, copy=True)
+
+    def linear(self, name: str, rows: int, cols: int, *, dense: bool = False,
+               part: Part = WHOLE) -> Tensor | Fp8Pair:  # fmt: skip
+        """A projection [rows, cols], or part of it: FP8 when stored with scales, unless `precision` (or `dense`) says
+        otherwise. A part that is FP8 begins with the block that its first row and column are in.
+        """
+        held, scaled = part.of(rows, cols), self.has(name + SCALE_SUFFIX)
+        read = list(held)
+        if scaled or (not dense and self.precision.is_fp8(name, False)):
+            # Whole blocks: from their begin, and to their end where scales are computed here.
+            read = [_blocks(s, size, not scaled) for s, size in zip(held, (rows, cols), strict=True)]
+        stored = self.fetch_part(name, (rows, cols), *read).to(self.device)
+        scale = self._scale(name, stored, (rows, cols), read)
+        above, before = (a.start - b.start for a, b in zip(held, read, strict=True))
+        height, width = (a.stop - b.start for a, b in zip(held, read, strict=True))
         if dense or not self.precision.is_fp8(name, scale is not None):
-            return dequant_fp8(stored, scale, self.dtype) if scale is not None else stored.to(self.dtype, copy=True)
-        self.require_fp8(name, rows, cols)
+            if scale is None:
+                return stored[above:height, before:width].to(self.dtype, copy=True, memory_format=_ROWS)
+            return dequant_fp8(stored.contiguous(), scale, self.dtype)[above:height, before:width].contiguous()
+        self.require_fp8(name, height, width)
         # Copy tensors that a file maps: the file may change or vanish while the model lives.
-        return (
-            (stored.clone(), scale)
-            if scale is not None
-            else per_block_quant_fp8(stored if stored.dtype != torch.float64 else stored.float())
-        )
+        if scale is not None:
+            return stored.clone(memory_format=_ROWS), scale
+        q, s = per_block_quant_fp8(stored.contiguous() if stored.dtype != torch.float64 else stored.float())
+        blocks = scale_shape(height, width)
+        return q[:height, :width].contiguous(), s[: blocks[0], : blocks[1]].contiguous()
 
     def require_fp8(self, name: str, rows: int, cols: int) -> None:
         """Raises LongcatShapeError for a projection [rows, cols] that cannot be FP8 in a model of this dtype."""
@@ -115,13 +137,23 @@ class Source:
             down.put(g, 0, self.linear(f"{name}.{e}.down_proj.weight", hidden, width))
         return gate_up.stacked(f"{name}.gate_up"), down.stacked(f"{name}.down")
 
-    def _scale(self, name: str, stored: Tensor, rows: int, cols: int) -> Tensor | None:
-        """FP8 is decided by the tensor itself: e4m3 with a `_scale_inv` beside it."""
+    def _scale(self, name: str, stored: Tensor, shape: tuple[int, int], read: Sequence[slice]) -> Tensor | None:
+        """FP8 is decided by the tensor itself: e4m3 with a `_scale_inv` beside it. read: its rows and columns, from the
+        begin of a block on.
+        """
         if stored.dtype != torch.float8_e4m3fn:
             return None
         if not self.has(name + SCALE_SUFFIX):
             raise LongcatCheckpointError(f"tensor {name} is float8_e4m3fn but {name}{SCALE_SUFFIX} is missing.")
-        return self.fetch(name + SCALE_SUFFIX, scale_shape(rows, cols)).to(self.device, torch.float32, copy=True)
+        part = [slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in read]
+        scale = self.fetch_part(name + SCALE_SUFFIX, scale_shape(*shape), *part)
+        return scale.to(self.device, torch.float32, copy=True, memory_format=_ROWS)
+
+
+def _blocks(part: slice, size: int, to_end: bool) -> slice:
+    """`part`, from the begin of the FP8 block that its first element is in; to_end: to the end of its last block."""
+    stop = min(size, -(-part.stop // BLOCK) * BLOCK) if to_end else part.stop
+    return slice(part.start // BLOCK * BLOCK, stop)
 
 
 class _Stack:
@@ -194,13 +226,14 @@ class RandomSource(Source):
 
 @dataclass(frozen=True)
 class Expected:
-    """One tensor a network of a given configuration needs: its shape, whether it may be stored as FP8, and whether it
-    is held dense all the same.
+    """One tensor a network of a given configuration needs: its shape, whether it may be stored as FP8, whether it is
+    held dense all the same, and which share of it this rank holds.
     """
 
     shape: tuple[int, ...]
     quantisable: bool
     dense: bool = False
+    share: float = 1.0
 
     @property
     def can_be_fp8(self) -> bool:
@@ -219,13 +252,19 @@ class Recorder(Source):
         return self._has(name)
 
     def fetch(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        self.expected[name] = Expected(shape, quantisable=False)
-        return torch.empty(shape, dtype=torch.bfloat16, device="meta")
+        return self.record(name, Expected(shape, quantisable=False))
 
-    def linear(self, name: str, rows: int, cols: int, *, dense: bool = False) -> Tensor:
-        weight = self.fetch(name, (rows, cols))
-        self.expected[name] = Expected((rows, cols), quantisable=True, dense=dense)
-        return weight
+    def fetch_part(self, name: str, shape: tuple[int, int], rows: slice, cols: slice) -> Tensor:
+        return self.record(name, Expected(shape, quantisable=False), rows, cols)
+
+    def linear(self, name: str, rows: int, cols: int, *, dense: bool = False, part: Part = WHOLE) -> Tensor:
+        return self.record(name, Expected((rows, cols), quantisable=True, dense=dense), *part.of(rows, cols))
+
+    def record(self, name: str, want: Expected, *part: slice) -> Tensor:
+        """One tensor, of which this rank holds these rows and columns, or all of it. Returns that, without values."""
+        held = torch.empty(want.shape, dtype=torch.bfloat16, device="meta")[part]
+        self.expected[name] = replace(want, share=held.numel() / max(1, math.prod(want.shape)))
+        return held
 
     def experts(self, name: str, count: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:
         """Records names without a stack: a wrong config may ask for a million experts, and this must stay fast."""
