@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from longcat_ops import generate
-from longcat_ops.comm import ExpertParallel
+from longcat_ops.engine.rank_alone import join_alone
 from longcat_ops.errors import LongcatError
 from longcat_ops.model import stages
 from longcat_ops.model.scmoe import ScMoELayer
@@ -57,15 +57,11 @@ def joined(model):
     """The model as one of several ranks, of which it is the only one: rows are sent to itself."""
     if model.dtype == torch.float64:
         pytest.skip("rows travel in bf16")
-    c, payload = model.config, "bf16" if model.layers[0].mlp.gate_up_scale is None else "fp8"
-    exchange = ExpertParallel(num_ffn_experts=c.n_routed_experts, top_k=c.moe_topk, hidden=c.hidden_size,
-                              max_tokens=64, payload=payload)  # fmt: skip
-    alone = SimpleNamespace(exchange=lambda asked: exchange, placed=lambda routing, layer: routing)
-    for layer in model.layers:
-        layer.mlp.join(alone)
+    join_alone(model, 64)
     yield model
     for layer in model.layers:
         layer.mlp.parallel = layer.mlp.exchange = None
+    model.parallel = None
 
 
 def test_rows_that_travel_beside_the_dense_branch(model, request):

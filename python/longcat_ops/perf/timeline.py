@@ -138,12 +138,17 @@ def ms_a_token(layer_us: float) -> float:
     return 1e-3 * LAYERS * layer_us / (1 + ACCEPTED)
 
 
-def require(shape: Shape) -> None:
-    """Raises LongcatShapeError unless the model can say something of this deployment."""
+def require_batch(shape: Shape) -> None:
+    """Raises LongcatShapeError for a batch that is out of range."""
     for name, most in MOST.items():
         got = getattr(shape, name)
         if not isinstance(got, int) or not 1 <= got <= most:
             raise LongcatShapeError(message("timeline", name, repr(got), f"1 .. {most}"))
+
+
+def require(shape: Shape) -> None:
+    """Raises LongcatShapeError unless the model can say something of this deployment."""
+    require_batch(shape)
     ranks = shape.ranks
     if not isinstance(ranks, int) or ranks < 2 or dispatch.EXPERTS % ranks:
         expected = f"2 or more that divide {dispatch.EXPERTS} experts"

@@ -3,7 +3,6 @@ experts, so rows go nowhere; the stages, streams, events and their capture are t
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from device_check.machine import Machine
 from device_check.questions.smoke import same_bits
 from engine.decode_step import Problem
-from longcat_ops.comm import ExpertParallel
+from longcat_ops.engine.rank_alone import join_alone
 from longcat_ops.engine.step_graph import capture
 from longcat_ops.model.stages import Overlapped, serial
 from longcat_ops.perf.step import Shape
@@ -21,7 +20,7 @@ def layers(machine: Machine, sequences: int, rows: int, context: int, sizes: dic
     """A decode step of two layers: one after another, on two streams, and both captured; us of the captured ones."""
     with torch.no_grad():
         problem = Problem(machine.device, Shape(sequences, rows, context), 2, **sizes)
-    _join_alone(problem.model, sequences * rows)
+    join_alone(problem.model, sequences * rows)
     side = torch.cuda.Stream() if machine.real else None
     with torch.inference_mode():
         want = _run(problem, serial)
@@ -44,14 +43,3 @@ def _run(problem: Problem, execute: Any) -> list[torch.Tensor]:
     problem.model.execute = execute
     problem.reset()
     return [t.clone() for t in problem.step()[:4]]
-
-
-def _join_alone(model: Any, tokens: int) -> None:
-    """The model as one of several ranks, of which it is the only one."""
-    c = model.config
-    exchange = ExpertParallel(num_ffn_experts=c.n_routed_experts, top_k=c.moe_topk, hidden=c.hidden_size,
-                              max_tokens=tokens, payload="fp8", backend="local")  # fmt: skip
-    alone = SimpleNamespace(exchange=lambda payload: exchange, placed=lambda routing, layer: routing)
-    model.parallel = alone
-    for layer in model.layers:
-        layer.mlp.join(alone)
