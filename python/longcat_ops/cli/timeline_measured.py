@@ -97,21 +97,25 @@ def to_dict(found: Measured, network: Network) -> dict[str, Any]:
         "rounds": found.rounds,
         "serial": _times(found, found.serial),
         "overlapped": _times(found, found.overlapped),
-        "serial_over_overlapped": found.serial.whole.median / found.overlapped.whole.median,
+        "serial_over_overlapped": round(found.serial.whole.median / found.overlapped.whole.median, 3),
     }
 
 
 def _times(found: Measured, times: LayerTimes) -> dict[str, Any]:
     return {
         "stages": [
-            {"name": one.name, "lane": LANES[one.communicates], "us": asdict(times.us(one.name)),
-             "begin": asdict(times.begin(one.name)), "end": asdict(times.end(one.name))}
+            {"name": one.name, "lane": LANES[one.communicates], "us": _spread(times.us(one.name)),
+             "begin": _spread(times.begin(one.name)), "end": _spread(times.end(one.name))}
             for one in found.stages
         ],
-        **{name: asdict(times.total(name)) for name in TOTALS},
-        "layer_without_marks": asdict(times.whole),
+        **{name: _spread(times.total(name)) for name in TOTALS},
+        "layer_without_marks": _spread(times.whole),
         "late_rounds": times.late,
     }  # fmt: skip
+
+
+def _spread(us: Spread) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in asdict(us).items()}
 
 
 def lines(found: Measured, network: Network, stream: TextIO) -> list[str]:

@@ -150,7 +150,7 @@ class Spread:
 @dataclass(frozen=True)
 class LayerTimes:
     """Layers under one executor. layers: each layer of each round. whole: us of layers in which nothing but their begin
-    and end was marked. late: rounds in which the device may have waited for the host.
+    and end was marked. late: rounds in which the device may have waited for the host, in the time of a stage.
     """
 
     layers: tuple[Schedule, ...]
