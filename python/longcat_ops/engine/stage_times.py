@@ -62,8 +62,8 @@ class HostClock:
 
 
 class EventClock:
-    """Marks are events of CUDA, on the stream that is current where they are made. A kernel behind an event does not
-    begin before the one ahead of it has ended, as it could without.
+    """Marks are events of CUDA, on the stream that is current where they are made. A kernel behind an event may have to
+    wait until the one ahead of it has ended, with which it overlaps otherwise.
     """
 
     def __init__(self) -> None:
