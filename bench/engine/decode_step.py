@@ -9,25 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from longcat_ops import LongcatFlashConfig, LongcatFlashForCausalLM
+from longcat_ops.engine.rank_alone import random_rank
 from longcat_ops.engine.step import DecodeStep, Sampling
-from longcat_ops.model.precision import Precision
 from longcat_ops.model.rows import Rows
-from longcat_ops.model.source import RandomSource
 from longcat_ops.perf.step import Shape
 
-# A rank's experts, and all of them for each token: 4 rows, where a rank of EP128 gets 8 for each of its own tokens.
-RANK = {"n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 6}
 STEPS = 64  # that the cache has room for
-
-
-class OnDevice(RandomSource):
-    """A random source that draws on the model's device."""
-
-    def fetch(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if name.endswith("norm.weight") or ".m.weight" in name or "layernorm" in name:
-            return torch.ones(shape, device=self.device)
-        return torch.empty(shape, dtype=torch.bfloat16, device=self.device).normal_(0, self.std)
 
 
 class Problem:
@@ -35,9 +22,7 @@ class Problem:
 
     def __init__(self, device: str, shape: Shape, layers: int, **sizes: int) -> None:
         torch.manual_seed(0)
-        config = LongcatFlashConfig(num_layers=layers, **RANK | sizes)
-        source = OnDevice(torch.bfloat16, std=0.02, device=device, precision=Precision("fp8"))
-        self.shape, self.model = shape, LongcatFlashForCausalLM(source, config)
+        self.shape, self.model = shape, random_rank(device, layers, **sizes)
         longest = shape.context + STEPS * shape.rows
         self.cache = cache = self.model.new_cache(shape.sequences, longest)
         for slot in cache.rows:
@@ -47,7 +32,7 @@ class Problem:
         self.step = DecodeStep(self.model, cache, Sampling(0.0, 0, 1.0, False), [0] * shape.sequences,
                                [longest] * shape.sequences, [], speculative=True,
                                around=lambda *_: nullcontext())  # fmt: skip
-        self._ids = torch.randint(config.vocab_size, self.step.inputs.shape, device=device)
+        self._ids = torch.randint(self.model.config.vocab_size, self.step.inputs.shape, device=device)
         self.reset()
 
     def reset(self) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from longcat_ops import generate
-from longcat_ops.comm import ExpertParallel
+from longcat_ops.engine.rank_alone import join_alone
 from longcat_ops.errors import LongcatError
 from longcat_ops.model import stages
 from longcat_ops.model.scmoe import ScMoELayer
-from longcat_ops.model.stages import AnyOrder, Overlapped, check, serial, stage, threads
+from longcat_ops.model.stages import AnyOrder, Overlapped, check, observed, serial, stage, threads
 from longcat_ops.testing.op_results import bits
 from support import models
 
@@ -56,15 +57,11 @@ def joined(model):
     """The model as one of several ranks, of which it is the only one: rows are sent to itself."""
     if model.dtype == torch.float64:
         pytest.skip("rows travel in bf16")
-    c, payload = model.config, "bf16" if model.layers[0].mlp.gate_up_scale is None else "fp8"
-    exchange = ExpertParallel(num_ffn_experts=c.n_routed_experts, top_k=c.moe_topk, hidden=c.hidden_size,
-                              max_tokens=64, payload=payload)  # fmt: skip
-    alone = SimpleNamespace(exchange=lambda asked: exchange, placed=lambda routing, layer: routing)
-    for layer in model.layers:
-        layer.mlp.join(alone)
+    join_alone(model, 64)
     yield model
     for layer in model.layers:
         layer.mlp.parallel = layer.mlp.exchange = None
+    model.parallel = None
 
 
 def test_rows_that_travel_beside_the_dense_branch(model, request):
@@ -73,6 +70,54 @@ def test_rows_that_travel_beside_the_dense_branch(model, request):
     joined = request.getfixturevalue("joined")
     for execute in (serial, threads, threads, Overlapped(), *map(AnyOrder, range(50))):
         assert bits(passes(joined, execute)) == right
+
+
+class Seen:
+    """An observer that keeps, of each layer, the thread and the stages in the order in which they began."""
+
+    def __init__(self):
+        self.layers = []
+
+    @contextmanager
+    def layer(self, stages):
+        self.layers.append((stages, []))
+        yield
+        assert sorted(self.order()) == sorted(2 * [one.name for one in stages])
+
+    @contextmanager
+    def stage(self, one):
+        seen = self.layers[-1][1]
+        seen.append((one.name, threading.current_thread()))
+        yield
+        seen.append((one.name, threading.current_thread()))
+
+    def order(self, layer=-1):
+        return [name for name, _ in self.layers[layer][1]]
+
+
+def check_what_is_seen(model, execute, declared):
+    """Each stage once per layer, on the thread of its lane, and the bits of a run that nobody sees."""
+    seen, own = Seen(), threading.current_thread()
+    apart = execute is threads or isinstance(execute, Overlapped)
+    assert bits(passes(model, observed(execute, seen))) == bits(passes(model, serial))
+    # A pass for each prompt and one over 4 rows, which fp64 runs row by row.
+    assert len(seen.layers) == 2 * (len(PROMPTS) + (4 if model.dtype == torch.float64 else 1))
+    for number, (given, marks) in enumerate(seen.layers):
+        assert given is declared
+        for one in declared:
+            on = {thread for name, thread in marks if name == one.name}
+            assert len(on) == 1 and (own in on) == (not apart or not one.communicates)
+        if execute is serial:
+            assert seen.order(number) == [one.name for one in declared for _ in range(2)]
+
+
+EXECUTORS = {"serial": serial, "threads": threads, "two lanes": Overlapped(), "any order": AnyOrder(3)}
+
+
+@pytest.mark.parametrize("execute", EXECUTORS.values(), ids=EXECUTORS)
+def test_an_observer_sees_each_stage_and_changes_no_bit(model, request, execute):
+    check_what_is_seen(model, execute, ScMoELayer.STAGES)
+    check_what_is_seen(request.getfixturevalue("joined"), execute, ScMoELayer.PARALLEL)
 
 
 def test_orders_differ():

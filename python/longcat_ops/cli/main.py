@@ -163,13 +163,19 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_timeline(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "timeline", "show when each stage of a layer of a decode step runs: modelled, not measured")
-    p.add_argument("--device", choices=("H800", "H100", "H200"), default="H800", help="default: H800")
-    p.add_argument("--ranks", type=_integer(2), default=128, metavar="N", help="that share the experts (default: 128)")
+    text = "show when each stage of a layer of a decode step runs: modelled, or measured on a GPU"
+    p = _command(commands, "timeline", text)
     p.add_argument("--sequences", type=_integer(1), default=96, metavar="N", help="of a rank (default: 96)")
     p.add_argument("--rows", type=_integer(1), default=2, metavar="N", help="of each: 1 + drafts (default: 2)")
     p.add_argument("--context", type=_integer(1), default=5000, metavar="N", help="rows of each (default: 5000)")
     p.add_argument("--json", action="store_true", help="one JSON object instead of the picture")
+    model = p.add_argument_group("modelled", "what a deployment with experts on several ranks should do")
+    model.add_argument("--device", choices=("H800", "H100", "H200"), help="default: H800")
+    model.add_argument("--ranks", type=_integer(2), metavar="N", help="that share the experts (default: 128)")
+    measure = p.add_argument_group("measured", "what one rank does on the GPU that is here; its rows go nowhere")
+    measure.add_argument("--measure", action="store_true", help="by events of CUDA, with random weights")
+    measure.add_argument("--layers", type=_integer(1, 28), metavar="N", help="of that network (default: 4)")
+    measure.add_argument("--checkpoint", metavar="DIR", help="the network of this folder in its place")
 
 
 def _add_certify(commands: argparse._SubParsersAction) -> None:

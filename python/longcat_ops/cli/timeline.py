@@ -1,4 +1,4 @@
-"""`python -m longcat_ops timeline`: the picture of a `Timeline`."""
+"""`python -m longcat_ops timeline`: the picture of a `Timeline`; with --measure, of what a GPU does."""
 
 from __future__ import annotations
 
@@ -8,24 +8,37 @@ import sys
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from ..errors import LongcatShapeError, message
 from ..model.scmoe import ScMoELayer
 from ..perf import DEVICES
 from ..perf.expert_parallel import NODE, NODE_RATE
 from ..perf.model import Band, digits
-from ..perf.step import ACCEPTED, LAYERS, Shape
-from ..perf.timeline import LANES, REPORTED_LAYER, Schedule, Span, Timeline, ms_a_token, predicted
-from .report import can_encode
+from ..perf.step import ACCEPTED, LAYERS, REPORT, Shape
+from ..perf.timeline import LANES, REPORTED_LAYER, Schedule, Timeline, ms_a_token, predicted
+from . import timeline_measured
+from .stage_picture import Row, picture
 
-_WIDTH = 44
-_BLOCKS, _ASCII = "█▒", "#="  # by lane
+DEFAULT_DEVICE = "H800"
 _SOURCE = "LongCat-Flash technical report, arXiv:2509.01322, section 6"
 
 
 def run(args: argparse.Namespace) -> int:
-    shape = Shape(args.sequences, args.rows, args.context, args.ranks)
-    found = predicted(ScMoELayer.PARALLEL, DEVICES[args.device], shape)
+    if args.measure:
+        _require_absent(args, ("device", "ranks"), "with --measure, which runs one rank on the GPU that is here")
+        if args.checkpoint is not None:
+            _require_absent(args, ("layers",), "with --checkpoint, which has its own")
+        return timeline_measured.run(args)
+    _require_absent(args, ("layers", "checkpoint"), "without --measure")
+    shape = Shape(args.sequences, args.rows, args.context, args.ranks or REPORT.ranks)
+    found = predicted(ScMoELayer.PARALLEL, DEVICES[args.device or DEFAULT_DEVICE], shape)
     print(json.dumps(to_dict(found), indent=2) if args.json else "\n".join(lines(found, sys.stdout)))
     return 0
+
+
+def _require_absent(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if (got := getattr(args, name)) is not None:
+            raise LongcatShapeError(message("timeline", name, repr(got), f"none {why}"))
 
 
 def to_dict(timeline: Timeline) -> dict[str, Any]:
@@ -62,13 +75,13 @@ def _sums(one: Schedule) -> dict[str, float]:
 
 def lines(timeline: Timeline, stream: TextIO) -> list[str]:
     """The picture, line by line; block characters only if `stream` can encode them."""
-    shape, marks = timeline.shape, _BLOCKS if can_encode(stream, _BLOCKS) else _ASCII
+    shape = timeline.shape
     wire = "one NVLink switch" if shape.ranks <= NODE else f"nodes of {NODE}, {NODE_RATE.value / 1e9:g} GB/s a GPU"
     return [
         f"one layer of a decode step, modelled, not measured: {timeline.device}, EP {shape.ranks} ({wire}),",
         f"{shape.sequences} sequences x {shape.rows} rows, context {shape.context:,}, FP8; us, kind .. unkind",
         "",
-        *_picture(timeline, marks),
+        *_picture(timeline, stream),
         "",
         *_sum_lines(timeline),
         "  left out: what the lanes take from each other, ranks that come late, the host",
@@ -76,37 +89,20 @@ def lines(timeline: Timeline, stream: TextIO) -> list[str]:
     ]
 
 
-def _picture(timeline: Timeline, marks: str) -> list[str]:
-    whole, spans = timeline.middle.layer, timeline.middle.spans
-    out = [_row("stage", "lane", "us", "begin", "end", f"middles; a character is {digits(whole / _WIDTH)} us")]
-    cells = {False: set[int](), True: set[int]()}
+def _picture(timeline: Timeline, stream: TextIO) -> list[str]:
+    rows = []
     for one in timeline.stages:
-        filled = _filled(spans[one.name], whole)
-        cells[one.communicates].update(filled)
         ends = (timeline.kind.spans[one.name], timeline.unkind.spans[one.name])
         begin, end = Band(*(span.begin for span in ends)), Band(*(span.end for span in ends))
-        bar = _bar(filled, marks[one.communicates])
-        out.append(_row(one.name, LANES[one.communicates], timeline.us[one.name], begin, end, bar))
+        numbers = _numbers(timeline.us[one.name], begin, end)
+        rows.append(Row(one.name, one.communicates, numbers, timeline.middle.spans[one.name]))
     exposed = Band(*sorted((timeline.kind.exposed, timeline.unkind.exposed)))
-    out.append(_row("exposed", "", exposed, "", "", _bar(cells[True] - cells[False], marks[True])))
-    return out
+    header, layer = _numbers("us", "begin", "end"), timeline.middle.layer
+    return picture(header, rows, _numbers(exposed), layer, "middles", stream)
 
 
-def _row(name: str, lane: str, us: object, begin: object, end: object, bar: str) -> str:
-    return f"  {name:<18}{lane:<14}{us!s:>12}{begin!s:>14}{end!s:>14}  {bar}"
-
-
-def _filled(span: Span, whole: float) -> range:
-    """Characters of a bar; at least one for a stage that takes time."""
-    first, last = (round(_WIDTH * us / whole) for us in (span.begin, span.end))
-    if span.end > span.begin and first == last:
-        first = min(first, _WIDTH - 1)
-        last = first + 1
-    return range(first, last)
-
-
-def _bar(filled: range | set[int], mark: str) -> str:
-    return "".join(mark if i in filled else "." for i in range(_WIDTH))
+def _numbers(us: object, begin: object = "", end: object = "") -> str:
+    return f"{us!s:>12}{begin!s:>14}{end!s:>14}"
 
 
 def _sum_lines(timeline: Timeline) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model import LongcatFlashForCausalLM
-from ..model.stages import Stage, run
+from ..model.stages import Stage, observed, serial
 from .generate import Generation, generate
 from .observer import Work
 
@@ -100,31 +100,40 @@ def time_by_part(
     return seconds, Timing(clock.seconds, max(total, 1e-9), max(0, len(result.num_real[0]) - 1))
 
 
+class _PartClock:
+    """An observer of layers: the times of stages, and of the MTP head by hooks, go to their parts, while `counts`."""
+
+    def __init__(self, model: LongcatFlashForCausalLM, seconds: dict[str, float], counts: Callable[[], bool]) -> None:
+        self.model, self.seconds, self.counts = model, seconds, counts
+        self.started: list[float] = []
+
+    def layer(self, stages: Sequence[Stage]) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    @contextmanager
+    def stage(self, one: Stage) -> Iterator[None]:
+        self.begin()
+        yield
+        self.end(PART_OF[one.name])
+
+    def begin(self, *_: object) -> None:
+        self.started.append(_now(self.model))
+
+    def end(self, part: str) -> None:
+        spent = _now(self.model) - self.started.pop()
+        if self.counts() and part != REST:  # what is left of the whole
+            self.seconds[part] += spent
+
+
 @contextmanager
 def _timed(model: LongcatFlashForCausalLM, seconds: dict[str, float], counts: Callable[[], bool]) -> Iterator[None]:
     """The times of stages and of the MTP head go to their parts in `seconds`, while `counts`."""
-    started: list[float] = []
-
-    def before(*_: object) -> None:
-        started.append(_now(model))
-
-    def after(part: str) -> None:
-        spent = _now(model) - started.pop()
-        if counts() and part != REST:  # what is left of the whole
-            seconds[part] += spent
-
-    def execute(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
-        for one in stages:
-            before()
-            values |= run(layer, one, rows, values)
-            after(PART_OF[one.name])
-        return values[wanted]
-
-    execute_before, model.execute = model.execute, execute
+    clock = _PartClock(model, seconds, counts)
+    execute_before, model.execute = model.execute, observed(serial, clock)
     handles = []
     if model.mtp is not None:
-        handles.append(model.mtp.register_forward_pre_hook(before))
-        handles.append(model.mtp.register_forward_hook(lambda *_: after("MTP")))
+        handles.append(model.mtp.register_forward_pre_hook(clock.begin))
+        handles.append(model.mtp.register_forward_hook(lambda *_: clock.end("MTP")))
     try:
         yield
     finally:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -64,6 +64,42 @@ def run(layer: Any, one: Stage, rows: Any, values: Mapping[str, Any]) -> dict[st
 
 
 Executor = Callable[[Any, Sequence[Stage], Any, dict[str, Any], str], Any]
+
+
+class Observer(Protocol):
+    """Is told of each layer and of each stage by a context, entered before it and left after it."""
+
+    def layer(self, stages: Sequence[Stage]) -> AbstractContextManager[object]:
+        """Of a layer: on the thread, and on a GPU the stream, of whoever runs it."""
+        ...
+
+    def stage(self, one: Stage) -> AbstractContextManager[object]:
+        """Of a stage: on the thread or the stream of its lane, behind all that the lane had to wait for."""
+        ...
+
+
+class _Observed:
+    """A layer whose stages run inside the contexts of an observer."""
+
+    def __init__(self, layer: Any, stages: Sequence[Stage], observer: Observer) -> None:
+        self._layer, self._observer, self._stages = layer, observer, {one.name: one for one in stages}
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(*values: Any) -> Any:
+            with self._observer.stage(self._stages[name]):
+                return getattr(self._layer, name)(*values)
+
+        return method
+
+
+def observed(execute: Executor, observer: Observer) -> Executor:
+    """`execute` before the eyes of an observer, which sees the same kernels on the same streams."""
+
+    def seen(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
+        with observer.layer(stages):
+            return execute(_Observed(layer, stages, observer), stages, rows, values, wanted)
+
+    return seen
 
 
 def serial(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:

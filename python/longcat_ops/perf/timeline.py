@@ -74,6 +74,11 @@ class Schedule:
         """How often the layer fits into the serial one."""
         return self.serial / self.layer if self.layer else 1.0
 
+    @property
+    def idle(self) -> float:
+        """us in which neither lane works: none of a modelled layer."""
+        return self.layer - self.compute - self.exposed
+
 
 def schedule(stages: Sequence[Stage], us: Mapping[str, float]) -> Schedule:
     """Stages of these lengths on two lanes. Values that no stage gives are there from the start.
@@ -93,14 +98,17 @@ def schedule(stages: Sequence[Stage], us: Mapping[str, float]) -> Schedule:
         spans[one.name] = Span(begin, begin + us[one.name])
         free[one.communicates] = spans[one.name].end
         there |= dict.fromkeys(one.gives, spans[one.name].end)
-    compute, communication = (sum(us[one.name] for one in stages if one.communicates == lane) for lane in (False, True))
-    # Of the stages that have not ended, the first of the list runs: so where one lane rests, the other works.
-    end, exposed = 0.0, max(0.0, free[True] - free[False])
-    for one in stages:
-        if not one.communicates:
-            exposed += spans[one.name].begin - end
-            end = spans[one.name].end
-    return Schedule(spans, compute, communication, exposed, max(free.values()))
+    return of_spans(stages, spans, max(free.values()))
+
+
+def of_spans(stages: Sequence[Stage], spans: Mapping[str, Span], layer: float) -> Schedule:
+    """The schedule of stages that run in these spans, in a layer of `layer` us. Spans of a lane do not overlap."""
+    lanes = [[spans[one.name] for one in stages if one.communicates == lane] for lane in (False, True)]
+    compute, communication = (sum(span.end - span.begin for span in lane) for lane in lanes)
+    hidden = sum(
+        max(0.0, min(sent.end, busy.end) - max(sent.begin, busy.begin)) for sent in lanes[True] for busy in lanes[False]
+    )
+    return Schedule(dict(spans), compute, communication, max(0.0, communication - hidden), layer)
 
 
 @dataclass(frozen=True)
@@ -130,12 +138,17 @@ def ms_a_token(layer_us: float) -> float:
     return 1e-3 * LAYERS * layer_us / (1 + ACCEPTED)
 
 
-def require(shape: Shape) -> None:
-    """Raises LongcatShapeError unless the model can say something of this deployment."""
+def require_batch(shape: Shape) -> None:
+    """Raises LongcatShapeError for a batch that is out of range."""
     for name, most in MOST.items():
         got = getattr(shape, name)
         if not isinstance(got, int) or not 1 <= got <= most:
             raise LongcatShapeError(message("timeline", name, repr(got), f"1 .. {most}"))
+
+
+def require(shape: Shape) -> None:
+    """Raises LongcatShapeError unless the model can say something of this deployment."""
+    require_batch(shape)
     ranks = shape.ranks
     if not isinstance(ranks, int) or ranks < 2 or dispatch.EXPERTS % ranks:
         expected = f"2 or more that divide {dispatch.EXPERTS} experts"

@@ -1,9 +1,9 @@
-"""Do layers whose rows travel beside the dense branch compute the same on two streams as on one? Here one rank has all
-experts, so rows go nowhere; the stages, streams, events and their capture are those of several ranks."""
+"""Do layers whose rows travel beside the dense branch compute the same on two streams as on one, and when does each
+stage run? Here one rank has all experts, so rows go nowhere; the stages, streams, events and their capture are those of
+several ranks."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ import torch
 from device_check.machine import Machine
 from device_check.questions.smoke import same_bits
 from engine.decode_step import Problem
-from longcat_ops.comm import ExpertParallel
+from longcat_ops.cli.timeline_measured import Network, to_dict
+from longcat_ops.engine.rank_alone import join_alone, random_rank
+from longcat_ops.engine.stage_times import measure
 from longcat_ops.engine.step_graph import capture
 from longcat_ops.model.stages import Overlapped, serial
 from longcat_ops.perf.step import Shape
@@ -21,7 +23,7 @@ def layers(machine: Machine, sequences: int, rows: int, context: int, sizes: dic
     """A decode step of two layers: one after another, on two streams, and both captured; us of the captured ones."""
     with torch.no_grad():
         problem = Problem(machine.device, Shape(sequences, rows, context), 2, **sizes)
-    _join_alone(problem.model, sequences * rows)
+    join_alone(problem.model, sequences * rows)
     side = torch.cuda.Stream() if machine.real else None
     with torch.inference_mode():
         want = _run(problem, serial)
@@ -40,18 +42,16 @@ def layers(machine: Machine, sequences: int, rows: int, context: int, sizes: dic
         return {"times": machine.times(runs)}
 
 
+def stage_times(machine: Machine, layers: int, sequences: int, rows: int, context: int, rounds: int,
+                sizes: dict[str, int]) -> dict[str, Any]:  # fmt: skip
+    """When each stage of these layers runs, one after another and on two streams: what `timeline --measure` prints. A
+    rehearsal reads the clock of the host."""
+    model = random_rank(machine.device, layers, num_nextn_predict_layers=0, **sizes)
+    join_alone(model, sequences * rows)
+    return to_dict(measure(model, sequences, rows, context, rounds=rounds), Network.of(model, None))
+
+
 def _run(problem: Problem, execute: Any) -> list[torch.Tensor]:
     problem.model.execute = execute
     problem.reset()
     return [t.clone() for t in problem.step()[:4]]
-
-
-def _join_alone(model: Any, tokens: int) -> None:
-    """The model as one of several ranks, of which it is the only one."""
-    c = model.config
-    exchange = ExpertParallel(num_ffn_experts=c.n_routed_experts, top_k=c.moe_topk, hidden=c.hidden_size,
-                              max_tokens=tokens, payload="fp8", backend="local")  # fmt: skip
-    alone = SimpleNamespace(exchange=lambda payload: exchange, placed=lambda routing, layer: routing)
-    model.parallel = alone
-    for layer in model.layers:
-        layer.mlp.join(alone)
