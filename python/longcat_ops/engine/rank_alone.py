@@ -42,7 +42,7 @@ def random_rank(device: torch.device | str, layers: int, **sizes: Any) -> Longca
 
 
 class Alone:
-    """Stands in a model where its ranks stand (model/parallel.py): this one has all experts, and rows go nowhere."""
+    """Stands in layers where ranks stand (model/parallel.py): this one has all experts, and rows go nowhere."""
 
     def __init__(self, config: LongcatFlashConfig, max_tokens: int) -> None:
         self._sizes = {"num_ffn_experts": config.n_routed_experts, "top_k": config.moe_topk,
@@ -61,10 +61,9 @@ class Alone:
 
 
 def join_alone(model: LongcatFlashForCausalLM, max_tokens: int) -> None:
-    """Makes `model` one of several ranks, of which it is the only one: its layers run the stages of several ranks. It
-    takes passes of up to max_tokens rows from then on.
+    """Its layers run the stages of several ranks, of which it is the only one. `model` takes passes of up to max_tokens
+    rows from then on.
     """
     alone: Any = Alone(model.config, max_tokens)
-    model.parallel = alone
     for layer in model.layers:
         layer.mlp.join(alone)

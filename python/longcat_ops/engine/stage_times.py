@@ -272,4 +272,6 @@ def _decode_pass(model: LongcatFlashForCausalLM, shape: Shape) -> Callable[[], o
     for sequence in range(shape.sequences):
         cache.reserve(sequence, cache.max_length)
     rows = model.rows(cache, sequences, positions)
+    if model.parallel is not None:  # else each pass would wait for its turn, on the host
+        rows.tokens = model.parallel.agreed_rows(tokens)
     return lambda: model.decode_rows(ids, replace(rows, num_real=[]))
