@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import LongcatShapeError, LongcatUnsupportedError, _environment
+from longcat_ops import LongcatError, LongcatShapeError, LongcatUnsupportedError, _environment
 from longcat_ops.engine import step_graph
 from longcat_ops.engine.step_graph import _arena, capture
+from longcat_ops.ops.registration import CPU_KERNELS
 from support import models
 
 pytestmark = pytest.mark.skipif(_environment.backend() != "cpu", reason="only the CPU backend records kernels")
@@ -179,6 +180,24 @@ def test_a_cuda_graph_runs_once_when_it_is_made(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(step_graph, "CUDA_KERNELS", set())
     with pytest.raises(LongcatUnsupportedError, match="no CUDA kernels"):
         capture(lambda x: x, X, device="cuda")
+
+
+def test_a_device_that_records_by_itself() -> None:
+    """As a GPU in a capture: its graph has torch's kernels and exchanges, so they run; a read is refused as ever."""
+    x, recorder = X.clone(), step_graph._Recorder(lambda op, _: op in CPU_KERNELS, records="cpu")
+    with recorder:
+        total = longcat_ops.add_rows(x, x).sum(0, keepdim=True).to(torch.bfloat16)
+        with pytest.raises(LongcatUnsupportedError, match="the host reads"):
+            x[0, 0].item()
+    assert torch.equal(total, (2 * X).sum(0, keepdim=True).bfloat16())
+    elsewhere = step_graph._Recorder(lambda op, _: True, records="cuda")
+    with elsewhere, pytest.raises(LongcatUnsupportedError, match="aten.sum.* is no op of this library"):
+        x.sum()
+    token = torch.zeros(1, dtype=torch.int64)
+    for records, refused in (("cuda", True), ("cpu", False)):  # else the call itself fails: nobody has this handle
+        with step_graph._Recorder(lambda op, _: True, records=records), pytest.raises(LongcatError) as error:
+            torch.ops.longcat_ops.comm_barrier(10**9, token)
+        assert ("comm_barrier meets other ranks, which the host does here" in str(error.value)) == refused
 
 
 def test_tensors_that_live_at_the_same_time_have_places_of_their_own() -> None:

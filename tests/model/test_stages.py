@@ -72,6 +72,18 @@ def test_rows_that_travel_beside_the_dense_branch(model, request):
         assert bits(passes(joined, execute)) == right
 
 
+@pytest.mark.parametrize("execute", [serial, AnyOrder(5)], ids=["serial", "any order"])
+def test_a_recorded_graph_has_the_bits_of_every_executor(joined, execute):
+    """A step over the stages of several ranks, recorded and replayed on other tokens and positions."""
+    prompts, texts = [*PROMPTS, torch.tensor([3] * 40)], []
+    for run, graph in ((serial, False), (threads, False), (execute, True)):
+        joined.execute = run
+        found = generate(joined, prompts, 9, eos_token_id=-1, graph=graph)
+        texts.append(bits([*found.sequences, *found.num_real]) + [found.accepted, found.steps])
+    joined.execute = serial
+    assert texts[0] == texts[1] == texts[2]
+
+
 class Seen:
     """An observer that keeps, of each layer, the thread and the stages in the order in which they began."""
 

@@ -2,10 +2,10 @@
 allocation, on a GPU as a CUDA graph, and in the emulator as one stream of kernels that overlap.
 
 `capture` runs the step once, under two modes of torch that see whatever it does. Calls of ops with a kernel of the
-device are recorded; views are allowed, and new tensors without values. Any other op, and any read of a value by the
-host, would be missing from a replay, so it is refused. On a CPU each tensor that the step made for itself then gets a
-place in one arena, where tensors that do not live at the same time share memory; on a GPU torch's allocator keeps a
-pool for the graph.
+device are recorded; views are allowed, and new tensors without values. A GPU's graph also has torch's kernels and the
+exchanges with other ranks. Any other op, and any read of a value by the host, would be missing from a replay, so it is
+refused. On a CPU each tensor that the step made for itself then gets a place in one arena, where tensors that do not
+live at the same time share memory; on a GPU torch's allocator keeps a pool for the graph.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class StepGraph:
 
 
 def capture(step: Callable[..., Any], *inputs: Tensor, device: torch.device | str = "cpu") -> StepGraph:
-    """Run step(*inputs) once, on `device`, and record it. The step must run ops of this library alone, and views. Of
-    the emulator's recordings a thread has one: the last.
+    """Run step(*inputs) once, on `device`, and record it. Elsewhere than on a GPU it must run ops of this library alone,
+    without other ranks, and views. Of the emulator's recordings a thread has one: the last.
 
     Raises: LongcatUnsupportedError for another op, a read by the host, both with their line, or no kernels.
     """
@@ -75,7 +75,7 @@ def capture(step: Callable[..., Any], *inputs: Tensor, device: torch.device | st
     if (obstacle := _obstacle(kind)) is not None:
         raise LongcatUnsupportedError(f"capture: {obstacle}")
     if kind == "cuda":
-        return _launched(step, inputs, _cuda_graph, lambda op, _: op in CUDA_KERNELS)
+        return _launched(step, inputs, _cuda_graph, lambda op, _: op in CUDA_KERNELS, records="cuda")
     if _environment.backend() == "emu":
         return _launched(step, inputs, emulated.capture, is_emulated)
     recorder = _Recorder(lambda op, _: op in CPU_KERNELS)
@@ -95,9 +95,9 @@ def capture(step: Callable[..., Any], *inputs: Tensor, device: torch.device | st
 
 def _launched(step: Callable[..., Any], inputs: Sequence[Tensor],
               recording: Callable[[], AbstractContextManager[Callable[[], None]]],
-              has_kernel: Callable[[str, tuple], bool]) -> StepGraph:  # fmt: skip
+              has_kernel: Callable[[str, tuple], bool], records: str = "") -> StepGraph:  # fmt: skip
     """A step whose kernels are launched once more by what `recording` hands out; inside it they are recorded only."""
-    recorder = _Recorder(has_kernel)
+    recorder = _Recorder(has_kernel, records)
     with recording() as run, _NoHostReads(), recorder:
         outputs = step(*inputs)
     run()
@@ -123,8 +123,8 @@ def obstacle_to_capture(model: LongcatFlashForCausalLM) -> str | None:
     """Why a step of the model cannot be captured; None: it can."""
     if model.row_by_row:
         return "some of its products have no kernel for this dtype and size, so its rows run one by one"
-    if model.parallel is not None:
-        return "its experts are on several ranks, and a step with exchanges cannot be captured yet"
+    if model.parallel is not None and model.parallel.no_graph:
+        return model.parallel.no_graph
     if not model.decodes_on_kernels:
         return "its attention has no kernel for these widths, or a product for a number of columns off 8"
     return _obstacle(model.device.type)
@@ -151,18 +151,24 @@ class _NoHostReads(TorchFunctionMode):
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, has_kernel: Callable[[str, tuple], bool]) -> None:
+    """has_kernel: whether one takes a call, by its op and the schema's arguments. records: the type of device that
+    records by itself whatever runs on it, exchanges with other ranks and torch's kernels included.
+    """
+
+    def __init__(self, has_kernel: Callable[[str, tuple], bool], records: str = "") -> None:
         super().__init__()
         self.calls: list[tuple[str, tuple]] = []
         self.kept: list[Tensor] = []  # so that no address comes twice
         self._made: dict[int, int] = {}  # bytes of each storage made by the step, by its address
-        self._has_kernel = has_kernel  # whether one takes a call, by its op and the schema's arguments
+        self._has_kernel, self._records = has_kernel, records
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, kind = kwargs or {}, _kind(func)
         if kind == "own":
             args, op = (*args, *(kwargs[spec.name] for spec in func._schema.arguments[len(args) :])), func._opname
-            if not self._has_kernel(op, args):
+            if op not in OPS and not self._is_recorded(args):
+                _refuse(f"{op} meets other ranks, which the host does here")
+            if op in OPS and not self._has_kernel(op, args):
                 if not OPS[op].chain:
                     _refuse(f"{op} has no kernel for this call")
                 with self:
@@ -180,7 +186,16 @@ class _Recorder(TorchDispatchMode):
         if kind == "composite":
             with self:
                 return func.decompose(*args, **kwargs)
+        if kind == "other" and self._is_recorded((args, kwargs)):
+            made = func(*args, **kwargs)
+            self.kept.extend(t for t in pytree.tree_leaves(made) if isinstance(t, Tensor))
+            return made
         _refuse("the host reads a tensor" if kind == "read" else f"{func} is no op of this library")
+
+    def _is_recorded(self, arguments: Any) -> bool:
+        """Whether the device that records by itself has all tensors of a call."""
+        tensors = [t for t in pytree.tree_leaves(arguments) if isinstance(t, Tensor)]
+        return bool(tensors) and all(t.device.type == self._records for t in tensors)
 
     def planned(self, outputs: Any) -> list[tuple[str, tuple]]:
         """The calls, with the step's own tensors in one arena; those of `outputs` stay where they are."""

@@ -100,7 +100,8 @@ class Parallel:
         self.experts = tuple(order[self.rank * local : (self.rank + 1) * local])
         if self.tp.ranks > 1:
             size = exchange_bytes(config, self.tp.ranks)
-            comm = Communicator(self._tp_group, size, num_channels=1, timeout_s=self._timeout_s)
+            # A row's bits must not depend on the run, nor on the rank where all have the same tokens.
+            comm = Communicator(self._tp_group, size, num_channels=1, deterministic=True, timeout_s=self._timeout_s)
             self.tp = TensorGroup(comm.rank, comm.ranks, self.tp.form, comm=comm, max_bytes=size)
 
     def join(self, model: Any) -> None:
@@ -123,6 +124,14 @@ class Parallel:
                 payload=payload, timeout_s=self._timeout_s,
             )  # fmt: skip
         return found
+
+    @property
+    def no_graph(self) -> str:
+        """Why a step of these ranks cannot be captured; "" if it can."""
+        ways = [(f"rows of experts travel by `{one.backend}`", one.caps.graphs) for one in self.exchanges.values()]
+        if isinstance(self.tp, TensorGroup):
+            ways.append((f"ranks of a tp_group exchange rows by `{self.tp.comm.backend}`", self.tp.comm.caps.graphs))
+        return next((f"its {what}, which no graph can hold" for what, graphs in ways if not graphs), "")
 
     def placed(self, routing: Routing, layer: int) -> Routing:
         """The routing by slots."""
