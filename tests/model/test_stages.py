@@ -79,7 +79,7 @@ def test_a_recorded_graph_has_the_bits_of_every_executor(joined, execute):
     for run, graph in ((serial, False), (threads, False), (execute, True)):
         joined.execute = run
         found = generate(joined, prompts, 9, eos_token_id=-1, graph=graph)
-        texts.append(bits([*found.sequences, *found.num_real]) + [found.accepted, found.steps])
+        texts.append([*bits([*found.sequences, *found.num_real]), found.accepted, found.steps])
     joined.execute = serial
     assert texts[0] == texts[1] == texts[2]
 

@@ -167,6 +167,17 @@ def test_groups_that_do_not_fit(keeper: Keeper, tmp_path: Path) -> None:
             assert found["works"] == 4 and found["seconds"] < 10
 
 
+def test_ranks_that_have_other_worlds_in_mind() -> None:
+    with Pool(3, subgroups=True) as pool:
+        first, second = pool.run(2, "tensor_jobs.other_worlds", ranks=2, backend="gloo", folder=str(TINY))
+    said = "`ep_group` is of ranks [0, 1], and of ranks {} on rank 1, which did not come"
+    assert said.format("[0, 1, 2]") in first["another"]["text"], first
+    assert "`ep_group` is of ranks [0, 1, 2], and of ranks [0, 1] on rank 0" in second["another"]["text"], second
+    assert said.format("[1]") in first["its own"]["text"] and second["its own"]["kind"] == "none", (first, second)
+    for found in (first, second):
+        assert found["another"]["seconds"] < 5, found
+
+
 def test_an_ffn_with_fewer_blocks_than_ranks(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="`tp_group` is 2 ranks, expected at most 1, the blocks of 128 in a dense FFN"):
         LongcatFlashForCausalLM.random(models.config(ffn_hidden_size=96), torch.bfloat16, tp=Shares(0, 2))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import longcat_ops
-from longcat_ops import LongcatFlashForCausalLM
+from longcat_ops import LongcatFlashForCausalLM, _environment
 from longcat_ops.model.layers import Linear
 from longcat_ops.model.passes import Kind
 from longcat_ops.model.products import Quantised
@@ -169,6 +169,22 @@ def refused(world: World, ranks: int, backend: str, folder: str, case: str) -> d
     right = LongcatFlashForCausalLM.from_pretrained(folder, ep_group=everyone, tp_group=pair)
     found["works"] = len(longcat_ops.generate(right, [torch.tensor([5, 6])], 2).sequences[0])
     right.parallel.close()
+    return found
+
+
+def other_worlds(world: World, ranks: int, backend: str, folder: str) -> dict[str, Any]:
+    """Rank 0 has a model of two ranks in mind, rank 1 one of three; or one of its own, which it gets."""
+    two, three = world.group(2), world.group(3)
+    alone = torch.distributed.new_group([world.rank], use_local_synchronization=True)
+    found = {}
+    limit, _environment.timeout_s = _environment.timeout_s, lambda: 1.0
+    try:
+        for case, group in (("another", three), ("its own", alone)):
+            group = two if world.rank == 0 else group
+            found[case] = attempt(lambda group=group: LongcatFlashForCausalLM.from_pretrained(folder, ep_group=group))
+            torch.distributed.barrier(two)
+    finally:
+        _environment.timeout_s = limit
     return found
 
 

@@ -66,7 +66,7 @@ class StepGraph:
 
 
 def capture(step: Callable[..., Any], *inputs: Tensor, device: torch.device | str = "cpu") -> StepGraph:
-    """Run step(*inputs) once, on `device`, and record it. Elsewhere than on a GPU it must run ops of this library alone,
+    """Run step(*inputs) once, on `device`, and record it. Unless that is a GPU, it must run ops of this library alone,
     without other ranks, and views. Of the emulator's recordings a thread has one: the last.
 
     Raises: LongcatUnsupportedError for another op, a read by the host, both with their line, or no kernels.

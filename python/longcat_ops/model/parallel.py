@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from ..comm import Communicator, ExpertParallel, balance_experts
-from ..errors import LongcatCommError, LongcatShapeError, LongcatUnsupportedError, message
+from ..comm.store import client_of
+from ..errors import LongcatCommError, LongcatShapeError, LongcatTimeoutError, LongcatUnsupportedError, message
 from ..ops.moe import moe_place
 from ..types import Placement, Routing
 from .config import LongcatFlashConfig
@@ -62,7 +63,7 @@ class Parallel:
 
     def __init__(self, groups: Groups, *, timeout_s: float | None = None) -> None:
         self.group, self._timeout_s, self._tp_group = groups.ep, timeout_s, groups.tp
-        self.control = Communicator(groups.ep, CONTROL_BYTES, backend="gloo", num_channels=1, timeout_s=timeout_s)
+        self.control = self._meet_all()
         self.rank, self.ranks = self.control.rank, self.control.ranks
         self.members = [self.rank]  # of this rank's tp_group, as ranks of the ep_group
         self._groups: list[list[int]] = []  # the members of each
@@ -73,6 +74,23 @@ class Parallel:
         self.exchanges: dict[str, ExpertParallel] = {}
         self.require_same("tp_form", groups.form)
         self.together(lambda: self._place(groups))
+
+    def _meet_all(self) -> Communicator:
+        """The communicator of agreements. Raises LongcatShapeError where a rank did not come since its ep_group is of
+        other ranks."""
+        own, store = dist.get_process_group_ranks(self.group), client_of(dist.distributed_c10d._get_default_store())
+        place = "longcat_ops/model"
+        store.ask(lambda: store.store.set(f"{place}/{dist.get_rank()}", json.dumps(own)))
+        try:
+            return Communicator(self.group, CONTROL_BYTES, backend="gloo", num_channels=1, timeout_s=self._timeout_s)
+        except LongcatTimeoutError as error:
+            for rank in (own[r] for r in error.missing):
+                key = f"{place}/{rank}"
+                posted = store.ask(lambda key=key: store.store.check([key]) and store.store.get(key))
+                if posted and json.loads(posted) != own:
+                    got = f"of ranks {own}, and of ranks {json.loads(posted)} on rank {rank}, which did not come"
+                    raise _refuse("ep_group", got, "the same on every rank of it") from error
+            raise
 
     def _place(self, groups: Groups) -> None:
         """Finds this rank's tp_group among all; collective. Raises LongcatShapeError unless they have one size and each
