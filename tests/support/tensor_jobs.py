@@ -39,7 +39,7 @@ def moved(model: LongcatFlashForCausalLM, texts: list[Tensor], cut: bool, seeds:
     draw = torch.Generator().manual_seed(0)
 
     def shaken(y: Tensor, step: float) -> Tensor:
-        up = torch.randint(0, 2, y.shape, generator=draw) * 2 - 1
+        up = torch.randint(0, 2, y.shape, generator=draw).to(y.device) * 2 - 1
         return (y.float() * (1 + up * step)).to(y.dtype)
 
     right = [model(ids[None]) for ids in texts]
