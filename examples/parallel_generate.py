@@ -1,15 +1,16 @@
-"""Decodes a checkpoint whose experts are shared out over ranks, each with prompts of its own.
+"""Decodes a checkpoint over ranks that share its experts, and in groups of --tp its dense weights.
 
-torchrun --nproc-per-node 2 examples/parallel_generate.py [--checkpoint DIR] [--max-new-tokens N] [--prompts N]
+torchrun --nproc-per-node 4 examples/parallel_generate.py [--tp N] [--tp-form token|all_reduce]
 
-On GPUs rows travel by the kernels over NVLink or by NCCL, elsewhere by gloo. The text does not depend on the number of
-ranks.
+Each rank has prompts of its own; in all-reduce form each group has. On GPUs rows travel over NVLink by our kernels or by
+NCCL, elsewhere by gloo. Without --tp the text does not depend on the number of ranks.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "longcat-tiny")
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=8, help="of all ranks together, at least one a rank")
+    parser.add_argument("--tp", type=int, default=1, help="ranks that share dense weights, a divisor of all ranks")
+    parser.add_argument("--tp-form", default="token", choices=("token", "all_reduce"), help="see docs/parallel.md")
     args = parser.parse_args()
 
     on_gpus = torch.cuda.is_available()
@@ -41,13 +44,16 @@ def main() -> None:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     tokenizer = load_tokenizer(args.checkpoint)
 
+    tp_group = dist.new_subgroups(args.tp)[0] if args.tp > 1 else None
     model = longcat_ops.LongcatFlashForCausalLM.from_pretrained(
-        args.checkpoint, device=device, ep_group=dist.group.WORLD
+        args.checkpoint, device=device, ep_group=dist.group.WORLD, tp_group=tp_group, tp_form=args.tp_form
     )
-    texts = [OPENINGS[i % len(OPENINGS)] for i in range(max(args.prompts, ranks))]
-    own = [torch.tensor([model.config.bos_token_id, *tokenizer.encode(text).ids]) for text in texts[rank::ranks]]
+    same = args.tp if args.tp_form == "all_reduce" else 1  # ranks that have the same prompts
+    texts = [OPENINGS[i % len(OPENINGS)] for i in range(max(args.prompts, ranks))][rank // same :: ranks // same]
+    own = [torch.tensor([model.config.bos_token_id, *tokenizer.encode(text).ids]) for text in texts]
+    progress = Progress(len(own) * args.max_new_tokens) if rank == 0 else None
     start = time.perf_counter()
-    out = longcat_ops.generate(model, own, args.max_new_tokens)
+    out = longcat_ops.generate(model, own, args.max_new_tokens, on_token=progress)
     seconds = time.perf_counter() - start
 
     mine = {
@@ -62,22 +68,37 @@ def main() -> None:
     everyones: list[dict] = [{} for _ in range(ranks)]
     dist.all_gather_object(everyones, mine)
     if rank == 0:
-        report(model, everyones, seconds)
+        report(model, everyones[::same], everyones, seconds)
     model.parallel.close()
     dist.destroy_process_group()
 
 
-def report(model: longcat_ops.LongcatFlashForCausalLM, ranks: list[dict], seconds: float) -> None:
-    """What all ranks did, on the first one."""
-    for r, one in enumerate(ranks):
+class Progress:
+    """Counts the tokens of one rank on stderr, where that is a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.tokens = total, 0
+
+    def __call__(self, sequence: int, token: int, from_draft: bool) -> None:
+        self.tokens += 1
+        if sys.stderr.isatty():
+            end = "" if self.tokens < self.total else "\n"
+            print(f"\rrank 0: {self.tokens} of up to {self.total} tokens", end=end, file=sys.stderr, flush=True)
+
+
+def report(model: longcat_ops.LongcatFlashForCausalLM, groups: list[dict], ranks: list[dict], seconds: float) -> None:
+    """What all ranks did, on the first one. groups: the first of those that had the same prompts."""
+    for one in groups:
         for text in one["texts"]:
-            print(f"rank {r}: {' '.join(text.split())}")
-    tokens = sum(one["tokens"] for one in ranks)
-    accepted, drafted = (sum(one[name] for one in ranks) for name in ("accepted", "drafted"))
-    experts = [n for one in ranks for n in one["experts"]]
-    c = model.config
+            print(f"rank {ranks.index(one)}: {' '.join(text.split())}")
+    tokens = sum(one["tokens"] for one in groups)
+    accepted, drafted = (sum(one[name] for one in groups) for name in ("accepted", "drafted"))
+    experts = [n for one in groups for n in one["experts"]]
+    c, tp = model.config, model.parallel.tp
     print(f"ranks       {len(ranks)}, {len(model.parallel.experts)} of {c.n_routed_experts} FFN experts each, "
           f"rows by {', '.join(ranks[0]['backend'])}")  # fmt: skip
+    if tp.ranks > 1:
+        print(f"            dense weights in {tp.ranks} parts, {tp.form} form, sums by {tp.comm.backend}")
     print(f"tokens      {tokens} in {seconds:.2f} s, {tokens / seconds:.1f} a second")
     print(f"accepted    {accepted} of {drafted} drafts")
     print(f"experts     {sum(experts) / len(experts):.2f} FFN experts of {c.moe_topk} a token and layer")
