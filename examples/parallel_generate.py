@@ -2,7 +2,7 @@
 
 torchrun --nproc-per-node 4 examples/parallel_generate.py [--tp N] [--tp-form token|all_reduce]
 
-Each rank has prompts of its own; in all-reduce form each group has. On GPUs rows travel over NVLink by our kernels or by
+Each rank has prompts of its own; in all-reduce form each group has. On GPUs rows travel by kernels over NVLink or by
 NCCL, elsewhere by gloo. Without --tp the text does not depend on the number of ranks.
 """
 
