@@ -1,13 +1,14 @@
 """The ranks of expert parallelism on one machine, each with the backend `nvl` of the library over its region of memory.
 
 On a GPU all regions lie in its own memory, and each rank has a stream. In a rehearsal the ranks are devices of the host
-emulator.
+emulator, which a thread of its own drives: on any other thread each kernel of an op runs at once.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,17 @@ from longcat_ops.errors import LongcatCommError, LongcatError
 from longcat_ops.ops import emulated
 
 
+class OwnThread:
+    """The emulator's functions, all called on one thread. What is launched there is queued while a machine is open."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "device_check.emulator")
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(emulated.load(), name)
+        return lambda *arguments: self._thread.submit(function, *arguments).result()
+
+
 class RankLibrary:
     """The emulator's functions, called on one rank's device."""
 
@@ -41,7 +53,9 @@ class RankLibrary:
 
 
 class Watch:
-    """What kernels' ways ask of their communicator."""
+    """What kernels' ways, and who calls them, ask of their communicator: nothing is posted."""
+
+    what = "ExpertParallel"
 
     def __init__(self, rank: int) -> None:
         self.rank, self.failure = rank, None
@@ -53,9 +67,19 @@ class Watch:
                 post=SimpleNamespace(call=5 + i),
                 disagree=self.disagree,
                 find_cause=lambda waited, broken: None,
+                begin=lambda op: None,
+                enter=lambda text, stage: None,
+                refuse=lambda error: None,
             )
             for i in range(2)
         ]
+
+    def require_open(self, op: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """Nothing, likewise."""
 
     def disagree(self, text: str) -> LongcatError:
         """As a watch whose posts say nothing."""
@@ -67,17 +91,22 @@ class Watch:
 
 
 class ExpertRanks:
-    """memory: of each rank, uint8. streams: of each rank; without one, kernels are queued in the emulator."""
+    """memory: of each rank, uint8. library: the C functions. streams: of each rank; without one, kernels are queued in
+    the emulator."""
 
-    def __init__(self, memory: Sequence[Tensor], config: ExpertConfig, streams: Sequence[Any]) -> None:
+    def __init__(self, memory: Sequence[Tensor], config: ExpertConfig, library: Any, streams: Sequence[Any]) -> None:
         self.ranks, self.streams, self.kept = len(memory), streams, []
         self.ways: list[NvlExperts] = []
-        library = device_memory.load() if streams else emulated.load()
+        self.sessions: list[Any] = []
+        self._library = library
         for rank, region in enumerate(memory):
             holder = SimpleNamespace(release=lambda: [], release_multicast=lambda: [], synchronize=lambda: None)
             symmetric = SymmetricMemory(rank=rank, pointers=tuple(other.data_ptr() for other in memory), multicast=0,
                                         tensor=region, provider="one machine", holder=holder)  # fmt: skip
-            session = SimpleNamespace(rank=rank, ranks=self.ranks, config=config, watch=Watch(rank))
+            session = SimpleNamespace(
+                rank=rank, ranks=self.ranks, config=config, watch=Watch(rank), device=region.device
+            )
+            self.sessions.append(session)
             made = device_memory.Region(session, symmetric, library if streams else RankLibrary(library, rank))
             if not streams:
                 made.library.record = made.record
@@ -100,8 +129,8 @@ class ExpertRanks:
         """Until everything that was launched has ended."""
         if self.streams:
             torch.cuda.synchronize()
-        elif emulated.load().lc_emu_synchronize() != 0:
-            raise emulated.EmulatorError(emulated.load().lc_last_error().decode())
+        elif self._library.lc_emu_synchronize() != 0:
+            raise emulated.EmulatorError(self._library.lc_last_error().decode())
 
     def poll(self) -> None:
         for way in self.ways:
@@ -137,7 +166,7 @@ def open_expert_ranks(machine: Machine, ranks: int, config: ExpertConfig) -> Ite
     size = expert_bytes(ranks, backend="nvl", **config.sizes())
     if machine.real:
         memory = list(torch.zeros(ranks, size, dtype=torch.uint8, device=machine.device))
-        opened = ExpertRanks(memory, config, [torch.cuda.Stream() for _ in memory])
+        opened = ExpertRanks(memory, config, device_memory.load(), [torch.cuda.Stream() for _ in memory])
         opened.ways[0].load_kernels()
         opened.synchronize()
         try:
@@ -145,5 +174,6 @@ def open_expert_ranks(machine: Machine, ranks: int, config: ExpertConfig) -> Ite
         finally:
             opened.synchronize()
         return
-    with emulated_ranks.emulated_memory(ranks, size) as (memory, _):
-        yield ExpertRanks(memory, config, [])
+    library = OwnThread()
+    with emulated_ranks.emulated_memory(ranks, size, library) as (memory, _):
+        yield ExpertRanks(memory, config, library, [])

@@ -29,6 +29,9 @@ def experts() -> list[Step]:
     """Expert parallelism of N ranks on one GPU."""
     model = {"experts": 512, "zero": 256, "top_k": 12, "hidden": 6144}
     small_model = {"experts": 16, "zero": 8, "top_k": 4, "hidden": 144}
+    few = {"n_routed_experts": 8, "zero_expert_num": 4, "moe_topk": 6}
+    layers = {"layers": 2, "rows": 2, "context": 500, "sizes": few | {"vocab_size": 1024}}
+    small_layers = {"context": 70, "sizes": TINY | few}
     tokens, small = {"tokens": [96, 0, 33, 192, 1, 7, 64, 8]}, {"tokens": [4, 0, 3], "model": small_model}
     return [
         *(Step(f"experts/values-N{ranks}-{payload}", 2, 30, "experts.values",
@@ -38,6 +41,12 @@ def experts() -> list[Step]:
              {"tokens": 3, "model": small_model, "replays": 3}),
         Step("experts/failures-N8", 2, 30, "experts.failures", {"ranks": 8, "model": model, "timeout_s": 0.2},
              {"model": small_model}),
+        Step("experts/layers-N2", 3, 60, "layers.values", layers | {"sequences": [[48, 17], [0, 33]]},
+             small_layers | {"sequences": [[2, 1], [0, 2]]}),
+        Step("experts/layers-N4", 3, 60, "layers.values", layers | {"sequences": [[24, 0, 40, 1]]},
+             small_layers | {"layers": 1, "sequences": [[2, 0, 1, 1]]}),
+        Step("experts/layers-graphs-N2", 3, 60, "layers.graphs", layers | {"sequences": [33, 20], "replays": 6},
+             small_layers | {"layers": 1, "replays": 2, "sequences": [2, 1]}),
         Step("experts/two-streams", 3, 40, "overlap.layers",
              {"sequences": 96, "rows": 2, "context": 1000, "sizes": {}},
              {"sequences": 2, "context": 70, "sizes": TINY}),

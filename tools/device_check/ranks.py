@@ -280,8 +280,9 @@ def open_multicast(machine: Machine) -> Iterator[Ranks]:
 
 
 @contextmanager
-def emulated_memory(ranks: int, size: int) -> Iterator[tuple[list[Tensor], int]]:
-    library = emulated.load()
+def emulated_memory(ranks: int, size: int, library: Any = None) -> Iterator[tuple[list[Tensor], int]]:
+    """library: the emulator's functions; None: on this thread."""
+    library = library or emulated.load()
     pointers, multicast = (ctypes.c_void_p * ranks)(), ctypes.c_void_p()
     if library.lc_emu_open(ctypes.c_int32(ranks), ctypes.c_size_t(size), pointers, ctypes.byref(multicast)) != 0:
         raise emulated.EmulatorError(library.lc_last_error().decode())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -113,6 +113,17 @@ def serial(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any
     return values[wanted]
 
 
+def any_order(stages: Sequence[Stage], given: Iterable[str], draw: random.Random) -> list[Stage]:
+    """An order of the stages, drawn from all that the declarations allow."""
+    left, known, order = list(stages), set(given), []
+    while left:
+        chosen = draw.choice([one for one in left if known.issuperset(one.needs)])
+        left.remove(chosen)
+        known.update(chosen.gives)
+        order.append(chosen)
+    return order
+
+
 class AnyOrder:
     """In orders drawn from all that the declarations allow."""
 
@@ -120,12 +131,8 @@ class AnyOrder:
         self._draw = random.Random(seed)
 
     def __call__(self, layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
-        left = list(stages)
-        while left:
-            ready = [one for one in left if all(name in values for name in one.needs)]
-            chosen = self._draw.choice(ready)
-            left.remove(chosen)
-            values |= run(layer, chosen, rows, values)
+        for one in any_order(stages, values, self._draw):
+            values |= run(layer, one, rows, values)
         return values[wanted]
 
 
@@ -162,9 +169,49 @@ def threads(layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, An
     return values[wanted]
 
 
+class Lanes:
+    """Issues the stages of a layer one by one, in any legal order: those that communicate on the stream `side`, the
+    others on the current one. A stream waits for an event of the other only where a stage needs what the other gives.
+    side None: all on the current stream. Who issues for several ranks can take a stage of each in turn.
+    """
+
+    def __init__(self, layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], side: Any) -> None:
+        self._layer, self._rows, self._values, self._side = layer, rows, values, side
+        self._lane_of = {name: one.communicates for one in stages for name in one.gives}
+        lanes = self._lane_of
+        self._crossed = {n for one in stages for n in one.needs if lanes.get(n, one.communicates) != one.communicates}
+        self._events: dict[str, Any] = {}
+        if side is not None:
+            side.wait_event(_recorded(torch.cuda.current_stream()))
+
+    def issue(self, one: Stage) -> None:
+        if self._side is None:
+            self._values |= run(self._layer, one, self._rows, self._values)
+            return
+        with torch.cuda.stream(self._side) if one.communicates else nullcontext():
+            stream = torch.cuda.current_stream()
+            for name in one.needs:
+                if name in self._events and self._lane_of[name] != one.communicates:
+                    stream.wait_event(self._events[name])
+            self._values |= run(self._layer, one, self._rows, self._values)
+            for name in self._crossed.intersection(one.gives):
+                self._events[name] = _recorded(stream)
+
+    def join(self, wanted: str) -> Any:
+        """The value, once all stages have been issued."""
+        if self._side is not None:  # also keeps the memory of both lanes until all of it has been read
+            torch.cuda.current_stream().wait_event(_recorded(self._side))
+        return self._values[wanted]
+
+
+def _recorded(stream: Any) -> Any:
+    event = torch.cuda.Event()
+    event.record(stream)
+    return event
+
+
 class Overlapped:
-    """On two streams of a GPU: computation on the current one, communication on `side`. A stream waits for an event of
-    the other only where a stage needs what the other gives; at the end the current stream waits for all. Capture-safe.
+    """On two streams of a GPU, see Lanes: computation on the current one, communication on `side`. Capture-safe.
     Without a GPU the two lanes are threads.
     """
 
@@ -174,24 +221,7 @@ class Overlapped:
     def __call__(self, layer: Any, stages: Sequence[Stage], rows: Any, values: dict[str, Any], wanted: str) -> Any:
         if self.side is None:
             return threads(layer, stages, rows, values, wanted)
-        current = torch.cuda.current_stream()
-        lane_of = {name: one.communicates for one in stages for name in one.gives}
-        crossed = {n for one in stages for n in one.needs if lane_of.get(n, one.communicates) != one.communicates}
-        events: dict[str, Any] = {}
-        start = torch.cuda.Event()
-        start.record(current)
-        self.side.wait_event(start)
+        lanes = Lanes(layer, stages, rows, values, self.side)
         for one in stages:
-            stream = self.side if one.communicates else current
-            with torch.cuda.stream(stream) if one.communicates else nullcontext():
-                for name in one.needs:
-                    if name in events and lane_of[name] != one.communicates:
-                        stream.wait_event(events[name])
-                values |= run(layer, one, rows, values)
-                for name in crossed.intersection(one.gives):
-                    events[name] = torch.cuda.Event()
-                    events[name].record(stream)
-        end = torch.cuda.Event()
-        end.record(self.side)
-        current.wait_event(end)  # also keeps the memory of both lanes until all of it has been read
-        return values[wanted]
+            lanes.issue(one)
+        return lanes.join(wanted)

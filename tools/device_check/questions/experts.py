@@ -15,7 +15,7 @@ import longcat_ops
 from device_check.expert_ranks import ExpertRanks, open_expert_ranks
 from device_check.machine import Machine
 from device_check.ranks import queued_us
-from longcat_ops import Plan, Routing, reference
+from longcat_ops import Plan, Routing
 from longcat_ops.comm import kernels
 from longcat_ops.comm.experts.base import ExpertConfig
 from longcat_ops.errors import LongcatTimeoutError
@@ -46,18 +46,13 @@ def drawn(machine: Machine, model: Model, tokens: int, kind: str, seed: int) -> 
         logits[:, 1] += 20
     if kind in ("zero", "ffn"):
         logits[:, : model.experts] += -40 if kind == "zero" else 40
-    routing = ops(machine).moe_route(logits.to(device), torch.zeros(total, device=device), top_k=model.top_k,
+    routing = longcat_ops.moe_route(logits.to(device), torch.zeros(total, device=device), top_k=model.top_k,
                                     num_experts=total, num_zero_experts=model.zero, scale=6.0)  # fmt: skip
     return x.to(device), routing
 
 
-def ops(machine: Machine) -> Any:
-    """The ops on the machine. In a rehearsal those of the emulator would own what the ranks' kernels read."""
-    return longcat_ops if machine.real else reference
-
-
-def planned(machine: Machine, model: Model, routing: Routing) -> Plan:
-    return ops(machine).moe_plan(routing.ids, model.experts, routing.weights)
+def planned(model: Model, routing: Routing) -> Plan:
+    return longcat_ops.moe_plan(routing.ids, model.experts, routing.weights)
 
 
 def joined(parts: Sequence[tuple[Tensor, Routing]]) -> tuple[Tensor, Routing]:
@@ -69,15 +64,13 @@ def differ(got: Tensor, expected: Tensor) -> bool:
     return not torch.equal(got.contiguous().view(torch.uint8), expected.contiguous().view(torch.uint8))
 
 
-def layer(
-    machine: Machine, group: ExpertRanks, model: Model, payload: str, parts: Sequence[Any], buffer: int
-) -> list[str]:
+def layer(group: ExpertRanks, model: Model, payload: str, parts: Sequence[Any], buffer: int) -> list[str]:
     """One dispatch and combine of all ranks beside one rank with all experts: what is wrong."""
     wrong, number = [], [buffer] * group.ranks
     x, routing = joined(parts)
-    plan, own = planned(machine, model, routing), [planned(machine, model, r) for _, r in parts]
-    rows, scales = (ops(machine).moe_permute_quant(x, plan) if payload == "fp8"
-                    else (ops(machine).moe_permute(x, plan), None))  # fmt: skip
+    plan, own = planned(model, routing), [planned(model, r) for _, r in parts]
+    rows, scales = (longcat_ops.moe_permute_quant(x, plan) if payload == "fp8"
+                    else (longcat_ops.moe_permute(x, plan), None))  # fmt: skip
     y = torch.randn(len(rows), model.hidden, generator=torch.Generator().manual_seed(buffer)).bfloat16().to(x.device)
     group.synchronize()
     group.each("dispatch_send", number, [p[0] for p in parts], [p[1].ids for p in parts], own)
@@ -100,8 +93,8 @@ def layer(
     group.each("combine_recv", number, [b.returned for b in own_rows])
     group.synchronize()
     group.poll()
-    right = ops(machine).moe_combine(y, plan, routing, x)
-    outs = [ops(machine).moe_combine(b.returned, own[r], parts[r][1], parts[r][0]) for r, b in enumerate(own_rows)]
+    right = longcat_ops.moe_combine(y, plan, routing, x)
+    outs = [longcat_ops.moe_combine(b.returned, own[r], parts[r][1], parts[r][0]) for r, b in enumerate(own_rows)]
     return wrong + ["combined"] * differ(torch.cat(outs), right)
 
 
@@ -112,7 +105,7 @@ def values(machine: Machine, ranks: int, tokens: Sequence[int], model: dict[str,
         for turn, kind in enumerate((*KINDS, *KINDS[:2])):
             counts = [0] * ranks if turn == 4 else [tokens[(rank + turn) % len(tokens)] for rank in range(ranks)]
             parts = [drawn(machine, sizes, t, kind, 10 * turn + r) for r, t in enumerate(counts)]
-            wrong = layer(machine, group, sizes, payload, parts, turn % 2)
+            wrong = layer(group, sizes, payload, parts, turn % 2)
             assert not wrong, f"{ranks} ranks, {kind}, tokens {counts}: {wrong}"
             calls += 1
     return {"ranks": ranks, "payload": payload, "layers": calls}
@@ -131,7 +124,7 @@ def graphs(machine: Machine, ranks: int, tokens: int, model: dict[str, int], rep
 
         def run(rank: int) -> Tensor:
             x, routing = held[rank]
-            way, plan = group.ways[rank], planned(machine, sizes, routing)
+            way, plan = group.ways[rank], planned(sizes, routing)
             group.kept.append(plan)
             b = way.buffers[0]
             way.dispatch_send(0, x, routing.ids, plan)
@@ -151,9 +144,9 @@ def graphs(machine: Machine, ranks: int, tokens: int, model: dict[str, int], rep
             group.synchronize()
             group.poll()
             x, routing = joined(parts)
-            plan = planned(machine, sizes, routing)
-            right = ops(machine).moe_combine(ops(machine).moe_permute(x, plan), plan, routing, x)
-            outs = [ops(machine).moe_combine(group.ways[r].buffers[0].returned, plans[r], parts[r][1], parts[r][0])
+            plan = planned(sizes, routing)
+            right = longcat_ops.moe_combine(longcat_ops.moe_permute(x, plan), plan, routing, x)
+            outs = [longcat_ops.moe_combine(group.ways[r].buffers[0].returned, plans[r], parts[r][1], parts[r][0])
                     for r in range(ranks)]  # fmt: skip
             assert not differ(torch.cat(outs), right)
     return {"ranks": ranks, "replays": replays}
@@ -164,7 +157,7 @@ def failures(machine: Machine, ranks: int, model: dict[str, int], timeout_s: flo
     sizes, absent, longest = Model(**model), ranks // 2, 0.0
     others = [rank for rank in range(ranks) if rank != absent]
     parts = [drawn(machine, sizes, 3, "mixed", rank) for rank in range(ranks)]
-    plans = [planned(machine, sizes, routing) for _, routing in parts]
+    plans = [planned(sizes, routing) for _, routing in parts]
     for stage in ("counts", "combine"):
         with open_expert_ranks(machine, ranks, sizes.config(3, "bf16", timeout_s)) as group:
             buffers = [way.buffers[0] for way in group.ways]
@@ -192,7 +185,7 @@ def failures(machine: Machine, ranks: int, model: dict[str, int], timeout_s: flo
     late = longest - timeout_s
     assert not machine.real or 0 <= late < LATE_S, f"waits of {timeout_s} s ended after {longest:.3f} s"
     with open_expert_ranks(machine, ranks, sizes.config(3, "bf16")) as group:
-        assert not layer(machine, group, sizes, "bf16", parts, 0)
+        assert not layer(group, sizes, "bf16", parts, 0)
     return {"ranks": ranks, "timeout_s": timeout_s, "longest_s": round(longest, 3)}
 
 
@@ -207,8 +200,8 @@ def times(machine: Machine, ranks: int, tokens: Sequence[int], model: dict[str, 
 def _times(machine: Machine, ranks: int, tokens: int, sizes: Model, count: int) -> dict[str, Any]:
     with open_expert_ranks(machine, ranks, sizes.config(tokens, "fp8")) as group:
         parts = [drawn(machine, sizes, tokens, "mixed", rank) for rank in range(ranks)]
-        assert not (wrong := layer(machine, group, sizes, "fp8", parts, 0)), wrong
-        plans, zero = [planned(machine, sizes, routing) for _, routing in parts], [0] * ranks
+        assert not (wrong := layer(group, sizes, "fp8", parts, 0)), wrong
+        plans, zero = [planned(sizes, routing) for _, routing in parts], [0] * ranks
         buffers = [way.buffers[0] for way in group.ways]
         y = [torch.zeros(way.caps.rows, sizes.hidden, dtype=torch.bfloat16, device=machine.device)
              for way in group.ways]  # fmt: skip
