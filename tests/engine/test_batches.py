@@ -90,7 +90,7 @@ def test_alone_is_in_a_batch(wide, draft, drafts, monkeypatch):
 
     # A sequence's random numbers depend on its place in the batch. Here it keeps them when it is alone.
     place = 0
-    monkeypatch.setattr("longcat_ops.engine.generate._seed_of", lambda seed, b: 7 + place + b)
+    monkeypatch.setattr("longcat_ops.engine.generate.seed_of", lambda seed, b: 7 + place + b)
     options = {} if draft == "greedy" else dict(temperature=1.0, draft=draft)
     result, drawn = run(wide, PROMPTS, drafts, **options)
     assert len(PROMPTS) < sum(result.accepted) < sum(result.drafted)

@@ -113,7 +113,7 @@ def generate(
     sequences = [_Sequence(b, p.tolist(), done=max_new_tokens == 0) for b, p in enumerate(prompts)]
     if max_new_tokens > 0:
         cache = model.new_cache(len(prompts), max(map(len, prompts)) + max_new_tokens + 1)
-        seeds = [_seed_of(seed, b) for b in range(len(prompts))]
+        seeds = [seed_of(seed, b) for b in range(len(prompts))]
         run.decode(sequences, cache, seeds, max_new_tokens)
     layers = model.config.num_layers
     return Generation(
@@ -239,7 +239,7 @@ class _Run:
                 self.on_token(s.index, token, j < num_tokens - 1)
 
 
-def _seed_of(seed: int, sequence: int) -> int:
+def seed_of(seed: int, sequence: int) -> int:
     """The seed of one sequence's random numbers."""
     return (seed * 0x9E3779B1 + sequence) % 2**63
 

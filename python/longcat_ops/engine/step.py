@@ -5,6 +5,7 @@ host: the same code runs eagerly and captured (engine/step_graph.py).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ class Tokens(NamedTuple):
         return by_row(self.by_layer, self.logits)
 
 
+def in_float32(temperature: float) -> float:
+    """Beyond float32 a temperature would be 0 or inf, which mean greedy."""
+    return min(max(temperature, TINY), LARGEST) if temperature else 0.0
+
+
 class DecodeStep:
     """The step function of `cache`'s sequences, and their state.
 
@@ -73,23 +79,34 @@ class DecodeStep:
         self.inputs = integers([[-1] * (1 + speculative)] * batch, torch.int64)
         self.num_drafts, self.limits = integers([-1] * batch), integers(limits)
         self.seeds, self.stop_ids = integers(seeds, torch.int64), integers(sorted(stop_ids), torch.int64)
-        # Beyond float32 a temperature would be 0 or inf, which mean greedy.
-        temperature = min(max(sampling.temperature, TINY), LARGEST) if sampling.temperature else 0.0
-        self.temperature, self.top_p = (torch.full((batch,), v, device=device) for v in (temperature, sampling.top_p))
+        numbers = in_float32(sampling.temperature), sampling.top_p
+        self.temperature, self.top_p = (torch.full((batch,), v, device=device) for v in numbers)
         self.top_k = integers([min(sampling.top_k, vocab)] * batch)
         sampled = speculative and sampling.draft_is_sampled
         self.draft_probs = torch.zeros((batch, 1, vocab), device=device) if sampled else None
+        self.lengths = cache.lengths
         self._rope, self._errors = model.rope(cache), integers([0])
         # Ranks of one model make a step together, so its passes need no turn.
         ranks = model.parallel
         self._tokens, self._newest = (ranks and ranks.agreed_rows(n) for n in (self.inputs.numel(), batch))
         self._ops = ops_for(model.dtype)
 
+    def first(self, count: int, *, greedy: bool) -> DecodeStep:
+        """The step of the first `count` sequences alone, which shares their state. greedy: whatever their temperature
+        is; else one of 0 is."""
+        part = copy.copy(self)
+        part.greedy = greedy
+        for name in ("inputs", "num_drafts", "limits", "seeds", "temperature", "top_p", "top_k", "lengths"):
+            setattr(part, name, getattr(self, name)[:count])
+        if self.draft_probs is not None:
+            part.draft_probs = self.draft_probs[:count]
+        return part
+
     def __call__(self) -> Tokens:
         """Run one step."""
         operators, cache, model = self._ops, self.cache, self.model
         packed = operators.pack_rows(
-            self.inputs, self.num_drafts, cache.lengths, copies=model.config.num_attention_heads
+            self.inputs, self.num_drafts, self.lengths, copies=model.config.num_attention_heads
         )
         where = packed.sequence, packed.position, packed.num_rows
         rows = Rows(cache, *where, self._rope, self._errors, tokens=self._tokens)
@@ -98,7 +115,7 @@ class DecodeStep:
         with self.around(Work.SAMPLING, self.live_rows):
             tokens, num_tokens = self._choose(target.logits.view(*self.inputs.shape, -1), ALL, packed.first_row)
         if self.speculative:
-            following = operators.pack_rows(tokens, self.num_drafts, cache.lengths).ids
+            following = operators.pack_rows(tokens, self.num_drafts, self.lengths).ids
         kept, last_row = self._advance(tokens, num_tokens, packed.first_row, ALL)
         if self.speculative:
             with self.around(Work.DRAFT, self.live_rows):
@@ -140,11 +157,11 @@ class DecodeStep:
         return self._ops.verify_sampled(logits, drafts, counts, *self._numbers(which), probs, first_row)
 
     def _numbers(self, which: slice) -> tuple[Tensor, ...]:
-        own = self.seeds, self.cache.lengths, self.temperature, self.top_k, self.top_p
+        own = self.seeds, self.lengths, self.temperature, self.top_k, self.top_p
         return tuple(t[which] for t in own)
 
     def _advance(self, tokens: Tensor, num_tokens: Tensor, first_row: Tensor, which: slice) -> tuple[Tensor, Tensor]:
         return self._ops.advance_lengths(
-            tokens, num_tokens, first_row, self.limits[which], self.stop_ids, self.cache.lengths[which],
+            tokens, num_tokens, first_row, self.limits[which], self.stop_ids, self.lengths[which],
             self.num_drafts[which], self.inputs[which, 0],
         )  # fmt: skip

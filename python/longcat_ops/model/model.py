@@ -94,10 +94,11 @@ class LongcatFlashForCausalLM(Block):
         """Reproducible random weights, for benches and shape tests."""
         return cls(_fitting(RandomSource(dtype, seed=seed, **options), config), config)
 
-    def new_cache(self, batch_size: int, max_length: int) -> LatentCache:
+    def new_cache(self, batch_size: int, max_length: int, *, num_pages: int | None = None) -> LatentCache:
         """An empty cache with a slot for each attention and, if there is one, the MTP head."""
         slots = 2 * self.config.num_layers + (self.mtp is not None)
-        return LatentCache(self.config, batch_size, max_length, num_slots=slots, dtype=self.dtype, device=self.device)
+        return LatentCache(self.config, batch_size, max_length, num_slots=slots, num_pages=num_pages, dtype=self.dtype,
+                           device=self.device)  # fmt: skip
 
     @property
     def device(self) -> torch.device:
@@ -170,9 +171,12 @@ class LongcatFlashForCausalLM(Block):
         return whole and attends(self.dtype, self.device.type, self.config.latent_width, self.config.kv_lora_rank)
 
     @in_own_dtypes
-    def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False) -> Step:
-        """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk."""
-        start = int(cache.lengths[sequence])
+    def prefill(self, cache: LatentCache, sequence: int, ids: Tensor, *, last_only: bool = False,
+                start: int | None = None) -> Step:  # fmt: skip
+        """Write the rows of `ids` i64[n] behind sequence's valid ones (whose number stays), chunk by chunk. start: how
+        many these are; None: the cache is asked, on the host.
+        """
+        start = int(cache.lengths[sequence]) if start is None else start
         end = start + len(ids)
         cache.reserve(sequence, end)
         steps = []
@@ -198,14 +202,16 @@ class LongcatFlashForCausalLM(Block):
         return join([self._target(ids[part], some) for part, some in self._passes(rows)])
 
     @in_own_dtypes
-    def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor) -> Tensor:
-        """MTP over a prompt: next_ids i64[n] are tokens 1 .. n, hidden [n,H] the target's rows 0 .. n-1. Returns
-        [n,H].
+    def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor,
+                      start: int = 0) -> Tensor:  # fmt: skip
+        """MTP over tokens start .. of a prompt: hidden [n,H] are the target's rows of them, next_ids i64[n] what follows
+        each. Returns [n,H].
         """
         parts = []
-        for a, b in chunks(0, len(next_ids)):
+        for a, b in chunks(start, start + len(next_ids)):
             rows = self._met(Kind.MTP, self._prompt_rows(cache, sequence, a, b))
-            parts.append(self.mtp(next_ids[a:b], hidden[a:b], rows, self.embed_tokens))
+            part = slice(a - start, b - start)
+            parts.append(self.mtp(next_ids[part], hidden[part], rows, self.embed_tokens))
         return torch.cat(parts)
 
     @in_own_dtypes

@@ -1,0 +1,113 @@
+"""A request to an engine: what it asks for, and what it has so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from ..errors import LongcatError
+
+OnToken = Callable[["Request", int], object]
+
+
+class FinishReason(Enum):
+    """Why a request has ended."""
+
+    EOS = "eos"  # one of the engine's stop ids
+    STOP = "stop"  # one of its own stop ids or strings
+    LENGTH = "length"  # max_new_tokens
+    ABORTED = "aborted"
+    ERROR = "error"  # see Request.error
+
+
+class State(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"  # for a slot and pages
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FINISHED = "finished"
+
+
+class Decoder(Protocol):
+    """Turns token ids into text: a tokenizer."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends one request beside its length. ids, strings: of its own. ignore_eos: the engine's stop ids do not."""
+
+    ids: frozenset[int] = frozenset()
+    strings: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt and its continuation. An `Engine` makes it and writes it; callers read it.
+
+    tokens: new tokens, the one that ended it included. text: of them, where the engine has a tokenizer, up to a stop
+    string and without it. token_times: time.perf_counter() at which the host learned each token; submitted, started:
+    likewise, of `submit` and of the first pass over the prompt.
+    """
+
+    number: int
+    prompt: list[int]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    stops: Stops = Stops()
+    on_token: OnToken | None = None
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    error: LongcatError | None = None
+    state: State = State.WAITING
+    steps: int = 0  # passes of the target behind the prompt's
+    drafted: int = 0
+    accepted: int = 0
+    ffn_experts: int = 0  # chosen by its new tokens, over all layers
+    submitted: float = field(default_factory=time.perf_counter)
+    started: float = 0.0
+    token_times: list[float] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.state is State.FINISHED
+
+    @property
+    def aborted(self) -> bool:
+        return self.finish_reason is FinishReason.ABORTED
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text, as far as the host knows."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
+    def limit(self) -> int:
+        """Tokens that the text may have."""
+        return len(self.prompt) + self.max_new_tokens
+
+    def take(self, token: int, eos: frozenset[int], tokenizer: Decoder | None) -> FinishReason | None:
+        """One more token; why the request has ended with it, or None. The caller sets `finish_reason`."""
+        self.tokens.append(token)
+        self.token_times.append(time.perf_counter())
+        if tokenizer is not None:
+            self.text = tokenizer.decode(self.tokens)
+            found = [at for stop in self.stops.strings if (at := self.text.find(stop)) >= 0]
+            if found:
+                self.text = self.text[: min(found)]
+                return FinishReason.STOP
+        if token in self.stops.ids:
+            return FinishReason.STOP
+        if token in eos and not self.stops.ignore_eos:
+            return FinishReason.EOS
+        return FinishReason.LENGTH if len(self.tokens) == self.max_new_tokens else None
