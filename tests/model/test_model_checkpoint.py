@@ -56,7 +56,7 @@ def test_speculative_text_is_plain_text(prompts, networks, count, monkeypatch):
     design decodes it.
     """
     # The random numbers of a sequence depend on its prompt here, not on its place in the batch.
-    monkeypatch.setattr("longcat_ops.engine.generate._seed_of", lambda seed, b: 977 * seed + 977 * b)
+    monkeypatch.setattr("longcat_ops.engine.generate.seed_of", lambda seed, b: 977 * seed + 977 * b)
     replayable = _environment.backend() == "cpu"
     accepted = drafted = start = 0
     for row in itertools.cycle(DESIGN):

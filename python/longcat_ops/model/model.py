@@ -204,9 +204,8 @@ class LongcatFlashForCausalLM(Block):
     @in_own_dtypes
     def draft_prefill(self, cache: LatentCache, sequence: int, next_ids: Tensor, hidden: Tensor,
                       start: int = 0) -> Tensor:  # fmt: skip
-        """MTP over tokens start .. of a prompt: hidden [n,H] are the target's rows of them, next_ids i64[n] what follows
-        each. Returns [n,H].
-        """
+        """MTP over tokens start .. of a prompt: hidden [n,H] the target's rows, next_ids i64[n] what follows each.
+        Returns [n,H]."""
         parts = []
         for a, b in chunks(start, start + len(next_ids)):
             rows = self._met(Kind.MTP, self._prompt_rows(cache, sequence, a, b))
@@ -232,9 +231,8 @@ class LongcatFlashForCausalLM(Block):
     @in_own_dtypes
     def head(self, hidden: Tensor, count: Tensor | None = None, tokens: list[int] | None = None) -> Tensor:
         """Logits [n,V] of hidden rows [n,H], fp32 (fp64) from the sums on: rounded to bf16, the best two would often be
-        equal. The bits of a row do not depend on the others. count i32[1]: rows that are no padding; None: all. tokens:
-        rows of each rank that shares the head, where they are agreed.
-        """
+        equal. A row's bits do not depend on the others. count i32[1]: rows that are no padding; None: all. tokens: rows
+        of each rank that shares the head, where they are agreed."""
         if not isinstance(self.tp, TensorGroup):
             return self._logits(hidden, count)
         if tokens is None and len(hidden):
