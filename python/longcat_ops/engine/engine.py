@@ -21,6 +21,7 @@ from .request import Decoder, FinishReason, OnToken, Request, State, Stops
 from .runner import Runner
 from .scheduler import Made, Scheduler
 from .statistics import Statistics
+from .text import TextStream
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +101,8 @@ class Engine:
         need, pool = self._scheduler.pages_of(request), self._scheduler.pool
         got = f"{len(ids)} tokens and {max_new_tokens} new ones, {need} pages of {PAGE_SIZE}"
         require(need <= pool.total, "submit", "max_new_tokens", got, f"at most the {pool.total} pages of max_tokens")
+        if self.tokenizer is not None:
+            request.stream = TextStream(self.tokenizer.decode, request.prompt)
         self._submitted += 1
         self.statistics.submitted(request)
         if max_new_tokens == 0:
@@ -174,7 +177,7 @@ class Engine:
                     "the weights or the precision policy overflow."
                 )
                 return FinishReason.ERROR
-            reason = request.take(token, self.eos, self.tokenizer)
+            reason = request.take(token, self.eos)
             self.statistics.token(request)
             try:
                 if request.on_token is not None:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Protocol
 
 from ..errors import LongcatError
+from .text import TextStream
 
 OnToken = Callable[["Request", int], object]
 
@@ -77,6 +78,7 @@ class Request:
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     token_times: list[float] = field(default_factory=list)
+    stream: TextStream | None = None  # of an engine with a tokenizer
 
     @property
     def done(self) -> bool:
@@ -96,18 +98,28 @@ class Request:
         """Tokens that the text may have."""
         return len(self.prompt) + self.max_new_tokens
 
-    def take(self, token: int, eos: frozenset[int], tokenizer: Decoder | None) -> FinishReason | None:
+    def take(self, token: int, eos: frozenset[int]) -> FinishReason | None:
         """One more token; why the request has ended with it, or None. The caller sets `finish_reason`."""
         self.tokens.append(token)
         self.token_times.append(time.perf_counter())
-        if tokenizer is not None:
-            self.text = tokenizer.decode(self.tokens)
-            found = [at for stop in self.stops.strings if (at := self.text.find(stop)) >= 0]
-            if found:
-                self.text = self.text[: min(found)]
-                return FinishReason.STOP
+        reason = None
         if token in self.stops.ids:
-            return FinishReason.STOP
-        if token in eos and not self.stops.ignore_eos:
-            return FinishReason.EOS
-        return FinishReason.LENGTH if len(self.tokens) == self.max_new_tokens else None
+            reason = FinishReason.STOP
+        elif token in eos and not self.stops.ignore_eos:
+            reason = FinishReason.EOS
+        elif len(self.tokens) == self.max_new_tokens:
+            reason = FinishReason.LENGTH
+        if self.stream is not None:
+            piece = self.stream.push(token)
+            if self._add_text(piece if reason is None else piece + self.stream.finish()):
+                return FinishReason.STOP
+        return reason
+
+    def _add_text(self, piece: str) -> bool:
+        """More text; whether a stop string is in it, ahead of the first of which the text then ends."""
+        before, self.text = self.text, self.text + piece
+        starts = (self.text.find(stop, max(0, len(before) - len(stop) + 1)) for stop in self.stops.strings)
+        found = [at for at in starts if at >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+        return bool(found)
