@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from functools import lru_cache
 
 import pytest
@@ -54,3 +53,175 @@ def test_every_request_has_its_own_tokens(alone: Alone, row: dict[str, int]) -> 
 @pytest.mark.parametrize("row", ROWS[:4], ids=str)
 def test_many_requests(alone: Alone, row: dict[str, int]) -> None:
     check(alone, row, 400, 1)
+
+
+@pytest.fixture(scope="module")
+def small() -> LongcatFlashForCausalLM:
+    return models.build(torch.bfloat16, max_position_embeddings=400)
+
+
+def test_back_pressure(small: LongcatFlashForCausalLM) -> None:
+    """A cache of four pages serves requests that could fill it three times over; one that never fits is refused."""
+    prompts = [models.prompt(length, seed=length) for length in (100, 60, 3, 120, 30, 7, 64)]
+    with Engine(small, max_batch=4, max_tokens=256, steps_per_schedule=2, eos_token_id=-1) as engine:
+        with pytest.raises(
+            LongcatShapeError, match="200 tokens and 100 new ones, 5 pages of 64, expected at most the 4"
+        ):
+            engine.submit(models.prompt(200), 100)
+        requests = [engine.submit(prompt, 90) for prompt in prompts]
+        most, live = 0, set()
+        while engine.step():
+            most = max(most, engine._scheduler.pool.total - engine._scheduler.pool.free)
+            live.add(len(engine._scheduler.live))
+    assert most == 4 and max(live) > 1, (most, live)
+    for prompt, request in zip(prompts, requests, strict=True):
+        alone = longcat_ops.generate(small, [prompt], 90, eos_token_id=-1)
+        assert request.tokens == alone.sequences[0][len(prompt) :].tolist()
+
+
+def test_streams_of_several_requests(small: LongcatFlashForCausalLM) -> None:
+    async def collect(engine: Engine, request: Request) -> list[int]:
+        return [token async for token in engine.stream(request)]
+
+    async def both() -> list[list[int]]:
+        with Engine(small, max_batch=2, max_tokens=512, eos_token_id=-1) as engine:
+            return await asyncio.gather(
+                *(collect(engine, engine.submit(models.prompt(5, seed=i), 11)) for i in range(3))
+            )
+
+    for i, tokens in enumerate(asyncio.run(both())):
+        alone = longcat_ops.generate(small, [models.prompt(5, seed=i)], 11, eos_token_id=-1)
+        assert tokens == alone.sequences[0][5:].tolist()
+
+
+class Broken(Exception):
+    pass
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, engine: Engine, name: str, error: Exception, calls: set[int]) -> None:
+    """The calls of a method of the engine's model with these numbers raise."""
+    own, count = getattr(engine.model, name), [0]
+
+    def call(*arguments: object, **options: object) -> object:
+        count[0] += 1
+        if count[0] in calls:
+            raise error
+        return own(*arguments, **options)
+
+    monkeypatch.setattr(engine.model, name, call)
+
+
+def test_a_prompt_that_fails(small: LongcatFlashForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That request alone has the error; the others have their tokens, and so do later ones."""
+    with Engine(small, max_batch=4, max_tokens=512, eos_token_id=-1) as engine:
+        poisoned(monkeypatch, engine, "prefill", torch.OutOfMemoryError("no memory"), {2})
+        requests = [engine.submit(models.prompt(4, seed=i), 6) for i in range(4)]
+        engine.run()
+    assert [request.finish_reason for request in requests] == [
+        FinishReason.LENGTH, FinishReason.ERROR, FinishReason.LENGTH, FinishReason.LENGTH]  # fmt: skip
+    assert "the prompt of request 1 failed: OutOfMemoryError: no memory" in str(requests[1].error)
+    check_tokens(small, [r for r in requests if r.error is None])
+
+
+def test_a_step_that_fails(small: LongcatFlashForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that were in it have the error; requests behind them have their tokens."""
+    with Engine(small, max_batch=2, max_tokens=512, eos_token_id=-1, graph=False) as engine:
+        poisoned(monkeypatch, engine, "decode_rows", Broken("a kernel"), {3})
+        requests = [engine.submit(models.prompt(4, seed=i), 9) for i in range(4)]
+        engine.run()
+        assert engine._scheduler.pool.free == engine._scheduler.pool.total
+    failed = [request for request in requests if request.error is not None]
+    assert failed and all("a step failed: Broken: a kernel" in str(request.error) for request in failed)
+    assert len(failed) < 4
+    check_tokens(small, [r for r in requests if r.error is None])
+
+
+def check_tokens(model: LongcatFlashForCausalLM, requests: list[Request]) -> None:
+    for request in requests:
+        alone = longcat_ops.generate(model, [torch.tensor(request.prompt)], request.max_new_tokens, eos_token_id=-1)
+        assert request.tokens == alone.sequences[0][len(request.prompt) :].tolist()
+
+
+def test_logits_that_are_not_finite() -> None:
+    """The request whose embedding is infinite fails; its neighbours, and the next owner of its pages, do not."""
+    model = models.build(torch.bfloat16)
+    model.embed_tokens[7] = float("nan")
+    with Engine(model, max_batch=2, max_tokens=128, eos_token_id=-1) as engine:
+        requests = [
+            engine.submit([5, 7, 9], 5),
+            *(engine.submit(models.prompt(3, seed=i, vocab=7), 5) for i in range(4)),
+        ]
+        engine.run()
+    bad, *good = requests
+    assert bad.finish_reason is FinishReason.ERROR
+    assert "the logits of request 0 at token 3 are not finite" in str(bad.error)
+    check_tokens(model, [request for request in good if 7 not in request.tokens])
+    assert all(request.error is None or 7 in request.tokens for request in good)
+
+
+def test_callbacks(small: LongcatFlashForCausalLM) -> None:
+    """They see each token once, may abort and submit, and end their request if they raise."""
+    seen: list[tuple[int, int]] = []
+    with Engine(small, max_batch=4, max_tokens=512, eos_token_id=-1) as engine:
+        later: list[Request] = []
+
+        def on_token(request: Request, token: int) -> None:
+            seen.append((request.number, token))
+            if request.number == 0 and len(request.tokens) == 3:
+                engine.abort(request)
+                later.append(engine.submit([4, 5], 2))
+            if request.number == 1 and len(request.tokens) == 2:
+                raise Broken("in a callback")
+
+        requests = [engine.submit([3, 4, 5 + i], 8, on_token=on_token) for i in range(3)]
+        engine.run()
+    assert [len(request.tokens) for request in requests] == [3, 2, 8] and len(later[0].tokens) == 2
+    assert [(r.number, t) for r in requests for t in r.tokens] == sorted(seen, key=lambda one: one[0])
+    assert requests[0].aborted and "on_token of request 1 raised Broken('in a callback')" in str(requests[1].error)
+
+
+def test_arguments(small: LongcatFlashForCausalLM) -> None:
+    for options, text in (
+        (dict(max_batch=0), "`max_batch` is 0, expected an integer in 1 .. 4096"),
+        (dict(max_tokens=0), "`max_tokens` is 0"),
+        (dict(steps_per_schedule=65), "`steps_per_schedule` is 65, expected an integer in 1 .. 64"),
+        (dict(prefill_tokens=1.5), "`prefill_tokens` is 1.5"),
+    ):
+        with pytest.raises(LongcatShapeError, match=text):
+            Engine(small, **{"max_batch": 2, "max_tokens": 64} | options)
+    with pytest.raises(LongcatUnsupportedError, match="`graph` is True"):
+        Engine(models.build(torch.float64), max_batch=1, max_tokens=64, graph=True)
+    engine = Engine(small, max_batch=2, max_tokens=512, eos_token_id=-1)
+    for arguments, options, text in (
+        (([], 3), {}, "an empty prompt"), (([5], -1), {}, "`max_new_tokens` is -1"), (([61], 3), {}, "ids 61 .. 61"),
+        (([5], 3), {"stop": "word"}, "the engine has no tokenizer"), (([5], 3), {"stop": [1.5]}, "`stop` is 1.5"),
+        (([5], 3), {"temperature": -1}, "temperature"), (([5], 3), {"top_p": 0}, "top_p"),
+    ):  # fmt: skip
+        with pytest.raises(LongcatShapeError, match=text):
+            engine.submit(*arguments, **options)
+    nothing = engine.submit([5], 0)
+    waiting = engine.submit([5], 4)
+    assert nothing.done and nothing.tokens == [] and nothing.finish_reason is FinishReason.LENGTH
+    engine.close()
+    engine.close()
+    assert waiting.aborted
+    with pytest.raises(LongcatError, match="it is closed"):
+        engine.submit([5], 1)
+
+
+def test_stop_ids(small: LongcatFlashForCausalLM) -> None:
+    """The engine's end a text on the device, a request's own on the host, and a text goes on behind one that does not
+    count."""
+    prompt = models.prompt(5)
+    text = longcat_ops.generate(small, [prompt], 40, eos_token_id=-1).sequences[0][5:].tolist()
+    own, eos = text[20], text[6]
+    with Engine(small, max_batch=4, max_tokens=512, eos_token_id=[eos], steps_per_schedule=3) as engine:
+        requests = [
+            engine.submit(prompt, 40), engine.submit(prompt, 40, ignore_eos=True),
+            engine.submit(prompt, 40, ignore_eos=True, stop=[own]), engine.submit(prompt, 40, ignore_eos=True, stop=own),
+        ]  # fmt: skip
+        engine.run()
+    ends = [text.index(eos) + 1, 40, text.index(own) + 1, text.index(own) + 1]
+    assert [request.tokens for request in requests] == [text[:end] for end in ends]
+    assert [request.finish_reason for request in requests] == [
+        FinishReason.EOS, FinishReason.LENGTH, FinishReason.STOP, FinishReason.STOP]  # fmt: skip

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from longcat_ops import LongcatFlashForCausalLM, generate
+from longcat_ops.engine.checks import check_stop_ids
 from longcat_ops.engine.engine import Engine
 from longcat_ops.engine.request import FinishReason, Request
 from longcat_ops.engine.text import load_tokenizer
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "longcat-tiny"
-LENGTHS = [1, 2, 3, 5, 8, 13, 21, 40, 64, 65, 130]
-LONG = [513, 700]  # more than one chunk
+LENGTHS = [1, 1, 2, 2, 3, 4, 5, 6, 8, 13, 21, 63]
+LONG = 514  # more than one chunk
 STOPS = (" the", "ord", ", and", "eth")
 
 
@@ -35,7 +36,7 @@ class Case:
 def cases(count: int, sampled: bool, seed: int = 0) -> list[Case]:
     draw, found = random.Random(seed), []
     for i in range(count):
-        length = draw.choice(LONG if i % 20 == 7 else LENGTHS)
+        length = LONG if i % 60 == 7 else draw.choice(LENGTHS)
         prompt = torch.randint(3, 1024, (length,), generator=torch.Generator().manual_seed(1000 * seed + i))
         temperature = draw.choice([0.5, 0.9, 1.3]) if sampled and i % 4 else 0.0
         stop = (draw.choice(STOPS),) if draw.random() < 0.4 else ()
@@ -50,6 +51,7 @@ class Alone:
 
     def __init__(self, model: LongcatFlashForCausalLM) -> None:
         self.model, self.tokenizer = model, load_tokenizer(TINY)
+        self.eos = check_stop_ids(model.config, None)
 
     def tokens(self, case: Case) -> list[int]:
         eos = -1 if case.ignore_eos else None
@@ -92,6 +94,9 @@ def wrong(alone: Alone, case: Case, request: Request, want: list[int]) -> str:
         return "" if same and case.abort_at is not None else f"aborted with {request.tokens}, alone {tokens}"
     if request.tokens != tokens or request.text.strip() != text.strip():
         return f"{request.tokens} {request.text!r}, alone {tokens} {text!r}"
-    eos = tokens[-1] in alone.model.config.eos_ids() if hasattr(alone.model.config, "eos_ids") else False
-    ended = FinishReason.STOP if stopped else request.finish_reason
-    return "" if request.finish_reason is ended or eos else f"{request.finish_reason}"
+    if stopped:
+        right = FinishReason.STOP
+    else:
+        ended = not case.ignore_eos and tokens[-1] in alone.eos
+        right = FinishReason.EOS if ended else FinishReason.LENGTH
+    return "" if request.finish_reason is right else f"{request.finish_reason}, expected {right}"
