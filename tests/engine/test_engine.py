@@ -216,10 +216,8 @@ def test_stop_ids(small: LongcatFlashForCausalLM) -> None:
     text = longcat_ops.generate(small, [prompt], 40, eos_token_id=-1).sequences[0][5:].tolist()
     own, eos = text[20], text[6]
     with Engine(small, max_batch=4, max_tokens=512, eos_token_id=[eos], steps_per_schedule=3) as engine:
-        requests = [
-            engine.submit(prompt, 40), engine.submit(prompt, 40, ignore_eos=True),
-            engine.submit(prompt, 40, ignore_eos=True, stop=[own]), engine.submit(prompt, 40, ignore_eos=True, stop=own),
-        ]  # fmt: skip
+        options = {}, {"ignore_eos": True}, {"ignore_eos": True, "stop": [own]}, {"ignore_eos": True, "stop": own}
+        requests = [engine.submit(prompt, 40, **given) for given in options]
         engine.run()
     ends = [text.index(eos) + 1, 40, text.index(own) + 1, text.index(own) + 1]
     assert [request.tokens for request in requests] == [text[:end] for end in ends]

@@ -21,6 +21,7 @@ from .request import Decoder, FinishReason, OnToken, Request, State, Stops
 from .runner import Runner
 from .scheduler import Made, Scheduler
 from .statistics import Statistics
+from .step_graph import obstacle_to_capture
 from .text import TextStream
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class Engine:
             require(legal, "Engine", name, described(value), f"an integer in 1 .. {most}")
         if model.parallel is not None:
             raise LongcatUnsupportedError(message("Engine", "model", "a model of several ranks", "one on one rank"))
+        obstacle = obstacle_to_capture(model)
+        if graph and obstacle is not None:
+            raise LongcatUnsupportedError(message("Engine", "graph", True, "None or False", context=obstacle))
         self.model, self.tokenizer = model, tokenizer
         self.eos = frozenset(check_stop_ids(model.config, eos_token_id))
         speculative = speculative and model.mtp is not None
@@ -69,7 +73,8 @@ class Engine:
         self.max_length = min(model.config.max_position_embeddings, pages * PAGE_SIZE + 1)
         self.statistics = Statistics(model.config, max_batch, pages)
         self._runner = Runner(model, max_batch=max_batch, num_pages=pages, max_length=self.max_length,
-                              speculative=speculative, eos=self.eos, graph=graph)  # fmt: skip
+                              speculative=speculative, eos=self.eos,
+                              replays=obstacle is None and graph is not False)  # fmt: skip
         self._scheduler = Scheduler(self._runner, max_batch=max_batch, num_pages=pages, prefill_tokens=prefill_tokens,
                                     steps=steps_per_schedule, drafts=int(speculative), eos=self.eos,
                                     take=self._take)  # fmt: skip

@@ -16,7 +16,7 @@ from .observer import Unobserved
 from .request import Request
 from .scheduler import Made, Outcome
 from .step import DecodeStep, Sampling, Tokens, in_float32
-from .step_graph import StepGraph, capture, obstacle_to_capture
+from .step_graph import StepGraph, capture
 
 GREEDY = Sampling(0.0, 0, 1.0, False)
 
@@ -39,9 +39,8 @@ class Runner:
     """
 
     def __init__(self, model: LongcatFlashForCausalLM, *, max_batch: int, num_pages: int, max_length: int,
-                 speculative: bool, eos: Iterable[int], graph: bool | None) -> None:  # fmt: skip
-        self.model = model
-        self.replays = obstacle_to_capture(model) is None if graph is None else graph
+                 speculative: bool, eos: Iterable[int], replays: bool) -> None:  # fmt: skip
+        self.model, self.replays = model, replays
         with torch.inference_mode():
             self.cache: LatentCache = model.new_cache(max_batch, max_length, num_pages=num_pages)
             self.whole = DecodeStep(model, self.cache, GREEDY, [0] * max_batch, [1] * max_batch, sorted(eos),
