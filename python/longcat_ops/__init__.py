@@ -25,12 +25,15 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _MODULE_OF = {
+    "Engine": "engine.engine",
+    "FinishReason": "engine.request",
     "LongcatFlashConfig": "model",
     "LongcatFlashForCausalLM": "model",
     "Generation": "engine.generate",
     "PackedRows": "ops.step",
     "Placement": "ops.moe",
     "Plan": "ops.moe",
+    "Request": "engine.request",
     "Routing": "ops.moe",
     "explain": "ops.explain",
     "generate": "engine.generate",
