@@ -18,15 +18,16 @@ def _require(ok: bool, name: str, got: object, expected: str, fix: str | None = 
 
 
 def check_prompts(
-    c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int, device: torch.device | str = "cpu"
-) -> list[Tensor]:
-    """The prompts as 1-D tensors. Raises LongcatShapeError for an empty one, ids out of range or on a device that is
+    c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int,
+    device: torch.device | str = "cpu", none: bool = False,
+) -> list[Tensor]:  # fmt: skip
+    """The prompts as 1-D tensors; none: there may be none. Raises LongcatShapeError for an empty one, ids out of range or on a device that is
     neither the CPU nor the model's, what is no list of ids, or no room to go on.
     """
     legal = is_integer(max_new_tokens) and max_new_tokens >= 0
     _require(legal, "max_new_tokens", described(max_new_tokens), "an integer >= 0")
     prompts = _prompts(input_ids)
-    _require(len(prompts) > 0, "input_ids", "no prompt", "at least one")
+    _require(none or len(prompts) > 0, "input_ids", "no prompt", "at least one")
     for b, p in enumerate(prompts):
         name = f"input_ids[{b}]"
         _require(p.dim() == 1 and p.dtype in INTEGERS, name, described(p), "1-D int64")

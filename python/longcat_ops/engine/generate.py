@@ -90,8 +90,8 @@ def generate(
         graph: whether a step is captured once and then replayed (engine/step_graph.py), which changes no token. None:
             where it can be and pays.
 
-    Of a model of several ranks, every rank calls it, with the same arguments but for its prompts: they are its own, or
-    those of its tp_group where its ranks have the same tokens.
+    Of a model of several ranks, every rank calls it, with the same arguments but for its prompts: they are its own,
+    none included, or those of its tp_group where its ranks have the same tokens.
 
     Returns: Generation. A model without an MTP head decodes plainly.
     Raises: LongcatShapeError for an empty prompt, ids out of range, a prompt plus max_new_tokens beyond
@@ -100,20 +100,25 @@ def generate(
     """
     legal = isinstance(model, LongcatFlashForCausalLM) and model.device.type != "meta"
     require(legal, "generate", "model", type(model).__name__, "a LongcatFlashForCausalLM with weights")
-    prompts = check_prompts(model.config, input_ids, max_new_tokens, model.device)
+    ranks = model.parallel
+    prompts = check_prompts(model.config, input_ids, max_new_tokens, model.device, none=ranks is not None)
     check_sampling(temperature, top_k, top_p, draft, seed)
     check_switches(speculative, on_token, observer, graph)
+    if ranks is not None:  # others would compute other tokens, or make other passes
+        given = [temperature, top_k, top_p, draft, seed, max_new_tokens, check_stop_ids(model.config, eos_token_id)]
+        ranks.agreement.require_same("generate", "arguments", [bool(speculative), max_new_tokens > 0])
+        ranks.require_same_tokens("arguments", [str(one) for one in given])
+        ranks.require_same_tokens("input_ids", [p.tolist() for p in prompts])
     max_new_tokens, seed = int(max_new_tokens), secrets.randbits(62) if seed is None else int(seed)
-    if model.parallel is not None:
-        seed = model.parallel.same_seed(seed)
-        model.parallel.require_same_tokens("input_ids", [p.tolist() for p in prompts])
+    seed = seed if ranks is None else ranks.same_seed(seed)
     observer = Unobserved() if observer is None else observer
     sampling = Sampling(float(temperature), int(top_k), float(top_p), draft == "sampled" and temperature > 0)
     run = _Run(model, sampling, speculative, graph, eos_token_id, on_token, observer)
     sequences = [_Sequence(b, p.tolist(), done=max_new_tokens == 0) for b, p in enumerate(prompts)]
     if max_new_tokens > 0:
-        cache = model.new_cache(len(prompts), max(map(len, prompts)) + max_new_tokens + 1)
-        seeds = [seed_of(seed, b) for b in range(len(prompts))]
+        batch = max(1, len(prompts))  # a rank without prompts has an idle sequence
+        cache = model.new_cache(batch, max(map(len, prompts), default=0) + max_new_tokens + 1)
+        seeds = [seed_of(seed, b) for b in range(batch)]
         run.decode(sequences, cache, seeds, max_new_tokens)
     layers = model.config.num_layers
     return Generation(
@@ -149,7 +154,7 @@ class _Run:
     def decode(self, sequences: list[_Sequence], cache: LatentCache, seeds: list[int], new: int) -> None:
         replays = self._replays(new)
         self.model.follow_weights()
-        limits = [len(s.ids) + new for s in sequences]
+        limits = [len(s.ids) + new for s in sequences] or [new]
         step = DecodeStep(
             self.model, cache, self.sampling, seeds, limits, self.stop_ids, speculative=self.speculative,
             around=self.around,
@@ -167,8 +172,7 @@ class _Run:
 
     def _any_live(self, live: list[_Sequence]) -> bool:
         """Whether a step has something to do: on any rank of the model, since all make it together."""
-        here = len(live)
-        return any(self.parallel.agree(here)) if self.parallel is not None else here > 0
+        return bool(live) if self.parallel is None else self.parallel.any_left(len(live))
 
     def _replays(self, new: int) -> bool:
         """Whether steps are captured and replayed."""

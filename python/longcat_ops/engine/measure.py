@@ -21,7 +21,8 @@ PARTS = ("attention", "dense FFN", "MoE", "MTP", REST)
 PART_OF = {  # of a stage of a layer
     **dict.fromkeys(("attend_first", "project_second", "attend_second"), "attention"),
     **dict.fromkeys(("first_ffn", "second_ffn"), "dense FFN"),
-    **dict.fromkeys(("route", "run_experts"), "MoE"),
+    **dict.fromkeys(("route", "run_experts", "run_local_experts"), "MoE"),
+    **dict.fromkeys(("send_rows", "receive_rows", "send_results", "receive_results"), "MoE"),
     "add": REST,
 }
 
@@ -178,4 +179,6 @@ def teacher_forced_acceptance(model: LongcatFlashForCausalLM, ids: Tensor) -> tu
     step = model.prefill(cache, 0, ids)
     draft = model.draft_prefill(cache, 0, ids[1:], step.hidden[:-1])
     agree = model.head(draft).argmax(-1) == step.logits[1:].argmax(-1)
+    if model.parallel is not None:
+        model.parallel.rest()
     return int(agree.sum()), len(agree)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import LongcatShapeError, message
+from ..errors import LongcatShapeError, LongcatUnsupportedError, message
 from ..model.config import LongcatFlashConfig
 from ..model.model import LongcatFlashForCausalLM
 from ..model.parallel import Groups, Parallel
@@ -42,14 +42,23 @@ def _load(kind: type[LongcatFlashForCausalLM], path: str | Path, parallel: Paral
             raise LongcatShapeError(message("from_pretrained", "dtype", source.dtype, expected))
         return source
 
-    config = parallel.together(lambda: LongcatFlashConfig.from_pretrained(path))
-    parallel.require_same("config", config)
+    def built() -> LongcatFlashForCausalLM:
+        model = kind(source, config)
+        if apart := model.without_kernels:
+            got = f"a model with products {apart} of {model.dtype} on this rank, whose rows run one by one"
+            expected = "kernels for all: [N, K] with N of 8 or more and K a multiple of 8"
+            raise LongcatUnsupportedError(message("from_pretrained", "ep_group", got, expected))
+        return model
+
+    ranks, op = parallel.agreement, "from_pretrained"
+    config = ranks.together(lambda: LongcatFlashConfig.from_pretrained(path))
+    ranks.require_same(op, "config", config)
     parallel.share_out(config)
-    source = parallel.together(opened)
+    source = ranks.together(opened)
     with released(source):
         held = {name: [str(source.header.dtype[name]), *shape] for name, shape in source.header.shape.items()}
-        parallel.require_same("checkpoint", held)
-        parallel.require_same("precision", str(options.get("precision")))
-        model = parallel.together(lambda: kind(source, config))
+        ranks.require_same(op, "checkpoint", held)
+        ranks.require_same(op, "precision", source.precision.rules)
+        model = ranks.together(built)
     parallel.join(model)
     return model

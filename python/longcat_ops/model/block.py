@@ -23,6 +23,11 @@ class Block(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle takes along; FP8 tensors as bytes: plain pickle cannot read their dtype back."""
+        if self.__dict__.get("parallel") is not None or hasattr(self.__dict__.get("tp"), "comm"):
+            fix = "state_dict() of each rank"
+            raise LongcatUnsupportedError(
+                message(type(self).__name__, "copy", "of a model of several ranks", "one of a model on one", fix=fix)
+            )
         state = self.__dict__.copy()
         fp8 = [name for name, t in self._buffers.items() if t is not None and t.dtype == torch.float8_e4m3fn]
         codes = {name: self._buffers[name].view(torch.uint8) for name in fp8}

@@ -161,8 +161,12 @@ class LongcatFlashForCausalLM(Block):
         """Whether each row of a decode pass runs alone: on this backend and device, some product of this dtype and size
         has no kernel that keeps the bits of its rows apart. True for fp64.
         """
-        kind = self.device.type
-        return not all(on_kernels(self.dtype, kind, *size) for size in self._product_sizes)
+        return bool(self.without_kernels)
+
+    @property
+    def without_kernels(self) -> list[list[int]]:
+        """[N,K] of the products that keep rows from running together."""
+        return [list(s) for s in self._product_sizes if not on_kernels(self.dtype, self.device.type, *s)]
 
     @property
     def decodes_on_kernels(self) -> bool:
@@ -235,10 +239,11 @@ class LongcatFlashForCausalLM(Block):
         of each rank that shares the head, where they are agreed."""
         if not isinstance(self.tp, TensorGroup):
             return self._logits(hidden, count)
-        if tokens is None and len(hidden):
-            tokens = self.parallel.turn(Kind.HEAD, len(hidden))
+        if tokens is None and not len(hidden):  # nothing to meet others for
+            return torch.empty((0, self.config.vocab_size), dtype=acc_dtype(self.dtype), device=hidden.device)
+        tokens = self.parallel.turn(Kind.HEAD, len(hidden)) if tokens is None else tokens
         here = count if self.tp.same_tokens else None  # else rows of all ranks are computed
-        return self.tp.logits(lambda x: self._logits(x, here), hidden, tokens or [], self.config.vocab_size)
+        return self.tp.logits(lambda x: self._logits(x, here), hidden, tokens, self.config.vocab_size)
 
     def _logits(self, hidden: Tensor, count: Tensor | None) -> Tensor:
         """Of the ids whose rows of the head are here."""

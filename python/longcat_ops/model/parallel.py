@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import weakref
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ..comm import Communicator, ExpertParallel, balance_experts
-from ..comm.store import client_of
-from ..errors import LongcatCommError, LongcatShapeError, LongcatTimeoutError, LongcatUnsupportedError, message
+from ..errors import LongcatShapeError, message
 from ..ops.moe import moe_place
 from ..types import Placement, Routing
+from .agreement import Agreement, digest
 from .config import LongcatFlashConfig
 from .passes import Kind
 from .rows import AnyRows
@@ -25,8 +22,7 @@ from .stages import Overlapped
 from .tensor_parallel import Company, TensorGroup
 
 MAX_TOKENS = 512  # rows of a rank in one pass: a chunk of a prompt, or a decode pass
-CONTROL_BYTES = 4096
-T = TypeVar("T")
+_INSIDE = "some of the ranks of ep_group, which holds every rank of the model"
 
 
 @dataclass(frozen=True)
@@ -38,18 +34,18 @@ class Groups:
     form: str = "token"
 
     def check(self) -> None:
-        """Raises LongcatShapeError, without asking another rank, unless the groups fit each other."""
+        """Raises LongcatShapeError, without asking another rank, unless these are groups."""
         if self.form not in FORMS:
             raise _refuse("tp_form", f"{self.form!r}", " or ".join(map(repr, FORMS)))
         for name, group in (("ep_group", self.ep), ("tp_group", self.tp)):
-            if group is not None and (not dist.is_initialized() or not isinstance(group, dist.ProcessGroup)):
-                raise _refuse(name, repr(group), "a process group of torch.distributed that has this rank")
-        if self.tp is None:
-            return
-        tp, ep = (None if g is None else dist.get_process_group_ranks(g) for g in (self.tp, self.ep))
-        if ep is None or not set(tp) <= set(ep):
-            got = f"of ranks {tp}, with an ep_group of ranks {ep}"
-            raise _refuse("tp_group", got, "some of the ranks of ep_group, which holds every rank of the model")
+            if group is None or (dist.is_initialized() and isinstance(group, dist.ProcessGroup)):
+                continue
+            outside = dist.is_initialized() and group == dist.GroupMember.NON_GROUP_MEMBER
+            got = "a group that this rank is not in" if outside else repr(group)
+            raise _refuse(name, got, "a process group of torch.distributed that has this rank")
+        if self.tp is not None and self.ep is None:
+            got = f"of ranks {dist.get_process_group_ranks(self.tp)}, without an ep_group"
+            raise _refuse("tp_group", got, _INSIDE)
 
 
 class Parallel:
@@ -63,8 +59,8 @@ class Parallel:
 
     def __init__(self, groups: Groups, *, timeout_s: float | None = None) -> None:
         self.group, self._timeout_s, self._tp_group = groups.ep, timeout_s, groups.tp
-        self.control = self._meet_all()
-        self.rank, self.ranks = self.control.rank, self.control.ranks
+        self.agreement = Agreement(groups.ep, timeout_s)
+        self.rank, self.ranks = self.agreement.rank, self.agreement.ranks
         self.members = [self.rank]  # of this rank's tp_group, as ranks of the ep_group
         self._groups: list[list[int]] = []  # the members of each
         self.tp: Shares | TensorGroup = ALONE
@@ -72,35 +68,21 @@ class Parallel:
         self.experts: tuple[int, ...] = ()
         self.slots = self._top_k = self._hidden = 0
         self.exchanges: dict[str, ExpertParallel] = {}
-        self.require_same("tp_form", groups.form)
-        self.together(lambda: self._place(groups))
-
-    def _meet_all(self) -> Communicator:
-        """The communicator of agreements. Raises LongcatShapeError where a rank did not come since its ep_group is of
-        other ranks."""
-        own, store = dist.get_process_group_ranks(self.group), client_of(dist.distributed_c10d._get_default_store())
-        place = "longcat_ops/model"
-        store.ask(lambda: store.store.set(f"{place}/{dist.get_rank()}", json.dumps(own)))
-        try:
-            return Communicator(self.group, CONTROL_BYTES, backend="gloo", num_channels=1, timeout_s=self._timeout_s)
-        except LongcatTimeoutError as error:
-            for rank in (own[r] for r in error.missing):
-                key = f"{place}/{rank}"
-                posted = store.ask(lambda key=key: store.store.check([key]) and store.store.get(key))
-                if posted and json.loads(posted) != own:
-                    got = f"of ranks {own}, and of ranks {json.loads(posted)} on rank {rank}, which did not come"
-                    raise _refuse("ep_group", got, "the same on every rank of it") from error
-            raise
+        self.agreement.require_same("from_pretrained", "tp_form", groups.form)
+        self.agreement.together(lambda: self._place(groups))
 
     def _place(self, groups: Groups) -> None:
         """Finds this rank's tp_group among all; collective. Raises LongcatShapeError unless they have one size and each
         rank is in one."""
         ep = dist.get_process_group_ranks(groups.ep)
         own = [dist.get_rank()] if groups.tp is None else dist.get_process_group_ranks(groups.tp)
-        digests, sizes = self.agree(_digest(own)), self.agree(len(own))
+        digests = self.agreement.of_all("the tp_group", digest(own))
+        sizes = self.agreement.of_all("its size", len(own))
+        if not set(own) <= set(ep):
+            raise _refuse("tp_group", f"of ranks {own}, with an ep_group of ranks {ep}", _INSIDE)
         self._groups = [[r for r, other in enumerate(digests) if other == one] for one in dict.fromkeys(digests)]
-        self.members = next(group for group in self._groups if self.rank in group)
-        if len(set(sizes)) > 1 or [ep[r] for r in self.members] != sorted(own):
+        members = next(group for group in self._groups if self.rank in group)
+        if len(set(sizes)) > 1 or [ep[r] for r in members] != sorted(own):
             got = f"of ranks {own}, with an ep_group of ranks {ep} whose tp_groups have {sizes} ranks"
             raise _refuse("tp_group", got, "groups of one size, the same on all ranks of each")
         self.members = [ep.index(rank) for rank in own]
@@ -124,9 +106,6 @@ class Parallel:
 
     def join(self, model: Any) -> None:
         """Makes `model`, a LongcatFlashForCausalLM with this rank's part, the model of these ranks. Collective."""
-        if model.row_by_row:
-            expected = "one whose rows run together: bf16, widths that are multiples of 8"
-            raise LongcatUnsupportedError(message("from_pretrained", "ep_group", "a model of this kind", expected))
         model.parallel, self._model, self._no_rows = self, weakref.ref(model), model.new_cache(1, 1)
         if model.device.type == "cuda":
             model.execute = Overlapped(torch.cuda.Stream(model.device))
@@ -201,31 +180,39 @@ class Parallel:
 
     def _ask(self, kind: int, tokens: int) -> tuple[int, list[int]]:
         """The kind of the next pass, 0 if nobody has one, and the rows of each rank of the tp_group in it."""
-        asked = self.control.all_gather(torch.tensor([[kind, tokens]], dtype=torch.int64)).tolist()
+        asked = self.agreement.ask("a pass", kind, tokens)
         self._require_alike([tuple(one) for one in asked], "pass", "kind and rows")
         served = min((one for one, _ in asked if one), default=0)
         rows = [count if one == served else 0 for one, count in asked]
+        self._require_few(rows)
         return served, [rows[r] for r in self.members]
-
-    def agree(self, value: int) -> list[int]:
-        """Every rank's number. Collective; read on the host."""
-        return self.control.all_gather(torch.tensor([value], dtype=torch.int64)).tolist()
 
     def agreed_rows(self, tokens: int) -> list[int]:
         """The rows of each rank of the tp_group in passes that need no turn, as those of a step that all ranks make."""
-        counts = self.agree(tokens)
+        counts = self.agreement.of_all("the rows of a step", tokens)
         self._require_alike(counts, "pass", "rows")
+        self._require_few(counts)
         return [counts[r] for r in self.members]
+
+    def _require_few(self, rows: list[int]) -> None:
+        most = MAX_TOKENS * (self.tp.ranks if self.tp.same_tokens else 1)
+        if max(rows) > most:
+            got, expected = f"{max(rows)} rows on rank {rows.index(max(rows))}", f"at most {most}"
+            raise LongcatShapeError(message("LongcatFlashForCausalLM", "pass", got, expected, fix="fewer sequences"))
+
+    def any_left(self, here: int) -> bool:
+        """Whether any rank has something left, as this one has `here`."""
+        return any(self.agreement.of_all("who has tokens left", here))
 
     def same_seed(self, seed: int) -> int:
         """One for all ranks that have the same tokens."""
-        seeds = self.agree(seed)
+        seeds = self.agreement.of_all("a seed", seed)
         return seeds[self.members[0]] if self.tp.same_tokens else seed
 
     def require_same_tokens(self, what: str, value: object) -> None:
         """Raises LongcatShapeError on every rank if ranks that should have the same tokens have others."""
         if self.tp.same_tokens:
-            self._require_alike(self.agree(_digest(value)), what)
+            self._require_alike(self.agreement.of_all(what, digest(value)), what)
 
     def _require_alike(self, values: list[Any], what: str, shown: str = "") -> None:
         """Each rank's `values`: raises on all ranks unless those that have the same tokens have the same ones."""
@@ -235,46 +222,18 @@ class Parallel:
             got, expected = f"{got} on ranks {wrong[0]}, one tp_group", "the same on all of them"
             raise LongcatShapeError(message("LongcatFlashForCausalLM", what, got, expected))
 
-    def require_same(self, what: str, value: object) -> None:
-        """Raises LongcatShapeError on every rank if ranks have other values of `what`. Collective."""
-        found = self.agree(_digest(value))
-        if len(set(found)) > 1:
-            alike = [[r for r, other in enumerate(found) if other == one] for one in dict.fromkeys(found)]
-            got = ", ".join(f"one on ranks {ranks}" for ranks in alike)
-            raise _refuse(what, got, "the same on every rank")
-
-    def together(self, work: Callable[[], T]) -> T:
-        """work() on every rank. Where it fails on one, all raise: that rank its error, the others one that names it."""
-        error: Exception | None = None
-        try:
-            value = work()
-        except Exception as raised:
-            error = raised
-        failed = [r for r, bad in enumerate(self.agree(int(error is not None))) if bad]
-        if error is not None:
-            raise error
-        if failed:
-            raise LongcatCommError(f"from_pretrained: ranks {failed} failed and say why, so no rank has a model.")
-        return value
-
     def close(self) -> None:
         """Gives connections and memory back; the model can run no pass then."""
         for exchange in self.exchanges.values():
             exchange.close()
         if isinstance(self.tp, TensorGroup):
             self.tp.comm.close()
-        self.control.close()
+        self.agreement.comm.close()
 
 
 def exchange_bytes(config: LongcatFlashConfig, ranks: int) -> int:
     """The largest exchange of a tensor-parallel group: fp32 rows of all ranks, or the logits of one row."""
     return max(4 * ranks * MAX_TOKENS * config.hidden_size, 4 * config.vocab_size)
-
-
-def _digest(value: object) -> int:
-    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 def _refuse(name: str, got: object, expected: str) -> LongcatShapeError:

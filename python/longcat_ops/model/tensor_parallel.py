@@ -34,7 +34,7 @@ class Partial:
 
     def whole(self) -> Tensor:
         """The sum [T,N], the same bits on every rank."""
-        return self.group.comm.all_reduce_(self.terms).to(self.dtype)
+        return self.group.comm.all_reduce(self.terms).to(self.dtype)
 
 
 @dataclass(frozen=True)
