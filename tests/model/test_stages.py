@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from longcat_ops import generate
+from longcat_ops.engine.measure import PART_OF
 from longcat_ops.engine.rank_alone import join_alone
 from longcat_ops.errors import LongcatError
 from longcat_ops.model import stages
@@ -130,6 +131,10 @@ EXECUTORS = {"serial": serial, "threads": threads, "two lanes": Overlapped(), "a
 def test_an_observer_sees_each_stage_and_changes_no_bit(model, request, execute):
     check_what_is_seen(model, execute, ScMoELayer.STAGES)
     check_what_is_seen(request.getfixturevalue("joined"), execute, ScMoELayer.PARALLEL)
+
+
+def test_every_stage_has_a_part_of_a_measured_decode():
+    assert {one.name for one in (*ScMoELayer.STAGES, *ScMoELayer.PARALLEL)} == set(PART_OF)
 
 
 def test_orders_differ():

@@ -39,7 +39,8 @@ def keeper() -> Iterator[Keeper]:
 
 def written(folder: Path, **changes: int) -> Path:
     config = models.config(**changes)
-    return checkpoints.write(folder, config, {n: t.bfloat16() for n, t in models.tensors(config, seed=3).items()})
+    tensors = models.tensors(config, seed=3, mtp_embedding=True)
+    return checkpoints.write(folder, config, {name: t.bfloat16() for name, t in tensors.items()})
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,37 @@ def test_parts_that_cut_blocks(keeper: Keeper, odd: Path, ranks: int, form: str,
     options = dict(folder=str(odd), precision=precision, tp=2, form=form, new=6, bound=most)
     for wrong in Ranks(keeper, ranks, "gloo").run("tensor_jobs.network", **options):
         assert wrong == []
+
+
+@pytest.mark.parametrize("form", [None, *FORMS], ids=str)
+def test_ranks_with_more_and_less_to_do(keeper: Keeper, form: str | None) -> None:
+    for wrong in Ranks(keeper, 2, "gloo").run("tensor_jobs.uneven", folder=str(TINY), form=form):
+        assert wrong == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_that_a_device_records(keeper: Keeper, form: str) -> None:
+    """Nothing of it reads a value on the host."""
+    for found in Ranks(keeper, 2, "gloo").run("tensor_jobs.recorded", folder=str(TINY), form=form):
+        sums = [op for op in found["ops"] if op.startswith(("comm_all_reduce", "comm_reduce_scatter"))]
+        # Of 2 layers and the MTP head: FFNs, and in all-reduce form attentions; and two embeddings.
+        assert found["same"] and len(sums) == (5 + 2 if form == "token" else 10 + 2), found
+
+
+def test_other_arguments_on_one_rank(keeper: Keeper) -> None:
+    for found in Ranks(keeper, 2, "gloo").run("tensor_jobs.other_arguments", folder=str(TINY)):
+        for form in FORMS:
+            for name in ("max_new_tokens", "temperature", "top_p", "seed", "speculative", "nothing"):
+                text = found[f"{form} {name}"]["text"]
+                if form == "token" and name in ("max_new_tokens", "temperature", "top_p", "seed"):
+                    assert text == "", (name, text)  # each rank has requests of its own
+                else:
+                    assert "argument `arguments` is" in text, (form, name, text)
+            most = 512 if form == "token" else 1024
+            assert f"`pass` is 1200 rows on rank {int(form == 'token')}, expected at most {most}" in (
+                found[f"{form} rows"]["text"])  # fmt: skip
+            assert "`copy` is of a model of several ranks" in found[f"{form} copy"]["text"]
+            assert found[f"{form} works"]["kind"] == "none"
 
 
 @pytest.mark.parametrize("precision", ["fp8", pytest.param("bf16", marks=SLOW)])
@@ -177,6 +209,14 @@ def test_ranks_that_have_other_worlds_in_mind() -> None:
     assert "rank 1 last made a model of ranks [1]" in first["its own"]["text"]
     for found in (first, second):
         assert found["another"]["seconds"] < 5, found
+
+
+def test_a_part_that_no_op_takes_as_fp8(keeper: Keeper, tmp_path: Path) -> None:
+    """Two heads of 12 outputs are 24 rows, which FP8 products take; one is 12, which they do not. No weight is read."""
+    sizes = dict(num_attention_heads=2, qk_nope_head_dim=8, qk_rope_head_dim=4, ffn_hidden_size=256)
+    folder = written(tmp_path / "heads", **sizes)
+    found = Ranks(keeper, 2, "gloo").run("tensor_jobs.refused", folder=str(folder), case="fp8 heads")
+    assert any("FP8 for model.layers.0.self_attn.0.q_b_proj.weight [12, 32]" in one["text"] for one in found), found
 
 
 def test_an_ffn_with_fewer_blocks_than_ranks(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 
 import longcat_ops
 from longcat_ops import LongcatFlashForCausalLM, _environment
+from longcat_ops.engine.observer import Unobserved
+from longcat_ops.engine.step import DecodeStep, Sampling
+from longcat_ops.engine.step_graph import _NoHostReads, _Recorder
 from longcat_ops.model.layers import Linear
 from longcat_ops.model.passes import Kind
 from longcat_ops.model.products import Quantised
@@ -19,6 +24,7 @@ from longcat_ops.testing.op_results import bits
 from support.comm_faults import attempt
 from support.comm_pool import World
 from support.parallel_jobs import decoded, groups, prompts
+from support.tensor_oracle import in_parts
 
 ULP = 2.0**-7  # of bfloat16, at most, as a share of the value
 HALF = 2.0**-4  # of a step of e4m3
@@ -60,30 +66,115 @@ def moved(model: LongcatFlashForCausalLM, texts: list[Tensor], cut: bool, seeds:
 
 def network(world: World, ranks: int, backend: str, folder: str, precision: str, tp: int, form: str,
             new: int, bound: float) -> list[str]:  # fmt: skip
-    """Texts and logits beside one process; and every executor beside the serial one, bit for bit."""
-    alone = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision)
+    """Texts, drafts and logits beside one process that adds the same parts, bit for bit, and beside one that has whole
+    weights, within `bound`; every executor beside the serial one, bit for bit."""
+    alone, oracle = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision), in_parts(
+        folder, precision, tp, form)  # fmt: skip
     same = tp if form == "all_reduce" else 1
     own = prompts(alone.config.vocab_size)[world.rank // same :: ranks // same]
     model = LongcatFlashForCausalLM.from_pretrained(folder, precision=precision, **groups(world, ranks, tp, form))
     wrong = []
     try:
-        for options in ({}, {"speculative": False}):
-            right = longcat_ops.generate(alone, own, new, eos_token_id=-1, **options).sequences
-            got = longcat_ops.generate(model, own, new, eos_token_id=-1, **options).sequences
-            wrong += [f"text {options} {why}" for a, b in zip(right, got, strict=True)
-                      if (why := parted(alone, a, b, bound))]  # fmt: skip
-        want, found = decoded(alone, own).logits, decoded(model, own)
-        off = float((found.logits - want).abs().max())
+        for options in ({}, {"speculative": False}, {"temperature": 0.9, "seed": 3}):
+            whole, right, got = (longcat_ops.generate(m, own, new, eos_token_id=-1, graph=False, **options)
+                                 for m in (alone, oracle, model))  # fmt: skip
+            wrong += [f"text {options}"] * (bits(got.sequences) != bits(right.sequences))
+            wrong += [f"drafts {options}"] * (got.accepted != right.accepted)
+            wrong += [f"experts {options}"] * (bits(got.num_real) != bits(right.num_real))
+            if "seed" not in options:
+                wrong += [f"text {options} {why}" for a, b in zip(whole.sequences, got.sequences, strict=True)
+                          if (why := parted(alone, a, b, bound))]  # fmt: skip
+        found = decoded(model, own).logits
+        off = float((found - decoded(alone, own).logits).abs().max())
         wrong += [f"logits are off by {off}, expected at most {bound}"] * (not off <= bound)
-        wrong += everywhere(world, found.logits, "logits", ranks if same > 1 and ranks == tp else 0)
+        wrong += ["logits"] * (bits(found) != bits(decoded(oracle, own).logits))
+        wrong += ["drafts' logits"] * (bits(drafted(model, own)) != bits(drafted(oracle, own)))
+        wrong += everywhere(world, found, "logits", ranks if same > 1 and ranks == tp else 0)
         for execute in (threads, AnyOrder(3), serial):
             model.execute = execute
-            wrong += [f"executor {execute}"] * (bits(decoded(model, own).logits) != bits(found.logits))
-        seeds = [longcat_ops.generate(model, own[:1], new, temperature=1.0, eos_token_id=-1).sequences[0]]
-        wrong += everywhere(world, seeds[0], "sampled text", ranks if same > 1 and ranks == tp else 0)
+            wrong += [f"executor {execute}"] * (bits(decoded(model, own).logits) != bits(found))
+        drawn = longcat_ops.generate(model, own[:1], new, temperature=1.0, eos_token_id=-1).sequences[0]
+        wrong += everywhere(world, drawn, "texts without a seed", ranks if same > 1 and ranks == tp else 0)
     finally:
         model.parallel.close()
     return wrong
+
+
+def drafted(model: LongcatFlashForCausalLM, own: list[Tensor]) -> list[Tensor]:
+    """Logits of the MTP head over each prompt but its first token."""
+    found = []
+    with torch.inference_mode():
+        for ids in own:
+            cache = model.new_cache(1, 64)
+            step = model.prefill(cache, 0, ids)
+            hidden = model.draft_prefill(cache, 0, ids.roll(-1), step.hidden)
+            found.append(model.head(hidden))
+        if model.parallel is not None:
+            model.parallel.rest()
+    return found
+
+
+def uneven(world: World, ranks: int, backend: str, folder: str, form: str | None) -> list[str]:
+    """Ranks with other numbers of prompts, one of them of two chunks, and one without any."""
+    tp, wrong = (2, form) if form else (1, "token"), []
+    model = LongcatFlashForCausalLM.from_pretrained(folder, **groups(world, ranks, *tp))
+    oracle = in_parts(folder, None, *tp) if form else LongcatFlashForCausalLM.from_pretrained(folder)
+    long = torch.randint(3, oracle.config.vocab_size, (600,), generator=torch.Generator().manual_seed(0))
+    try:
+        for lists in ([[long, long[:3], long[:9]], [long[:2]]], [[], [long[:5], long[:1]]], [[long[:70]], []]):
+            own = lists[0] if form == "all_reduce" else lists[world.rank]
+            right = longcat_ops.generate(oracle, own, 5, eos_token_id=-1, graph=False) if own else None
+            got = longcat_ops.generate(model, own, 5, eos_token_id=-1)
+            same = got.sequences == [] if right is None else bits(got.sequences) == bits(right.sequences)
+            wrong += [f"{[len(ids) for ids in own]}"] * (not same)
+    finally:
+        model.parallel.close()
+    return wrong
+
+
+def recorded(world: World, ranks: int, backend: str, folder: str, form: str) -> dict[str, Any]:
+    """Ops of a step as a GPU that records by itself sees them: every exchange, and no read by the host."""
+    model = LongcatFlashForCausalLM.from_pretrained(folder, **groups(world, ranks, 2, form))
+    try:
+        with torch.inference_mode():
+            cache = model.new_cache(3, 64)
+            step = DecodeStep(model, cache, Sampling(0.0, 0, 1.0, False), [1, 2, 3], [40] * 3, [], speculative=True,
+                              around=Unobserved().around)  # fmt: skip
+            for b in range(3):
+                cache.reserve(b, 40)
+            step.num_drafts.zero_()
+            step.inputs.fill_(5)
+            eager = step().tokens.clone()
+            cache.lengths.zero_()
+            step.num_drafts.zero_()
+            step.inputs.fill_(5)
+            recorder = _Recorder(lambda op, _: True, records="cpu")
+            with _NoHostReads(), recorder:
+                made = step()
+        return {"ops": [op for op, _ in recorder.calls], "same": torch.equal(made.tokens, eager)}
+    finally:
+        model.parallel.close()
+
+
+def other_arguments(world: World, ranks: int, backend: str, folder: str) -> dict[str, Any]:
+    """What generate says where ranks give other arguments, in both forms; and more rows than a pass may have."""
+    found: dict[str, Any] = {}
+    for form in ("token", "all_reduce"):
+        model = LongcatFlashForCausalLM.from_pretrained(folder, **groups(world, ranks, 2, form))
+
+        def tried(many: int = 1, model: LongcatFlashForCausalLM = model, **options: Any) -> dict[str, Any]:
+            given = {"max_new_tokens": 3, "temperature": 0.7, "seed": 1, "eos_token_id": -1} | options
+            return attempt(lambda: longcat_ops.generate(model, [torch.tensor([5, 6])] * many, **given))
+
+        for name, values in {"max_new_tokens": (4, 2), "temperature": (0.0, 1.0), "top_p": (0.1, 1.0), "seed": (3, 4),
+                             "speculative": (True, False)}.items():  # fmt: skip
+            found[f"{form} {name}"] = tried(**{name: values[world.rank]})
+        found[f"{form} nothing"] = tried(max_new_tokens=2 * world.rank)
+        found[f"{form} rows"] = tried(600 if world.rank or form == "all_reduce" else 1)
+        found[f"{form} copy"] = attempt(partial(copy.deepcopy, model))
+        found[f"{form} works"] = tried()
+        model.parallel.close()
+    return found
 
 
 def parted(alone: LongcatFlashForCausalLM, right: Tensor, got: Tensor, bound: float) -> str:
@@ -164,6 +255,7 @@ def refused(world: World, ranks: int, backend: str, folder: str, case: str) -> d
         "another on one rank": dict(ep_group=everyone, tp_group=pair if world.rank == 0 else None),
         "forms": dict(ep_group=everyone, tp_group=pair, tp_form=("token", "all_reduce")[world.rank]),
         "heads": dict(ep_group=everyone, tp_group=pair, tp_form="all_reduce"),
+        "fp8 heads": dict(ep_group=everyone, tp_group=pair, tp_form="all_reduce", precision="fp8"),
     }[case]
     found = attempt(lambda: LongcatFlashForCausalLM.from_pretrained(folder, **options))
     right = LongcatFlashForCausalLM.from_pretrained(folder, ep_group=everyone, tp_group=pair)

@@ -21,8 +21,10 @@ def check_prompts(
     c: LongcatFlashConfig, input_ids: Tensor | Sequence[Tensor], max_new_tokens: int,
     device: torch.device | str = "cpu", none: bool = False,
 ) -> list[Tensor]:  # fmt: skip
-    """The prompts as 1-D tensors; none: there may be none. Raises LongcatShapeError for an empty one, ids out of range or on a device that is
-    neither the CPU nor the model's, what is no list of ids, or no room to go on.
+    """The prompts as 1-D tensors; none: there may be none.
+
+    Raises: LongcatShapeError for an empty one, ids out of range or on a device that is neither the CPU nor the model's,
+        what is no list of ids, or no room to go on.
     """
     legal = is_integer(max_new_tokens) and max_new_tokens >= 0
     _require(legal, "max_new_tokens", described(max_new_tokens), "an integer >= 0")

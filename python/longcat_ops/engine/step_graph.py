@@ -101,7 +101,9 @@ def _launched(step: Callable[..., Any], inputs: Sequence[Tensor],
     with recording() as run, _NoHostReads(), recorder:
         outputs = step(*inputs)
     run()
-    return StepGraph([op for op, _ in recorder.calls], inputs, outputs, run, (recorder.calls, recorder.kept))
+    # A graph of a GPU has memory of its own for what the step made; what it was given lives with the step.
+    kept = step if records else (recorder.calls, recorder.kept)
+    return StepGraph([op for op, _ in recorder.calls], inputs, outputs, run, kept)
 
 
 @contextmanager
@@ -174,22 +176,21 @@ class _Recorder(TorchDispatchMode):
                 with self:
                     return python_kernel(op)(*args)
             func(*args)
-            self.calls.append((op, args))
+            self.calls.append((op, () if self._records else args))
             return None
         if kind == "view":
             return func(*args, **kwargs)
         if kind == "new":
             made = func(*args, **kwargs)
-            self._made[_place(made)] = made.untyped_storage().nbytes()
-            self.kept.append(made)
+            if not self._records:
+                self._made[_place(made)] = made.untyped_storage().nbytes()
+                self.kept.append(made)
             return made
         if kind == "composite":
             with self:
                 return func.decompose(*args, **kwargs)
         if kind == "other" and self._is_recorded((args, kwargs)):
-            made = func(*args, **kwargs)
-            self.kept.extend(t for t in pytree.tree_leaves(made) if isinstance(t, Tensor))
-            return made
+            return func(*args, **kwargs)
         _refuse("the host reads a tensor" if kind == "read" else f"{func} is no op of this library")
 
     def _is_recorded(self, arguments: Any) -> bool:

@@ -123,7 +123,7 @@ class Source:
         """`require_fp8` for all that would be held as FP8, before anything is read."""
         for name, want in expected.items():
             if want.can_be_fp8 and self.precision.is_fp8(name, stored_fp8(name)):
-                self.require_fp8(name, *want.shape)
+                self.require_fp8(name, *(want.fp8_part or want.shape))
 
     def experts(self, name: str, count: int, width: int, hidden: int) -> tuple[Tensor | Fp8Pair, Tensor | Fp8Pair]:
         """(gate_up [G,2*width,hidden], down [G,hidden,width]) of this rank's experts, stacked as they are read, gate_up
@@ -227,13 +227,14 @@ class RandomSource(Source):
 @dataclass(frozen=True)
 class Expected:
     """One tensor a network of a given configuration needs: its shape, whether it may be stored as FP8, whether it is
-    held dense all the same, and which share of it this rank holds.
+    held dense all the same, which share of it this rank holds, and the shape of that as FP8, where it is no whole.
     """
 
     shape: tuple[int, ...]
     quantisable: bool
     dense: bool = False
     share: float = 1.0
+    fp8_part: tuple[int, ...] = ()
 
     @property
     def can_be_fp8(self) -> bool:
@@ -258,7 +259,9 @@ class Recorder(Source):
         return self.record(name, Expected(shape, quantisable=False), rows, cols)
 
     def linear(self, name: str, rows: int, cols: int, *, dense: bool = False, part: Part = WHOLE) -> Tensor:
-        return self.record(name, Expected((rows, cols), quantisable=True, dense=dense), *part.of(rows, cols))
+        held = part.of(rows, cols)
+        as_fp8 = tuple(s.stop - s.start // BLOCK * BLOCK for s in held)
+        return self.record(name, Expected((rows, cols), quantisable=True, dense=dense, fp8_part=as_fp8), *held)
 
     def record(self, name: str, want: Expected, *part: slice) -> Tensor:
         """One tensor, of which this rank holds these rows and columns, or all of it. Returns that, without values."""
