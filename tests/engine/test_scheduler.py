@@ -1,0 +1,102 @@
+"""The scheduler over a device that is as late as it may be: tokens, order, rows ahead, pages, and that all of it ends.
+What each run checks is in support/scheduler_runs.py and support/fake_engine_device.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+
+from support.fake_engine_device import NOT_FINITE, Pace
+from support.scheduler_cases import ALL, NONE, OWN_STOP, Case, Spec, any_case, short_of_pages, without_failures
+from support.scheduler_runs import Run, run
+
+
+@settings(max_examples=250)
+@given(without_failures())
+def test_every_request_has_its_own_tokens(case: Case) -> None:
+    run(case)
+
+
+@settings(max_examples=250)
+@given(any_case())
+def test_with_aborts_and_failures(case: Case) -> None:
+    run(case)
+
+
+@settings(max_examples=250)
+@given(short_of_pages())
+def test_where_pages_are_short(case: Case) -> None:
+    run(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [without_failures, any_case, short_of_pages], ids=lambda f: f.__name__)
+def test_in_many_runs(cases) -> None:
+    settings(max_examples=3000)(given(cases())(lambda case: run(case) and None))()
+
+
+def reserved(result: Run) -> set[int]:
+    """Rows beyond a text when iterations began that followed another one of it."""
+    return {b.limit - 1 - b.length for b in result.device.begins if b.before == b.iteration - 1}
+
+
+@pytest.mark.parametrize(("steps", "drafts"), [(1, 0), (1, 1), (4, 1), (3, 3)])
+def test_both_ends_of_the_rows_ahead_are_reached(steps: int, drafts: int) -> None:
+    """Each step accepts all: no row is left over; each accepts none: m n are."""
+    most = (drafts + 1) * steps
+    case = Case((Spec(70, 8 * most + 1),), steps=steps, drafts=drafts)
+    full = reserved(run(replace(case, specs=(replace(case.specs[0], accepts=ALL),))))
+    none = reserved(run(replace(case, specs=(replace(case.specs[0], accepts=NONE),))))
+    assert max(none) == most + drafts * steps
+    assert most in full
+
+
+def test_a_text_ends_in_the_iterations_that_its_tokens_take() -> None:
+    """One for the prompt and its first 8 tokens behind the first, one for each 8 more, one that is thrown away."""
+    case = Case((Spec(1100, 1 + 4 * 5, accepts=NONE),), steps=4, drafts=1, prefill_tokens=2048)
+    assert run(case).steps == 5 + 1 + 1
+    assert run(replace(case, prefill_tokens=512)).steps == 2 + 5 + 1 + 1
+
+
+def test_a_stop_id_that_does_not_count_costs_one_iteration() -> None:
+    """The host reads of it while the next iteration runs without the text; then it goes on."""
+    spec = Spec(10, 17, accepts=NONE, ignore_eos=True)
+    case = Case((spec,), steps=4, drafts=0)
+    plain, stopped = run(case), run(replace(case, specs=(replace(spec, special=((4, 1),)),)))
+    assert stopped.steps == plain.steps + 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 8])
+@pytest.mark.parametrize("token", [1, OWN_STOP, NOT_FINITE])
+def test_what_a_device_makes_behind_the_end_is_passed_over(at: int, token: int) -> None:
+    """The next request in the slot has nothing of it, and nothing of its pages."""
+    first = Spec(60, 30, special=((at, token),), own_stop=True)
+    result = run(Case((first, Spec(3, 12), Spec(64, 1)), max_batch=1, extra=0, steps=4))
+    assert len(result.requests[0].tokens) == at + (token != NOT_FINITE)
+
+
+def test_requests_of_the_whole_pool_come_one_after_another() -> None:
+    result = run(Case(tuple(Spec(500, 141, accepts=ALL) for _ in range(4)), max_batch=4, extra=0, steps=2))
+    assert result.scheduler.pool.total == 10
+    assert len(result.device.opened) == 4
+
+
+def test_texts_that_have_no_pages_stop_and_go_on() -> None:
+    result = run(Case(tuple(Spec(60, 190, accepts=ALL) for _ in range(3)), max_batch=2, extra=2, steps=3))
+    assert result.device.stops and result.denied
+
+
+def test_an_iteration_that_fails_ends_who_was_in_it_and_nobody_else() -> None:
+    specs = (Spec(5, 40), Spec(5, 2), Spec(700, 40), Spec(5, 40, arrival=8))
+    for pace in Pace:
+        result = run(Case(specs, max_batch=3, fails=(3,), pace=pace))
+        assert [r.error is not None for r in result.requests.values()] == [True, False, True, False]
+
+
+def test_aborted_while_it_waits_in_its_prompt_and_while_it_decodes() -> None:
+    specs = (Spec(5, 40, abort=4), Spec(1100, 9, abort=3), Spec(9, 9, abort=1), Spec(5, 9))
+    result = run(Case(specs, max_batch=2))
+    assert [len(r.tokens) > 0 for r in result.requests.values()] == [True, False, False, True]
+    assert result.device.opened == [0, 1, 3]
