@@ -88,6 +88,15 @@ def test_texts_that_have_no_pages_stop_and_go_on() -> None:
     assert result.device.stops and result.denied
 
 
+@pytest.mark.parametrize("count", [5, 60])
+def test_a_text_that_waits_for_pages_is_not_overtaken_for_ever(count: int) -> None:
+    """A pool of 4 pages. One text comes to need them all; those behind it need 2, and one of them always waits."""
+    old = Spec(64, 190, accepts=NONE)
+    result = run(Case((old, *(Spec(65, 60, arrival=3 * i, accepts=NONE) for i in range(count))), extra=0))
+    closed = result.device.closed
+    assert closed.index(0) <= 3
+
+
 def test_an_iteration_that_fails_ends_who_was_in_it_and_nobody_else() -> None:
     specs = (Spec(5, 40), Spec(5, 2), Spec(700, 40), Spec(5, 40, arrival=8))
     for pace in Pace:

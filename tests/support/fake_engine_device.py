@@ -87,8 +87,8 @@ class Ticket:
 
 
 class FakeDevice:
-    """drafts: m. fails: iterations that raise in the middle. begins, stops, opened: what happened, in order; a stop is
-    (iteration, number of the request) of a text that met a limit below its own. writes: rows written by steps.
+    """drafts: m. fails: iterations that raise in the middle. What happened, in order: begins, stops, opened and closed;
+    a stop is (iteration, number of the request) of a text that met a limit below its own. counts: of steps and drafts.
     """
 
     def __init__(self, texts: Texts, *, max_batch: int, num_pages: int, drafts: int, stop_ids: frozenset[int],
@@ -101,6 +101,7 @@ class FakeDevice:
         self.begins: list[Begin] = []
         self.stops: list[tuple[int, int]] = []
         self.opened: list[int] = []
+        self.closed: list[int] = []
         self.launched = self.collected = 0  # what the host did
         self.run = 0  # iterations that the device has begun
         self.counts: Counter[str] = Counter()
@@ -188,6 +189,7 @@ class FakeDevice:
 
     def _close(self, slot: int, pages: list[int]) -> None:
         one = self.slots.pop(slot)
+        self.closed.append(one.request.number)
         assert pages == one.pages, "other pages than the slot has"
         if one.ended and not one.broken:
             have = [row for page in pages for row in self.rows[page]][: one.length - 1]

@@ -55,6 +55,8 @@ class _Watched(FakeDevice):
         self._filled: dict[int, int] = {}
 
     def open(self, slot: int, request: Request) -> None:
+        live = (one.request.number for one in self.of.scheduler.live.values())
+        assert not any((n, self.launched) in self.of.denied for n in live), "it overtakes a text that has no pages"
         self._filled[request.number] = 0
         super().open(slot, request)
 

@@ -129,8 +129,8 @@ class Scheduler:
 
     def step(self) -> None:
         """One iteration: gives the device the next one, if there is one, and reads the one before."""
-        self._admit()
-        self._reserve()
+        if self._reserve():
+            self._admit()
         prompts = self._prefill()
         decoding = [one for one in self.live.values() if one.filled == len(one.request.prompt) and not one.stopped]
         launched = bool(prompts or decoding)
@@ -140,7 +140,7 @@ class Scheduler:
             self._read(self.in_flight.popleft())
 
     def _admit(self) -> None:
-        """Requests in their order: nobody overtakes one that waits for pages."""
+        """Requests in their order: nobody overtakes one that waits for pages, in a slot or ahead of one."""
         while self.waiting and len(self.live) < self.max_batch:
             request = self.waiting[0]
             rows = self._rows_for(request, 1 + self._most())
@@ -163,8 +163,10 @@ class Scheduler:
         """Rows of a text that gets so many more tokens than the host knows: its newest one has none."""
         return min(request.length + tokens, request.limit - 1)
 
-    def _reserve(self) -> None:
-        """Rows for the next iteration; a text that had stopped for want of them goes on."""
+    def _reserve(self) -> bool:
+        """Rows for the next iteration; a text that had stopped for want of them goes on. Returns whether all have
+        theirs. If not, no request enters: one after another they could take the pages that this one waits for."""
+        enough = True
         for one in self.live.values():
             if one.filled < len(one.request.prompt):
                 continue
@@ -173,7 +175,7 @@ class Scheduler:
             if missing > 0:
                 pages = self.pool.take(one.request, missing)
                 if pages is None:
-                    rows = min(rows, one.rows)
+                    rows, enough = min(rows, one.rows), False
                 else:
                     self.device.add_pages(one.slot, pages)
                     one.rows += len(pages) * PAGE_SIZE
@@ -183,6 +185,7 @@ class Scheduler:
             if one.stopped and one.limit > one.request.length:
                 one.stopped, one.awake = False, self._launched
                 self.device.resume(one.slot)
+        return enough
 
     def _prefill(self) -> list[_Live]:
         """Chunks of prompts, oldest first: as many as fit into `prefill_tokens` rows, one at least. A chunk is never
