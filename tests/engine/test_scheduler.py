@@ -38,8 +38,9 @@ def test_in_many_runs(cases) -> None:
 
 
 def reserved(result: Run) -> set[int]:
-    """Rows beyond a text when iterations began that followed another one of it."""
-    return {b.limit - 1 - b.length for b in result.device.begins if b.before == b.iteration - 1}
+    """Rows beyond a text when iterations began that followed another one of it, without those of the last drafts."""
+    begins, drafts = result.device.begins, result.device.most_drafts
+    return {b.limit - 1 - b.length - drafts for b in begins if b.before == b.iteration - 1}
 
 
 @pytest.mark.parametrize(("steps", "drafts"), [(1, 0), (1, 1), (4, 1), (3, 3)])
@@ -51,6 +52,14 @@ def test_both_ends_of_the_rows_ahead_are_reached(steps: int, drafts: int) -> Non
     none = reserved(run(replace(case, specs=(replace(case.specs[0], accepts=NONE),))))
     assert max(none) == most + drafts * steps
     assert most in full
+
+
+@pytest.mark.parametrize("drafts", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_each_step_has_all_its_drafts(steps: int, drafts: int) -> None:
+    """All are right, so each step but the last has m + 1 tokens: no limit is so near that it chooses fewer."""
+    result = run(Case((Spec(64, 1 + 30 * (drafts + 1), accepts=ALL),), steps=steps, drafts=drafts))
+    assert result.device.counts["steps"] == 30
 
 
 def test_a_text_ends_in_the_iterations_that_its_tokens_take() -> None:

@@ -87,8 +87,9 @@ class Ticket:
 
 
 class FakeDevice:
-    """drafts: m. fails: iterations that raise in the middle. What happened, in order: begins, stops, opened and closed;
-    a stop is (iteration, number of the request) of a text that met a limit below its own. counts: of steps and drafts.
+    """drafts: m. fails: iterations that raise in the middle. What happened, in order: begins, opened, closed, stops and
+    cuts. These two are (iteration, number of the request) of a text that met a limit below its own, or drafts less
+    because of it. counts: of steps and drafts.
     """
 
     def __init__(self, texts: Texts, *, max_batch: int, num_pages: int, drafts: int, stop_ids: frozenset[int],
@@ -100,6 +101,7 @@ class FakeDevice:
         self.slots: dict[int, _Slot] = {}
         self.begins: list[Begin] = []
         self.stops: list[tuple[int, int]] = []
+        self.cuts: list[tuple[int, int]] = []
         self.opened: list[int] = []
         self.closed: list[int] = []
         self.launched = self.collected = 0  # what the host did
@@ -243,7 +245,6 @@ class FakeDevice:
             self._write(slot, position, _value(one.request, position) if i <= accepted else REJECTED)
         self.counts["steps"] += 1
         self.counts["drafts"] += one.drafts
-        self.counts["drafts left out"] += self.most_drafts - one.drafts
         made = self._advance(slot, accepted, iteration)
         one.tokens += len(made.tokens)
         return made
@@ -258,10 +259,12 @@ class FakeDevice:
                 break
         assert tokens, "a text that runs without room"
         one.length += len(tokens)
-        ended = tokens[-1] == NOT_FINITE or tokens[-1] in self.stop_ids
-        if not ended and one.length == one.limit < one.request.limit:
-            self.stops.append((iteration, one.request.number))
-        one.drafts = -1 if ended or one.length == one.limit else min(self.most_drafts, one.limit - 1 - one.length)
+        if tokens[-1] == NOT_FINITE or tokens[-1] in self.stop_ids:
+            one.drafts = -1
+        else:
+            one.drafts, own = (min(self.most_drafts, at - 1 - one.length) for at in (one.limit, one.request.limit))
+            if one.drafts < own:
+                (self.stops if one.drafts < 0 else self.cuts).append((iteration, one.request.number))
         return Made(tokens, accepted, drafted)
 
     def _write(self, slot: int, position: int, value: int) -> None:

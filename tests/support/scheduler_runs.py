@@ -178,8 +178,10 @@ def check(case: Case, result: Run) -> None:
         begins[begin.request] = begin
     for iteration, number in device.stops:
         assert (number, iteration) in result.denied, "a text stopped for want of pages that were there"
+    for iteration, number in device.cuts:
+        assert (number, iteration) in result.denied, "drafts left out for want of pages that were there"
     if case.ample:
-        assert not result.denied and not device.stops
+        assert not result.denied
 
 
 def check_request(case: Case, spec: Spec, request: Request) -> None:
@@ -198,18 +200,19 @@ def check_request(case: Case, spec: Spec, request: Request) -> None:
 
 def check_rows(case: Case, begin: Begin, limit: int, short: bool) -> None:
     """Rows reserved beyond a text when an iteration begins. A text of T tokens has T - 1 rows, and it stops at its
-    limit, so R = limit - 1 - T rows are one more than n steps write and just enough not to stop it:
+    limit, so it goes on behind n steps that write R rows if limit - 1 - T = R. m more are for the drafts that the last
+    of these steps chooses:
 
-    R_0 = (m + 1) n, R_i = 2 (m + 1) n - U: U tokens in the iteration before, 0 if the text had stopped ahead of it.
-    The host learned of that when it had given the device one more, so a text that has been idle for two or more
-    iterations begins with R_0. Fewer only at the request's own limit, or where the pool had no pages."""
+    limit - 1 - T = R + m, R_0 = (m + 1) n, R_i = 2 (m + 1) n - U: U tokens in the iteration before, 0 if the text had
+    stopped ahead of it. The host learns of that when it has given the device one more, so a text that has been idle for
+    two or more iterations begins with R_0. Fewer only at the request's own limit, or where the pool had no pages."""
     most = (case.drafts + 1) * case.steps
     idle = begin.iteration - begin.before  # 0: the prompt has just ended
     tokens = begin.tokens if idle == 1 else 0
     wanted = 2 * most - tokens if idle in (1, 2) else most
-    reserved = begin.limit - 1 - begin.length
-    assert begin.limit - 1 <= begin.rows and begin.limit <= limit and reserved >= 0
-    wanted = min(wanted, limit - 1 - begin.length)
+    reserved = begin.limit - 1 - begin.length - case.drafts
+    assert begin.limit - 1 <= begin.rows and begin.limit <= limit and begin.length < begin.limit
+    wanted = min(wanted, limit - 1 - begin.length - case.drafts)
     if short:
         assert reserved <= wanted
         assert reserved == wanted or begin.limit - 1 == begin.rows, "pages that the text has and may not use"
@@ -217,5 +220,5 @@ def check_rows(case: Case, begin: Begin, limit: int, short: bool) -> None:
     assert reserved == wanted
     if idle == 1 and begin.before not in case.fails:
         assert case.steps <= tokens <= most
-        near = limit - 1 - begin.length
+        near = limit - 1 - begin.length - case.drafts
         assert min(most, near) <= reserved <= most + case.drafts * case.steps

@@ -7,7 +7,8 @@ A text grows by 1 to m + 1 tokens a step, m drafts, and the host learns by how m
 reserved so that no step runs out of them: R_0 = (m + 1) n rows beyond a text for its first n steps, then
 R_i = 2 (m + 1) n - U, with U the tokens of the iteration before, which the host does not know yet (LongCat-Flash
 technical report, arXiv:2509.01322, section 6.2.1, for m = 1). The host knows the text as it was ahead of that
-iteration, so it reserves 2 (m + 1) n rows beyond that. Where pages are short, the device is told a lower limit, at
+iteration, so it reserves 2 (m + 1) n rows beyond that. To these it adds m, for the drafts that the last step chooses:
+a step chooses no more than there are rows for. Where pages are short, the device is told a lower limit, at
 which a text stops by itself; it goes on when there are pages.
 """
 
@@ -160,8 +161,9 @@ class Scheduler:
         return (self.drafts + 1) * self.steps
 
     def _rows_for(self, request: Request, tokens: int) -> int:
-        """Rows of a text that gets so many more tokens than the host knows: its newest one has none."""
-        return min(request.length + tokens, request.limit - 1)
+        """Rows of a text that gets so many more tokens than the host knows: its newest one has none, drafts behind it
+        have theirs."""
+        return min(request.length + tokens + self.drafts, request.limit - 1)
 
     def _reserve(self) -> bool:
         """Rows for the next iteration; a text that had stopped for want of them goes on. Returns whether all have
