@@ -13,19 +13,19 @@ from support.scheduler_cases import ALL, NONE, OWN_STOP, Case, Spec, any_case, s
 from support.scheduler_runs import Run, run
 
 
-@settings(max_examples=250)
+@settings(max_examples=200)
 @given(without_failures())
 def test_every_request_has_its_own_tokens(case: Case) -> None:
     run(case)
 
 
-@settings(max_examples=250)
+@settings(max_examples=200)
 @given(any_case())
 def test_with_aborts_and_failures(case: Case) -> None:
     run(case)
 
 
-@settings(max_examples=250)
+@settings(max_examples=200)
 @given(short_of_pages())
 def test_where_pages_are_short(case: Case) -> None:
     run(case)

@@ -167,6 +167,8 @@ class FakeDevice:
     def _open(self, slot: int, request: Request) -> None:
         assert slot not in self.slots, "a slot that has a request already"
         assert slot < self.max_batch
+        stopped = [one for one in self.slots.values() if one.ended and one.length == one.limit < one.request.limit]
+        assert not stopped, "a request enters while a text that has stopped waits for pages"
         self.slots[slot] = _Slot(request)
         self.opened.append(request.number)
 
@@ -227,15 +229,14 @@ class FakeDevice:
             now = ticket.number, one.request.number, one.length, one.limit, rows, one.before, one.tokens
             self.begins.append(Begin(*now))
             one.before, one.tokens = ticket.number, 0
-        for step in range(steps):
-            if ticket.number in self.fails and step == steps // 2:
-                ticket.error = LongcatError(f"iteration {ticket.number}")
-                return
+        for step in range(max(steps, 1)):
             awake = [slot for slot, one in live.items() if one.drafts >= 0]
+            made = {slot: self._step(slot, ticket.number) for slot in awake}
+            if ticket.number in self.fails and step == steps // 2:
+                ticket.error = LongcatError(f"iteration {ticket.number}")  # what the step has made is lost
+                return
+            ticket.made.append(made)
             self.counts["idle"] += len(live) - len(awake)
-            ticket.made.append({slot: self._step(slot, ticket.number) for slot in awake})
-        if ticket.number in self.fails and not steps:
-            ticket.error = LongcatError(f"iteration {ticket.number}")
 
     def _step(self, slot: int, iteration: int) -> Made:
         one = self.slots[slot]

@@ -18,13 +18,20 @@ from .scheduler_cases import ALL, NONE, OWN_STOP, STOP_IDS, Case, Spec, drawn
 
 @dataclass
 class Run:
-    """denied: (request, iteration) for which the pool gave no pages. steps: calls of `step`."""
+    """denied: (request, iteration) for which the pool gave no pages. aborted: as `requests`. steps: calls of `step`."""
 
     scheduler: Any
     device: _Watched
     requests: dict[int, Request] = field(default_factory=dict)  # by number of the spec
     denied: set[tuple[int, int]] = field(default_factory=set)
+    aborted: set[int] = field(default_factory=set)
     steps: int = 0
+
+    def abort(self, i: int) -> None:
+        """As `Engine.abort`."""
+        if i in self.requests and not self.requests[i].done:
+            self.aborted.add(i)
+            self.scheduler.abort(self.requests[i])
 
 
 class _Texts:
@@ -109,8 +116,8 @@ def run(case: Case, module: ModuleType = real) -> Run:
         for i, spec in enumerate(case.specs):
             if spec.arrival == result.steps:
                 _submit(result, case, i)
-            if spec.abort == result.steps and i in result.requests and not result.requests[i].done:
-                scheduler.abort(result.requests[i])
+            if spec.abort == result.steps:
+                result.abort(i)
         scheduler.step()
         result.device.fresh = False
         result.steps += 1
@@ -143,9 +150,7 @@ def _submit(result: Run, case: Case, i: int) -> None:
             _, what, other = spec.calls
             if what == "raise":
                 raise ValueError(i)
-            target = result.requests.get(other)
-            if target is not None and not target.done:
-                result.scheduler.abort(target)
+            result.abort(other)
 
     stops = Stops(frozenset({OWN_STOP} if spec.own_stop else ()), ignore_eos=spec.ignore_eos)
     number = len(result.requests)
@@ -169,7 +174,7 @@ def check(case: Case, result: Run) -> None:
     device.finish()
     assert device.opened == sorted(device.opened), "a request overtook another one"
     for i, request in result.requests.items():
-        check_request(case, case.specs[i], request)
+        check_request(case.specs[i], request, i in result.aborted)
     begins: dict[int, Begin] = {}
     limits = {request.number: request.limit for request in result.requests.values()}
     for begin in device.begins:
@@ -184,16 +189,17 @@ def check(case: Case, result: Run) -> None:
         assert not result.denied
 
 
-def check_request(case: Case, spec: Spec, request: Request) -> None:
+def check_request(spec: Spec, request: Request, aborted: bool) -> None:
+    """Its own tokens, up to its own end, to where it was aborted, or to an iteration that failed ahead of its end."""
     tokens, reason = spec.alone(request.seed)
     assert request.done and request.state is State.FINISHED
-    aborted = spec.abort is not None or any(s.calls and s.calls[1:] == ("abort", request.seed) for s in case.specs)
-    in_failed_iteration = bool(case.fails) and "iteration" in str(request.error)
-    if in_failed_iteration or (aborted and request.aborted):
-        assert request.tokens == tokens[: len(request.tokens)]
-        assert request.finish_reason is (FinishReason.ERROR if in_failed_iteration else FinishReason.ABORTED)
-        return
-    assert request.tokens == tokens
+    failed = "iteration" in str(request.error)
+    if aborted:
+        reason = FinishReason.ABORTED
+    elif failed:
+        assert reason is FinishReason.ERROR or len(request.tokens) < len(tokens), "it failed behind its end"
+        reason = FinishReason.ERROR
+    assert request.tokens == (tokens[: len(request.tokens)] if aborted or failed else tokens)
     assert request.finish_reason is reason
     assert (request.error is not None) == (reason is FinishReason.ERROR)
 
