@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from support.fake_engine_device import NOT_FINITE, Pace
+from longcat_ops.engine.scheduler import Outcome
+from support.fake_engine_device import NOT_FINITE, FakeDevice, Pace, Ticket
 from support.scheduler_cases import ALL, NONE, OWN_STOP, Case, Spec, any_case, short_of_pages, without_failures
 from support.scheduler_runs import Run, run
 
@@ -118,3 +119,19 @@ def test_aborted_while_it_waits_in_its_prompt_and_while_it_decodes() -> None:
     result = run(Case(specs, max_batch=2))
     assert [len(r.tokens) > 0 for r in result.requests.values()] == [True, False, False, True]
     assert result.device.opened == [0, 1, 3]
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_an_interrupted_wait_loses_nothing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while `step` waits for the device; whoever calls it again goes on where it was."""
+    collect, left = FakeDevice.collect, [at]
+
+    def interrupted(device: FakeDevice, ticket: Ticket) -> Outcome:
+        left[0] -= 1
+        if left[0] == -1:
+            raise KeyboardInterrupt
+        return collect(device, ticket)
+
+    monkeypatch.setattr(FakeDevice, "collect", interrupted)
+    result = run(Case((Spec(5, 40), Spec(600, 30), Spec(3, 12, arrival=3)), max_batch=2), interrupts=True)
+    assert left[0] < -1 and result.steps > 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -87,8 +88,9 @@ class _Watched(FakeDevice):
 
     def collect(self, ticket: Ticket) -> Any:
         assert ticket.number == self.launched - 1 - self.fresh, "the host waits for what it has just given"
+        outcome = super().collect(ticket)
         self.fresh = False
-        return super().collect(ticket)
+        return outcome
 
     def _check_chunks(self) -> None:
         """As many rows of prompts as fit, or one chunk; and no fewer."""
@@ -100,8 +102,9 @@ class _Watched(FakeDevice):
             assert chunks and rows + min(rest[0], CHUNK) > self.case.prefill_tokens, "a chunk that would have fitted"
 
 
-def run(case: Case, module: ModuleType = real) -> Run:
-    """A run to its end, with everything checked that must hold. module: with a scheduler to try in place of ours."""
+def run(case: Case, module: ModuleType = real, *, interrupts: bool = False) -> Run:
+    """A run to its end, with everything checked that must hold. module: with a scheduler to try in place of ours.
+    interrupts: calls of `step` may be interrupted while they wait."""
     result = Run(None, _Watched(_Texts(case), max_batch=case.max_batch, num_pages=case.num_pages, drafts=case.drafts,
                                 stop_ids=STOP_IDS, pace=case.pace, seed=case.seed, fails=case.fails))  # fmt: skip
     engine = SimpleNamespace(eos=STOP_IDS, tokenizer=None, statistics=SimpleNamespace(token=lambda request: None))
@@ -118,9 +121,10 @@ def run(case: Case, module: ModuleType = real) -> Run:
                 _submit(result, case, i)
             if spec.abort == result.steps:
                 result.abort(i)
-        scheduler.step()
-        result.device.fresh = False
         result.steps += 1
+        with suppress(*[KeyboardInterrupt] * interrupts):
+            scheduler.step()
+            result.device.fresh = False
         assert result.steps <= _bound(case), "no end"
     check(case, result)
     return result

@@ -130,6 +130,7 @@ class Scheduler:
 
     def step(self) -> None:
         """One iteration: gives the device the next one, if there is one, and reads the one before."""
+        self._read(1)  # there is more where a call was interrupted while it waited
         if self._reserve():
             self._admit()
         prompts = self._prefill()
@@ -137,8 +138,7 @@ class Scheduler:
         launched = bool(prompts or decoding)
         if launched:
             self._launch(decoding)
-        if len(self.in_flight) > launched:
-            self._read(self.in_flight.popleft())
+        self._read(int(launched))
 
     def _admit(self) -> None:
         """Requests in their order: nobody overtakes one that waits for pages, in a slot or ahead of one."""
@@ -221,9 +221,14 @@ class Scheduler:
         self.in_flight.append(_Iteration(self._launched, ticket, live))
         self._launched += 1
 
-    def _read(self, iteration: _Iteration) -> None:
+    def _read(self, left: int) -> None:
+        """All iterations but the newest `left`. One that could not be waited for stays, so that no token is lost."""
+        while len(self.in_flight) > left:
+            outcome = self.device.collect(self.in_flight[0].ticket)
+            self._give(self.in_flight.popleft(), outcome)
+
+    def _give(self, iteration: _Iteration, outcome: Outcome) -> None:
         """What an iteration made. Slots that have another request since are passed over."""
-        outcome = self.device.collect(iteration.ticket)
         for one, limit, most in iteration.live:
             request = one.request
             if request.done:
