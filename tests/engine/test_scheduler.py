@@ -114,6 +114,13 @@ def test_an_iteration_that_fails_ends_who_was_in_it_and_nobody_else() -> None:
         assert [r.error is not None for r in result.requests.values()] == [True, False, True, False]
 
 
+def test_a_callback_cannot_drive_the_engine() -> None:
+    """It would read the next iteration while the tokens of this one are given out. Its request fails, no other does."""
+    result = run(Case((Spec(5, 20, calls=(2, "step", 0)), Spec(5, 20))))
+    assert "cannot drive it" in str(result.requests[0].error)
+    assert len(result.requests[0].tokens) == 3
+
+
 def test_aborted_while_it_waits_in_its_prompt_and_while_it_decodes() -> None:
     specs = (Spec(5, 40, abort=4), Spec(1100, 9, abort=3), Spec(9, 9, abort=1), Spec(5, 9))
     result = run(Case(specs, max_batch=2))

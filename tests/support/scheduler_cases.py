@@ -22,7 +22,8 @@ class Spec:
     """A request to be. special: tokens at places of the continuation, counted from 0: a stop id, OWN_STOP or
     NOT_FINITE. arrival: before which call of `step`; None: when the request before it gets a token. abort: before
     which call of `step` it is aborted. calls: what its on_token does with its token of that number: ("abort", i),
-    another request or itself, or ("raise", 0). fails: the chunk of its prompt that fails."""
+    another request or itself, ("raise", 0), or ("step", 0), which is refused. fails: the chunk of its prompt that
+    does."""
 
     prompt: int
     new: int
@@ -54,7 +55,7 @@ class Spec:
             if token == NOT_FINITE:
                 return tokens, FinishReason.ERROR
             tokens.append(token)
-            if self.calls and self.calls[:2] == (len(tokens) - 1, "raise"):
+            if self.calls and self.calls[0] == len(tokens) - 1 and self.calls[1] != "abort":
                 return tokens, FinishReason.ERROR
             if token == OWN_STOP and self.own_stop:
                 return tokens, FinishReason.STOP
@@ -97,7 +98,7 @@ def drawn(seed: int, i: int) -> int:
 STOPS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from([1, 2, OWN_STOP])), max_size=2).map(tuple)
 ENDS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from([1, 2, OWN_STOP, NOT_FINITE])), max_size=2).map(tuple)
 ARRIVAL = st.one_of(st.just(0), st.none(), st.integers(0, 12))
-CALLS = st.tuples(st.integers(0, 20), st.sampled_from(["abort", "abort", "raise"]), st.integers(0, 7))
+CALLS = st.tuples(st.integers(0, 20), st.sampled_from(["abort", "abort", "abort", "raise", "step"]), st.integers(0, 7))
 FAILS = dict(
     special=ENDS,
     abort=st.one_of(st.none(), st.none(), st.integers(0, 25)),

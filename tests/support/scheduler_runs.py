@@ -154,6 +154,8 @@ def _submit(result: Run, case: Case, i: int) -> None:
             _, what, other = spec.calls
             if what == "raise":
                 raise ValueError(i)
+            if what == "step":
+                result.scheduler.step()
             result.abort(other)
 
     stops = Stops(frozenset({OWN_STOP} if spec.own_stop else ()), ignore_eos=spec.ignore_eos)

@@ -112,7 +112,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.live: dict[int, _Live] = {}
         self.in_flight: deque[_Iteration] = deque()
-        self._take, self._launched = take, 0
+        self._take, self._launched, self._inside = take, 0, False
 
     @property
     def busy(self) -> bool:
@@ -129,7 +129,19 @@ class Scheduler:
         self._finish(request, FinishReason.ABORTED)
 
     def step(self) -> None:
-        """One iteration: gives the device the next one, if there is one, and reads the one before."""
+        """One iteration: gives the device the next one, if there is one, and reads the one before.
+
+        Raises: LongcatError within another call, from a callback: a text would have later tokens ahead of earlier ones.
+        """
+        if self._inside:
+            raise LongcatError("Engine: a callback cannot drive it; `submit` and `abort` are allowed there.")
+        self._inside = True
+        try:
+            self._step()
+        finally:
+            self._inside = False
+
+    def _step(self) -> None:
         self._read(1)  # there is more where a call was interrupted while it waited
         if self._reserve():
             self._admit()
