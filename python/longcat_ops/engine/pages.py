@@ -55,8 +55,8 @@ class PagePool:
     def take(self, holder: Hashable, pages: int) -> list[int] | None:
         """More pages; None, and nothing changes, if the holder has to wait for others."""
         one = self._holders[holder]
-        if pages > one.missing:
-            raise LongcatShapeError(message("PagePool", "pages", pages, f"at most {one.missing}, what was claimed"))
+        if not 0 <= pages <= one.missing:
+            raise LongcatShapeError(message("PagePool", "pages", pages, f"0 .. {one.missing}, what was claimed"))
         if pages > len(self._free):
             return None
         one.pages.extend(taken := [self._free.pop() for _ in range(pages)])

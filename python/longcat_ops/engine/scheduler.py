@@ -7,7 +7,8 @@ A text grows by 1 to m + 1 tokens a step, m drafts, and the host learns by how m
 reserved so that no step runs out of them: R_0 = (m + 1) n rows beyond a text for its first n steps, then
 R_i = 2 (m + 1) n - U, with U the tokens of the iteration before, which the host does not know yet (LongCat-Flash
 technical report, arXiv:2509.01322, section 6.2.1, for m = 1). The host knows the text as it was ahead of that
-iteration, so it reserves 2 (m + 1) n rows beyond that. Where pages are short, the device is told a lower limit, at
+iteration, so it reserves 2 (m + 1) n rows beyond that. To these it adds m, for the drafts that the last step chooses:
+a step chooses no more than there are rows for. Where pages are short, the device is told a lower limit, at
 which a text stops by itself; it goes on when there are pages.
 """
 
@@ -111,7 +112,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.live: dict[int, _Live] = {}
         self.in_flight: deque[_Iteration] = deque()
-        self._take, self._launched = take, 0
+        self._take, self._launched, self._inside = take, 0, False
 
     @property
     def busy(self) -> bool:
@@ -128,19 +129,31 @@ class Scheduler:
         self._finish(request, FinishReason.ABORTED)
 
     def step(self) -> None:
-        """One iteration: gives the device the next one, if there is one, and reads the one before."""
-        self._admit()
-        self._reserve()
+        """One iteration: gives the device the next one, if there is one, and reads the one before.
+
+        Raises: LongcatError within another call, from a callback: a text would have later tokens ahead of earlier ones.
+        """
+        if self._inside:
+            raise LongcatError("Engine: a callback cannot drive it; `submit` and `abort` are allowed there.")
+        self._inside = True
+        try:
+            self._step()
+        finally:
+            self._inside = False
+
+    def _step(self) -> None:
+        self._read(1)  # there is more where a call was interrupted while it waited
+        if self._reserve():
+            self._admit()
         prompts = self._prefill()
         decoding = [one for one in self.live.values() if one.filled == len(one.request.prompt) and not one.stopped]
         launched = bool(prompts or decoding)
         if launched:
             self._launch(decoding)
-        if len(self.in_flight) > launched:
-            self._read(self.in_flight.popleft())
+        self._read(int(launched))
 
     def _admit(self) -> None:
-        """Requests in their order: nobody overtakes one that waits for pages."""
+        """Requests in their order: nobody overtakes one that waits for pages, in a slot or ahead of one."""
         while self.waiting and len(self.live) < self.max_batch:
             request = self.waiting[0]
             rows = self._rows_for(request, 1 + self._most())
@@ -160,11 +173,14 @@ class Scheduler:
         return (self.drafts + 1) * self.steps
 
     def _rows_for(self, request: Request, tokens: int) -> int:
-        """Rows of a text that gets so many more tokens than the host knows: its newest one has none."""
-        return min(request.length + tokens, request.limit - 1)
+        """Rows of a text that gets so many more tokens than the host knows: its newest one has none, drafts behind it
+        have theirs."""
+        return min(request.length + tokens + self.drafts, request.limit - 1)
 
-    def _reserve(self) -> None:
-        """Rows for the next iteration; a text that had stopped for want of them goes on."""
+    def _reserve(self) -> bool:
+        """Rows for the next iteration; a text that had stopped for want of them goes on. Returns whether all have
+        theirs. If not, no request enters: one after another they could take the pages that this one waits for."""
+        enough = True
         for one in self.live.values():
             if one.filled < len(one.request.prompt):
                 continue
@@ -173,7 +189,7 @@ class Scheduler:
             if missing > 0:
                 pages = self.pool.take(one.request, missing)
                 if pages is None:
-                    rows = min(rows, one.rows)
+                    rows, enough = min(rows, one.rows), False
                 else:
                     self.device.add_pages(one.slot, pages)
                     one.rows += len(pages) * PAGE_SIZE
@@ -183,6 +199,7 @@ class Scheduler:
             if one.stopped and one.limit > one.request.length:
                 one.stopped, one.awake = False, self._launched
                 self.device.resume(one.slot)
+        return enough
 
     def _prefill(self) -> list[_Live]:
         """Chunks of prompts, oldest first: as many as fit into `prefill_tokens` rows, one at least. A chunk is never
@@ -216,9 +233,14 @@ class Scheduler:
         self.in_flight.append(_Iteration(self._launched, ticket, live))
         self._launched += 1
 
-    def _read(self, iteration: _Iteration) -> None:
+    def _read(self, left: int) -> None:
+        """All iterations but the newest `left`. One that could not be waited for stays, so that no token is lost."""
+        while len(self.in_flight) > left:
+            outcome = self.device.collect(self.in_flight[0].ticket)
+            self._give(self.in_flight.popleft(), outcome)
+
+    def _give(self, iteration: _Iteration, outcome: Outcome) -> None:
         """What an iteration made. Slots that have another request since are passed over."""
-        outcome = self.device.collect(iteration.ticket)
         for one, limit, most in iteration.live:
             request = one.request
             if request.done:
