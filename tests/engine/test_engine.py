@@ -223,3 +223,22 @@ def test_stop_ids(small: LongcatFlashForCausalLM) -> None:
     assert [request.tokens for request in requests] == [text[:end] for end in ends]
     assert [request.finish_reason for request in requests] == [
         FinishReason.EOS, FinishReason.LENGTH, FinishReason.STOP, FinishReason.STOP]  # fmt: skip
+
+
+def test_an_order_that_fails(small: LongcatFlashForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pages that cannot be written: the requests of that iteration have the error, later ones their tokens."""
+    with Engine(small, max_batch=2, max_tokens=512, eos_token_id=-1) as engine:
+        own, calls = engine._runner.cache.add_pages, []
+
+        def add_pages(*arguments: object) -> None:
+            calls.append(arguments)
+            if len(calls) == 1:
+                raise Broken("a table")
+            own(*arguments)
+
+        monkeypatch.setattr(engine._runner.cache, "add_pages", add_pages)
+        requests = [engine.submit(models.prompt(4, seed=i), 5) for i in range(4)]
+        engine.run()
+    assert "an order to the device failed: Broken: a table" in str(requests[0].error)
+    check_tokens(small, [r for r in requests if r.error is None])
+    assert sum(request.error is None for request in requests) >= 2

@@ -172,6 +172,7 @@ class Engine:
 
     def _take(self, request: Request, made: Made) -> FinishReason | None:
         """Gives a request what was made for it; why it has ended, or None."""
+        request.steps += made.is_step
         request.drafted += made.drafted
         request.accepted += made.accepted
         request.ffn_experts += made.ffn_experts

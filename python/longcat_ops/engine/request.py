@@ -53,8 +53,8 @@ class Request:
     """One prompt and its continuation. An `Engine` makes it and writes it; callers read it.
 
     tokens: new tokens, the one that ended it included. text: of them, where the engine has a tokenizer, up to a stop
-    string and without it. token_times: time.perf_counter() at which the host learned each token; submitted, started:
-    likewise, of `submit` and of the first pass over the prompt.
+    string and without it. token_times: time.perf_counter() at which the host learned each token; submitted: of
+    `submit`. steps: of the target behind the prompt that gave it tokens.
     """
 
     number: int
@@ -76,7 +76,6 @@ class Request:
     accepted: int = 0
     ffn_experts: int = 0  # chosen by its new tokens, over all layers
     submitted: float = field(default_factory=time.perf_counter)
-    started: float = 0.0
     token_times: list[float] = field(default_factory=list)
     stream: TextStream | None = None  # of an engine with a tokenizer
 

@@ -52,12 +52,16 @@ class Runner:
         self._now = _Ticket(Future())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="longcat_ops.engine")
 
-    def _do(self, job: Callable[..., None], *arguments: Any) -> Future[None]:
-        return self._thread.submit(self._inside, job, *arguments)
+    def _do(self, job: Callable[..., Any], *arguments: Any) -> Future[None]:
+        return self._thread.submit(self._inside, self._now, job, *arguments)
 
     @torch.inference_mode()
-    def _inside(self, job: Callable[..., None], *arguments: Any) -> None:
-        job(*arguments)
+    def _inside(self, ticket: _Ticket, job: Callable[..., Any], *arguments: Any) -> None:
+        """An order that fails ends the iteration that it is for."""
+        try:
+            job(*arguments)
+        except Exception as error:
+            ticket.error = _as_ours(error, "an order to the device")
 
     def open(self, slot: int, request: Request) -> None:
         self._do(self._open, slot, request)
@@ -116,8 +120,9 @@ class Runner:
         return self._steps[size, sampled]
 
     def launch(self, steps: int, slots: int, sampled: bool) -> _Ticket:
-        ticket, self._now = self._now, _Ticket(Future())
+        ticket = self._now
         ticket.done = self._do(self._launch, ticket, steps, slots, sampled)
+        self._now = _Ticket(Future())
         return ticket
 
     def _launch(self, ticket: _Ticket, steps: int, slots: int, sampled: bool) -> None:
@@ -138,7 +143,7 @@ class Runner:
         ticket.done.result()
         if ticket.copied is not None:
             ticket.copied.synchronize()
-        first = {slot: Made([int(t[0])], ffn_experts=int(t[1])) for slot, t in ticket.first.items()}
+        first = {slot: Made([int(t[0])], ffn_experts=int(t[1]), is_step=False) for slot, t in ticket.first.items()}
         return Outcome(first, [_by_slot(numbers) for numbers in ticket.steps], ticket.failed, ticket.error)
 
     def shut_down(self) -> None:

@@ -30,12 +30,13 @@ from .request import FinishReason, Request, State
 class Made:
     """What one step, or the end of a prompt, made for one slot. tokens: those that stay; a negative one marks logits
     that were not finite. accepted: how many of them were drafts; drafted: how many were verified. ffn_experts: chosen
-    by the rows behind them."""
+    by the rows behind them. is_step: no end of a prompt."""
 
     tokens: list[int]
     accepted: int = 0
     drafted: int = 0
     ffn_experts: int = 0
+    is_step: bool = True
 
 
 class Device(Protocol):
