@@ -59,8 +59,10 @@ def _print_rates(terminalreporter: pytest.TerminalReporter, group: str, info: di
     for name, rate in info["tokens_per_s"].items():
         low, high = info["p10_p90"][name]
         line = f"  {name:19s}{rate:9.1f} tokens/s ({low:.0f} .. {high:.0f})"
-        for kind, text in (("ratio_to_peer", "x peer"), ("same_precision", "x HF in its precision")):
-            if name in info[kind]:
+        kinds = {"ratio_to_peer": "x peer", "same_precision": "x HF in its precision",
+                 "ratio_to_one_by_one": "x one by one"}  # fmt: skip
+        for kind, text in kinds.items():
+            if name in info.get(kind, {}):
                 line += f"{info[kind][name]:7.2f}{text}"
         terminalreporter.write_line(line)
     if "read_share" in info:

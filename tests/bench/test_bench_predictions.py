@@ -70,7 +70,9 @@ PREDICTING = {  # a bench that needs a GPU -> one of its cells, and how its pred
     "products/bench_bf16_gemm.py": ("test_against_the_floor[q_a-m8]", "bf16 products: predictions, nothing ran"),
     "products/bench_moe_gemm.py": ("test_against_the_floor[down-G4-m8]", "Grouped FP8 GEMM: predictions, nothing ran"),
 }
-RUN_ANYWHERE = {"engine/bench_generate.py", "ops/bench_ops.py", "products/bench_cpu_products.py"}
+RUN_ANYWHERE = {
+    "engine/bench_engine.py", "engine/bench_generate.py", "ops/bench_ops.py", "products/bench_cpu_products.py",
+}  # fmt: skip
 
 
 def test_where_nothing_ran_there_is_no_time(tmp_path: Path) -> None:

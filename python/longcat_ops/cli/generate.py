@@ -88,7 +88,7 @@ class _Request:
     """What was asked for, checked before a weight is read."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.folder = _folder(args)
+        self.folder = folder_of(args)
         self.config, _ = LongcatFlashConfig.read_files(self.folder)  # loading warns of unknown keys
         self.tokenizer = load_tokenizer(self.folder)
         self.prompt = _prompt(args)
@@ -103,14 +103,14 @@ class _Request:
             "seed": self.seed, "speculative": args.speculative,
         }  # fmt: skip
         (self.ids,) = check_prompts(self.config, [torch.tensor(ids)], args.max_new_tokens)
-        self.device = _device(args.device)
+        self.device = device_of(args.device)
         self.dtype = getattr(torch, args.dtype) if args.dtype else None
         self.text = self._text(args)
 
     def _text(self, args: argparse.Namespace) -> tuple[str, str] | None:
         """The text that drafts are judged by, and its name: --text, else the excerpt beside the checkpoint."""
         if args.text is not None:
-            return _read("--text", args.text), Path(args.text).name
+            return read_text("--text", args.text), Path(args.text).name
         held_out = self.folder / HELD_OUT
         judged = args.teacher_forced and (args.report or args.json)
         return (files.read_text(held_out, MOST_TEXT), HELD_OUT) if judged and files.exists(held_out) else None
@@ -122,7 +122,7 @@ class _Request:
         return measure.timed_generate(model, self.ids, self.max_new_tokens, **self.options | changes)
 
 
-def _folder(args: argparse.Namespace) -> Path:
+def folder_of(args: argparse.Namespace) -> Path:
     named = args.folder if args.checkpoint is None else args.checkpoint
     if named is None and not DEFAULT_CHECKPOINT.is_dir():
         raise LongcatCheckpointError(
@@ -134,7 +134,7 @@ def _folder(args: argparse.Namespace) -> Path:
 
 def _prompt(args: argparse.Namespace) -> str:
     if args.prompt_file is not None:
-        return _read("--prompt-file", args.prompt_file)
+        return read_text("--prompt-file", args.prompt_file)
     text = DEFAULT_PROMPT if args.prompt is None else args.prompt
     try:
         text.encode("utf-8")
@@ -143,7 +143,7 @@ def _prompt(args: argparse.Namespace) -> str:
     return text
 
 
-def _read(option: str, name: str) -> str:
+def read_text(option: str, name: str) -> str:
     """The text of a file, or of stdin for -."""
     try:
         if name == "-" and sys.stdin is None:
@@ -159,7 +159,7 @@ def _read(option: str, name: str) -> str:
         raise LongcatError(f"{option} {name}: not UTF-8 text ({error.reason}).") from error
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     device = usable_device(name)
     if device.type == "meta":
         raise LongcatUnsupportedError(

@@ -1,5 +1,5 @@
-"""The command line: `python -m longcat_ops generate | plan | timeline | certify | doctor`. Parsing alone imports no
-torch.
+"""The command line: `python -m longcat_ops generate | bench-engine | plan | timeline | certify | doctor`. Parsing
+alone imports no torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ MOST_THREADS = 1024  # a typing mistake must not start a million
 DTYPES = ("bfloat16", "float32", "float64")
 
 _EXIT_CODES = """\
-exit codes: 0 done; 1 `generate` found speculative and plain text to differ, `certify` rows to differ, or `doctor` an
-op that cannot run; 2 the request, the checkpoint or the installation is at fault (the message says which, and what to
-do)."""
+exit codes: 0 done; 1 `generate` found speculative and plain text to differ or a request of --prompts failed,
+`bench-engine` found tokens to differ, `certify` rows to differ, or `doctor` an op that cannot run; 2 the request, the
+checkpoint or the installation is at fault (the message says which, and what to do); 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    module = _module_of_generate(parser, args) if args.command == "generate" else args.command.replace("-", "_")
     if args.command != "doctor":
         _library.require_torch()
-    return importlib.import_module(f"{__package__}.{args.command}").run(args)
+    return importlib.import_module(f"{__package__}.{module}").run(args)
+
+
+def _module_of_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """Which module serves `generate`; options that belong to the other one are refused."""
+    of_batch = ("output", "batch", "max_tokens_in_cache", "steps_per_schedule", "stop")
+    of_one = [name for name in ("compare", "text") if getattr(args, name) not in (None, False)]
+    of_one += ["draft sampled"] if args.draft != "argmax" else []
+    if args.prompts is None:
+        for name in of_batch:
+            if getattr(args, name) is not None:
+                parser.error(f"generate: --{name.replace('_', '-')} needs --prompts FILE")
+        return "generate"
+    if of_one:
+        parser.error(f"generate: --{of_one[0]} does not go with --prompts")
+    if args.output is None:
+        parser.error("generate: --prompts needs --output FILE")
+    return "batch"
 
 
 def _open_streams() -> bool:
@@ -100,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"longcat_ops {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_bench_engine(commands)
     _add_plan(commands)
     _add_timeline(commands)
     _add_certify(commands)
@@ -113,12 +133,13 @@ def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argp
 
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:
-    p = _command(commands, "generate", "continue a prompt and report how the decoding went")
+    p = _command(commands, "generate", "continue a prompt, or a file of prompts, and report how the decoding went")
     p.add_argument("folder", nargs="?", metavar="DIR", help="checkpoint folder (default: checkpoints/longcat-tiny)")
     p.add_argument("--checkpoint", metavar="DIR", help="the same; wins over DIR")
     prompt = p.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="default: the opening of a psalm")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; - is stdin")
+    prompt.add_argument("--prompts", metavar="FILE", help="many prompts, decoded together (see below)")
     p.add_argument("--max-new-tokens", type=_integer(1), default=128, metavar="N")
     choice = p.add_argument_group("choice of tokens")
     choice.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
@@ -131,11 +152,8 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     choice.add_argument(
         "--draft", choices=("argmax", "sampled"), default="argmax", help="how the head drafts when sampling"
     )
-    load = p.add_argument_group("loading")
-    load.add_argument("--dtype", choices=DTYPES, help="of activations and unquantised weights (default: as stored)")
-    load.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
-    load.add_argument("--device", default="cpu")
-    load.add_argument("--threads", type=_integer(1, MOST_THREADS), metavar="N", help="CPU threads of torch")
+    _add_many(p)
+    _add_loading(p)
     report = p.add_argument_group("report")
     report.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help="what follows the text")
     compare = "decode plainly too, compare ids and speed (default: when greedy and speculative)"
@@ -146,6 +164,46 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         "--text", metavar="FILE", help="that text (default: heldout.txt of the checkpoint, else what was generated)"
     )
     report.add_argument("--json", action="store_true", help="one JSON object instead of text and report")
+
+
+def _add_many(p: argparse.ArgumentParser) -> None:
+    text = """a prompt a line; in a file named *.jsonl an object a line: "prompt" or "ids", and, where they differ from
+the options, "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop"; "id" is kept. Each text is the one that
+the prompt has alone."""
+    many = p.add_argument_group("with --prompts", text)
+    many.add_argument("--output", metavar="FILE", help="JSON, a line a request; if it is there, the run goes on in it")
+    many.add_argument("--batch", type=_integer(1, 4096), metavar="N", help="decoded at once, at most (default: 16)")
+    many.add_argument("--stop", action="append", metavar="TEXT", help="ends a text ahead of it; may be repeated")
+    default = "of all requests that are decoded at once (default: what the longest ones need)"
+    many.add_argument("--max-tokens-in-cache", type=_integer(1, 2**31), metavar="N", help=default)
+    steps = "steps between two looks of the host (default: 4)"
+    many.add_argument("--steps-per-schedule", type=_integer(1, 64), metavar="N", help=steps)
+
+
+def _add_loading(p: argparse.ArgumentParser) -> None:
+    load = p.add_argument_group("loading")
+    load.add_argument("--dtype", choices=DTYPES, help="of activations and unquantised weights (default: as stored)")
+    load.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
+    load.add_argument("--device", default="cpu")
+    load.add_argument("--threads", type=_integer(1, MOST_THREADS), metavar="N", help="CPU threads of torch")
+
+
+def _add_bench_engine(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "bench-engine", "time decoding many prompts together beside one by one, on this machine")
+    p.add_argument("folder", nargs="?", metavar="CHECKPOINT", help="its folder (default: checkpoints/longcat-tiny)")
+    p.add_argument("--checkpoint", metavar="DIR", help="the same; wins over CHECKPOINT")
+    many = "at once; several are timed beside each other (default: 1,4,16)"
+    p.add_argument("--batch", type=_integers(1, 4096), default=[1, 4, 16], metavar="N,..", help=many)
+    steps = "between two looks of the host (default: 1,4)"
+    p.add_argument("--steps-per-schedule", type=_integers(1, 64), default=[1, 4], metavar="N,..", help=steps)
+    p.add_argument("--prompts", metavar="FILE", help="as for `generate` (default: random ids of mixed lengths)")
+    count = "random prompts (default: the largest batch)"
+    p.add_argument("--requests", type=_integer(1, 1 << 20), metavar="N", help=count)
+    p.add_argument("--max-new-tokens", type=_integer(2), default=64, metavar="N", help="of each prompt (default: 64)")
+    p.add_argument("--rounds", type=_integer(1, 1000), default=5, metavar="N", help="of all ways in turns (default: 5)")
+    p.add_argument("--seed", type=_integer(0, 2**62 - 1), default=0, help="of random prompts (default: 0)")
+    _add_loading(p)
+    p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:

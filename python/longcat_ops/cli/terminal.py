@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,3 +49,22 @@ def status(text: str) -> Iterator[None]:
     finally:
         if shown:
             print("\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)
+
+
+class NoBar:
+    """A progress bar that shows nothing."""
+
+    def update(self, _: int) -> None: ...
+
+    def set_postfix_str(self, *_: object, **__: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def bar(text: str, total: int, done: int = 0, unit: str = "request") -> Any:
+    """A progress bar on stderr, if that is a terminal and tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return NoBar()
+    return tqdm(total=total, initial=done, unit=unit, desc=text, disable=None)
