@@ -144,26 +144,11 @@ def _engine(
 
 
 def _together(engine: Engine, prompts: list[Tensor], new: int, batch: int, steps: int, drafts: bool) -> _Way:
-    waited = 0.0
-    device = engine._scheduler.device
-    collect = device.collect
-
-    def timed_collect(ticket: Any) -> Any:
-        nonlocal waited
-        start = perf_counter()
-        found = collect(ticket)
-        waited += perf_counter() - start
-        return found
-
-    device.collect = timed_collect
-
     def run() -> list[list[int]]:
-        nonlocal waited
         requests = [engine.submit(prompt, new) for prompt in prompts]
-        while engine.busy:
-            waited, start = 0.0, perf_counter()
-            engine.step()
-            way.host.append(1e3 * (perf_counter() - start - waited))
+        iterations = len(engine.statistics.host_ms)
+        engine.run()
+        way.host += engine.statistics.host_ms[iterations:]
         for request in requests:
             if request.error is not None:
                 raise request.error

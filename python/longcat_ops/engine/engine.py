@@ -129,7 +129,7 @@ class Engine:
     def step(self) -> bool:
         """One iteration; returns `busy`."""
         self._require_open()
-        with self.statistics.iteration(self._scheduler):
+        with self.statistics.iteration(self._scheduler, self._runner):
             self._scheduler.step()
         return self.busy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Runner:
         self._requests: dict[int, Request] = {}
         self._hidden: Tensor | None = None
         self._now = _Ticket(Future())
+        self.waited = 0.0  # seconds of the host in `collect`
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="longcat_ops.engine")
 
     def _do(self, job: Callable[..., Any], *arguments: Any) -> Future[None]:
@@ -140,9 +142,11 @@ class Runner:
             ticket.copied.record()
 
     def collect(self, ticket: _Ticket) -> Outcome:
+        start = time.perf_counter()
         ticket.done.result()
         if ticket.copied is not None:
             ticket.copied.synchronize()
+        self.waited += time.perf_counter() - start
         first = {slot: Made([int(t[0])], ffn_experts=int(t[1]), is_step=False) for slot, t in ticket.first.items()}
         return Outcome(first, [_by_slot(numbers) for numbers in ticket.steps], ticket.failed, ticket.error)
 

@@ -13,6 +13,7 @@ from ..model.config import LongcatFlashConfig
 from .request import FinishReason, Request
 
 if TYPE_CHECKING:
+    from .runner import Runner
     from .scheduler import Scheduler
 
 
@@ -21,8 +22,8 @@ class Summary:
     """tokens_per_second: over the time in which the engine worked. first_token_ms: from `submit`. between_tokens_ms: of
     one request; tokens of one iteration come together, so many of these are 0. accepted: of the drafts that were
     verified. occupancy: of max_batch, mean over iterations; pages: of the cache, likewise, and the most at once.
-    zero_experts: share of a token's choices that were zero experts. host_ms: of an iteration, without its wait for the
-    device. None: nothing to say yet.
+    zero_experts: share of a token's choices that were zero experts. host_ms: of an iteration, median and 99th percentile,
+    without its wait for the device. None: nothing to say yet.
     """
 
     requests: int
@@ -39,6 +40,7 @@ class Summary:
     pages: float | None
     most_pages: int
     zero_experts: float | None
+    host_ms: tuple[float, float] | None
 
 
 class Statistics:
@@ -49,6 +51,7 @@ class Statistics:
         self._requests: list[Request] = []
         self._seconds, self._iterations = 0.0, 0
         self._slots = self._held = self._most = self._tokens = 0
+        self.host_ms: list[float] = []  # of each iteration
 
     def submitted(self, request: Request) -> None:
         self._requests.append(request)
@@ -57,10 +60,12 @@ class Statistics:
         self._tokens += 1
 
     @contextmanager
-    def iteration(self, scheduler: Scheduler) -> Iterator[None]:
-        start = time.perf_counter()
+    def iteration(self, scheduler: Scheduler, runner: Runner) -> Iterator[None]:
+        start, waited = time.perf_counter(), runner.waited
         yield
-        self._seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._seconds += seconds
+        self.host_ms.append(1e3 * (seconds - (runner.waited - waited)))
         held = self._pages - scheduler.pool.free
         self._iterations += 1
         self._slots += len(scheduler.live)
@@ -80,7 +85,7 @@ class Statistics:
             _percentiles([1e3 * (r.token_times[0] - r.submitted) for r in requests if r.token_times]),
             _percentiles(between), sum(r.accepted for r in requests) / drafted if drafted else None,
             self._slots / n / self._batch if n else None, self._held / n / self._pages if n else None, self._most,
-            1 - chosen / (tokens * self._choices) if tokens and self._choices else None,
+            1 - chosen / (tokens * self._choices) if tokens and self._choices else None, _percentiles(self.host_ms),
         )  # fmt: skip
 
 
