@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from functools import lru_cache
 
 import pytest
@@ -223,6 +225,29 @@ def test_stop_ids(small: LongcatFlashForCausalLM) -> None:
     assert [request.tokens for request in requests] == [text[:end] for end in ends]
     assert [request.finish_reason for request in requests] == [
         FinishReason.EOS, FinishReason.LENGTH, FinishReason.STOP, FinishReason.STOP]  # fmt: skip
+
+
+def test_nothing_is_left_of_300_requests(small: LongcatFlashForCausalLM) -> None:
+    """No request, no page, no slot; the statistics have them all."""
+    with Engine(small, max_batch=8, max_tokens=512, eos_token_id=-1) as engine:
+        left = []
+        for i in range(300):
+            request = engine.submit(models.prompt(1 + i % 9, seed=i), 1 + i % 5)
+            left.append(weakref.ref(request))
+            if i % 17 == 3:
+                engine.abort(request)
+            if i % 4 == 0:
+                engine.step()
+        del request
+        engine.run()
+        summary = engine.statistics.summary()
+        gc.collect()
+        assert not any(one() is not None for one in left) and not engine._runner._requests
+        assert engine._scheduler.pool.free == engine._scheduler.pool.total
+    aborted = summary.finished["aborted"]
+    assert summary.requests == 300 and summary.finished == {"length": 300 - aborted, "aborted": aborted}
+    assert aborted == 18 and summary.tokens > 600 and summary.most_pages <= 8
+    assert summary.first_token_ms is not None and summary.host_ms is not None and 0 < summary.occupancy <= 1
 
 
 def test_an_order_that_fails(small: LongcatFlashForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,9 +146,9 @@ def _engine(
 def _together(engine: Engine, prompts: list[Tensor], new: int, batch: int, steps: int, drafts: bool) -> _Way:
     def run() -> list[list[int]]:
         requests = [engine.submit(prompt, new) for prompt in prompts]
-        iterations = len(engine.statistics.host_ms)
+        engine.statistics.host_ms.clear()
         engine.run()
-        way.host += engine.statistics.host_ms[iterations:]
+        way.host += engine.statistics.host_ms
         for request in requests:
             if request.error is not None:
                 raise request.error

@@ -77,7 +77,7 @@ class Engine:
                               replays=obstacle is None and graph is not False)  # fmt: skip
         self._scheduler = Scheduler(self._runner, max_batch=max_batch, num_pages=pages, prefill_tokens=prefill_tokens,
                                     steps=steps_per_schedule, drafts=int(speculative), eos=self.eos,
-                                    take=self._take)  # fmt: skip
+                                    take=self._take, done=self.statistics.done)  # fmt: skip
         self._submitted = 0
         self._closed = False
 
@@ -112,6 +112,7 @@ class Engine:
         self.statistics.submitted(request)
         if max_new_tokens == 0:
             request.state, request.finish_reason = State.FINISHED, FinishReason.LENGTH
+            self.statistics.done(request)
         else:
             self._scheduler.waiting.append(request)
         return request
@@ -176,6 +177,7 @@ class Engine:
         request.drafted += made.drafted
         request.accepted += made.accepted
         request.ffn_experts += made.ffn_experts
+        self.statistics.made(made)
         for token in made.tokens:
             if token < 0:
                 request.error = LongcatError(

@@ -42,6 +42,7 @@ class Runner:
     def __init__(self, model: LongcatFlashForCausalLM, *, max_batch: int, num_pages: int, max_length: int,
                  speculative: bool, eos: Iterable[int], replays: bool) -> None:  # fmt: skip
         self.model, self.replays = model, replays
+        model.follow_weights()
         with torch.inference_mode():
             self.cache: LatentCache = model.new_cache(max_batch, max_length, num_pages=num_pages)
             self.whole = DecodeStep(model, self.cache, GREEDY, [0] * max_batch, [1] * max_batch, sorted(eos),
@@ -49,7 +50,6 @@ class Runner:
         self.sizes = sorted({min(1 << i, max_batch) for i in range(max_batch.bit_length() + 1)})
         self._steps: dict[tuple[int, bool], _Step] = {}
         self._requests: dict[int, Request] = {}
-        self._hidden: Tensor | None = None
         self._now = _Ticket(Future())
         self.waited = 0.0  # seconds of the host in `collect`
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="longcat_ops.engine")

@@ -103,17 +103,18 @@ class _Iteration:
 
 class Scheduler:
     """See the module. steps: n. drafts: m. eos: at which the device stops a text. take: gives a request what was made
-    for it, and says why it has ended, or None.
+    for it, and says why it has ended, or None. done: called with each request that has ended.
     """
 
     def __init__(self, device: Device, *, max_batch: int, num_pages: int, prefill_tokens: int, steps: int, drafts: int,
-                 eos: frozenset[int], take: Callable[[Request, Made], FinishReason | None]) -> None:  # fmt: skip
+                 eos: frozenset[int], take: Callable[[Request, Made], FinishReason | None],
+                 done: Callable[[Request], object] = lambda request: None) -> None:  # fmt: skip
         self.device, self.pool, self.eos = device, PagePool(num_pages), eos
         self.max_batch, self.prefill_tokens, self.steps, self.drafts = max_batch, prefill_tokens, steps, drafts
         self.waiting: deque[Request] = deque()
         self.live: dict[int, _Live] = {}
         self.in_flight: deque[_Iteration] = deque()
-        self._take, self._launched, self._inside = take, 0, False
+        self._take, self._done, self._launched, self._inside = take, done, 0, False
 
     @property
     def busy(self) -> bool:
@@ -269,6 +270,7 @@ class Scheduler:
         if slot is not None:
             del self.live[slot]
             self.device.close(slot, self.pool.leave(request))
+        self._done(request)
 
 
 def _pages(rows: int) -> int:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..model.config import LongcatFlashConfig
-from .request import FinishReason, Request
+from .request import Request
 
 if TYPE_CHECKING:
     from .runner import Runner
-    from .scheduler import Scheduler
+    from .scheduler import Made, Scheduler
+
+KEPT = 100_000  # the newest times that percentiles are taken of
 
 
 @dataclass(frozen=True)
 class Summary:
-    """tokens_per_second: over the time in which the engine worked. first_token_ms: from `submit`. between_tokens_ms: of
-    one request; tokens of one iteration come together, so many of these are 0. accepted: of the drafts that were
-    verified. occupancy: of max_batch, mean over iterations; pages: of the cache, likewise, and the most at once.
-    zero_experts: share of a token's choices that were zero experts. host_ms: of an iteration without its wait for the
-    device, p50 and p99. None: nothing to say yet.
+    """requests: submitted; finished: by reason. tokens_per_second: over the time in which the engine worked.
+    first_token_ms: from `submit`. between_tokens_ms: of one request; tokens of one iteration come together, so many of
+    these are 0. accepted: of the drafts that were verified. occupancy: of max_batch, mean over iterations; pages: of
+    the cache, likewise, and the most at once. zero_experts: share of a token's choices that were zero experts. host_ms:
+    of an iteration without its wait for the device. Pairs are p50 and p99. None: nothing to say yet.
     """
 
     requests: int
@@ -33,8 +36,8 @@ class Summary:
     seconds: float
     iterations: int
     tokens_per_second: float | None
-    first_token_ms: tuple[float, float] | None  # p50, p99
-    between_tokens_ms: tuple[float, float] | None  # p50, p99
+    first_token_ms: tuple[float, float] | None
+    between_tokens_ms: tuple[float, float] | None
     accepted: float | None
     occupancy: float | None
     pages: float | None
@@ -44,52 +47,63 @@ class Summary:
 
 
 class Statistics:
-    """Counts as an engine runs; `summary` is what they say."""
+    """Counts as an engine runs, and keeps no request; `summary` is what they say."""
 
     def __init__(self, config: LongcatFlashConfig, max_batch: int, num_pages: int) -> None:
         self._choices, self._batch, self._pages = config.moe_topk * config.num_layers, max_batch, num_pages
-        self._requests: list[Request] = []
-        self._seconds, self._iterations = 0.0, 0
-        self._slots = self._held = self._most = self._tokens = 0
-        self.host_ms: list[float] = []  # of each iteration
+        self.finished: Counter[str] = Counter()
+        self.requests = self.prompt_tokens = self.tokens = self.iterations = self.most_pages = 0
+        self.drafted = self.accepted = self._ffn_experts = self._slots = self._held = 0
+        self.seconds = 0.0
+        self.host_ms, self.first_ms, self.between_ms = (deque[float](maxlen=KEPT) for _ in range(3))
 
     def submitted(self, request: Request) -> None:
-        self._requests.append(request)
+        self.requests += 1
+        self.prompt_tokens += len(request.prompt)
+
+    def made(self, made: Made) -> None:
+        self.drafted += made.drafted
+        self.accepted += made.accepted
+        self._ffn_experts += made.ffn_experts
 
     def token(self, request: Request) -> None:
-        self._tokens += 1
+        """A request has one more."""
+        self.tokens += 1
+        *_, last = times = request.token_times[-2:]
+        if len(times) > 1:
+            self.between_ms.append(1e3 * (last - times[0]))
+        else:
+            self.first_ms.append(1e3 * (last - request.submitted))
+
+    def done(self, request: Request) -> None:
+        assert request.finish_reason is not None
+        self.finished[request.finish_reason.value] += 1
 
     @contextmanager
     def iteration(self, scheduler: Scheduler, runner: Runner) -> Iterator[None]:
         start, waited = time.perf_counter(), runner.waited
         yield
         seconds = time.perf_counter() - start
-        self._seconds += seconds
+        self.seconds += seconds
         self.host_ms.append(1e3 * (seconds - (runner.waited - waited)))
         held = self._pages - scheduler.pool.free
-        self._iterations += 1
+        self.iterations += 1
         self._slots += len(scheduler.live)
         self._held += held
-        self._most = max(self._most, held)
+        self.most_pages = max(self.most_pages, held)
 
     def summary(self) -> Summary:
-        requests, n = self._requests, self._iterations
-        finished = {reason.value: sum(r.finish_reason is reason for r in requests) for reason in FinishReason}
-        tokens = sum(len(r.tokens) for r in requests)
-        drafted = sum(r.drafted for r in requests)
-        between = [1e3 * (b - a) for r in requests for a, b in zip(r.token_times, r.token_times[1:], strict=False)]
-        chosen = sum(r.ffn_experts for r in requests)
+        n, choices = self.iterations, self.tokens * self._choices
         return Summary(
-            len(requests), {k: v for k, v in finished.items() if v}, sum(len(r.prompt) for r in requests), tokens,
-            self._seconds, n, self._tokens / self._seconds if self._seconds else None,
-            _percentiles([1e3 * (r.token_times[0] - r.submitted) for r in requests if r.token_times]),
-            _percentiles(between), sum(r.accepted for r in requests) / drafted if drafted else None,
-            self._slots / n / self._batch if n else None, self._held / n / self._pages if n else None, self._most,
-            1 - chosen / (tokens * self._choices) if tokens and self._choices else None, _percentiles(self.host_ms),
+            self.requests, dict(self.finished), self.prompt_tokens, self.tokens, self.seconds, n,
+            self.tokens / self.seconds if self.seconds else None, _percentiles(self.first_ms),
+            _percentiles(self.between_ms), self.accepted / self.drafted if self.drafted else None,
+            self._slots / n / self._batch if n else None, self._held / n / self._pages if n else None, self.most_pages,
+            1 - self._ffn_experts / choices if choices else None, _percentiles(self.host_ms),
         )  # fmt: skip
 
 
-def _percentiles(values: list[float]) -> tuple[float, float] | None:
+def _percentiles(values: Sequence[float]) -> tuple[float, float] | None:
     if not values:
         return None
     cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else [values[0]] * 99
