@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.decode_step import OnDevice
 from longcat_ops import LongcatFlashConfig, _library, perf
+from longcat_ops.engine.rank_alone import DeviceSource
 from longcat_ops.model.cache import LatentCache
 from longcat_ops.model.precision import Precision
 from longcat_ops.model.rotary import RotaryTable
@@ -32,7 +32,7 @@ CONFIG = LongcatFlashConfig()
 
 @cache
 def layer(device: str, config: LongcatFlashConfig) -> ScMoELayer:
-    source = OnDevice(torch.bfloat16, std=0.02, device=device, precision=Precision("fp8"))
+    source = DeviceSource(torch.bfloat16, std=0.02, device=device, precision=Precision("fp8"))
     return ScMoELayer(source, "model.layers.0", config, 0).eval()
 
 
