@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
+from longcat_ops import LongcatFlashConfig
 from longcat_ops.engine import scheduler as real
 from longcat_ops.engine.engine import Engine
 from longcat_ops.engine.request import FinishReason, Request, State, Stops
+from longcat_ops.engine.statistics import Statistics
 from longcat_ops.model.passes import CHUNK
 
 from .fake_engine_device import Begin, FakeDevice, Ticket
@@ -107,10 +109,12 @@ def run(case: Case, module: ModuleType = real, *, interrupts: bool = False) -> R
     interrupts: calls of `step` may be interrupted while they wait."""
     result = Run(None, _Watched(_Texts(case), max_batch=case.max_batch, num_pages=case.num_pages, drafts=case.drafts,
                                 stop_ids=STOP_IDS, pace=case.pace, seed=case.seed, fails=case.fails))  # fmt: skip
-    engine = SimpleNamespace(eos=STOP_IDS, tokenizer=None, statistics=SimpleNamespace(token=lambda request: None))
+    counts = Statistics(LongcatFlashConfig(), case.max_batch, case.num_pages)
+    engine = SimpleNamespace(eos=STOP_IDS, tokenizer=None, statistics=counts)
     scheduler = result.scheduler = module.Scheduler(
         result.device, max_batch=case.max_batch, num_pages=case.num_pages, prefill_tokens=case.prefill_tokens,
         steps=case.steps, drafts=case.drafts, eos=STOP_IDS, take=lambda *made: Engine._take(cast(Any, engine), *made),
+        done=counts.done,
     )  # fmt: skip
     scheduler.pool = _noting(module.PagePool, result)(case.num_pages)
     result.device.watch(result, case)
