@@ -6,7 +6,6 @@ import asyncio
 import gc
 import random
 import weakref
-from collections.abc import Iterator
 from functools import lru_cache
 
 import pytest
@@ -17,21 +16,13 @@ from longcat_ops import LongcatError, LongcatFlashForCausalLM, LongcatShapeError
 from longcat_ops.engine.engine import Engine
 from longcat_ops.engine.request import FinishReason, Request
 from support import engine_runs, models
+from support.cli_checkpoint import one_thread  # noqa: F401
 from support.covering import design
 from support.engine_runs import TINY, Alone
 
 ROWS = design(
     {"n": [1, 2, 4, 8], "batch": [1, 4, 16], "speculative": [True, False], "sampled": [False, True]}, lambda row: True
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Workers of the suite share the cores, and threads that wait for each other's cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -63,15 +64,17 @@ def require_own(op: str, process: int) -> None:
         raise LongcatCommError(f"{op}: this communicator belongs to process {process}, which forked this one.")
 
 
-class Closing:
+class Closing(ABC):
     """A context manager that closes; before that it aborts, if its block ends in an error of the caller's own, which
     other ranks do not know of."""
 
+    @abstractmethod
     def abort(self, reason: str = "") -> None:
-        raise NotImplementedError
+        """Ends calls that run, on every rank."""
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Gives connections and memory back."""
 
     def __enter__(self) -> Self:
         return self
