@@ -1,5 +1,5 @@
-"""The command line: `python -m longcat_ops generate | bench-engine | plan | timeline | certify | doctor`. Parsing
-alone imports no torch.
+"""The command line: `python -m longcat_ops generate | bench-engine | plan | timeline | perf-model | certify |
+doctor`. Parsing alone imports no torch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from .. import __version__, _library
 from ..errors import LongcatError
+from . import perf_model_arguments
 
 BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
 MOST_THREADS = 1024  # a typing mistake must not start a million
@@ -55,7 +56,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     module = _module_of_generate(parser, args) if args.command == "generate" else args.command.replace("-", "_")
-    if args.command != "doctor":
+    if args.command not in ("doctor", "perf-model"):
         _library.require_torch()
     return importlib.import_module(f"{__package__}.{module}").run(args)
 
@@ -122,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench_engine(commands)
     _add_plan(commands)
     _add_timeline(commands)
+    text = "what a deployment on many GPUs should reach and cost, by the report's analysis; solve, sweep, plot"
+    perf_model_arguments.add(_command(commands, "perf-model", text))
     _add_certify(commands)
     doctor = _command(commands, "doctor", "say, per op, which backend would run here and why; needs no torch")
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
