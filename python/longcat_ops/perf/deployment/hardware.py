@@ -87,7 +87,7 @@ def flat(name: str, rate: float, source: str, own: bool = True) -> Link:
     return Link(name, ((1, rate, rate),), source, own)
 
 
-RDMA = flat("RDMA", NODE_RATE.value, f"the report assumes 40 GB/s; {NODE_RATE.source}")
+RDMA = flat("RDMA", NODE_RATE.value, "the report assumes it; DeepEP's README has 39 at EP128")
 
 
 def _deepep() -> Link:
@@ -133,7 +133,7 @@ class Efficiency:
 
 FLASH_MLA = Figure(660e12, "FlashMLA's README: decoding on an H800, bound by its tensor cores; the report uses it")
 REPORT = Efficiency(
-    "report", f"peaks, as the report has them, and in attention {FLASH_MLA.value / 1e12:.0f} of an H800's 989 TFLOPS",
+    "report", f"the report: peaks, and FlashMLA's {FLASH_MLA.value / 1e12:.0f} of an H800's 989 TFLOPS in attention",
     attention=FLASH_MLA.value / DEVICES["H800"].bf16.value,
 )  # fmt: skip
 _BAND = "constants of perf.model, published for other kernels"

@@ -117,5 +117,5 @@ def achieved() -> Efficiency:
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
     base = FITTED[0].deployment.efficiency
-    source = f"{base.source}; fitted to {len(FITTED)} measured points of LongCat-Flash, table 6 of the report"
+    source = f"as `report`, fitted to {len(FITTED)} points that the report measured of LongCat-Flash (table 6)"
     return replace(base, name="achieved", source=source, slowdown=slope, fixed_us=mean_y - slope * mean_x)

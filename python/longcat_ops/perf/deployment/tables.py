@@ -160,12 +160,12 @@ def sources() -> Table:
 
 
 def links() -> Table:
-    rows = [("NVLink", "the GPU's own", "rows for other ranks", "as the table of GPUs says")]
+    rows = [("NVLink", "", "the GPU's own", "", "rows for other ranks", "as the table of GPUs says")]
     for link in (RDMA, DEEPEP):
-        rates = [f"{there / 1e9:.0f} / {back / 1e9:.0f}" + (f" to EP {ranks}" if len(link.rates) > 1 else "")
-                 for ranks, there, back in link.rates]  # fmt: skip
-        rows.append((link.name, ", ".join(rates), "every row", link.source))
-    return ("link", "dispatch / combine, GB/s", "counts", "source"), rows
+        for ranks, *rates in link.rates:
+            upto = str(ranks) if len(link.rates) > 1 else ""
+            rows.append((link.name, upto, *(f"{rate / 1e9:.0f}" for rate in rates), "every row", link.source))
+    return ("link", "up to EP", "dispatch, GB/s", "combine, GB/s", "counts", "source"), rows
 
 
 def efficiencies(known: Iterable[Efficiency]) -> Table:
