@@ -12,8 +12,8 @@ DTYPES = ("bfloat16", "float32", "float64")
 
 _EXIT_CODES = """\
 exit codes: 0 done; 1 `generate` found speculative and plain text to differ or a request of --prompts failed,
-`bench-engine` found tokens to differ, `certify` rows to differ, or `doctor` an op that cannot run; 2 the request, the
-checkpoint or the installation is at fault (the message says which, and what to do); 130 interrupted."""
+`bench-engine` or `c2t` tokens to differ, `certify` rows to differ, or `doctor` an op that cannot run; 2 the request,
+the checkpoint or the installation is at fault (the message says which, and what to do); 130 interrupted."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_bench_engine(commands)
+    _add_c2t(commands)
     _add_plan(commands)
     _add_timeline(commands)
     _add_certify(commands)
@@ -58,6 +59,8 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     choice.add_argument(
         "--draft", choices=("argmax", "sampled"), default="argmax", help="how the head drafts when sampling"
     )
+    beta = "verify only drafts that c2t.json of the checkpoint scores so high, 0 .. 1 (default: all drafts)"
+    choice.add_argument("--beta", type=float, metavar="B", help=beta)
     _add_many(p)
     _add_loading(p)
     report = p.add_argument_group("report")
@@ -112,6 +115,25 @@ def _add_bench_engine(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
 
 
+def _add_c2t(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "c2t", "train the classifier that says which drafts of the MTP head are worth verifying")
+    p.add_argument("folder", nargs="?", metavar="CHECKPOINT", help="its folder (default: checkpoints/longcat-tiny)")
+    p.add_argument("--checkpoint", metavar="DIR", help="the same; wins over CHECKPOINT")
+    p.add_argument("--prompts", metavar="FILE", required=True, help="as for `generate`: a prompt a line, 10 at least")
+    p.add_argument("--output", metavar="FILE", help="default: c2t.json in the checkpoint's folder")
+    p.add_argument("--beta", type=float, metavar="B", help="that the file says (default: the best one here)")
+    p.add_argument("--max-new-tokens", type=_integer(2), default=64, metavar="N", help="of each prompt (default: 64)")
+    p.add_argument("--batch", type=_integer(1, 4096), default=16, metavar="N", help="decoded at once (default: 16)")
+    p.add_argument("--units", type=_integer(1, 256), default=48, metavar="N", help="of the hidden layer (default: 48)")
+    p.add_argument("--steps", type=_integer(1), default=3000, metavar="N", help="of the training (default: 3000)")
+    p.add_argument("--seed", type=_integer(0, 2**62 - 1), default=0, help="of the training (default: 0)")
+    betas = "that the texts which judge are decoded with (default: 0.3,0.5,0.6,0.7,0.8)"
+    p.add_argument("--betas", type=_numbers, default=[0.3, 0.5, 0.6, 0.7, 0.8], metavar="B,..", help=betas)
+    p.add_argument("--rounds", type=_integer(1, 1000), default=5, metavar="N", help="of all ways in turns (default: 5)")
+    _add_loading(p)
+    p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+
+
 def _add_plan(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "plan", "size one rank from the config and index alone: bytes, KV per token, fit on a card")
     p.add_argument("path", metavar="DIR|config.json", help="a checkpoint folder (weights are not read) or its config")
@@ -150,6 +172,10 @@ def _add_certify(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--rows", type=_integer(2, 4096), default=33, metavar="N", help="of the largest call (default: 33)")
     p.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
 
 
 def _integers(least: int, most: int) -> Callable[[str], list[int]]:

@@ -1,4 +1,4 @@
-"""The command line: `python -m longcat_ops generate | bench-engine | plan | timeline | certify | doctor`.
+"""The command line: `python -m longcat_ops generate | bench-engine | c2t | plan | timeline | certify | doctor`.
 Parsing alone imports no torch.
 """
 
@@ -57,6 +57,8 @@ def _run(argv: Sequence[str] | None) -> int:
 def _module_of_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     """Which module serves `generate`; options that belong to the other one are refused."""
     of_batch = ("output", "batch", "max_tokens_in_cache", "steps_per_schedule", "stop")
+    if args.beta is not None and not args.speculative:
+        parser.error("generate: --beta does not go with --no-speculative")
     of_one = [name for name in ("compare", "text") if getattr(args, name) not in (None, False)]
     of_one += ["draft sampled"] if args.draft != "argmax" else []
     if args.prompts is None:
