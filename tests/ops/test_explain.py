@@ -11,7 +11,7 @@ from longcat_ops.perf import DEVICES
 from longcat_ops.testing.op_cases import CASES, EVERY, is_output, schema_call
 
 # Outputs whose old values are read.
-READ_FIRST = {("advance_lengths", "lengths"), ("advance_lengths", "num_drafts")}
+READ_FIRST = {("advance_lengths", "lengths"), ("advance_lengths", "num_drafts"), ("filter_drafts", "num_drafts")}
 PEAKS = {name: (DEVICES[name].memory.value, DEVICES[name].fp8.value) for name in ("H100", "H800", "H200")}
 
 
