@@ -127,6 +127,9 @@ def test_a_config_of_ones_own(capsys: pytest.CaptureFixture, tmp_path: Path) -> 
     text = printed(capsys, str(file))
     assert f"{file}, 30.5 B parameters, 3.0 B active" in text  # Qwen3-30B-A3B; 3.3 B active with the embedding
     assert printed(capsys, str(tmp_path)) == text
+    file.write_text(json.dumps(QWEN_LIKE | {"num_experts": 160}))
+    assert read(capsys, str(file))["deployment"]["ep"] == 80
+    assert read(capsys, str(file), "--link", "NVLink")["deployment"]["ep"] == 8
     file.write_text(json.dumps({"hidden_size": 8}))
     assert "missing: num_layers or num_hidden_layers; num_attention_heads; " in refused(capsys, str(file))
     file.write_text("[")

@@ -108,6 +108,7 @@ def test_sweeps() -> None:
         else:
             assert point.result == evaluate(replace(LONGCAT, batch=point.values[0]))
     assert axis("attention-precision=bf16") == ("attention_precision", ("bf16",))
+    assert "`price` is -1.0, expected dollars an hour" in sweep(LONGCAT, {"price": (-1.0,)})[0].reason
     dearer = sweep(LONGCAT, {"price": (4.0,)})[0].result
     assert dearer.dollars == pytest.approx(2 * evaluate(LONGCAT).dollars)
     named = sweep(replace(LONGCAT, ep=8), {"link": ("NVLink", "DeepEP"), "gpu": ("H200",)})

@@ -26,7 +26,7 @@ from typing import Any
 from ..errors import LongcatShapeError, message
 from ..perf.deployment import reported, solve, studies, tables
 from ..perf.deployment.calibration import measured
-from ..perf.deployment.deployment import Deployment
+from ..perf.deployment.deployment import Deployment, divisors
 from ..perf.deployment.hardware import EFFICIENCIES, GPUS, Efficiency, Gpu, flat, link_by_name, with_price
 from ..perf.deployment.network import NETWORKS, Network, from_config, known
 from ..perf.deployment.step import Result, evaluate, with_attention
@@ -56,7 +56,8 @@ def _deployment(args: argparse.Namespace, gpus: dict[str, Gpu]) -> Deployment:
         if args.link or not 0 < args.link_gb_s < 1e6:
             raise LongcatShapeError(message("perf-model", "link_gb_s", args.link_gb_s, "GB/s, without --link"))
         link = flat("given", 1e9 * args.link_gb_s, "given")
-    ep = args.ep or min(DEFAULT_EP, network.experts)
+    most = gpu.domain if args.link == "NVLink" else DEFAULT_EP
+    ep = max(n for n in divisors(network.experts) if n <= most) if args.ep is None else args.ep
     same = ("batch", "drafts", "acceptance", "context", "precision", "attention_precision", "overlap", "zero_aware",
             "ffn_experts", "tp")  # fmt: skip
     d = Deployment(network, gpu, ep, **{name: getattr(args, name) for name in same}, link=link,
@@ -180,7 +181,7 @@ def _sweep(args: argparse.Namespace, d: Deployment, gpus: dict[str, Gpu]) -> tup
 def _solve(args: argparse.Namespace, d: Deployment, gpus: dict[str, Gpu]) -> tuple[list[str], dict[str, Any]]:
     kinds = [gpus[args.gpu]] if args.gpu else list(gpus.values())
     wanted = solve.targets(args.solve)
-    found = solve.solve(d, wanted, kinds, [args.ep] if args.ep else None)
+    found = solve.solve(d, wanted, kinds, None if args.ep is None else [args.ep])
     best = found.best
     where = f"{best.deployment.ep} x {best.deployment.gpu.name}, {best.deployment.batch} sequences a GPU"
     cheapest = f"{where}, {tables.number(best.dollars)} $ a million tokens"

@@ -31,7 +31,8 @@ def add(p: argparse.ArgumentParser) -> None:
 
 def _add_deployment(g: argparse._ArgumentGroup) -> None:
     g.add_argument("--gpu", choices=tuple(GPUS), help="default: H800; with --solve every kind that has a price")
-    g.add_argument("--ep", type=int, metavar="N", help="GPUs that share the experts (default: 128; --solve: any)")
+    share = "GPUs that share the experts (default: up to 128; with --solve any number)"
+    g.add_argument("--ep", type=int, metavar="N", help=share)
     g.add_argument("--batch", type=int, default=96, metavar="N", help="sequences of a GPU (default: 96)")
     g.add_argument("--drafts", type=int, default=1, metavar="N", help="of a step and sequence (default: 1)")
     g.add_argument("--acceptance", type=float, default=0.8, metavar="P", help="of a draft (default: 0.8)")

@@ -62,7 +62,7 @@ def targets(text: str) -> list[Target]:
         name, _, number = (one.strip() for one in part.partition(sign))
         try:
             target = Target(name.lower(), float(number))
-            legal = target.value > 0 and (sign == ">=") == (target.metric.sense > 0)
+            legal = 0 < target.value < float("inf") and (sign == ">=") == (target.metric.sense > 0)
         except (ValueError, KeyError):
             legal = False
         if not legal:

@@ -39,7 +39,7 @@ class Parts:
 
 def with_attention(d: Deployment, us: float) -> Deployment:
     """The same where one attention takes `us`; other batches and contexts keep its ratio to the model."""
-    require("attention_us", us, 0 < us < 1e9, "more than 0")
+    require("attention_us", us, 0 < us < 1e9, "us, more than 0 and less than 1e9")
     return replace(d, attention_factor=us / parts(replace(d, attention_factor=1.0)).attention.us)
 
 

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from ...errors import LongcatShapeError, message
-from .deployment import OVERLAPS, PRECISIONS, Deployment
+from .deployment import OVERLAPS, PRECISIONS, Deployment, require
 from .hardware import GPUS, LINKS, Gpu, link_by_name, with_price
 from .step import Result, evaluate
 
@@ -27,6 +27,7 @@ def changed(d: Deployment, **values: Any) -> Deployment:
     price, link, gpu = (values.pop(name, None) for name in ("price", "link", "gpu"))
     gpu = GPUS[gpu] if isinstance(gpu, str) else gpu or d.gpu
     if price is not None:
+        require("price", price, 0 < price < 1e6, "dollars an hour, more than 0")
         gpu = with_price(gpu, price)
     name = link or (d.link.name if d.link is not None else None)
     path = link_by_name(name, gpu) if name in LINKS else d.link
