@@ -90,7 +90,7 @@ def test_infeasible_targets_list_what_is_possible() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "speed >= 3", "tpot >= 3", "tokens/s/user <= 3", "tpot <= x", "tpot <= 0", "tpot"]
+    "text", ["", "speed >= 3", "tpot >= 3", "tokens/s/user <= 3", "tpot <= x", "tpot <= 0", "tpot", "tpot <= inf"]
 )
 def test_targets_that_are_none(text: str) -> None:
     with pytest.raises(LongcatShapeError, match='one of "tokens/s/user >= X", "tpot <= X"'):
