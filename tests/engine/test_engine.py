@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import longcat_ops
-from longcat_ops import LongcatError, LongcatFlashForCausalLM, LongcatShapeError, LongcatUnsupportedError
+from longcat_ops import DraftFilter, LongcatError, LongcatFlashForCausalLM, LongcatShapeError, LongcatUnsupportedError
 from longcat_ops.engine.engine import Engine
 from longcat_ops.engine.request import FinishReason, Request
 from longcat_ops.model.passes import Step
@@ -23,7 +23,8 @@ from support.covering import design
 from support.engine_runs import TINY, Alone
 
 ROWS = design(
-    {"n": [1, 2, 4, 8], "batch": [1, 4, 16], "speculative": [True, False], "sampled": [False, True]}, lambda row: True
+    {"n": [1, 2, 4, 8], "batch": [1, 4, 16], "drafts": ["none", "all", "c2t"], "sampled": [False, True]},
+    lambda row: True,
 )
 
 
@@ -40,13 +41,16 @@ def expected(alone: Alone, count: int, sampled: bool, seed: int) -> list[list[in
 def check(alone: Alone, row: dict[str, int], count: int, seed: int) -> None:
     chosen, want = engine_runs.cases(count, row["sampled"], seed), expected(alone, count, row["sampled"], seed)
     with Engine(alone.model, max_batch=row["batch"], max_tokens=1200, steps_per_schedule=row["n"],
-                speculative=row["speculative"], tokenizer=alone.tokenizer) as engine:  # fmt: skip
+                speculative=row["drafts"] != "none", tokenizer=alone.tokenizer,
+                draft_filter=DraftFilter.load(TINY, 0.7) if row["drafts"] == "c2t" else None) as engine:  # fmt: skip
         requests = engine_runs.run(engine, chosen, random.Random(seed))
     runner, pool = engine._runner, engine._scheduler.pool  # whose thread has ended
     assert pool.free == pool.total and int(runner.whole.num_drafts.max()) < 0 and not runner.cache.rows.any()
     assert len(requests) == count and all(request.done for request in requests)
     problems = [engine_runs.wrong(alone, *each) for each in zip(chosen, requests, want, strict=True)]
     assert not any(problems), [(i, text) for i, text in enumerate(problems) if text][:3]
+    rows = engine.statistics.summary().rows_per_token
+    assert rows == 1 if row["drafts"] == "none" else 1 < rows < 2
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

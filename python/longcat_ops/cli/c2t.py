@@ -12,8 +12,8 @@ classifier goes to c2t.json in the checkpoint's folder, which `generate --beta` 
     best                   beta (null: no draft is worth its row), speed_up: by these costs, on the judging drafts
     run                    checkpoint, device, threads, dtype, prompts, max_new_tokens, batch, rounds, seed
     ways                   of each: way (plain, all drafts, beta), beta, verified (share of a step's drafts), accepted
-                           (of those), rows_per_token, tokens_per_step, rows_saved (over all drafts), tokens_lost (a
-                           step, over all drafts), tokens_per_second (p10, median, p90), speed_up (over plain),
+                           (of those), rows_per_token, tokens_per_step, rows_saved (of those that verify all drafts),
+                           tokens_lost (a step, likewise), tokens_per_second (p10, median, p90), speed_up (over plain),
                            predicted (the speed-up by costs and formula), identical
 """
 
@@ -183,16 +183,17 @@ def _decode(
 
 def _facts(way: _Way, ways: list[_Way], costs: tuple[float, float]) -> dict[str, Any]:
     plain, every, *_ = ways
-    rows, length = (way.steps + way.drafted) / way.stepped, way.stepped / way.steps
+    length = way.stepped / way.steps
     rates = [sum(map(len, way.tokens)) / seconds for seconds in way.seconds]
     draft_cost, verify_cost = costs
     drafts = int(way is not plain)
     of_step = 1 + way.drafted / way.steps * (verify_cost - 1)  # of a step that verifies some of its drafts
     return {
         "way": way.name, "beta": way.beta, "verified": way.drafted / way.steps if drafts else None,
-        "accepted": way.accepted / way.drafted if way.drafted else None, "rows_per_token": rows,
+        "accepted": way.accepted / way.drafted if way.drafted else None,
+        "rows_per_token": (way.steps + way.drafted) / way.stepped,
         "tokens_per_step": length,
-        "rows_saved": 1 - rows * every.stepped / (every.steps + every.drafted) if drafts else None,
+        "rows_saved": 1 - way.drafted / every.drafted if drafts else None,
         "tokens_lost": 1 - length * every.steps / every.stepped if drafts else None,
         "tokens_per_second": cuts(rates, 10, 50, 90),
         "speed_up": statistics.median(plain.seconds) / statistics.median(way.seconds),
