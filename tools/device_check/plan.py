@@ -54,7 +54,7 @@ def smoke() -> list[Step]:
         steps.append(
             Step(f"smoke/decode-step-B{sequences}", 0.5, ask="smoke.decode_step", arguments=sizes, small=small)
         )
-    steps.append(Step("smoke/draws", 1, ask="smoke.draws",
+    steps.append(Step("smoke/draws", 1, ask="smoke_sampling.draws",
                       arguments={"sequences": 24, "drafts": 2, "vocabulary": 131072},
                       small={"sequences": 9, "vocabulary": 300}))  # fmt: skip
     for groups in (4, 64):
