@@ -78,10 +78,10 @@ RESULTS = "docs/results/h200-predictions.json"
 PLOTS = ("docs/moe_gemm_roofline.svg", "docs/moe_gemm_crossover.svg")
 
 
-def renewed(page: str, sections: dict[str, Callable[[], str]]) -> str:
-    """The page with its sections made anew. Raises ValueError where it does not have each of them, once."""
+def renewed(page: str, sections: dict[str, Callable[[], str]], kind: str = "predictions") -> str:
+    """The page with its sections of a kind made anew. Raises ValueError where it does not have each of them, once."""
     for name, make in sections.items():
-        begin, end = f"<!-- predictions: {name} -->\n", f"<!-- end of {name} -->\n"
+        begin, end = f"<!-- {kind}: {name} -->\n", f"<!-- end of {name} -->\n"
         parts = re.split(f"{re.escape(begin)}.*?{re.escape(end)}", page, flags=re.DOTALL)
         if len(parts) != 2:
             raise ValueError(f"the page has {len(parts) - 1} sections {name!r}, expected 1")
