@@ -1,11 +1,13 @@
-"""What training needs besides an optimiser: control of the router, losses and monitors (docs/training.md)."""
+"""For trainers: control of the router, losses, monitors, initial values (docs/training.md)."""
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from .activations import ActivationMonitor, Activations, activation_monitor, hidden_z_loss
 from .adam_epsilon import EpsilonCheck, adam_epsilon_check
 from .balance_loss import device_balance_loss
 from .bias_controller import BiasController
+from .initialisation import VarianceAlignment, init_longcat_, variance_alignment
 from .router_stability import BalanceWeight, router_gradient_ratio, router_similarity
+from .transfer import transfer_hyperparameters
 
 __all__ = [
     "ActivationMonitor",
@@ -13,10 +15,14 @@ __all__ = [
     "BalanceWeight",
     "BiasController",
     "EpsilonCheck",
+    "VarianceAlignment",
     "activation_monitor",
     "adam_epsilon_check",
     "device_balance_loss",
     "hidden_z_loss",
+    "init_longcat_",
     "router_gradient_ratio",
     "router_similarity",
+    "transfer_hyperparameters",
+    "variance_alignment",
 ]
