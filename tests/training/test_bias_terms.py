@@ -150,16 +150,22 @@ def test_an_update_on_a_device_reads_nothing_on_the_host(options: dict) -> None:
 
 @pytest.mark.parametrize("wrong", [[0] * 10, [1] * 10, [-1, 5] + [0] * 8])
 def test_counts_that_cannot_be_are_left_out_on_a_device(wrong: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BiasController, "_require_counts", lambda *_: None)  # what the host alone asks
     control, other = controller(**PID), controller(**PID)
-    for counts in batches(6):
-        control.update(counts)
-        control.update(torch.tensor(wrong))
-        other.update(counts)
+    with monkeypatch.context() as patch:
+        patch.setattr(BiasController, "_require_counts", lambda *_: None)  # what the host alone asks
+        for counts in batches(6):
+            control.update(counts)
+            control.update(torch.tensor(wrong))
+            other.update(counts)
     assert torch.equal(control.bias, other.bias) and control.step == 6 and int(control.refused) == 6
     other.check()
     with pytest.raises(LongcatShapeError, match="argument `counts` is unusable in 6 updates"):
         control.check()
+
+
+def test_nan_is_no_count() -> None:
+    with pytest.raises(LongcatShapeError, match="argument `counts` is summing to nan"):
+        controller().update(torch.full((10,), float("nan")))
 
 
 def test_counts_elsewhere_are_refused() -> None:

@@ -64,7 +64,7 @@ def device_balance_loss(
     _require_ids(ids, probs, top_k)
 
     tokens, size, p = len(probs), num_experts // groups, wide(probs)
-    group = torch.where((ids >= 0) & (ids < num_experts), ids.long().div(size, rounding_mode="floor"), groups)
+    group = ids.long().div(size, rounding_mode="floor").masked_fill((ids < 0) | (ids >= num_experts), groups)
     counts = (group.reshape(-1, 1) == torch.arange(groups + 1, device=ids.device)).sum(0).to(p)
     share = p.mean(0)  # P_j is the sum over group j
     of_ffn = (counts[:groups] * share[:num_experts].view(groups, size).sum(1)).sum()

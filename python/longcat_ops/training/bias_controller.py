@@ -127,13 +127,13 @@ class BiasController:
             counts = counts.to(torch.int64, copy=True)
             torch.distributed.all_reduce(counts, group=self.group)
         choices = counts.sum()
-        if counts.device.type == "cpu":
-            self._require_counts(counts, int(choices))
         fits = (choices > 0) & (choices % self.top_k == 0) & (counts.min() >= 0)
+        if counts.device.type == "cpu":
+            self._require_counts(bool(fits), f"summing to {choices.item()}")
         wanted = self.target_real / self.top_k / self.num_experts
         error = wanted - counts[: self.num_experts].to(self.bias) / choices
         mine = self.bias[: self.num_experts]
-        mine += torch.where(fits, self._change(error), 0)
+        mine += self._change(error).masked_fill(~fits, 0)
         if self.limit is not None:
             mine.clamp_(-self.limit, self.limit)
         if self.kp or self.kd:
@@ -145,8 +145,7 @@ class BiasController:
     def check(self) -> None:
         """Reads on the host whether all counts fitted. Raises LongcatShapeError if `update` has left some out."""
         refused = int(self.refused)
-        require(refused == 0, _OP, "counts", f"unusable in {refused} updates, which were left out",
-                f"counts >= 0 whose sum is a positive multiple of top_k = {self.top_k}")  # fmt: skip
+        self._require_counts(refused == 0, f"unusable in {refused} updates, which were left out")
 
     def real_per_token(self, counts: Tensor) -> float:
         """Mean number of FFN experts per token that `counts` speaks of, to be compared with target_real; read on the
@@ -191,11 +190,5 @@ class BiasController:
         )
         require(counts.device == self.bias.device, _OP, "counts", f"on {counts.device}", f"on {self.bias.device}")
 
-    def _require_counts(self, counts: Tensor, choices: int) -> None:
-        require(
-            choices > 0 and choices % self.top_k == 0 and int(counts.min()) >= 0,
-            _OP,
-            "counts",
-            f"summing to {choices}",
-            f"counts >= 0 whose sum is a positive multiple of top_k = {self.top_k}",
-        )
+    def _require_counts(self, holds: bool, got: str) -> None:
+        require(holds, _OP, "counts", got, f"counts >= 0 whose sum is a positive multiple of top_k = {self.top_k}")
