@@ -168,7 +168,9 @@ std::vector<OpRow> sampling_ops() {
       {"filter_drafts(Tensor logits, Tensor hidden, Tensor output, Tensor? joint_before, int depth, float beta, "
        "int top, Tensor(a!) num_drafts, Tensor(b!) joint, Tensor(c!) entropy, Tensor(d!) score) -> ()",
        check_filter_drafts,
-       {.assumes = "every sequence has a draft of this depth", .bytes_read = filter_bytes_read}},
+       {.assumes = "every sequence has a draft of this depth",
+        .bytes_read = filter_bytes_read,
+        .launches = [](const Arguments& a) { return sampled_launches("filter_drafts", a, 1); }}},
   };
 }
 

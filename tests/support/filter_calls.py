@@ -1,4 +1,4 @@
-"""Calls of filter_drafts that are checked: by the op's own tests, and in the emulator."""
+"""Calls of filter_drafts that are checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def classifier(units: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Weights of hidden units and of the output, of both signs, whose scores are neither all low nor all high."""
     g = torch.Generator().manual_seed(seed)
     hidden = torch.randn(units, 4, generator=g) * torch.tensor([2.0, 0.3, 0.2, 0.5])
-    return hidden, torch.cat([torch.randn(units, generator=g) * 2 / units**0.5, torch.zeros(1)])
+    return hidden, torch.cat([torch.randn(units, generator=g) * 2 / units**0.5, torch.tensor([0.25])])
 
 
 def counts(b: int, depth: int) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import _environment
 from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from ..model import LongcatFlashForCausalLM
 from ..model.cache import PAGE_SIZE
@@ -68,6 +69,8 @@ class Engine:
         if model.parallel is not None:
             raise LongcatUnsupportedError(message("Engine", "model", "a model of several ranks", "one on one rank"))
         obstacle = obstacle_to_capture(model)
+        if obstacle is None and model.device.type == "cpu" and _environment.backend() == "emu":
+            obstacle = "the emulator keeps one recorded step, an engine has one for each size"
         if graph and obstacle is not None:
             raise LongcatUnsupportedError(message("Engine", "graph", True, "None or False", context=obstacle))
         self.model, self.tokenizer = model, tokenizer
