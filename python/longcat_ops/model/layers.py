@@ -91,6 +91,8 @@ class RMSNorm(DerivingBlock):
 
     def derive(self, weight: Tensor) -> tuple[Tensor | None]:
         """gain * weight [size]."""
+        if weight.is_meta:  # as in `renew`: torch would load its compiler to multiply
+            return (None if self.gain == 1 else weight.new_empty(weight.shape),)
         return (None if self.gain == 1 else weight * self.gain,)
 
     @property
