@@ -1,5 +1,5 @@
-"""The command line: `python -m longcat_ops generate | bench-engine | plan | timeline | certify | doctor`. Parsing
-alone imports no torch.
+"""The command line: `python -m longcat_ops generate | bench-engine | plan | quantize | timeline | certify | doctor`.
+Parsing alone imports no torch.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .. import __version__, _library
 from ..errors import LongcatError
+from . import conversion_options
+from .options import command as _command
+from .options import integer as _integer
+from .options import integers as _integers
 
 BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
 MOST_THREADS = 1024  # a typing mistake must not start a million
@@ -113,7 +117,7 @@ def _discard(stream: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longcat_ops",
-        description="LongCat-Flash: decode, size and model a deployment, certify its bits, inspect this installation.",
+        description="LongCat-Flash: decode, quantize, size and model a deployment, certify bits, inspect this machine.",
         epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"longcat_ops {__version__}")
@@ -121,15 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_bench_engine(commands)
     _add_plan(commands)
+    conversion_options.add_quantize(commands)
     _add_timeline(commands)
     _add_certify(commands)
     doctor = _command(commands, "doctor", "say, per op, which backend would run here and why; needs no torch")
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
-
-
-def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:
@@ -244,26 +245,3 @@ def _add_certify(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--rows", type=_integer(2, 4096), default=33, metavar="N", help="of the largest call (default: 33)")
     p.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
-
-
-def _integers(least: int, most: int) -> Callable[[str], list[int]]:
-    one = _integer(least, most)
-    return lambda text: [one(part) for part in text.split(",")]
-
-
-def _integer(least: int, most: int | None = None) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:  # also of more digits than Python reads
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            expected = f">= {least}" if most is None else f"in {least} .. {most}"
-            raise argparse.ArgumentTypeError(f"{_short(text)} is not an integer {expected}")
-        return value
-
-    return parse
-
-
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= 60 else f"{text[:20]!r}... of {len(text)} characters"

@@ -62,9 +62,10 @@ class NoBar:
 
 
 def bar(text: str, total: int, done: int = 0, unit: str = "request") -> Any:
-    """A progress bar on stderr, if that is a terminal and tqdm is installed."""
+    """A progress bar on stderr, if that is a terminal and tqdm is installed. unit "B": of bytes, in KiB, MiB, GiB."""
     try:
         from tqdm import tqdm
     except ImportError:
         return NoBar()
-    return tqdm(total=total, initial=done, unit=unit, desc=text, disable=None)
+    scale = {"unit_scale": True, "unit_divisor": 1024} if unit == "B" else {}
+    return tqdm(total=total, initial=done, unit=unit, desc=text, disable=None, **scale)
