@@ -165,7 +165,7 @@ def test_policies(source, tmp_path):
     ):
         refused(LongcatShapeError, pattern, source, tmp_path / "fp8", policy=policy(rules))
     for name in ("fp8", "some", tmp_path / "nothing.json"):
-        refused(LongcatShapeError, "`policy` is '.*', expected 'all', 'none' or the path of a JSON policy file", source,
+        refused(LongcatShapeError, "`policy` is '.*', expected 'all', 'none', 'auto' or the path of a JSON", source,
                 tmp_path / "fp8", policy=name)  # fmt: skip
     refused(LongcatShapeError, "expected none with to='bf16'", source, tmp_path / "fp8", policy=policy(one), to="bf16")
     refused(LongcatShapeError, "`to` is 'int4'", source, tmp_path / "fp8", to="int4")

@@ -1,4 +1,7 @@
-"""`python -m longcat_ops quantize`: a progress bar in bytes, then what was made."""
+"""`python -m longcat_ops quantize`: a progress bar in bytes, then what was made.
+
+With --policy auto, DEST also holds precision_policy.json, calibration.json, calibration.md and calibration.svg.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,26 @@ from dataclasses import asdict
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
+from ..errors import LongcatShapeError, message
+from ..loading.calibration import Thresholds
 from ..loading.quantize import Converted, quantize
 from . import terminal
 from .main import INTERRUPTED
+from .texts import windows_of
 
 
 def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
-    start, bars = perf_counter(), Bars()
+    start, bars = perf_counter(), terminal.Bars("B")
+    text, thresholds = _calibrating(args)
     try:
-        made = quantize(args.source, args.dest, to=args.to, policy=args.policy, shard_bytes=args.shard_mb * 10**6,
-                        progress=bars.show)  # fmt: skip
+        made = quantize(
+            args.source, args.dest, to=args.to, policy=args.policy, text=text, thresholds=thresholds,
+            shard_bytes=args.shard_mb * 10**6, progress=bars.show,
+        )  # fmt: skip
     except KeyboardInterrupt:
         bars.close()
         print("\ninterrupted\n  to go on: the same command again", file=sys.stderr)
@@ -32,23 +42,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class Bars:
-    """A progress bar in bytes for each thing that is done, one after another."""
-
-    def __init__(self) -> None:
-        self._what, self._done, self._bar = "", 0, None
-
-    def show(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
-            self.close()
-            self._what, self._done, self._bar = what, 0, terminal.bar(what, total, unit="B")
-        self._bar.update(done - self._done)
-        self._done = done
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._what, self._bar = "", None
+def _calibrating(args: argparse.Namespace) -> tuple[list[Tensor], Thresholds | None]:
+    """The text and the thresholds of --policy auto; options that belong to it are refused without it."""
+    given = {"max_input": args.max_input, "relative": args.max_relative, "absolute": args.max_absolute}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.policy != "auto":
+        if given or args.calibrate is not None or args.window is not None:
+            got = f"{args.policy!r} with options of a calibration"
+            raise LongcatShapeError(message("quantize", "--policy", got, "auto"))
+        return [], None
+    if args.calibrate is None:
+        raise LongcatShapeError(message("quantize", "--calibrate", "missing", "a text with --policy auto"))
+    text, _ = windows_of(args, args.source, "--calibrate", args.calibrate)
+    return text, Thresholds(**given)
 
 
 def line(made: Converted, seconds: float) -> str:

@@ -98,27 +98,30 @@ class Destination:
         got = f"{self.path}, whose {RECORD} has an unknown line {number}"
         raise _refuse(got, "the output of an interrupted run", "name another folder, or empty this one")
 
-    def begin(self, header: dict[str, Any]) -> None:
-        """The run that this folder belongs to: a new one, or the one that was interrupted.
+    def require_same(self, source: dict[str, Any], options: dict[str, Any]) -> None:
+        """Raises LongcatShapeError for another SOURCE, or other options, than those of the interrupted run, if any."""
+        if self.header is None:
+            return
+        where, fix = f"the one that {self.path} was begun with", "name another folder for another run"
+        for key, value in json.loads(json.dumps(options)).items():
+            before = self.header.get("options", {}).get(key, ...)
+            if before != value:
+                raise LongcatShapeError(message("quantize", key, _short(value), f"{_short(before)}, {where}", fix=fix))
+        if self.header.get("source") != source:
+            changed = _changed(self.header.get("source"), source)
+            raise LongcatShapeError(message("quantize", "SOURCE", f"changed: {changed}", where, fix=fix))
 
-        Raises: LongcatShapeError for another SOURCE, or other options, than those of the interrupted run.
+    def begin(self, source: dict[str, Any], options: dict[str, Any], plan: str) -> None:
+        """The run that this folder belongs to: a new one, or the one that was interrupted, which `require_same` has
+        compared. plan: a hash of all files to come.
         """
-        header = json.loads(json.dumps({"run": _KIND, **header}))
+        header = json.loads(json.dumps({"run": _KIND, "source": source, "options": options, "plan": plan}))
         if self.header is None:
             self.header = header
             self._add(header)
-            return
-        where, fix = f"the one that {self.path} was begun with", "name another folder for another run"
-        for key, value in header["options"].items():
-            before = self.header.get("options", {}).get(key, ...)
-            if before != value:
-                got, expected = f"{_short(value)}", f"{_short(before)}, {where}"
-                raise LongcatShapeError(message("quantize", key, got, expected, fix=fix))
-        if self.header.get("source") != header["source"]:
-            changed = _changed(self.header.get("source"), header["source"])
-            raise LongcatShapeError(message("quantize", "SOURCE", f"changed: {changed}", where, fix=fix))
-        if self.header != header:
-            raise _refuse("of another release, which cuts shards otherwise", "one of this release", fix)
+        elif self.header != header:
+            got = f"{self.path}, begun by a release that divides tensors otherwise"
+            raise _refuse(got, "one that this release began", "name another folder, or empty this one")
 
     def has(self, shard: str, size: int) -> bool:
         """Whether this file of weights, of so many bytes, is whole."""

@@ -10,29 +10,33 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ..errors import LongcatCheckpointError, LongcatError, LongcatShapeError, message
 from ..model import files
 from ..model.config import LongcatFlashConfig
 from ..model.precision import Precision
 from ..types import BLOCK
-from . import conversion
+from . import calibration_report, conversion
+from .calibrate import calibrate
+from .calibration import Thresholds
 from .checkpoint import INDEX, CheckpointSource
 from .conversion import E4M3, Item
 from .destination import RECORD, Destination, writing
 from .durable import NewFile, write_file
+from .layerwise import check_windows
 from .tensor_file import NewTensorFile, TensorLayout
 
 # Of a file of weights: what transformers' save_pretrained took for years. An interruption costs at most one of them.
 SHARD_BYTES = 5 * 10**9
-FORMS, POLICIES = ("fp8", "bf16"), ("all", "none")
+FORMS, POLICIES = ("fp8", "bf16"), ("all", "none", "auto")
 CONFIG = "config.json"
-_OURS = {RECORD, CONFIG, INDEX}
+_OURS = {RECORD, CONFIG, INDEX, *calibration_report.FILES}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what is done, bytes of it so far, all of them
@@ -56,7 +60,8 @@ class Converted:
 
 
 def quantize(source: str | Path, dest: str | Path, *, to: str = "fp8", policy: str | Path = "all",
-             shard_bytes: int = SHARD_BYTES, progress: Progress | None = None) -> Converted:  # fmt: skip
+             text: Sequence[Tensor] = (), thresholds: Thresholds | None = None, shard_bytes: int = SHARD_BYTES,
+             progress: Progress | None = None) -> Converted:  # fmt: skip
     """Writes the FP8 form of the checkpoint `source`, or its bf16 form, to the folder `dest`, which is new or empty.
 
     An interrupted run goes on when it is called again with the same arguments, and its output has the same bytes. The
@@ -66,7 +71,9 @@ def quantize(source: str | Path, dest: str | Path, *, to: str = "fp8", policy: s
         to: "fp8", or "bf16", which multiplies every FP8 weight out.
         policy: of "fp8". "all" quantises every projection that can be FP8, "none" multiplies out as "bf16" does, a path
             names a JSON policy as `from_pretrained(precision=)` takes it. Where none of its patterns fits, tensors stay
-            as they are; so do norms, routers, embeddings and head.
+            as they are; so do norms, routers, embeddings and head. "auto" calibrates: see `calibrate`. Its policy,
+            measures, table and heat map then lie in `dest`, too.
+        text: of "auto", texts that begin anew, i64[n] each. thresholds: of "auto", None for the defaults.
         shard_bytes: of a file of weights, at most, unless one tensor is larger.
         progress: called after each piece.
 
@@ -76,37 +83,44 @@ def quantize(source: str | Path, dest: str | Path, *, to: str = "fp8", policy: s
         LongcatCheckpointError: `source` cannot be read, does not match its config.json, or changes meanwhile.
         LongcatError: `dest` cannot be written, or its disk is full; what is whole there stays, and counts.
     """
-    _check(to, policy, shard_bytes)
+    _check(to, policy, text, shard_bytes)
     source, dest = Path(source), Path(dest)
     config, _ = LongcatFlashConfig.read_files(source)
     stored = CheckpointSource(source, config, torch.bfloat16, progress=False)
     facts = _facts(source, stored)
-    with Destination(source, dest) as out:
-        rules = _rules(to, policy)
+    calibrates = to == "fp8" and policy == "auto"
+    rules = None if calibrates else _rules(to, policy)
+    asked = _asked(config, text, thresholds) if calibrates else None
+    options = {"to": to, "policy": rules.rules if rules else "auto", "calibration": asked, "shard_bytes": shard_bytes}
+    with Destination(source, dest) as out, writing(dest):
+        out.require_same(facts, options)
+        rules = rules or _calibrated(out, {"source": facts, **asked}, text, thresholds, progress)
         rules.check({name: want.can_be_fp8 for name, want in stored.expected.items()})
         items = conversion.choose(stored.header, stored.expected, rules)
         shards = conversion.shards(items, shard_bytes)
         plan = hashlib.sha256(repr([(s, conversion.layouts(group)) for s, group in shards.items()]).encode())
-        options = {"to": to, "policy": rules.rules, "shard_bytes": shard_bytes}
-        already = out.complete
-        with writing(dest):
-            out.begin({"source": facts, "options": options, "plan": plan.hexdigest()})
-            if already and all(files.exists(dest / name) for name in (CONFIG, INDEX, *shards)):
-                return _converted(dest, items, shards, already)
+        already = out.complete and all(files.exists(dest / name) for name in (CONFIG, INDEX, *shards))
+        out.begin(facts, options, plan.hexdigest())
+        if not already:
             _require_room(out, shards)
-            _write(out, shards, stored, progress or (lambda *_: None))
+            _write(out, shards, stored, progress)
             if _facts(source, stored) != facts:
                 raise LongcatCheckpointError(f"{source} changed while it was read; {dest} is of no use.")
             _finish(out, source, shards)
     return _converted(dest, items, shards, already)
 
 
-def _check(to: str, policy: str | Path, shard_bytes: int) -> None:
+def _check(to: str, policy: str | Path, text: Sequence[Tensor], shard_bytes: int) -> None:
     if to not in FORMS:
         raise LongcatShapeError(message("quantize", "to", repr(to), "'fp8' or 'bf16'"))
-    if str(policy) not in POLICIES and (to == "bf16" or not files.exists(policy)):
-        expected = "'all', 'none' or the path of a JSON policy file" if to == "fp8" else "none with to='bf16'"
+    if to == "bf16" and policy not in ("all", "none"):
+        raise LongcatShapeError(message("quantize", "policy", repr(str(policy)), "none with to='bf16'"))
+    if str(policy) not in POLICIES and not files.exists(policy):
+        expected = "'all', 'none', 'auto' or the path of a JSON policy file"
         raise LongcatShapeError(message("quantize", "policy", repr(str(policy)), expected))
+    if (policy == "auto") != bool(len(text)):
+        got = f"{len(text)} texts with policy {str(policy)!r}"
+        raise LongcatShapeError(message("quantize", "text", got, "a text with policy 'auto', and none without"))
     if isinstance(shard_bytes, bool) or not isinstance(shard_bytes, int) or shard_bytes < 1:
         raise LongcatShapeError(message("quantize", "shard_bytes", repr(shard_bytes), "a positive int"))
 
@@ -115,6 +129,25 @@ def _rules(to: str, policy: str | Path) -> Precision:
     kinds = {"all": "fp8", "none": "bf16"}
     spec = "bf16" if to == "bf16" else kinds.get(str(policy)) or Path(policy)
     return Precision(spec, of=("quantize", "policy"))
+
+
+def _asked(config: LongcatFlashConfig, text: Sequence[Tensor], thresholds: Thresholds | None) -> dict[str, Any]:
+    """What a calibration is of, apart from SOURCE."""
+    check_windows("quantize", config, text)
+    ids = json.dumps([window.tolist() for window in text]).encode()
+    limits = asdict((thresholds or Thresholds()).filled(config))
+    return {"text": hashlib.sha256(ids).hexdigest(), "tokens": sum(map(len, text)), "thresholds": limits}
+
+
+def _calibrated(out: Destination, asked: dict[str, Any], text: Sequence[Tensor], thresholds: Thresholds | None,
+                progress: Progress | None) -> Precision:  # fmt: skip
+    """The policy of a calibration, which is made unless it lies in DEST since before an interruption."""
+    policy, measures = out.path / calibration_report.POLICY, out.path / calibration_report.MEASURES
+    if not files.exists(measures) or files.read_object(measures).get("asked") != asked:
+        tell = progress and (lambda done, total: progress("calibrating", done, total))
+        found = calibrate(out.source, text, thresholds, progress=tell)
+        calibration_report.write(found, out.path, asked)
+    return Precision(policy, of=("quantize", "policy"))
 
 
 def _facts(source: Path, stored: CheckpointSource) -> dict[str, Any]:
@@ -126,7 +159,7 @@ def _facts(source: Path, stored: CheckpointSource) -> dict[str, Any]:
         found[name] = hashlib.sha256(data).hexdigest()
     for file in stored.header.files:
         facts = files.require_regular(file)
-        found["files"][file.name] = [facts.st_size, facts.st_mtime_ns]
+        found["files"][str(file.relative_to(source))] = [facts.st_size, facts.st_mtime_ns]
     return found
 
 
@@ -143,7 +176,7 @@ def _require_room(out: Destination, shards: Mapping[str, Sequence[Item]]) -> Non
 
 
 def _write(out: Destination, shards: Mapping[str, Sequence[Item]], stored: CheckpointSource,
-           progress: Progress) -> None:  # fmt: skip
+           progress: Progress | None) -> None:  # fmt: skip
     """The files of weights that are not whole yet, one after another."""
     total, done = sum(i.stored_bytes for group in shards.values() for i in group), 0
     reader = conversion.Reader(stored.header.file_of)
@@ -151,7 +184,8 @@ def _write(out: Destination, shards: Mapping[str, Sequence[Item]], stored: Check
     def advance(size: int) -> None:
         nonlocal done
         done += size
-        progress("quantizing", done, total)
+        if progress:
+            progress("quantizing", done, total)
 
     try:
         for name, group in shards.items():
