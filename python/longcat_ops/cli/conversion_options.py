@@ -30,6 +30,18 @@ def add_quantize(commands: argparse._SubParsersAction) -> None:
     auto.add_argument("--max-absolute", type=float, metavar="X", help=absolute)
 
 
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    p = command(commands, "evaluate", "judge a checkpoint by a text, alone or beside another form of it")
+    p.add_argument("folder", metavar="CHECKPOINT", help="its folder")
+    p.add_argument("--text", metavar="FILE", required=True, help="the text, which it was not trained on; - is stdin")
+    p.add_argument("--against", metavar="OTHER", help="a folder with the same shapes, such as what was quantized")
+    add_window(p)
+    p.add_argument("--dtype", choices=("bfloat16", "float32", "float64"), help="of activations and what is not FP8")
+    p.add_argument("--precision", metavar="bf16|fp8|FILE", help="of CHECKPOINT's projections (default: as stored)")
+    p.add_argument("--threads", type=integer(1, 1024), metavar="N", help="CPU threads of torch")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
 def add_window(p: argparse._ActionsContainer) -> None:
     window = "the text is cut into pieces of so many tokens, which begin anew (default: 1024)"
     p.add_argument("--window", type=integer(2), metavar="N", help=window)

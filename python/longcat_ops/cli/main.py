@@ -1,5 +1,5 @@
-"""The command line: `python -m longcat_ops generate | bench-engine | plan | quantize | timeline | certify | doctor`.
-Parsing alone imports no torch.
+"""The command line: `python -m longcat_ops generate | bench-engine | plan | quantize | evaluate | timeline | certify |
+doctor`. Parsing alone imports no torch.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench_engine(commands)
     _add_plan(commands)
     conversion_options.add_quantize(commands)
+    conversion_options.add_evaluate(commands)
     _add_timeline(commands)
     _add_certify(commands)
     doctor = _command(commands, "doctor", "say, per op, which backend would run here and why; needs no torch")
