@@ -44,7 +44,8 @@ namespace longcat_ops::bindings {
   X(lc_advance_lengths)                      \
   X(lc_verify_greedy)                        \
   X(lc_verify_sampled)                       \
-  X(lc_sample_tokens)
+  X(lc_sample_tokens)                        \
+  X(lc_filter_drafts)
 
 struct KernelLibrary {
 #define LC_MEMBER(name) decltype(&::name) name = nullptr;

@@ -72,6 +72,27 @@ void sample_tokens_cpu(const Call& a) {
                 [&](int64_t begin, int64_t end) { cpu::sample_tokens(params, begin, end); });
 }
 
+void filter_drafts_cpu(const Call& a) {
+  const TensorDesc& logits = a.tensor("logits");
+  const cpu::FilterParams params{
+      .logits = a.matrix("logits"),
+      .width = logits.sizes[1],
+      .num_drafts = a.output<int32_t>("num_drafts"),
+      .hidden = a.data<float>("hidden"),
+      .output = a.data<float>("output"),
+      .joint_before = a.data<float>("joint_before"),
+      .units = a.tensor("hidden").sizes[0],
+      .depth = a.integer("depth"),
+      .top = a.integer("top"),
+      .beta = static_cast<float>(a.number("beta")),
+      .joint = a.output<float>("joint"),
+      .entropy = a.output<float>("entropy"),
+      .score = a.output<float>("score"),
+  };
+  parallel_over(logits.sizes[0], params.width * kWorkOfWeight,
+                [&](int64_t begin, int64_t end) { cpu::filter_drafts(params, begin, end); });
+}
+
 }  // namespace
 }  // namespace longcat_ops::bindings
 
@@ -80,4 +101,5 @@ STABLE_TORCH_LIBRARY_IMPL(longcat_ops, CPU, m) {
   add_cpu_kernel<"verify_greedy", verify_greedy_cpu>(m);
   add_cpu_kernel<"verify_sampled", verify_sampled_cpu>(m);
   add_cpu_kernel<"sample_tokens", sample_tokens_cpu>(m);
+  add_cpu_kernel<"filter_drafts", filter_drafts_cpu>(m);
 }

@@ -57,10 +57,30 @@ void sample_tokens_device(const Call& a) {
   launch_on(a.tensor("logits"), &KernelLibrary::lc_sample_tokens, args);
 }
 
+void filter_drafts_device(const Call& a) {
+  const lc_filter_drafts_args args{
+      .struct_size = sizeof args,
+      .logits = device_matrix(a, "logits"),
+      .hidden = a.data<float>("hidden"),
+      .output = a.data<float>("output"),
+      .units = a.tensor("hidden").sizes[0],
+      .joint_before = a.data<float>("joint_before"),
+      .depth = a.integer("depth"),
+      .top = a.integer("top"),
+      .beta = static_cast<float>(a.number("beta")),
+      .num_drafts = a.output<int32_t>("num_drafts"),
+      .joint = a.output<float>("joint"),
+      .entropy = a.output<float>("entropy"),
+      .score = a.output<float>("score"),
+  };
+  launch_on(a.tensor("logits"), &KernelLibrary::lc_filter_drafts, args);
+}
+
 void register_sampling(torch::stable::detail::StableLibrary& m) {
   add_device_kernel<"verify_greedy", verify_greedy_device>(m);
   add_device_kernel<"verify_sampled", verify_sampled_device>(m);
   add_device_kernel<"sample_tokens", sample_tokens_device>(m);
+  add_device_kernel<"filter_drafts", filter_drafts_device>(m);
 }
 
 }  // namespace

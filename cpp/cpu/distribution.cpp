@@ -137,6 +137,22 @@ void Distribution::rank(int64_t count, double mass) {
   std::sort(ranked_.begin(), ranked_.end(), order);
 }
 
+double Distribution::entropy(const float* x, float top, int64_t count) {
+  const double log_total = log_f64(total_);
+  double sum = 0;
+  const auto add = [&](int64_t i) {
+    if (weights_[i] > 0) sum += weights_[i] * (log_total + (static_cast<double>(top) - x[i]));
+  };
+  for (int64_t i = 0; i < count_; ++i) weights_[i] /= total_;
+  if (count < count_) {
+    rank(count, std::numeric_limits<double>::infinity());
+    for (const Ranked& token : ranked_) add(token.id);
+  } else {
+    for (int64_t i = 0; i < count_; ++i) add(i);
+  }
+  return sum;
+}
+
 void Distribution::round_to(float* probs) {
   for (int64_t i = 0; i < count_; ++i) {
     probs[i] = static_cast<float>(weights_[i] / total_);

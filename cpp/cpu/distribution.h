@@ -24,6 +24,11 @@ class Distribution {
   // than top_p, at least one. Ties go to the lower id. top: the largest of x, finite.
   void assign(const float* x, int64_t count, float top, const Cuts& cuts);
   double probability(int64_t id) const { return weights_[id] / total_; }
+  // Of a row that was not cut: the probability of its top.
+  double largest() const { return 1 / total_; }
+  // Of a row x that was not cut: the sum of -p ln p over the `count` largest p, p being of the whole row; in the order
+  // of ids, or of weights where there are more. The weights become probabilities.
+  double entropy(const float* x, float top, int64_t count);
   // Rounds probabilities to float32; these are the weights from then on.
   void round_to(float* probs);
   // The weights become (p - q)+. Where that vanishes they stay.

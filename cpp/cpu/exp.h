@@ -56,6 +56,19 @@ LC_INLINE double exp_f64(double x) {
   return y * std::bit_cast<double>((half - 1) << 52) * std::bit_cast<double>((n - half - 1) << 52);
 }
 
+// ln of x >= 1 in float64, within 2^-53 (5 + ln x): 2 ulp of exp, roundings of the last product and sum. 0 of 1.
+LC_INLINE double log_f64(double x) {
+  // Start: the bits of x are linear between powers of 2, where log2 is at most 0.0861 above. Halley's steps for
+  // exp(y) = x turn an error of d into one of d^3 / 12: 0.06, 2e-5, 5e-16, 0.
+  const double steps = static_cast<double>(std::bit_cast<int64_t>(x) - std::bit_cast<int64_t>(1.0));
+  double y = steps * 0x1p-52 * 0x1.62e42fefa39efp-1;
+  for (int i = 0; i < 3; ++i) {
+    const double ratio = x * exp_f64(-y);
+    y += 2 * (ratio - 1) / (ratio + 1);
+  }
+  return y;
+}
+
 LC_INLINE float silu(float v) { return v / (1.0f + exp_f32(-v)); }
 
 }  // namespace longcat_ops::cpu

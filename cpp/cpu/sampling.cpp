@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/distribution.h"
+#include "cpu/exp.h"
 #include "cpu/lanes.h"
 
 namespace longcat_ops::cpu {
@@ -42,6 +43,30 @@ Choice choose(const VerifyParams& p, int64_t b, int64_t j, const float* x, const
     return {*draft, true};
   target.subtract(q);
   return {target.draw(number(Purpose::kResidual)), false};
+}
+
+struct Score {
+  double joint = 0, entropy = 0, score = 0;
+};
+
+// Of sequence b, whose logits are x.
+Score score_of(const FilterParams& p, int64_t b, const float* x) {
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  const float top = top_of(x, p.width);
+  if (!std::isfinite(top)) return {kNan, kNan, kNan};
+  Distribution& drafts = scratch_of_thread();
+  drafts.assign(x, p.width, top, {.temperature = 1, .top_k = 0, .top_p = 1});
+  const double joint = drafts.largest() * (p.joint_before ? p.joint_before[b] : 1.0f);
+  const double entropy = drafts.entropy(x, top, p.top);
+  double sum = p.output[p.units];
+  for (int64_t u = 0; u < p.units; ++u) {
+    const float* weights = p.hidden + 4 * u;
+    const double unit =
+        weights[0] * joint + weights[1] * entropy + weights[2] * static_cast<double>(p.depth) + weights[3];
+    sum += p.output[u] * (unit < 0 ? 0 : unit);  // a NaN stays
+  }
+  const double other = exp_f64(-std::abs(sum));
+  return {joint, entropy, (sum < 0 ? other : 1) / (1 + other)};
 }
 
 }  // namespace
@@ -81,6 +106,17 @@ void sample_tokens(const SampleParams& p, int64_t begin, int64_t end) {
     std::fill_n(probs, p.width, 0.0f);
     token = std::isfinite(top) ? first_of(x, p.width, top) : -1;
     if (token >= 0) probs[token] = 1;
+  }
+}
+
+void filter_drafts(const FilterParams& p, int64_t begin, int64_t end) {
+  for (int64_t b = begin; b < end; ++b) {
+    const bool is_drafted = p.num_drafts[b] >= p.depth;
+    const Score found = is_drafted ? score_of(p, b, row_of<const float>(p.logits, b)) : Score{};
+    p.joint[b] = static_cast<float>(found.joint);
+    p.entropy[b] = static_cast<float>(found.entropy);
+    p.score[b] = static_cast<float>(found.score);
+    if (is_drafted && !(p.score[b] >= p.beta)) p.num_drafts[b] = static_cast<int32_t>(p.depth - 1);
   }
 }
 

@@ -44,8 +44,21 @@ struct SampleParams {
   Matrix probs;  // f32 [sequences, width]: the weights that the token was drawn from
 };
 
+struct FilterParams {
+  Matrix logits;  // f32 [sequences, width], of the head that chose draft number `depth`
+  int64_t width;
+  int32_t* num_drafts;        // [sequences]; below depth: the row is not read
+  const float* hidden;        // [units, 4]: weights of joint, entropy and depth, and a bias
+  const float* output;        // [units + 1]: weights, and a bias
+  const float* joint_before;  // [sequences]; null: 1
+  int64_t units, depth, top;  // top: so many of the largest probabilities count in the entropy
+  float beta;
+  float *joint, *entropy, *score;  // [sequences]
+};
+
 // Sequences [begin, end).
 void verify(const VerifyParams& params, int64_t begin, int64_t end);
 void sample_tokens(const SampleParams& params, int64_t begin, int64_t end);
+void filter_drafts(const FilterParams& params, int64_t begin, int64_t end);
 
 }  // namespace longcat_ops::cpu

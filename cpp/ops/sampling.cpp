@@ -1,3 +1,4 @@
+#include <cmath>
 #include <limits>
 
 #include "check/error.h"
@@ -88,6 +89,41 @@ void check_sample_tokens(const Arguments& a) {
   check_no_alias(kOp, a);
 }
 
+void check_filter_drafts(const Arguments& a) {
+  static constexpr const char* kOp = "filter_drafts";
+  const TensorDesc &logits = a.tensor("logits"), &hidden = a.tensor("hidden"), &output = a.tensor("output");
+  const Named lead{"logits", &logits};
+  check_f32_logits(kOp, lead, 2, "[B, V]");
+  check_unit_inner_stride(kOp, "logits", logits);
+  check_rank(kOp, "hidden", hidden, 2, "[H, 4]");
+  const int64_t units = hidden.sizes[0];
+  LC_CHECK(units >= 1 && units <= kMaxHiddenUnits && hidden.sizes[1] == 4, kOp, "hidden",
+           "of shape " + shape_text(hidden), text("[H, 4] with H 1 .. ", kMaxHiddenUnits), describe("hidden", hidden),
+           "");
+  check_operand(kOp, {"hidden", &hidden}, DType::kFloat32, {units, 4}, lead);
+  check_contiguous(kOp, "hidden", hidden);
+  check_operand(kOp, {"output", &output}, DType::kFloat32, {units + 1}, lead);
+  check_contiguous(kOp, "output", output);
+  if (a.optional_tensor("joint_before")) check_per_sequence(kOp, a, "joint_before", DType::kFloat32, lead);
+  const int64_t depth = a.integer("depth"), top = a.integer("top");
+  const double beta = a.number("beta");
+  LC_CHECK(depth >= 1 && depth <= kMostTokens, kOp, "depth", text(depth), text("1 .. ", kMostTokens), "", "");
+  LC_CHECK(std::abs(beta) <= std::numeric_limits<float>::max(), kOp, "beta", text(beta), "a finite float32", "", "");
+  LC_CHECK(top >= 1, kOp, "top", text(top), "at least 1", "", "");
+  check_per_sequence(kOp, a, "num_drafts", DType::kInt32, lead);
+  for (const char* name : {"joint", "entropy", "score"})
+    if (a.optional_tensor(name)) check_per_sequence(kOp, a, name, DType::kFloat32, lead);
+  check_no_alias(kOp, a);
+}
+
+// num_drafts is read before it is written.
+int64_t filter_bytes_read(const Arguments& a) {
+  int64_t bytes = 0;
+  for (const char* name : {"logits", "hidden", "output", "num_drafts"}) bytes += bytes_of(a.tensor(name));
+  const TensorDesc* before = a.optional_tensor("joint_before");
+  return bytes + (before ? bytes_of(*before) : 0);
+}
+
 std::vector<KernelShape> greedy_launches(const Arguments& a) {
   const TensorDesc& logits = a.tensor("logits");
   const SamplingConfig config = choose_verify_greedy_config(logits.sizes[0], logits.sizes[2]);
@@ -127,6 +163,14 @@ std::vector<OpRow> sampling_ops() {
        "Tensor(a!) tokens, Tensor(b!) probs) -> ()",
        check_sample_tokens,
        {.launches = [](const Arguments& a) { return sampled_launches("sample_tokens", a, 1); }}},
+      // logits f32 [B, V], hidden f32 [H, 4], output f32 [H + 1], joint_before f32 [B], num_drafts i32 [B], joint,
+      // entropy and score f32 [B]
+      {"filter_drafts(Tensor logits, Tensor hidden, Tensor output, Tensor? joint_before, int depth, float beta, "
+       "int top, Tensor(a!) num_drafts, Tensor(b!) joint, Tensor(c!) entropy, Tensor(d!) score) -> ()",
+       check_filter_drafts,
+       {.assumes = "every sequence has a draft of this depth",
+        .bytes_read = filter_bytes_read,
+        .launches = [](const Arguments& a) { return sampled_launches("filter_drafts", a, 1); }}},
   };
 }
 

@@ -405,6 +405,20 @@ typedef struct lc_sample_tokens_args {
   lc_matrix probs;
 } lc_sample_tokens_args;
 LC_API int lc_sample_tokens(const lc_sample_tokens_args* args, lc_stream_t stream);
+/* logits f32 [sequences, width], hidden [units, 4], output [units + 1]; joint_before may be absent; the others
+ * [sequences]. */
+typedef struct lc_filter_drafts_args {
+  size_t struct_size;
+  lc_matrix logits;
+  const float *hidden, *output;
+  int64_t units;
+  const float* joint_before;
+  int64_t depth, top;
+  float beta;
+  int32_t* num_drafts;
+  float *joint, *entropy, *score;
+} lc_filter_drafts_args;
+LC_API int lc_filter_drafts(const lc_filter_drafts_args* args, lc_stream_t stream);
 
 /* Collectives between the GPUs of one NVLink domain, over symmetric memory: a region of the same size on every rank,
  * mapped at all of them. Its first LC_COMM_CONTROL_BYTES belong to the kernels; all ranks zero them before the first

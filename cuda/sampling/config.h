@@ -36,6 +36,9 @@ constexpr int kGreedySmemBytes = 2 * 8 * (32 + 1);
 constexpr int kMaxSampledWarps = 128;                            // of a cluster
 constexpr int kSampledSmemBytes = 3 * 4 * 8 * kMaxSampledWarps;  // four numbers of each, three times
 
+// Of the classifier of filter_drafts: eight units of each lane of a warp.
+constexpr int kMaxHiddenUnits = 256;
+
 SamplingConfig choose_verify_greedy_config(int64_t sequences, int64_t width);
 // For rows that are drawn from.
 SamplingConfig choose_sampled_config(int64_t sequences, int64_t width);

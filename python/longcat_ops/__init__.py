@@ -25,6 +25,8 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _MODULE_OF = {
+    "DraftFilter": "engine.c2t",
+    "DraftScores": "ops.sampling",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "LongcatFlashConfig": "model",

@@ -45,6 +45,19 @@ class PackedRows(NamedTuple):
     num_rows: Tensor
 
 
+class DraftScores(NamedTuple):
+    """Whether the newest draft of B sequences is worth verifying, as `filter_drafts` has judged. All 0 for a sequence
+    that has no such draft, NaN for one whose logits are not finite.
+
+    joint f32[B]: the probability of the drafts up to this one. entropy f32[B]: of the largest probabilities of its row,
+    in nats. score f32[B]: of the classifier, 0 .. 1.
+    """
+
+    joint: Tensor
+    entropy: Tensor
+    score: Tensor
+
+
 class Plan(NamedTuple):
     """Where the copies of T tokens lie when they are sorted by expert, R = T * min(K, G) rows at most.
 

@@ -30,13 +30,18 @@ def test_in_the_emulator() -> None:
     assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-def begun(model: longcat_ops.LongcatFlashForCausalLM, sampling: Sampling) -> DecodeStep:
+# A score that grows with the probability of the head's likeliest token; some drafts of the tests below pass.
+FILTER = longcat_ops.DraftFilter([[8.0, 0.0, 0.0, 0.0]], [1.0, -0.45], 0.5)
+
+
+def begun(model: longcat_ops.LongcatFlashForCausalLM, sampling: Sampling,
+          draft_filter: longcat_ops.DraftFilter | None) -> DecodeStep:  # fmt: skip
     """A step whose three sequences have their prompts in the cache, a first token, and a draft that may be wrong; one
     of them ends within a few tokens."""
     prompts, cache = torch.stack([models.prompt(max(LENGTHS), seed=s) for s in range(3)]), model.new_cache(3, 140)
     model(prompts, cache, lengths=LENGTHS)
     step = DecodeStep(model, cache, sampling, [11, 12, 13], [140, 6, 140], [], speculative=True,
-                      around=lambda *_: nullcontext())  # fmt: skip
+                      around=lambda *_: nullcontext(), draft_filter=draft_filter)  # fmt: skip
     logits = torch.randn(3, model.config.vocab_size, generator=torch.Generator().manual_seed(1))
     for b, length in enumerate(LENGTHS):
         cache.reserve(b, 140)
@@ -50,14 +55,19 @@ def state(step: DecodeStep) -> list[torch.Tensor]:
 
 
 @in_emulator
-@pytest.mark.parametrize(("precision", "sampling"), [(None, GREEDY), ("fp8", SAMPLED)], ids=["greedy", "sampled-fp8"])
-def test_a_captured_step_is_the_eager_one(precision: str | None, sampling: Sampling) -> None:
+@pytest.mark.parametrize(
+    ("precision", "sampling", "draft_filter"), [(None, GREEDY, FILTER), ("fp8", SAMPLED, None)],
+    ids=["greedy-c2t", "sampled-fp8"],
+)  # fmt: skip
+def test_a_captured_step_is_the_eager_one(
+    precision: str | None, sampling: Sampling, draft_filter: longcat_ops.DraftFilter | None
+) -> None:
     model = models.build(torch.bfloat16, precision=precision, num_layers=1, kv_lora_rank=32, qk_rope_head_dim=16,
                          vocab_size=64)  # fmt: skip
     assert obstacle_to_capture(model) is None
     with torch.inference_mode():
         emulated.configure(seed=1)
-        eager, captured = begun(model, sampling), begun(model, sampling)
+        eager, captured = (begun(model, sampling, draft_filter) for _ in range(2))
         graph, turns = None, 0
         for policy in ("lazy", "random"):
             emulated.configure(seed=2 + turns, policy=policy, sms=3)
@@ -72,3 +82,6 @@ def test_a_captured_step_is_the_eager_one(precision: str | None, sampling: Sampl
             for ours, theirs in zip(state(captured), state(eager), strict=True):
                 assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
         assert "fused_moe" not in graph.ops and graph.ops[0] == "pack_rows"
+        assert ("filter_drafts" in graph.ops) == (draft_filter is not None)
+        if draft_filter is not None:
+            assert sorted(captured.num_drafts.tolist()) == [-1, 0, 1]  # one passes, one does not, one is idle

@@ -10,7 +10,7 @@ import torch
 import longcat_ops
 from longcat_ops.ops import emulated
 from longcat_ops.testing.op_results import bits
-from support import sampling_calls
+from support import filter_calls, sampling_calls
 from support import sampling_oracle as oracle
 from support.emulated_kernels import library, one_thread, run, schedule  # noqa: F401  (fixtures)
 from support.sampling_oracle import Settings
@@ -65,6 +65,28 @@ def test_draws_in_every_schedule(v: int) -> None:
             emulated.configure(seed, policy, detectors=True)
             sampling_calls.sample(5, v, seed=seed)
             sampling_calls.sampled(5, 3, v, seed=seed, drawn=True, packed=True)
+
+
+@pytest.mark.parametrize("kind", filter_calls.KINDS)
+@pytest.mark.parametrize("v", DRAWN_WIDTHS)
+def test_filter_drafts(v: int, kind: str) -> None:
+    """No sequence, one, several; the whole row and parts of it."""
+    for b, top, depth, gap in ((0, 5, 1, 0), (1, 1, 2, 0), (12 if v < 1000 else 5, 1000, 1, 3), (6, 40, 3, 1)):
+        sampling_calls.filtered(b, v, kind, top=top, depth=depth, gap=gap, seed=depth)
+
+
+@pytest.mark.parametrize("units", [1, 32, 33, 48, 256])
+def test_classifiers_of_every_size(units: int) -> None:
+    for seed in range(3):
+        sampling_calls.filtered(8, 70, "peaked", units=units, beta=0.2 + 0.3 * seed, seed=seed, gap=seed)
+
+
+@pytest.mark.parametrize("v", [40, 1100])
+def test_filters_in_every_schedule(v: int) -> None:
+    for policy in emulated.POLICIES:
+        for seed in (2, 3, 4):
+            emulated.configure(seed, policy, detectors=True)
+            sampling_calls.filtered(5, v, filter_calls.KINDS[seed - 1], seed=seed, top=20)
 
 
 def test_rows_have_the_bits_of_the_cpu_kernel() -> None:

@@ -22,6 +22,10 @@ def sampled(name: str, old: str, new: str, header: str = "verify_sampled") -> Mu
     return Mutation(name, "sampling/verify_sampled.cu", f"sampling/{header}.cuh", old, new)
 
 
+def filtered(name: str, old: str, new: str, header: str = "filter_drafts") -> Mutation:
+    return Mutation(name, "sampling/filter_drafts.cu", f"sampling/{header}.cuh", old, new)
+
+
 def best(name: str, old: str, new: str) -> Mutation:
     return greedy(name, old, new, "row_best")
 
@@ -90,7 +94,29 @@ SAMPLED = [
     sampled("replaced_draft_goes_on", "Choice{agreed, false}", "Choice{agreed, true}"),
     sampled("two_places_for_three_sums", "e.turn = e.turn < 2 ? e.turn + 1 : 0;", "e.turn ^= 1;", "exchange"),
 ]  # fmt: skip
-MUTATIONS = [*GREEDY[:3], *SAMPLE[:2], *GREEDY[3:], *SAMPLE[2:], *SAMPLED]
+FILTERED = [
+    filtered("entropy_of_the_whole_row", "sum_kept(e, r, cut, -1,", "sum_kept(e, r, {0, whole}, -1,"),
+    filtered("probabilities_of_twice_the_sum", "{p.top, 1}, whole)", "{p.top, 1}, 2 * whole)"),
+    filtered("a_step_of_halley", "i < 3", "i < 1"),
+    filtered("weights_of_0", "probability > 0 ? ", "true ? "),
+    filtered("logits_not_from_the_top", "(r.top - ptx::load_global(x + id))", "(0 - ptx::load_global(x + id))"),
+    filtered("logarithm_left_out", "log_whole + (", "("),
+    filtered("joint_of_this_draft_alone", "{before / whole,", "{1 / whole,"),
+    filtered("joint_of_the_sequence_before", "p.joint_before + b)", "p.joint_before + (b > 0 ? b - 1 : 0))"),
+    filtered("rectified_the_wrong_way", "(unit < 0 ? 0.0 : unit)", "(unit > 0 ? 0.0 : unit)"),
+    filtered("units_of_one_round", "u < p.units; u += 32", "u < p.units; u += 256"),
+    filtered("units_of_one_lane", "sum = sum_lanes(sum) + ", "sum = sum + "),
+    filtered("bias_of_the_output_left_out", "ptx::load_global(p.output + p.units)", "0"),
+    filtered("depth_of_one", "weight(2) * p.depth", "weight(2)"),
+    filtered("sigmoid_of_one_sign", "(sum < 0 ? other : 1.0)", "1.0"),
+    filtered("idle_sequences_judged", "if (ptx::load_global(p.num_drafts + b) < p.depth)", "if (false)"),
+    filtered("idle_sequences_not_written", "if (is_writer) store(", "if (false) store("),
+    filtered("not_dropped_where_not_finite", "if (!(score >= p.beta))", "if (score < p.beta)"),
+    filtered("this_draft_kept", "p.num_drafts + b, p.depth - 1)", "p.num_drafts + b, p.depth)"),
+    filtered("infinity_is_measured", "if (!is_finite(best))", "if (false)"),
+    filtered("read_before_the_kernel_ahead_ends", "  ptx::grid_dependency_wait();\n", ""),
+]  # fmt: skip
+MUTATIONS = [*GREEDY[:3], *SAMPLE[:1], *FILTERED[:1], *GREEDY[3:], *SAMPLE[1:], *SAMPLED, *FILTERED[1:]]
 
 
 def check_sample() -> None:
@@ -112,7 +138,23 @@ def check_greedy() -> None:
         sampling_calls.greedy(17, 3, v, packed=True, offset=1)
 
 
-CHECKS = {"verify_greedy": check_greedy, "sample_tokens": check_sample, "verify_sampled": check_sampled}
+def check_filtered() -> None:
+    """Rows of one warp, of a block and of a cluster; depths, classifiers and tops of several sizes."""
+    for b, v, kind, top, depth in (
+        (12, 40, "ties", 9, 2),
+        (8, 100, "peaked", 1000, 3),
+        (8, 90, "bad", 20, 2),
+        (5, 1100, "flat", 200, 2),
+    ):
+        sampling_calls.filtered(b, v, kind, top=top, depth=depth, units=40, gap=3)
+
+
+CHECKS = {
+    "verify_greedy": check_greedy,
+    "sample_tokens": check_sample,
+    "verify_sampled": check_sampled,
+    "filter_drafts": check_filtered,
+}
 
 
 def test_without_a_bug_nothing_is_caught() -> None:

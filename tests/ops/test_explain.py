@@ -11,7 +11,7 @@ from longcat_ops.perf import DEVICES
 from longcat_ops.testing.op_cases import CASES, EVERY, is_output, schema_call
 
 # Outputs whose old values are read.
-READ_FIRST = {("advance_lengths", "lengths"), ("advance_lengths", "num_drafts")}
+READ_FIRST = {("advance_lengths", "lengths"), ("advance_lengths", "num_drafts"), ("filter_drafts", "num_drafts")}
 PEAKS = {name: (DEVICES[name].memory.value, DEVICES[name].fp8.value) for name in ("H100", "H800", "H200")}
 
 
@@ -262,12 +262,14 @@ def test_launches_of_draws():
         draws = meta(sequences, dtype=torch.int64), meta(sequences), meta(sequences, dtype=torch.float32)
         draws += meta(sequences), meta(sequences, dtype=torch.float32)
         logits, drafts = meta(sequences, 2, width, dtype=torch.float32), meta(sequences, 1, dtype=torch.int64)
+        network = meta(48, 4, dtype=torch.float32), meta(49, dtype=torch.float32)
         calls = [
-            ("verify_sampled", (logits, drafts, meta(sequences), *draws)),
-            ("sample_tokens", (logits[:, 0], *draws)),
+            ("verify_sampled", (logits, drafts, meta(sequences), *draws), {}),
+            ("sample_tokens", (logits[:, 0], *draws), {}),
+            ("filter_drafts", (logits[:, 0], meta(sequences), *network), {"beta": 0.5}),
         ]
-        for op, arguments in calls:
-            found = longcat_ops.explain(op, *arguments).launches
+        for op, arguments, keywords in calls:
+            found = longcat_ops.explain(op, *arguments, **keywords).launches
             wanted = [(op, cluster * sequences, threads, 12288)] * (sequences > 0)
             assert [(k.kernel, k.blocks, k.threads, k.smem_bytes) for k in found] == wanted
 

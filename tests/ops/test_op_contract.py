@@ -22,10 +22,10 @@ from support.op_places import with_blank_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 FP8 = torch.float8_e4m3fn
-TYPES = {"PackedRows", "Placement", "Plan", "Routing"}
+TYPES = {"DraftScores", "PackedRows", "Placement", "Plan", "Routing"}
 # Arguments that must be contiguous; the others need only a last stride of 1, and scales may have any strides.
 CONTIGUOUS = {"weight", "offsets", "masked_m", "m_indices", "bias", "ids", "row_of", "src_of", "weights", "zero_weight",
-              "split", "slots", "replicas"}  # fmt: skip
+              "split", "slots", "replicas", "hidden"}  # fmt: skip
 STACKED = {"w", "w_gate_up", "w_down"}  # contiguous if 3-D
 STACKED_FP8 = {"b", "gate_up"}  # the same, if e4m3
 

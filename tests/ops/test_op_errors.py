@@ -39,6 +39,7 @@ FREE = {
     ("mla_decode", "page_table", 0),
     ("mla_decode", "page_table", 1),
     ("verify_greedy", "logits", 2),
+    ("filter_drafts", "logits", 1),
 }
 OTHER_DTYPE = {torch.float32: torch.float64, torch.bfloat16: torch.float64, torch.int32: torch.int64}
 

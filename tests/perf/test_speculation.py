@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 
 import pytest
 
 from longcat_ops import LongcatShapeError
-from longcat_ops.perf.speculation import accepted_length, least_acceptance, speed_up
+from longcat_ops.perf.speculation import accepted_length, best_threshold, least_acceptance, speed_up
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,30 @@ def test_where_drafts_pay() -> None:
     assert least_acceptance(2, 0.0, 1.75) == pytest.approx(0.5)  # 1 + a + a^2
     assert least_acceptance(1, 0.5, 1.6) is None
     assert least_acceptance(1, 0.0, 1.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_best_thresholds_against_every_choice() -> None:
+    """Of all thresholds, by the speed-up of a step that verifies what reaches it."""
+    draw = random.Random(1)
+    for _ in range(50):
+        scores = [draw.choice([0.0, 0.2, 0.5, draw.random(), 1.0]) for _ in range(draw.randrange(1, 12))]
+        draft_cost, verify_cost = draw.random() / 2, 1 + draw.random()
+        gains = {}
+        for beta in [*scores, math.inf]:
+            kept = [one for one in scores if one >= beta]
+            share, tokens = len(kept) / len(scores), 1 + sum(kept) / len(scores)
+            gains[beta] = speed_up(tokens, 1, draft_cost, 1 + share * (verify_cost - 1))
+        beta, gain = best_threshold(scores, draft_cost, verify_cost)
+        assert gain == pytest.approx(max(gains.values())) == pytest.approx(gains[beta])
+
+
+def test_thresholds_by_hand() -> None:
+    assert best_threshold([0.9, 0.1], 0.1, 1.2) == (0.9, pytest.approx(1.45 / 1.2))
+    assert best_threshold([0.9, 0.1], 0.0, 1.0) == (0.1, pytest.approx(1.5))  # a row costs nothing
+    assert best_threshold([0.3, 0.1], 0.0, 2.0) == (math.inf, 1.0)
+    for scores, text in (([], "`scores` is 0 numbers"), ([0.5, 1.5], "expected probabilities")):
+        with pytest.raises(LongcatShapeError, match=text):
+            best_threshold(scores, 0.1, 1.2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from support.bad_calls import bad
@@ -52,7 +54,41 @@ def verified(op):
     yield bad(op, "`num_tokens` is in memory shared with `num_drafts`", lambda a, k: (a, k | {"num_tokens": a[2]}))
 
 
+FILTER = {"hidden": 2, "output": 3, "joint_before": 4}  # places
+
+
+def filtered():
+    op = "filter_drafts"
+    yield bad(op, "`logits` is torch.float64, expected torch.float32", swapped(0, torch.Tensor.double))
+    yield bad(op, "`logits` is 3-D [1, 7, 37], expected 2-D [B, V]", swapped(0, lambda t: t[None]))
+    yield bad(op, f"`logits` is of shape [7, 0], expected [B, V] with V 1 .. {MOST}", swapped(0, lambda t: t[:, :0]))
+    yield bad(op, "`logits` is of strides (1, 7), expected a last", swapped(0, lambda t: t.T.contiguous().T))
+    yield bad(op, "`num_drafts` is torch.int64, expected torch.int32", swapped(1, torch.Tensor.long))
+    yield bad(op, "`num_drafts` is of shape [6], expected [7]", swapped(1, lambda t: t[:6]))
+    yield bad(op, "`num_drafts` is of strides (2), expected cont", swapped(1, lambda t: t.repeat_interleave(2)[::2]))
+    yield bad(op, "`num_drafts` is None, expected a torch.Tensor", swapped(1, lambda t: None))
+    for name, at in FILTER.items():
+        yield bad(op, f"`{name}` is torch.float64, expected torch.float32", swapped(at, torch.Tensor.double))
+        yield bad(op, f"`{name}` is 3-D" if at == 2 else f"`{name}` is of shape [1, ", swapped(at, lambda t: t[None]))
+    text = "expected [H, 4] with H 1 .. 256"
+    yield bad(op, f"`hidden` is of shape [9, 3], {text}", swapped(2, lambda t: t[:, :3]))
+    yield bad(op, f"`hidden` is of shape [0, 4], {text}", swapped(2, lambda t: t[:0]))
+    yield bad(op, f"`hidden` is of shape [257, 4], {text}", swapped(2, lambda t: t[:1].repeat(257, 1)))
+    yield bad(op, "`hidden` is of strides (1, 9), expected contiguous", swapped(2, lambda t: t.T.contiguous().T))
+    yield bad(op, "`output` is of shape [9], expected [10]", swapped(3, lambda t: t[:9]))
+    yield bad(op, "`joint_before` is of shape [6], expected [7]", swapped(4, lambda t: t[:6]))
+    for depth in (0, -1, 2**31):
+        yield bad(op, f"`depth` is {depth}, expected 1 .. {MOST}", given(depth=depth))
+    for beta, shown in ((math.nan, "nan"), (math.inf, "inf"), (1e39, "1e+39")):
+        yield bad(op, f"`beta` is {shown}, expected a finite float32", given(beta=beta))
+    yield bad(op, "`beta` is of type str, expected of type float", given(beta="0.5"))
+    yield bad(op, "`beta` is of type NoneType, expected of type float", given(beta=None))
+    yield bad(op, "`depth` is of type float, expected of type int", given(depth=1.5))
+    yield bad(op, "`top` is 0, expected at least 1", given(top=0))
+
+
 SAMPLING = [
+    *filtered(),
     *(case for op in VERIFY for case in verified(op)),
     *(
         bad(op, f"`{name}` is of shape [{n - 1}], expected [{n}]", swapped(i + at, lambda t: t[:-1]))

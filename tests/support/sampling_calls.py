@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from support import filter_calls
 from support import sampling_oracle as oracle
 from support.emulated_kernels import apart, assert_gaps_untouched, copied, run
 from support.sampling_oracle import MARGIN, Settings
@@ -149,3 +150,17 @@ def sample(b: int, v: int, *, seed: int = 0, gap: int = 0) -> None:
         assert margin <= MARGIN or token == drawn
     assert unsure <= 0.1 * b + 1
     assert_gaps_untouched(tokens, probs)
+
+
+def filtered(b: int, v: int, kind: str, *, gap: int = 0, **settings: float) -> None:
+    """filter_drafts over rows `gap` apart and off their alignment; nothing but its outputs is written."""
+
+    def judge(logits: Tensor, num_drafts: Tensor, hidden: Tensor, output: Tensor, joint_before: Tensor | None,
+              depth: int, beta: float, top: int) -> tuple[Tensor, ...]:  # fmt: skip
+        outputs = [apart(1, b, torch.float32, gap, gap) for _ in range(3)]
+        run("filter_drafts", copied(logits, gap, gap), shifted(hidden, gap), output, joint_before, depth, beta, top,
+            num_drafts, *(t[0] for t in outputs))  # fmt: skip
+        assert_gaps_untouched(*outputs)
+        return tuple(t[0] for t in outputs)
+
+    filter_calls.check(judge, b, v, kind, **settings)

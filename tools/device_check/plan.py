@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .environment import ROOT, Environment
-from .plan_attention import attention
+from .plan_attention import attention, engine
 from .plan_ranks import collectives, experts
 from .steps import Command, Step
 
@@ -54,7 +54,7 @@ def smoke() -> list[Step]:
         steps.append(
             Step(f"smoke/decode-step-B{sequences}", 0.5, ask="smoke.decode_step", arguments=sizes, small=small)
         )
-    steps.append(Step("smoke/draws", 1, ask="smoke.draws",
+    steps.append(Step("smoke/draws", 1, ask="smoke_sampling.draws",
                       arguments={"sequences": 24, "drafts": 2, "vocabulary": 131072},
                       small={"sequences": 9, "vocabulary": 300}))  # fmt: skip
     for groups in (4, 64):
@@ -100,7 +100,7 @@ def residency() -> list[Step]:
     entries = [
         Step(f"residency/entry_times-T{tokens}-carveout{carveout}", 2, ask="residency.entry_times",
              arguments={"tokens": tokens, "ranks": 128, "carveout": carveout}, small=SMALL_CHAIN | {"tokens": 1})
-        for tokens in (1, 8, 96)
+        for tokens in (1, 96)
         for carveout in (-1, 100)
     ]  # fmt: skip
     return [
@@ -258,6 +258,7 @@ PLAN: list[Step] = [
     Step("conformance", 25, 150, command=conformance, rehearsal=some_conformance, parser="conformance", resumes=True),
     *collectives(),
     *experts(),
+    *engine(),
     *rates(),
     *times(),
     *graphs()[:1],

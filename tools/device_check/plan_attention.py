@@ -1,4 +1,4 @@
-"""The steps of a check that time attention and the whole decode step."""
+"""The steps of a check that time attention and the whole decode step, and that run an engine."""
 
 from __future__ import annotations
 
@@ -29,3 +29,13 @@ def attention() -> list[Step]:
         Step("times/step-28-layers", 25, 120, "step.whole", {"layers": 28, **step}, small),
         *found[2:],
     ]
+
+
+def engine() -> list[Step]:
+    """Requests of an engine beside each of them alone."""
+    sizes = {"vocab_size": 1024, "max_position_embeddings": 1024}
+    return [
+        Step("engine/texts", 4, 60, "engine.texts",
+             {"layers": 2, "prompts": [1, 600, 17, 64, 3, 200], "new": 24, "batch": 4, "steps": [1, 4], "sizes": sizes},
+             {"layers": 1, "prompts": [3, 1, 9], "new": 4, "batch": 2, "steps": [2], "sizes": TINY}),
+    ]  # fmt: skip

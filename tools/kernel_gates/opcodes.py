@@ -82,7 +82,7 @@ TABLE = (
     ),
     # Draws: sums in float64 in a fixed order, shown through distributed shared memory.
     Row(
-        r"(sample_tokens|verify_sampled)_kernel",
+        r"(sample_tokens|verify_sampled|filter_drafts)_kernel",
         must=("ACQBULK", "PREEXIT", "LDG.E.128", "DADD", "UCGABAR_WAIT"),
         never=("ATOM", "ATOMG", "ATOMS", "REDG"),
     ),

@@ -1,6 +1,6 @@
 """Renews every prediction of the documents, by longcat_ops.perf: tables of docs/moe_gemm.md with its plots, of
-docs/expert_parallel.md, docs/fused_moe.md, docs/kernels.md, docs/mla_decode.md, docs/nvls.md and
-docs/performance_model.md, and docs/results/h200-predictions.json.
+docs/expert_parallel.md, docs/fused_moe.md, docs/kernels.md, docs/mla_decode.md, docs/nvls.md, docs/performance_model.md
+and docs/perf_model.md with its plots, and docs/results/h200-predictions.json.
 
 python tools/pages/predictions_page.py            # write them
 python tools/pages/predictions_page.py --check    # exit 1 if a file is not what this would write
@@ -22,7 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / name) for name in ("bench", "tools", "python") if str(ROOT / name) not in sys.path]
 
 from device_check import predictions  # noqa: E402
-from prediction_tables import attention, chains, collectives, experts, model, products, timelines  # noqa: E402
+from prediction_tables import (  # noqa: E402
+    attention,
+    chains,
+    collectives,
+    deployments,
+    experts,
+    model,
+    products,
+    timelines,
+)
 from tables import cells_of, devices  # noqa: E402
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
@@ -43,6 +52,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "overlap": timelines.overlap,
         "stages of the report": timelines.report,
     },
+    "docs/perf_model.md": deployments.SECTIONS,
     "docs/expert_parallel.md": {
         "bytes": experts.sent,
         "saved": experts.saved,
@@ -68,10 +78,10 @@ RESULTS = "docs/results/h200-predictions.json"
 PLOTS = ("docs/moe_gemm_roofline.svg", "docs/moe_gemm_crossover.svg")
 
 
-def renewed(page: str, sections: dict[str, Callable[[], str]]) -> str:
-    """The page with its sections made anew. Raises ValueError where it does not have each of them, once."""
+def renewed(page: str, sections: dict[str, Callable[[], str]], kind: str = "predictions") -> str:
+    """The page with its sections of a kind made anew. Raises ValueError where it does not have each of them, once."""
     for name, make in sections.items():
-        begin, end = f"<!-- predictions: {name} -->\n", f"<!-- end of {name} -->\n"
+        begin, end = f"<!-- {kind}: {name} -->\n", f"<!-- end of {name} -->\n"
         parts = re.split(f"{re.escape(begin)}.*?{re.escape(end)}", page, flags=re.DOTALL)
         if len(parts) != 2:
             raise ValueError(f"the page has {len(parts) - 1} sections {name!r}, expected 1")
@@ -92,7 +102,8 @@ def plots() -> dict[str, str]:
     cells = cells_of(products.results())
     with tempfile.TemporaryDirectory() as folder:
         figures = drawn.written(cells, devices(cells)[0], Path(folder))
-        return dict(zip(PLOTS, (path.read_text(encoding="utf-8") for path in figures), strict=True))
+        found = dict(zip(PLOTS, (path.read_text(encoding="utf-8") for path in figures), strict=True))
+        return found | deployments.plots(Path(folder))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,13 +7,13 @@ request follows, in the order in which they finish:
     index, id                  of the line in FILE, from 0, and its "id", if it has one
     prompt, text, tokens       the prompt, what follows it, and that as token ids
     finish_reason              eos, stop or length
-    accepted, drafted          drafts of the MTP head; --steps-per-schedule may change how many there are
+    accepted, drafted          drafts of the MTP head; --steps-per-schedule and --beta may change how many there are
     seed                       of a sampled text: `generate --prompt ... --seed` gives it again
     seconds                    from the time at which it had a place in the batch
 
 A run that was interrupted goes on when the same command is given again. Options that change no text may change:
---batch, --max-tokens-in-cache, --steps-per-schedule. Requests that failed have no line; they are named on stderr, and
-tried again then.
+--batch, --beta, --max-tokens-in-cache, --steps-per-schedule. Requests that failed have no line; they are named on
+stderr, and tried again then.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import __version__
+from ..engine.c2t import DraftFilter
 from ..engine.checks import check_sampling
 from ..engine.engine import Engine
 from ..engine.request import FinishReason, Request
@@ -117,6 +118,7 @@ class _Run:
     def __init__(self, args: argparse.Namespace, folder: Path, tokenizer: Tokenizer, prompts: Prompts, output: Output,
                  header: dict[str, Any]) -> None:  # fmt: skip
         self.args, self.folder, self.tokenizer, self.prompts, self.output = args, folder, tokenizer, prompts, output
+        self.draft_filter = None if args.beta is None else DraftFilter.load(folder, args.beta)
         self.header, self.seed, self.failed = header, header["options"]["seed"], 0
 
     def all_of(self, left: list[Asked], batch: int, tokens: int) -> int:
@@ -131,6 +133,7 @@ class _Run:
         engine = Engine(
             model, max_batch=min(batch, len(left)), max_tokens=tokens, speculative=args.speculative,
             steps_per_schedule=args.steps_per_schedule or DEFAULT_STEPS, tokenizer=self.tokenizer,
+            draft_filter=self.draft_filter,
         )  # fmt: skip
         self.output.begin(self.header)
         bar = terminal.bar("decoding", total, len(self.output.done))
@@ -201,13 +204,14 @@ def lines(s: Summary) -> list[str]:
     def times(value: tuple[float, float] | None) -> str:
         return "-" if value is None else f"p50 {value[0]:.1f} ms, p99 {value[1]:.1f} ms"
 
+    rows = "" if s.rows_per_token is None else f", {s.rows_per_token:.2f} rows of the target a token"
     speed = "-" if s.tokens_per_second is None else f"{s.tokens_per_second:.1f} tokens/s"
     return [
         f"requests        {s.requests} ({ends})",
         f"tokens          {s.prompt_tokens} of prompts, {s.tokens} new in {s.seconds:.2f} s: {speed}",
         f"first token     {times(s.first_token_ms)}",
         f"between tokens  {times(s.between_tokens_ms)}",
-        f"drafts          {share(s.accepted)} accepted",
+        f"drafts          {share(s.accepted)} accepted{rows}",
         f"batch           {share(s.occupancy)} in use over {s.iterations} iterations",
         f"cache           {share(s.pages)} of its pages in use, {s.most_pages} at most",
         f"zero experts    {share(s.zero_experts)} of the choices",

@@ -189,15 +189,16 @@ def _facts(way: _Way, ways: list[_Way]) -> dict[str, Any]:
     alone = next(other for other in ways if other.steps is None and other.drafts == way.drafts)
     return {
         "way": way.name, "batch": way.batch, "steps_per_schedule": way.steps, "drafts": way.drafts,
-        "tokens_per_second": _cuts(way.rates, 10, 50, 90),
+        "tokens_per_second": cuts(way.rates, 10, 50, 90),
         "ratio": statistics.median(way.rates) / statistics.median(alone.rates),
-        "between_tokens_ms": _cuts(way.between, 50, 99),
+        "between_tokens_ms": cuts(way.between, 50, 99),
         "host_ms": statistics.median(way.host) if way.host else None,
         "acceptance": way.accepted / way.drafted if way.drafted else None,
     }  # fmt: skip
 
 
-def _cuts(values: list[float], *percents: int) -> list[float]:
+def cuts(values: list[float], *percents: int) -> list[float]:
+    """Percentiles of values."""
     if len(values) == 1:
         return values * len(percents)
     hundredths = statistics.quantiles(values, n=100, method="inclusive")

@@ -7,8 +7,8 @@ object is null when it was not measured, a number when it is not defined.
     checkpoint                 path, layers, ffn_experts, zero_experts, top_k, mtp, file_bytes, load_seconds,
                                fp8_projections of projections (the experts of a layer count as one)
     run                        device, threads, dtype, backends (op -> backend), speculative, draft, temperature, top_k,
-                               top_p, seed, row_by_row (whether each row of a decode pass runs alone, for want of
-                               kernels that keep rows apart)
+                               top_p, seed, beta (null: all drafts are verified), row_by_row (whether each row of a
+                               decode pass runs alone, for want of kernels that keep rows apart)
     decode                     new_tokens, steps (target passes after the prompt's), drafted, accepted, acceptance,
                                tokens_per_step and tokens_per_second (the first token left out), seconds,
                                prompt_tokens, prompt_seconds, rounds
@@ -34,6 +34,7 @@ import torch
 
 from .. import doctor
 from ..engine import measure
+from ..engine.c2t import DraftFilter
 from ..engine.checks import check_prompts, check_sampling
 from ..engine.generate import Generation
 from ..engine.text import TextStream, encode, load_tokenizer
@@ -101,6 +102,8 @@ class _Request:
             "temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "draft": args.draft,
             "seed": self.seed, "speculative": args.speculative,
         }  # fmt: skip
+        self.beta = args.beta
+        self.draft_filter = None if args.beta is None else DraftFilter.load(self.folder, args.beta)
         (self.ids,) = check_prompts(self.config, [torch.tensor(ids)], args.max_new_tokens)
         self.device = device_of(args.device)
         self.dtype = getattr(torch, args.dtype) if args.dtype else None
@@ -118,7 +121,8 @@ class _Request:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def timed(self, model: LongcatFlashForCausalLM, **changes: Any) -> tuple[Generation, measure.Timing]:
-        return measure.timed_generate(model, self.ids, self.max_new_tokens, **self.options | changes)
+        options = self.options | {"draft_filter": self.draft_filter} | changes
+        return measure.timed_generate(model, self.ids, self.max_new_tokens, **options)
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -263,7 +267,7 @@ def _run_facts(args: argparse.Namespace, model: LongcatFlashForCausalLM, request
     rows = doctor.op_rows()
     kind = "cuda" if model.device.type == "cuda" else "cpu"
     return {
-        **request.options, "device": str(model.device), "threads": torch.get_num_threads(),
+        **request.options, "beta": request.beta, "device": str(model.device), "threads": torch.get_num_threads(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "speculative": bool(args.speculative and model.mtp is not None),
         "backends": {row.name: getattr(row, kind).backend for row in rows},

@@ -45,7 +45,8 @@ def _run_lines(run: dict[str, Any]) -> list[str]:
         how = "greedy"
     else:
         how = f"temperature {run['temperature']:g}, top-k {run['top_k']}, top-p {run['top_p']:g}, seed {run['seed']}"
-    draft = f"speculative ({run['draft']} draft)" if run["speculative"] else "plain"
+    beta = "" if run["beta"] is None else f", beta {run['beta']:g}"
+    draft = f"speculative ({run['draft']} draft{beta})" if run["speculative"] else "plain"
     out = [
         _line(
             "run",

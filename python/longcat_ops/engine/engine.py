@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import _environment
 from ..errors import LongcatError, LongcatShapeError, LongcatUnsupportedError, message
 from ..model import LongcatFlashForCausalLM
 from ..model.cache import PAGE_SIZE
 from ..model.checks import described, is_integer, require
+from .c2t import DraftFilter, check_draft_filter
 from .checks import check_prompts, check_sampling, check_stop_ids
 from .generate import seed_of
 from .request import Decoder, FinishReason, OnToken, Request, State, Stops
@@ -46,6 +48,7 @@ class Engine:
         tokenizer: has decode(ids) -> str; for `text` and stop strings.
         eos_token_id: as for `generate`.
         graph: whether steps are captured once for each padded number of requests; None: where they can be.
+        draft_filter: which drafts are verified (engine/c2t.py), as for `generate`; None: all.
 
     Raises: LongcatShapeError for an argument out of range; LongcatUnsupportedError for a model of several ranks, or
         graph=True where a step cannot be captured.
@@ -53,7 +56,8 @@ class Engine:
 
     def __init__(self, model: LongcatFlashForCausalLM, *, max_batch: int, max_tokens: int, prefill_tokens: int = 512,
                  steps_per_schedule: int = 4, speculative: bool = True, tokenizer: Decoder | None = None,
-                 eos_token_id: int | Sequence[int] | None = None, graph: bool | None = None) -> None:  # fmt: skip
+                 eos_token_id: int | Sequence[int] | None = None, graph: bool | None = None,
+                 draft_filter: DraftFilter | None = None) -> None:  # fmt: skip
         require(isinstance(model, LongcatFlashForCausalLM) and model.device.type != "meta", "Engine", "model",
                 type(model).__name__, "a LongcatFlashForCausalLM with weights")  # fmt: skip
         for name, value, most in (("max_batch", max_batch, 4096), ("max_tokens", max_tokens, 2**31),
@@ -61,9 +65,12 @@ class Engine:
                                   ("steps_per_schedule", steps_per_schedule, 64)):  # fmt: skip
             legal = is_integer(value) and 1 <= value <= most
             require(legal, "Engine", name, described(value), f"an integer in 1 .. {most}")
+        check_draft_filter("Engine", draft_filter)
         if model.parallel is not None:
             raise LongcatUnsupportedError(message("Engine", "model", "a model of several ranks", "one on one rank"))
         obstacle = obstacle_to_capture(model)
+        if obstacle is None and model.device.type == "cpu" and _environment.backend() == "emu":
+            obstacle = "the emulator keeps one recorded step, an engine has one for each size"
         if graph and obstacle is not None:
             raise LongcatUnsupportedError(message("Engine", "graph", True, "None or False", context=obstacle))
         self.model, self.tokenizer = model, tokenizer
@@ -74,7 +81,8 @@ class Engine:
         self.statistics = Statistics(model.config, max_batch, pages)
         self._runner = Runner(model, max_batch=max_batch, num_pages=pages, max_length=self.max_length,
                               speculative=speculative, eos=self.eos,
-                              replays=obstacle is None and graph is not False)  # fmt: skip
+                              replays=obstacle is None and graph is not False,
+                              draft_filter=draft_filter)  # fmt: skip
         self._scheduler = Scheduler(self._runner, max_batch=max_batch, num_pages=pages, prefill_tokens=prefill_tokens,
                                     steps=steps_per_schedule, drafts=int(speculative), eos=self.eos,
                                     take=self._take, done=self.statistics.done)  # fmt: skip

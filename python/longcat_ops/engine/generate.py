@@ -13,6 +13,7 @@ from ..errors import LongcatError, LongcatUnsupportedError, message
 from ..model import LatentCache, LongcatFlashForCausalLM
 from ..model.block import in_own_dtypes
 from ..model.checks import require
+from .c2t import DraftFilter, check_draft_filter
 from .checks import check_prompts, check_sampling, check_stop_ids, check_switches
 from .observer import Observer, Unobserved, Work
 from .step import DecodeStep, Sampling, Tokens
@@ -68,6 +69,7 @@ def generate(
     on_token: OnToken | None = None,
     observer: Observer | None = None,
     graph: bool | None = None,
+    draft_filter: DraftFilter | None = None,
 ) -> Generation:
     """Continue each prompt by up to `max_new_tokens` tokens.
 
@@ -89,6 +91,8 @@ def generate(
         observer: called around each pass and each choice of tokens (engine/observer.py); None: no observer.
         graph: whether a step is captured once and then replayed (engine/step_graph.py), which changes no token. None:
             where it can be and pays.
+        draft_filter: which drafts are verified (engine/c2t.py); None: all. It changes no token; with draft="sampled"
+            others are drawn, of the same distribution.
 
     Of a model of several ranks, every rank calls it, with the same arguments but for its prompts: they are its own,
     none included, or those of its tp_group where its ranks have the same tokens.
@@ -104,8 +108,10 @@ def generate(
     prompts = check_prompts(model.config, input_ids, max_new_tokens, model.device, none=ranks is not None)
     check_sampling(temperature, top_k, top_p, draft, seed)
     check_switches(speculative, on_token, observer, graph)
+    check_draft_filter("generate", draft_filter)
     if ranks is not None:  # others would compute other tokens, or make other passes
-        given = [temperature, top_k, top_p, draft, seed, max_new_tokens, check_stop_ids(model.config, eos_token_id)]
+        given = [temperature, top_k, top_p, draft, seed, max_new_tokens, check_stop_ids(model.config, eos_token_id),
+                 draft_filter]  # fmt: skip
         ranks.agreement.require_same("generate", "arguments", [bool(speculative), max_new_tokens > 0])
         ranks.require_same_tokens("arguments", [str(one) for one in given])
         ranks.require_same_tokens("input_ids", [p.tolist() for p in prompts])
@@ -113,7 +119,7 @@ def generate(
     seed = seed if ranks is None else ranks.same_seed(seed)
     observer = Unobserved() if observer is None else observer
     sampling = Sampling(float(temperature), int(top_k), float(top_p), draft == "sampled" and temperature > 0)
-    run = _Run(model, sampling, speculative, graph, eos_token_id, on_token, observer)
+    run = _Run(model, sampling, speculative, graph, eos_token_id, on_token, observer, draft_filter)
     sequences = [_Sequence(b, p.tolist(), done=max_new_tokens == 0) for b, p in enumerate(prompts)]
     if max_new_tokens > 0:
         batch = max(1, len(prompts))  # a rank without prompts has an idle sequence
@@ -142,10 +148,11 @@ class _Run:
         eos_token_id: int | Sequence[int] | None,
         on_token: OnToken | None,
         observer: Observer,
+        draft_filter: DraftFilter | None,
     ) -> None:
         self.model, self.device, self.parallel = model, model.device, model.parallel
         self.on_token, self.around = on_token, observer.around
-        self.sampling, self.graph = sampling, graph
+        self.sampling, self.graph, self.draft_filter = sampling, graph, draft_filter
         self.speculative = speculative and model.mtp is not None
         self.stop_ids = check_stop_ids(model.config, eos_token_id)
 
@@ -157,7 +164,7 @@ class _Run:
         limits = [len(s.ids) + new for s in sequences] or [new]
         step = DecodeStep(
             self.model, cache, self.sampling, seeds, limits, self.stop_ids, speculative=self.speculative,
-            around=self.around,
+            around=self.around, draft_filter=self.draft_filter,
         )  # fmt: skip
         for s in sequences:
             cache.reserve(s.index, limits[s.index])
@@ -206,8 +213,7 @@ class _Run:
             prompt = self.model.prefill(cache, s.index, ids, last_only=True)
         first = step.begin(s.index, len(ids), prompt.logits[-1:])
         self._emit(s, first.tokens[0].tolist(), 1, 1, prompt.num_real[-1:], prompt.logits[-1:])
-        s.num_drafts = int(step.num_drafts[s.index])
-        s.done = s.num_drafts < 0
+        s.done = int(step.num_drafts[s.index]) < 0
         if self.speculative and not s.done:
             next_ids = torch.cat([ids[1:], torch.tensor(s.ids[-1:])])
             with self.around(Work.DRAFT_PROMPT, len(next_ids)):
@@ -215,6 +221,7 @@ class _Run:
                 logits = self.model.head(hidden[-1:])
             with self.around(Work.SAMPLING, 1):
                 step.draft(logits, slice(s.index, s.index + 1))
+        s.num_drafts = int(step.num_drafts[s.index])
 
     def _read(self, made: Tokens, live: list[_Sequence], step: DecodeStep) -> None:
         """Hand out what a step has made; the only place where the host reads its results."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -99,6 +100,34 @@ def time_by_part(
         total = _now(model) - start - clock.seconds
     seconds[REST] = max(0.0, total - sum(seconds.values()))
     return seconds, Timing(clock.seconds, max(total, 1e-9), max(0, len(result.num_real[0]) - 1))
+
+
+class _WorkClock:
+    """An observer that adds up the seconds of each kind of work and counts its passes."""
+
+    def __init__(self, model: LongcatFlashForCausalLM) -> None:
+        self.model, self.seconds, self.passes = model, Counter[Work](), Counter[Work]()
+
+    @contextmanager
+    def around(self, work: Work, rows: int) -> Iterator[None]:
+        start = _now(self.model)
+        yield
+        self.seconds[work] += _now(self.model) - start
+        self.passes[work] += 1
+
+    def mean(self, work: Work) -> float:
+        return self.seconds[work] / self.passes[work]
+
+
+def draft_costs(model: LongcatFlashForCausalLM, prompts: Sequence[Tensor], new: int) -> tuple[float, float]:
+    """(T_D / T_T, T_V / T_T) of `perf.speculation.speed_up`, for a batch of these prompts: seconds of the MTP head's
+    pass, and of the target's with a draft a sequence, over the target's without. Greedy, `new` tokens each."""
+    clocks = _WorkClock(model), _WorkClock(model)
+    for speculative, clock in enumerate(clocks):
+        generate(model, prompts, new, speculative=bool(speculative), observer=clock, eos_token_id=-1, graph=False)
+    plain, drafting = clocks
+    target = plain.mean(Work.TARGET)
+    return drafting.mean(Work.DRAFT) / target, drafting.mean(Work.TARGET) / target
 
 
 class _PartClock:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import LongcatError
 from ..model import LatentCache, LongcatFlashForCausalLM
+from .c2t import DraftFilter
 from .observer import Unobserved
 from .request import Request
 from .scheduler import Made, Outcome
@@ -40,13 +41,15 @@ class Runner:
     """
 
     def __init__(self, model: LongcatFlashForCausalLM, *, max_batch: int, num_pages: int, max_length: int,
-                 speculative: bool, eos: Iterable[int], replays: bool) -> None:  # fmt: skip
+                 speculative: bool, eos: Iterable[int], replays: bool,
+                 draft_filter: DraftFilter | None) -> None:  # fmt: skip
         self.model, self.replays = model, replays
         model.follow_weights()
         with torch.inference_mode():
             self.cache: LatentCache = model.new_cache(max_batch, max_length, num_pages=num_pages)
             self.whole = DecodeStep(model, self.cache, GREEDY, [0] * max_batch, [1] * max_batch, sorted(eos),
-                                    speculative=speculative, around=Unobserved().around)  # fmt: skip
+                                    speculative=speculative, around=Unobserved().around,
+                                    draft_filter=draft_filter)  # fmt: skip
         self.sizes = sorted({min(1 << i, max_batch) for i in range(max_batch.bit_length() + 1)})
         self._steps: dict[tuple[int, bool], _Step] = {}
         self._requests: dict[int, Request] = {}

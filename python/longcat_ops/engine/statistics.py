@@ -24,7 +24,8 @@ KEPT = 100_000  # the newest times that percentiles are taken of
 class Summary:
     """requests: submitted; finished: by reason. tokens_per_second: over the time in which the engine worked.
     first_token_ms: from `submit`. between_tokens_ms: of one request; tokens of one iteration come together, so many of
-    these are 0. accepted: of the drafts that were verified. occupancy: of max_batch, mean over iterations; pages: of
+    these are 0. accepted: of the drafts that were verified. rows_per_token: rows of the target's decode passes for each
+    token of theirs. occupancy: of max_batch, mean over iterations; pages: of
     the cache, likewise, and the most at once. zero_experts: share of a token's choices that were zero experts. host_ms:
     of an iteration without its wait for the device. Pairs are p50 and p99. None: nothing to say yet.
     """
@@ -39,6 +40,7 @@ class Summary:
     first_token_ms: tuple[float, float] | None
     between_tokens_ms: tuple[float, float] | None
     accepted: float | None
+    rows_per_token: float | None
     occupancy: float | None
     pages: float | None
     most_pages: int
@@ -53,7 +55,7 @@ class Statistics:
         self._choices, self._batch, self._pages = config.moe_topk * config.num_layers, max_batch, num_pages
         self.finished: Counter[str] = Counter()
         self.requests = self.prompt_tokens = self.tokens = self.iterations = self.most_pages = 0
-        self.drafted = self.accepted = self._ffn_experts = self._slots = self._held = 0
+        self.drafted = self.accepted = self._rows = self._stepped = self._ffn_experts = self._slots = self._held = 0
         self.seconds = 0.0
         self.host_ms, self.first_ms, self.between_ms = (deque[float](maxlen=KEPT) for _ in range(3))
 
@@ -64,6 +66,9 @@ class Statistics:
     def made(self, made: Made) -> None:
         self.drafted += made.drafted
         self.accepted += made.accepted
+        if made.is_step:
+            self._rows += 1 + made.drafted
+            self._stepped += len(made.tokens)
         self._ffn_experts += made.ffn_experts
 
     def token(self, request: Request) -> None:
@@ -98,6 +103,7 @@ class Statistics:
             self.requests, dict(self.finished), self.prompt_tokens, self.tokens, self.seconds, n,
             self.tokens / self.seconds if self.seconds else None, _percentiles(self.first_ms),
             _percentiles(self.between_ms), self.accepted / self.drafted if self.drafted else None,
+            self._rows / self._stepped if self._stepped else None,
             self._slots / n / self._batch if n else None, self._held / n / self._pages if n else None, self.most_pages,
             1 - self._ffn_experts / choices if choices else None, _percentiles(self.host_ms),
         )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model import LatentCache, LongcatFlashForCausalLM
 from ..model.products import ops_for
 from ..model.rows import Rows, by_row
+from .c2t import DraftFilter
 from .observer import Work
 
 ALL = slice(None)
@@ -67,7 +68,8 @@ class DecodeStep:
     """
 
     def __init__(self, model: LongcatFlashForCausalLM, cache: LatentCache, sampling: Sampling, seeds: list[int],
-                 limits: list[int], stop_ids: Iterable[int], *, speculative: bool, around: Around) -> None:  # fmt: skip
+                 limits: list[int], stop_ids: Iterable[int], *, speculative: bool, around: Around,
+                 draft_filter: DraftFilter | None = None) -> None:  # fmt: skip
         batch, device, vocab = cache.batch_size, model.device, model.config.vocab_size
         self.model, self.cache, self.around = model, cache, around
         self.speculative, self.greedy = speculative, sampling.temperature == 0
@@ -84,6 +86,8 @@ class DecodeStep:
         self.top_k = integers([min(sampling.top_k, vocab)] * batch)
         sampled = speculative and sampling.draft_is_sampled
         self.draft_probs = torch.zeros((batch, 1, vocab), device=device) if sampled else None
+        self.filter = draft_filter if speculative else None
+        self._classifier = None if self.filter is None else self.filter.tensors(device)
         self.lengths = cache.lengths
         self._rope, self._errors = model.rope(cache), integers([0])
         # Ranks of one model make a step together, so its passes need no turn.
@@ -139,7 +143,8 @@ class DecodeStep:
         return Tokens(tokens, num_tokens, kept, first_row, logits, [])
 
     def draft(self, logits: Tensor, which: slice = ALL) -> None:
-        """Choose the drafts of the sequences `which` from logits [n,V] of the MTP head."""
+        """Choose the drafts of the sequences `which` from logits [n,V] of the MTP head, and whether they are verified:
+        num_drafts says so."""
         drafts = self.inputs[which, 1:]
         if self.draft_probs is None:
             self._ops.verify_greedy(logits[:, None], drafts[:, :0], self.num_drafts[which], tokens=drafts)
@@ -147,6 +152,9 @@ class DecodeStep:
             self._ops.sample_tokens(
                 logits, *self._numbers(which), tokens=drafts[:, 0], probs=self.draft_probs[which, 0]
             )
+        if self.filter is not None:
+            beta, top = self.filter.beta, self.filter.top
+            self._ops.filter_drafts(logits, self.num_drafts[which], *self._classifier, beta=beta, top=top)
 
     def _choose(self, logits: Tensor, which: slice, first_row: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens, num_tokens) from logits [n,q,V], rows packed."""

@@ -9,7 +9,7 @@ from .. import _environment, _library
 from ..errors import LongcatUnsupportedError
 from .registry import OPS
 
-_TYPES = {"PackedRows": "step", "Placement": "moe", "Plan": "moe", "Routing": "moe"}
+_TYPES = {"DraftScores": "sampling", "PackedRows": "step", "Placement": "moe", "Plan": "moe", "Routing": "moe"}
 _MODULE_OF = {**_TYPES, **{name: op.module for name, op in OPS.items()}}
 
 __all__ = ["supports", *_MODULE_OF]

@@ -143,4 +143,5 @@ OPS: dict[str, Op] = {
     "verify_greedy": Op("sampling"),
     "verify_sampled": Op("sampling"),
     "sample_tokens": Op("sampling"),
+    "filter_drafts": Op("sampling"),
 }

@@ -15,11 +15,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..types import DraftScores
 from .calling import kernel, public
 
 _verify_greedy = kernel("verify_greedy")
 _verify_sampled = kernel("verify_sampled")
 _sample_tokens = kernel("sample_tokens")
+_filter_drafts = kernel("filter_drafts")
 
 
 def _outputs(logits: Tensor, tokens: Tensor | None, num_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -123,3 +125,43 @@ def sample_tokens(logits: Tensor, seeds: Tensor, lengths: Tensor, temperature: T
         probs = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     _sample_tokens(logits, seeds, lengths, temperature, top_k, top_p, tokens, probs)
     return tokens, probs
+
+
+@public
+def filter_drafts(logits: Tensor, num_drafts: Tensor, hidden: Tensor, output: Tensor,
+                  joint_before: Tensor | None = None, *, depth: int = 1, beta: float,
+                  top: int = 1000) -> DraftScores:  # fmt: skip
+    """Drops drafts that are not worth verifying, by a classifier of two layers (C2T, arXiv:2502.13652): draft number
+    `depth` of each sequence, and those behind it, unless its score is at least beta.
+
+    p is softmax(row) in float64. joint is joint_before times the largest p; entropy is the sum of -p ln p over the
+    `top` largest p, which are not renormalised. The score is sigmoid(output[H] + sum over u of output[u] relu(h[u])),
+    where h[u] = hidden[u] . (joint, entropy, depth, 1), in float64. Results are rounded to float32, and beta is
+    compared with the rounded score, as float32.
+
+    No draft is looked at, only the row that it came from. For a draft by argmax the largest p is its probability. A
+    draft that was drawn must not decide whether it is verified: dropping it by its own probability would bias the
+    distribution that the rejection rule of `verify_sampled` promises.
+
+    Args:
+        logits: f32 [B, V] of the head that chose draft number `depth`, V at least 1; last stride 1, rows any distance
+            apart. B may be 0.
+        num_drafts: i32 [B] contiguous; written: depth - 1 where the draft is dropped. A sequence with fewer than depth
+            drafts stays as it is, and its row is not read.
+        hidden: f32 [H, 4] contiguous, H 1 .. 256: of each hidden unit the weights of joint, entropy and depth, and its
+            bias. output: f32 [H + 1] contiguous: the weights of the hidden units, then a bias.
+        joint_before: f32 [B] contiguous: the probability of the drafts before this one, 1 if not given.
+        depth: 1 .. 2^31 - 1, the number of the draft, counted from 1. beta: a finite float32; 0 keeps every draft of a
+            finite score, more than 1 none.
+        top: at least 1; V or more takes the whole row.
+
+    Returns:
+        DraftScores (joint, entropy, score), each f32 [B]: 0 of a sequence without such a draft. A row that is not
+            finite has NaN, and its draft is dropped.
+
+    Raises:
+        LongcatShapeError: the arguments do not fit each other, or depth, beta or top is another value.
+    """
+    joint, entropy, score = (torch.empty(logits.shape[:1], dtype=torch.float32, device=logits.device) for _ in range(3))
+    _filter_drafts(logits, hidden, output, joint_before, depth, beta, top, num_drafts, joint, entropy, score)
+    return DraftScores(joint, entropy, score)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from ..errors import LongcatShapeError, message
 
 
@@ -46,6 +49,30 @@ def least_acceptance(drafts: int, draft_cost: float, verify_cost: float) -> floa
         gains = speed_up(accepted_length(middle, drafts), drafts, draft_cost, verify_cost) >= 1
         low, high = (low, middle) if gains else (middle, high)
     return high
+
+
+def best_threshold(scores: Sequence[float], draft_cost: float, verify_cost: float) -> tuple[float, float]:
+    """(beta, speed-up) of a step with one draft that is verified where its score reaches beta, at the beta that gains
+    most; beta is infinite where no draft is worth its row.
+
+    A score is the probability of acceptance, so of the share r of drafts that are verified a step gets 1 + sum of
+    their scores / number of drafts tokens, and its target pass costs 1 + r (T_V / T_T - 1).
+
+    Args:
+        scores: of drafts as they come, at least one.
+        draft_cost, verify_cost: as for `speed_up`.
+
+    Raises: LongcatShapeError for no scores, scores that are no probabilities, or costs that are no times.
+    """
+    _require("scores", f"{len(scores)} numbers", len(scores) > 0, "at least one")
+    _require("scores", "numbers outside of it", all(0 <= one <= 1 for one in scores), "probabilities, 0 .. 1")
+    best, tokens = (math.inf, speed_up(1.0, 1, draft_cost, 1.0)), 1.0
+    for kept, score in enumerate(sorted(scores, reverse=True), 1):
+        tokens += score / len(scores)
+        gain = speed_up(tokens, 1, draft_cost, 1 + kept / len(scores) * (verify_cost - 1))
+        if gain >= best[1]:
+            best = score, gain
+    return best
 
 
 def _require(name: str, value: object, legal: bool, expected: str) -> None:

@@ -3,7 +3,7 @@ of an fp64 model. Sums run in float32, or in float64 where the input is float64.
 """
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
-from ..types import PackedRows, Placement, Plan, Routing
+from ..types import DraftScores, PackedRows, Placement, Plan, Routing
 from . import bf16_gemm, experts, gemm, mla, moe, norm, quant, router, rows, sampling, step
 from .bf16_gemm import *
 from .experts import *
@@ -18,6 +18,7 @@ from .sampling import *
 from .step import *
 
 __all__ = [
+    "DraftScores",
     "PackedRows",
     "Placement",
     "Plan",

@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["sample_tokens", "verify_greedy", "verify_sampled"]
+from ..types import DraftScores
+
+__all__ = ["filter_drafts", "sample_tokens", "verify_greedy", "verify_sampled"]
 
 # What a random number of one token decides: a draw from the target, a draw of a draft, whether a draft is accepted, a
 # draw in place of one that is not. The CPU kernel has the same in cpp/cpu/philox.h.
@@ -67,6 +69,24 @@ def sample_tokens(logits: Tensor, seeds: Tensor, lengths: Tensor, temperature: T
     token = torch.where(sampled, token, best)
     point = torch.zeros_like(p).scatter_(1, token.clamp(min=0)[:, None], 1.0).masked_fill_(~finite[:, None], 0)
     return _into(tokens, token), _into(probs, torch.where(sampled[:, None], p, point))
+
+
+def filter_drafts(logits: Tensor, num_drafts: Tensor, hidden: Tensor, output: Tensor,
+                  joint_before: Tensor | None = None, *, depth: int = 1, beta: float,
+                  top: int = 1000) -> DraftScores:  # fmt: skip
+    """Drops draft number `depth`, and those behind it, of sequences whose score is below beta (arXiv:2502.13652)."""
+    finite, is_drafted = _best(logits)[1], num_drafts >= depth
+    p = probabilities(logits.masked_fill(~(finite & is_drafted)[:, None], 0), 1.0)
+    p = p.topk(min(top, p.shape[-1])).values
+    joint = p[:, 0] if joint_before is None else p[:, 0] * joint_before.double()
+    entropy = -torch.special.xlogy(p, p).sum(-1)
+    features = torch.stack([joint, entropy, torch.full_like(joint, depth), torch.ones_like(joint)], -1)
+    units = torch.cat([(features @ hidden.double().T).relu(), features[:, 3:]], -1)
+    values = joint, entropy, (units @ output.double()).sigmoid()
+    values = [v.masked_fill(~finite, torch.nan).masked_fill(~is_drafted, 0).float() for v in values]
+    kept = values[2] >= torch.full_like(values[2], beta)
+    num_drafts.masked_fill_(is_drafted & ~kept, depth - 1)
+    return DraftScores(*values)
 
 
 def probabilities(logits: Tensor, temperature: float | Tensor, top_k: int | Tensor = 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,16 @@ def _sample(sequences: int, width: int) -> Call:
     return call(torch.randn(sequences, width), *_draws(sequences))
 
 
+@seeded
+def _filter(sequences: int, width: int, **kwargs: Any) -> Call:
+    """Every third sequence has no draft of this depth. The classifier keeps some drafts and drops others."""
+    num_drafts = torch.tensor([3, 4, 1]).repeat(sequences)[:sequences].int()
+    return call(
+        2 * torch.randn(sequences, width), num_drafts, torch.randn(9, 4), torch.randn(10),
+        torch.rand(sequences) if kwargs["depth"] > 1 else None, **kwargs,
+    )  # fmt: skip
+
+
 CASES: dict[str, dict[str, Callable[[], Call]]] = {
     "verify_greedy": {
         "packed": lambda: _greedy(5, 4, 37, first_row=[3, 0, 2, 19, -1]),
@@ -65,5 +76,10 @@ CASES: dict[str, dict[str, Callable[[], Call]]] = {
         "odd": lambda: _sample(7, 37),
         "wide": lambda: _sample(2, 5000),
         "empty": lambda: _sample(0, 8),
+    },
+    "filter_drafts": {
+        "odd": lambda: _filter(7, 37, depth=2, beta=0.5, top=9),
+        "wide": lambda: _filter(2, 5000, depth=1, beta=0.99),
+        "empty": lambda: _filter(0, 8, depth=1, beta=0.5),
     },
 }

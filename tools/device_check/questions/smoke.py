@@ -207,25 +207,6 @@ def decode_step(machine: Machine, sequences: int, drafts: int, vocabulary: int) 
     return {"rows": int(rows.num_rows[0])}
 
 
-def draws(machine: Machine, sequences: int, drafts: int, vocabulary: int) -> dict[str, Any]:
-    """Drafts drawn from a head, and tokens of a target like it: greedy sequences, and each cut. Sums have another order
-    than on a CPU, so probabilities may differ by a rounding; tokens, in effect, never."""
-    g = torch.Generator().manual_seed(sequences)
-    each = torch.arange(sequences)
-    settings = (each * 2**33 - 5, each.int() * 40, (each % 4) / 2, (each % 3).int() * 50, 1 - (each % 5) / 20)
-    head = 3 * torch.randn(sequences, vocabulary, generator=g)
-    tokens, probs = longcat_ops.sample_tokens(head, *settings)
-    found = longcat_ops.sample_tokens(*to_device((head, *settings), machine.device))
-    same_bits("sample_tokens", found[0], tokens)
-    off = (found[1].cpu().double() - probs).abs()
-    assert (off <= 2.0**-23 * probs + 2.0**-149).all(), f"sample_tokens: probabilities differ by {off.max():.3g}"
-    logits = head[:, None] + torch.randn(sequences, drafts + 1, vocabulary, generator=g) / 2
-    call = logits, tokens[:, None].repeat(1, drafts), torch.full((sequences,), drafts, dtype=torch.int32), *settings
-    against_cpu(machine, "verify_sampled", *call)
-    _, count = against_cpu(machine, "verify_sampled", *call, probs[:, None].repeat(1, drafts, 1))
-    return {"accepted": int(count.sum()) - sequences}
-
-
 def advance(machine: Machine, *args: Any) -> None:
     """advance_lengths on the machine and on the CPU; the last of args is its state, which it writes."""
     results = []
