@@ -28,11 +28,13 @@ from .tensor_parallel import Company, Partial, TensorGroup
 class Linear(Block):
     """y = x @ W.T, W dense [N,K] or an FP8 pair (x is then quantised 1x128 on the way in).
 
-    part: the rows and columns of W that this rank holds. Columns make y terms, in fp32, of a sum over ranks.
+    part: the rows and columns of W that this rank holds. Columns make y terms, in fp32, of a sum over ranks. name: the
+    published one of the module.
     """
 
     def __init__(self, source: Source, name: str, rows: int, cols: int, part: Part = WHOLE) -> None:
         super().__init__()
+        self.name = name
         weight = source.linear(f"{name}.weight", rows, cols, part=part)
         self.fp8 = isinstance(weight, tuple)
         self.terms = part.cols is not None
@@ -91,6 +93,8 @@ class RMSNorm(DerivingBlock):
 
     def derive(self, weight: Tensor) -> tuple[Tensor | None]:
         """gain * weight [size]."""
+        if weight.is_meta:  # as in `renew`: torch would load its compiler to multiply
+            return (None if self.gain == 1 else weight.new_empty(weight.shape),)
         return (None if self.gain == 1 else weight * self.gain,)
 
     @property
