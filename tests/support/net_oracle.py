@@ -114,7 +114,9 @@ def _rotate(x: np.ndarray, theta: float) -> np.ndarray:
     return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
 
 
-class _Network:
+class Network:
+    """Every projection goes through `linear`."""
+
     def __init__(self, c: dict[str, Any], weights: dict[str, Tensor], topk: int, theta: float) -> None:
         self.c, self.topk, self.theta = c, topk, theta
         self.w = {name: t.double().numpy() for name, t in weights.items()}
@@ -171,7 +173,7 @@ class _Network:
 def forward64(c: dict[str, Any], weights: dict[str, Tensor], ids: list[int], *, topk: int | None = None,
               theta: float | None = None) -> np.ndarray:  # fmt: skip
     """Logits f64[S,V] of one sequence; topk and theta override those of the config."""
-    net = _Network(c, weights, c["moe_topk"] if topk is None else topk, c["rope_theta"] if theta is None else theta)
+    net = Network(c, weights, c["moe_topk"] if topk is None else topk, c["rope_theta"] if theta is None else theta)
     x = net.w["model.embed_tokens.weight"][np.asarray(ids)]
     for i in range(c["num_layers"]):
         x = net.layer(x, f"model.layers.{i}")

@@ -20,7 +20,7 @@ the checkpoint or the installation is at fault (the message says which, and what
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="longcat_ops",
-        description="LongCat-Flash: decode, size and model a deployment, certify its bits, inspect this installation.",
+        description="LongCat-Flash: decode, quantize, size and model a deployment, certify bits, inspect this machine.",
         epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     p.add_argument("--version", action="version", version=f"longcat_ops {__version__}")
@@ -29,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
     _add_bench_engine(commands)
     _add_c2t(commands)
     _add_plan(commands)
+    _add_quantize(commands)
+    _add_evaluate(commands)
     _add_timeline(commands)
     text = "what a deployment on many GPUs should reach and cost, by the report's analysis; solve, sweep, plot"
     perf_model_arguments.add(_command(commands, "perf-model", text))
@@ -149,6 +151,46 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--mtp", action=argparse.BooleanOptionalAction, default=True, help="count the MTP head")
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _add_quantize(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "quantize", "write the block FP8 form of a checkpoint, or the bf16 form of an FP8 one")
+    p.add_argument("source", metavar="SOURCE", help="checkpoint folder; it stays as it is")
+    p.add_argument("dest", metavar="DEST", help="new or empty folder; an interrupted run goes on in it")
+    p.add_argument("--to", choices=("fp8", "bf16"), default="fp8", help="default: fp8")
+    which = (
+        "which projections are FP8: all that can be, none, as --calibrate finds, as a JSON policy says (default: all)"
+    )
+    p.add_argument("--policy", default="all", metavar="all|none|auto|FILE", help=which)
+    p.add_argument("--shard-mb", type=_integer(1, 10**6), default=5000, metavar="N", help="of a file (default: 5000)")
+    p.add_argument("--threads", type=_integer(1, MOST_THREADS), metavar="N", help="CPU threads of torch")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    text = "a projection stays bf16 if its inputs and its errors are large; the report of it lies in DEST"
+    auto = p.add_argument_group("with --policy auto", text)
+    auto.add_argument("--calibrate", metavar="FILE", help="the text that the network reads for it")
+    _add_window(auto)
+    auto.add_argument("--max-input", type=float, metavar="X", help="inputs above are large (default: 28672)")
+    relative = "and errors are large where a block's relative error is above it (default: 0.03125)"
+    auto.add_argument("--max-relative", type=float, metavar="X", help=relative)
+    absolute = "and its absolute one above this one (default: 0.0625 / sqrt(hidden_size))"
+    auto.add_argument("--max-absolute", type=float, metavar="X", help=absolute)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "evaluate", "judge a checkpoint by a text, alone or beside another form of it")
+    p.add_argument("folder", metavar="CHECKPOINT", help="its folder")
+    p.add_argument("--text", metavar="FILE", required=True, help="the text, which it was not trained on; - is stdin")
+    p.add_argument("--against", metavar="OTHER", help="a folder with the same shapes, such as what was quantized")
+    _add_window(p)
+    p.add_argument("--dtype", choices=DTYPES, help="of activations and what is not FP8")
+    p.add_argument("--precision", metavar="bf16|fp8|FILE", help="of CHECKPOINT's projections (default: as stored)")
+    p.add_argument("--threads", type=_integer(1, MOST_THREADS), metavar="N", help="CPU threads of torch")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _add_window(p: argparse._ActionsContainer) -> None:
+    window = "the text is cut into pieces of so many tokens, which begin anew (default: 1024)"
+    p.add_argument("--window", type=_integer(2), metavar="N", help=window)
 
 
 def _add_timeline(commands: argparse._SubParsersAction) -> None:

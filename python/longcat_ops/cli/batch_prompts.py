@@ -15,7 +15,7 @@ from ..errors import LongcatShapeError, message
 from ..model import LongcatFlashConfig
 from ..model.cache import PAGE_SIZE
 from ..model.checks import described, is_integer, require
-from .generate import read_text
+from .texts import read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -22,7 +22,6 @@ object is null when it was not measured, a number when it is not defined.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import secrets
 import sys
@@ -43,13 +42,13 @@ from ..errors import LongcatCheckpointError, LongcatError, LongcatShapeError, Lo
 from ..model import LongcatFlashConfig, LongcatFlashForCausalLM, files
 from ..model.device import usable_device
 from . import report, terminal
+from .texts import MOST_TEXT, read_text
 
 DEFAULT_CHECKPOINT = Path("checkpoints/longcat-tiny")
 DEFAULT_PROMPT = "Psalms 23\n1 The LORD is my shepherd;"
 HELD_OUT = "heldout.txt"  # of a checkpoint's folder: text that it was not trained on
 FORCED_TOKENS = 1000
 PARTS_TOKENS = 64
-MOST_TEXT = 64 << 20  # bytes of a prompt or a text: far more than any context holds
 PATIENCE = 10.0  # seconds: a decode that takes longer is timed once, a shorter one three times
 
 
@@ -145,22 +144,6 @@ def _prompt(args: argparse.Namespace) -> str:
     except UnicodeEncodeError as error:  # bytes that are not UTF-8 arrive as lone surrogates
         raise LongcatError(f"--prompt: not UTF-8 text (character {error.start + 1}).") from error
     return text
-
-
-def read_text(option: str, name: str) -> str:
-    """The text of a file, or of stdin for -."""
-    try:
-        if name == "-" and sys.stdin is None:
-            raise LongcatError(f"{option} -: stdin is closed.")
-        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as stream:
-            data = stream.read(MOST_TEXT + 1)
-        if len(data) > MOST_TEXT:
-            raise LongcatError(f"{option} {name}: more than {MOST_TEXT >> 20} MiB.")
-        return data.decode("utf-8")
-    except OSError as error:
-        raise LongcatError(f"{option} {name}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise LongcatError(f"{option} {name}: not UTF-8 text ({error.reason}).") from error
 
 
 def device_of(name: str) -> torch.device:

@@ -62,9 +62,30 @@ class NoBar:
 
 
 def bar(text: str, total: int, done: int = 0, unit: str = "request") -> Any:
-    """A progress bar on stderr, if that is a terminal and tqdm is installed."""
+    """A progress bar on stderr, if that is a terminal and tqdm is installed. unit "B": of bytes, in KiB, MiB, GiB."""
     try:
         from tqdm import tqdm
     except ImportError:
         return NoBar()
-    return tqdm(total=total, initial=done, unit=unit, desc=text, disable=None)
+    scale = {"unit_scale": True, "unit_divisor": 1024} if unit == "B" else {}
+    return tqdm(total=total, initial=done, unit=unit, desc=text, disable=None, **scale)
+
+
+class Bars:
+    """A progress bar for each thing that is done, one after another; close it in the end."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit, self._what, self._done, self._bar = unit, "", 0, None
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """So much of `what` is done."""
+        if what != self._what:
+            self.close()
+            self._what, self._done, self._bar = what, 0, bar(what, total, unit=self._unit)
+        self._bar.update(done - self._done)
+        self._done = done
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._what, self._bar = "", None

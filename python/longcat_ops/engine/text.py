@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from ..errors import LongcatCheckpointError, LongcatUnsupportedError
 from ..model import files
 
@@ -37,6 +40,20 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 def encode(tokenizer: Tokenizer, text: str, bos: int | None) -> list[int]:
     """The ids of `text` as a document starts: BOS in front, if the model has one."""
     return [*([] if bos is None else [bos]), *tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+def windows(tokenizer: Tokenizer, text: str, bos: int | None, length: int) -> tuple[list[Tensor], int]:
+    """(a text in pieces of at most `length` tokens, i64[n] each, bytes of what these predict). Each begins with BOS, if
+    the model has one, and so all of the text is predicted. Otherwise the first token of each piece is not.
+    """
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    front = [] if bos is None else [bos]
+    step = length - len(front)
+    pieces = [torch.tensor([*front, *ids[i : i + step]]) for i in range(0, len(ids), step)]
+    pieces = [piece for piece in pieces if len(piece) > 1]
+    if front:
+        return pieces, len(text.encode())
+    return pieces, sum(len(tokenizer.decode(piece[1:].tolist()).encode()) for piece in pieces)
 
 
 class TextStream:

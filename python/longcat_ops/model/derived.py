@@ -26,7 +26,9 @@ class DerivingBlock(Block):
         for name, tensor in zip(self.derived, found, strict=True):
             self.register_buffer(name, tensor, persistent=False)
         self._renewed_from = weight, None if weight.is_inference() else weight._version
-        self._sums = _sums(weight) if any(t is not None for t in found) else None
+        derived = any(t is not None for t in found)
+        # Of no values there are no sums, and to add them up torch would load its compiler, which takes two seconds.
+        self._sums = _sums(weight) if derived and not weight.is_meta else None
 
     def follow_weights(self) -> None:
         """Renew the derived tensors if the weight has been written to in any way, `.data` included."""

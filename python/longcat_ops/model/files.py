@@ -74,11 +74,23 @@ def require_regular(path: str | Path) -> os.stat_result:
 
 def weight_files(folder: Path) -> list[Path]:
     """The *.safetensors of a folder in order. Names with a leading dot are notes of the system that copied it."""
+    return [path for path in listed(folder) if path.name.endswith(WEIGHTS[1:]) and not path.name.startswith(".")]
+
+
+def listed(folder: Path) -> list[Path]:
+    """Whatever a folder holds, in the order of names."""
     try:
-        names = sorted(os.listdir(folder))
+        return [folder / name for name in sorted(os.listdir(folder))]
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return [folder / n for n in names if n.endswith(WEIGHTS[1:]) and not n.startswith(".")]
+
+
+def open_to_read(path: str | Path) -> int:
+    """A file descriptor. Should the file have become a FIFO since it was looked at, opening it still does not wait."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_text(path: str | Path, limit: int = MAX_CONFIG) -> str:
@@ -87,8 +99,7 @@ def read_text(path: str | Path, limit: int = MAX_CONFIG) -> str:
     if size > limit:
         raise LongcatCheckpointError(f"{shown(path)} has {size} bytes, expected at most {limit}.")
     try:
-        # Should the file have become a FIFO since, opening it still does not wait.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(open_to_read(path), "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:  # it grew since
             raise LongcatCheckpointError(f"{shown(path)} has more than {limit} bytes.")

@@ -28,11 +28,13 @@ from .tensor_parallel import Company, Partial, TensorGroup
 class Linear(Block):
     """y = x @ W.T, W dense [N,K] or an FP8 pair (x is then quantised 1x128 on the way in).
 
-    part: the rows and columns of W that this rank holds. Columns make y terms, in fp32, of a sum over ranks.
+    part: the rows and columns of W that this rank holds. Columns make y terms, in fp32, of a sum over ranks. name: the
+    published one of the module.
     """
 
     def __init__(self, source: Source, name: str, rows: int, cols: int, part: Part = WHOLE) -> None:
         super().__init__()
+        self.name = name
         weight = source.linear(f"{name}.weight", rows, cols, part=part)
         self.fp8 = isinstance(weight, tuple)
         self.terms = part.cols is not None
@@ -50,7 +52,7 @@ class Linear(Block):
     def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
         """x [T,K] -> [T,N] in the model's dtype, or fp32 terms."""
         if not self.fp8 and rows.count is None and not self.terms:
-            return F.linear(dense_of(x), self.weight)
+            return products.prompt_linear(dense_of(x), self.weight)
         if self.before:
             x = F.pad(dense_of(x), (self.before, 0))
         tokens, dtype = (len(x.pair[0]), self.dtype) if isinstance(x, Quantised) else (len(x), x.dtype)
@@ -91,6 +93,8 @@ class RMSNorm(DerivingBlock):
 
     def derive(self, weight: Tensor) -> tuple[Tensor | None]:
         """gain * weight [size]."""
+        if weight.is_meta:  # as in `renew`: torch would load its compiler to multiply
+            return (None if self.gain == 1 else weight.new_empty(weight.shape),)
         return (None if self.gain == 1 else weight * self.gain,)
 
     @property
@@ -188,7 +192,7 @@ class MLA(DerivingBlock):
         """
         start, end = rows.start, rows.end
         past = rows.cache.read(self.slot, rows.owner, end)[:end]  # [L, latent+rope]
-        kv = F.linear(past[:, : self.latent], self.kv_b_proj).view(end, self.heads, -1).transpose(0, 1)
+        kv = products.prompt_linear(past[:, : self.latent], self.kv_b_proj).view(end, self.heads, -1).transpose(0, 1)
         k_nope, v = kv.split([self.nope, self.value], -1)  # [h,L,nope], [h,L,value]
         k = torch.cat([k_nope, past[:, self.latent :].expand(self.heads, -1, -1)], -1)
         turned = rotate(q[..., self.nope :], rows.rope[start:end])

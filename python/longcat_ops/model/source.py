@@ -31,7 +31,7 @@ def scale_shape(rows: int, cols: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _fp8_problem(rows: int, cols: int, dtype: torch.dtype) -> str:
+def fp8_problem(rows: int, cols: int, dtype: torch.dtype) -> str:
     """Why no op takes x [T,cols] of `dtype` times an FP8 weight [rows,cols]; "" if they do."""
 
     def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -114,7 +114,7 @@ class Source:
 
     def require_fp8(self, name: str, rows: int, cols: int) -> None:
         """Raises LongcatShapeError for a projection [rows, cols] that cannot be FP8 in a model of this dtype."""
-        problem = _fp8_problem(rows, cols, self.dtype)
+        problem = fp8_problem(rows, cols, self.dtype)
         if problem:
             got, fix = f"FP8 for {name} {[rows, cols]}", 'precision="bf16" holds every projection in the model\'s dtype'
             raise LongcatShapeError(message("from_pretrained", "precision", got, "what the ops take", problem, fix))

@@ -62,6 +62,8 @@ def split_bf16x3(w: Tensor) -> Tensor:
         got = w.dtype if isinstance(w, Tensor) else f"a {type(w).__name__}"
         raise LongcatShapeError(message("split_bf16x3", "w", got, "torch.float32"))
     terms, rest = torch.empty((3, *w.shape), dtype=torch.bfloat16, device=w.device), w.detach()
+    if w.is_meta:  # to compute without values, torch would load its compiler, which takes two seconds
+        return terms
     for term in terms:
         term.copy_(rest)
         rest = torch.where(term.isfinite(), rest - term.float(), 0.0)

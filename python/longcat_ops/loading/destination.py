@@ -1,0 +1,195 @@
+"""The folder that a conversion of a checkpoint writes to, and its record of what is whole there.
+
+The record is `quantize.jsonl`: a first line that says which run it belongs to, a line for each file of weights that is
+whole, and a last line once everything is. A run that is interrupted leaves lines that count and at most one torn line,
+which the next run drops.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import LongcatError, LongcatShapeError, message
+from ..model import files
+from .durable import sync_folder
+
+RECORD = "quantize.jsonl"
+_KIND = "longcat_ops quantize"
+_START = json.dumps({"run": _KIND})[:-1].encode()
+
+
+class Destination:
+    """The folder, made if it is not there, and locked. header: of the run it belongs to, None if none has begun.
+    shards: the bytes of each file of weights that is whole. complete: whether everything is.
+
+    Raises: LongcatShapeError if `path` is, holds or lies in the folder `source`, is no folder, or holds anything but
+    what such a run has written. LongcatError if it cannot be written, or another run writes it.
+    """
+
+    def __init__(self, source: Path, path: Path) -> None:
+        self.path, self.source = path, source
+        self.header: dict[str, Any] | None = None
+        self.shards: dict[str, int] = {}
+        self.complete = False
+        _require_apart(source, path)
+        with writing(path):
+            if os.path.lexists(path) and not path.is_dir():
+                raise _refuse(f"{path}, which is no folder", "a folder, or a path where one can be made")
+            path.mkdir(parents=True, exist_ok=True)
+            names = os.listdir(path)
+            if names and RECORD not in names:
+                fix = "name another folder, or empty this one"
+                raise _refuse(f"{path}, which holds {sorted(names)[0]}", "a new or an empty folder", fix)
+            if names:
+                files.require_regular(path / RECORD)
+            self._fd = os.open(path / RECORD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                self._lock()
+                self._read()
+                sync_folder(path)
+            except BaseException:
+                os.close(self._fd)
+                raise
+
+    def _lock(self) -> None:
+        """Until the record is closed."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LongcatError(f"{self.path}: another run is writing it.") from error
+        except OSError:  # a file system without locks
+            return
+
+    def _read(self) -> None:
+        whole = 0  # bytes of whole lines
+        with open(self._fd, "rb", closefd=False) as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    if number == 1 and not line.startswith(_START[: len(line)]):
+                        self._unknown(1)
+                    break
+                self._take(number, line)
+                whole += len(line)
+        os.ftruncate(self._fd, whole)
+        os.lseek(self._fd, whole, os.SEEK_SET)
+
+    def _take(self, number: int, line: bytes) -> None:
+        try:
+            value = json.loads(line)
+            if number == 1 and value["run"] == _KIND:
+                self.header = value
+            elif number > 1 and value.keys() == {"shard", "bytes"}:
+                self.shards[value["shard"]] = int(value["bytes"])
+            elif number > 1 and value == {"complete": True}:
+                self.complete = True
+            else:
+                self._unknown(number)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self._unknown(number)
+
+    def _unknown(self, number: int) -> None:
+        got = f"{self.path}, whose {RECORD} has an unknown line {number}"
+        raise _refuse(got, "the output of an interrupted run", "name another folder, or empty this one")
+
+    def require_same(self, source: dict[str, Any], options: dict[str, Any]) -> None:
+        """Raises LongcatShapeError for another SOURCE, or other options, than those of the interrupted run, if any."""
+        if self.header is None:
+            return
+        where, fix = f"the one that {self.path} was begun with", "name another folder for another run"
+        for key, value in json.loads(json.dumps(options)).items():
+            before = self.header.get("options", {}).get(key, ...)
+            if before != value:
+                raise LongcatShapeError(message("quantize", key, _short(value), f"{_short(before)}, {where}", fix=fix))
+        if self.header.get("source") != source:
+            changed = _changed(self.header.get("source"), source)
+            raise LongcatShapeError(message("quantize", "SOURCE", f"changed: {changed}", where, fix=fix))
+
+    def begin(self, source: dict[str, Any], options: dict[str, Any], plan: str) -> None:
+        """The run that this folder belongs to: a new one, or the one that was interrupted, which `require_same` has
+        compared. plan: a hash of all files to come.
+        """
+        header = json.loads(json.dumps({"run": _KIND, "source": source, "options": options, "plan": plan}))
+        if self.header is None:
+            self.header = header
+            self._add(header)
+        elif self.header != header:
+            got = f"{self.path}, begun by a release that divides tensors otherwise"
+            raise _refuse(got, "one that this release began", "name another folder, or empty this one")
+
+    def has(self, shard: str, size: int) -> bool:
+        """Whether this file of weights, of so many bytes, is whole."""
+        try:
+            return self.shards.get(shard) == size == os.stat(self.path / shard).st_size
+        except OSError:
+            return False
+
+    def add_shard(self, shard: str, size: int) -> None:
+        """Its file is whole, and the disk has it."""
+        self._add({"shard": shard, "bytes": size})
+        self.shards[shard] = size
+
+    def finish(self) -> None:
+        """Everything is whole."""
+        if not self.complete:
+            self._add({"complete": True})
+            self.complete = True
+
+    def _add(self, line: dict[str, Any]) -> None:
+        left = memoryview(json.dumps(line).encode() + b"\n")
+        while left:
+            left = left[os.write(self._fd, left) :]
+        os.fsync(self._fd)
+
+    def __enter__(self) -> Destination:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        os.close(self._fd)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of a write to the folder `path` into a LongcatError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise LongcatError(
+            f"{path} cannot be written: {error.strerror or error}.\n"
+            "  fix: make room or give access, then run the same command again, which goes on from there"
+        ) from error
+
+
+def _require_apart(source: Path, path: Path) -> None:
+    """Follows links, and compares the folders themselves, so that no second name of one is overlooked."""
+    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(path))
+    for inner, outer, how in ((there, here, "lies in"), (here, there, "holds")):
+        for folder in (inner, *inner.parents):
+            if folder == outer or (folder.exists() and outer.exists() and os.path.samefile(folder, outer)):
+                how = "is" if folder == inner else how
+                raise _refuse(f"{path}, which {how} SOURCE", "a folder apart from SOURCE, which stays as it is")
+
+
+def _changed(before: Any, now: dict[str, Any]) -> str:
+    """What of SOURCE differs, in words."""
+    before = before if isinstance(before, dict) else {}
+    names = [key for key in now if key != "files" and before.get(key) != now[key]]
+    old, new = before.get("files", {}), now["files"]
+    names += [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return ", ".join(names[:4]) + (" ..." if len(names) > 4 else "") if names else "its record"
+
+
+def _short(value: Any) -> str:
+    text = "not recorded" if value is ... else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _refuse(got: str, expected: str, fix: str | None = None) -> LongcatShapeError:
+    return LongcatShapeError(message("quantize", "DEST", got, expected, fix=fix))
