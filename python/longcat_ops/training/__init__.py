@@ -1,5 +1,7 @@
 """For trainers: control of the router, losses, monitors, initial values (docs/training.md)."""
 
+import importlib
+
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from .activations import ActivationMonitor, Activations, activation_monitor, hidden_z_loss
 from .adam_epsilon import EpsilonCheck, adam_epsilon_check
@@ -26,3 +28,10 @@ __all__ = [
     "transfer_hyperparameters",
     "variance_alignment",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`functional`, whose ops are registered when it is first used."""
+    if name != "functional":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.functional")

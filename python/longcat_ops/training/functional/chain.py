@@ -45,7 +45,7 @@ def fused_moe(x: Tensor, routing: Routing, w_gate_up: Tensor, w_down: Tensor, *,
 
     Raises:
         LongcatShapeError: the arguments do not fit each other, or an id is that of no expert, as in
-            `longcat_ops.fused_moe`.
+            `longcat_ops.fused_moe`; a compiled graph does not look at ids.
     """
     of_routing = {"routing.weights": routing.weights, "routing.zero_weight": routing.zero_weight}
     require_tensors("fused_moe", x=x, **of_routing, w_gate_up=w_gate_up, w_down=w_down)
