@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longcat_ops import Routing, moe_route, reference
+from longcat_ops import Routing, moe_plan, moe_route, reference
+from longcat_ops.training import functional
 
 F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
 SCALE = 6.0
@@ -67,6 +68,17 @@ def gapped(tokens: int, total: int, g: torch.Generator) -> Tensor:
     return order * 0.4 + torch.randn(tokens, 1, generator=g, dtype=F64)
 
 
+def holes(p: Problem) -> Routing:
+    """A routing with an FFN choice of weight +0 and of -0, one of id -1 that keeps a weight, a row of padding, and no
+    token of expert 2."""
+    routing = p.routing()
+    ids, weights, zero_weight = routing.ids, routing.weights, routing.zero_weight
+    ids[ids == 2] = -1
+    weights[0, 0], weights[1, -1] = 0.0, -0.0
+    ids[-1], weights[-1], zero_weight[-1] = -1, 0.0, 0.0
+    return routing
+
+
 def loop(x: Tensor, ids: Tensor, weights: Tensor, zero_weight: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The dense chain, one token and one choice at a time, by the text of its formula. gate_up: gate rows, then up."""
     rows = []
@@ -91,6 +103,15 @@ def loop_gradients(p: Problem, routing: Routing) -> dict[str, Tensor]:
     found = {name: torch.zeros_like(t) if t.grad is None else t.grad for name, t in wide.items()}
     found["gate_up"] = reference.interleave_gate_up(found["gate_up"])
     return found
+
+
+def pieces(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, add: Tensor | None = None) -> Tensor:
+    """Permute, experts and combine, one by one."""
+    planned = reference.moe_plan if x.dtype == F64 else moe_plan
+    plan = planned(routing.ids, len(down), routing.weights.detach())
+    rows = functional.moe_permute(x, plan)
+    y = functional.expert_rows(rows, plan.offsets, gate_up, down)
+    return functional.moe_combine(y, plan, routing, x, add)
 
 
 def leaf(t: Tensor) -> Tensor:

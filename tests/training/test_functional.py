@@ -11,7 +11,21 @@ from longcat_ops import LongcatShapeError, Routing, reference
 from longcat_ops.testing.op_results import bits
 from longcat_ops.training import functional
 from support import fused_moe_cases
-from support.gradient_cases import BF16, F32, F64, SMALL, Problem, Shape, gapped, leaf, loop_gradients, make, relative
+from support.gradient_cases import (
+    BF16,
+    F32,
+    F64,
+    SMALL,
+    Problem,
+    Shape,
+    gapped,
+    holes,
+    leaf,
+    loop_gradients,
+    make,
+    pieces,
+    relative,
+)
 
 # The norm of an error over that of the value. One rounding to bf16 is 1.7e-3 rms, and a gradient meets so many of them,
 # one behind the other; 1.3: few elements scatter. float32 sums of some 100 terms are below 1e-6.
@@ -21,17 +35,6 @@ ROUNDINGS = {"x": 3, "weights": 0, "zero_weight": 0, "gate_up": 2, "down": 2}
 
 def limit(name: str, dtype: torch.dtype) -> float:
     return 1e-6 + (1.3 * BF16_RMS * ROUNDINGS[name] ** 0.5 if dtype == BF16 else 0)
-
-
-def holes(p: Problem) -> Routing:
-    """A routing with an FFN choice of weight +0 and of -0, one of id -1 that keeps a weight, a row of padding, and no
-    token of expert 2."""
-    routing = p.routing()
-    ids, weights, zero_weight = routing.ids, routing.weights, routing.zero_weight
-    ids[ids == 2] = -1
-    weights[0, 0], weights[1, -1] = 0.0, -0.0
-    ids[-1], weights[-1], zero_weight[-1] = -1, 0.0, 0.0
-    return routing
 
 
 def gradients(p: Problem, routing: Routing, names: tuple[str, ...] = tuple(ROUNDINGS), **options) -> dict[str, Tensor]:
@@ -115,14 +118,6 @@ def test_fp8_forward_with_a_straight_through_backward(dtype):
     assert bits(quantised.pop("out")) == bits(longcat_ops.fused_moe(p.x, routing, *pairs)) != bits(dense.pop("out"))
     for name, value in quantised.items():
         assert bits(value) == bits(dense[name]), name
-
-
-def pieces(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, add: Tensor | None = None, **options) -> Tensor:
-    library = reference if x.dtype == F64 else longcat_ops
-    plan = library.moe_plan(routing.ids, len(down), routing.weights.detach())
-    rows = functional.moe_permute(x, plan)
-    y = functional.expert_rows(rows, plan.offsets, gate_up, down, **options)
-    return functional.moe_combine(y, plan, routing, x, add)
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
