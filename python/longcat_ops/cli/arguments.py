@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     _add_c2t(commands)
     _add_plan(commands)
     _add_quantize(commands)
+    _add_grow(commands)
     _add_evaluate(commands)
     _add_timeline(commands)
     text = "what a deployment on many GPUs should reach and cost, by the report's analysis; solve, sweep, plot"
@@ -174,6 +175,15 @@ def _add_quantize(commands: argparse._SubParsersAction) -> None:
     auto.add_argument("--max-relative", type=float, metavar="X", help=relative)
     absolute = "and its absolute one above this one (default: 0.0625 / sqrt(hidden_size))"
     auto.add_argument("--max-absolute", type=float, metavar="X", help=absolute)
+
+
+def _add_grow(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "grow", "stack the layers of a checkpoint into a deeper one, for training to go on with")
+    p.add_argument("source", metavar="SOURCE", help="checkpoint folder; it stays as it is")
+    p.add_argument("dest", metavar="DEST", help="new or empty folder; an interrupted run goes on in it")
+    p.add_argument("--factor", type=_integer(2), default=2, metavar="R", help="how often they are stacked (default: 2)")
+    p.add_argument("--shard-mb", type=_integer(1, 10**6), default=5000, metavar="N", help="of a file (default: 5000)")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
