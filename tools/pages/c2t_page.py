@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools/pages")] if str(ROOT / "tools/pages") not in sys.path else []
 
-from predictions_page import renewed  # noqa: E402
+from sections import renewed  # noqa: E402
 
 RESULTS, PAGE, PLOT = "docs/results/longcat-tiny-c2t.json", "docs/engine.md", "docs/longcat_tiny_c2t.svg"
 SECTION = "C2T on longcat-tiny"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from prediction_tables import (  # noqa: E402
     products,
     timelines,
 )
+from sections import renewed  # noqa: E402
 from tables import cells_of, devices  # noqa: E402
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
@@ -76,17 +76,6 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
 }
 RESULTS = "docs/results/h200-predictions.json"
 PLOTS = ("docs/moe_gemm_roofline.svg", "docs/moe_gemm_crossover.svg")
-
-
-def renewed(page: str, sections: dict[str, Callable[[], str]], kind: str = "predictions") -> str:
-    """The page with its sections of a kind made anew. Raises ValueError where it does not have each of them, once."""
-    for name, make in sections.items():
-        begin, end = f"<!-- {kind}: {name} -->\n", f"<!-- end of {name} -->\n"
-        parts = re.split(f"{re.escape(begin)}.*?{re.escape(end)}", page, flags=re.DOTALL)
-        if len(parts) != 2:
-            raise ValueError(f"the page has {len(parts) - 1} sections {name!r}, expected 1")
-        page = f"{parts[0]}{begin}\n{make()}\n{end}{parts[1]}"
-    return page
 
 
 def texts() -> dict[str, str]:

@@ -52,7 +52,7 @@ class Linear(Block):
     def forward(self, x: Tensor | Quantised, rows: Rows | PromptRows) -> Tensor:
         """x [T,K] -> [T,N] in the model's dtype, or fp32 terms."""
         if not self.fp8 and rows.count is None and not self.terms:
-            return F.linear(dense_of(x), self.weight)
+            return products.prompt_linear(dense_of(x), self.weight)
         if self.before:
             x = F.pad(dense_of(x), (self.before, 0))
         tokens, dtype = (len(x.pair[0]), self.dtype) if isinstance(x, Quantised) else (len(x), x.dtype)
@@ -192,7 +192,7 @@ class MLA(DerivingBlock):
         """
         start, end = rows.start, rows.end
         past = rows.cache.read(self.slot, rows.owner, end)[:end]  # [L, latent+rope]
-        kv = F.linear(past[:, : self.latent], self.kv_b_proj).view(end, self.heads, -1).transpose(0, 1)
+        kv = products.prompt_linear(past[:, : self.latent], self.kv_b_proj).view(end, self.heads, -1).transpose(0, 1)
         k_nope, v = kv.split([self.nope, self.value], -1)  # [h,L,nope], [h,L,value]
         k = torch.cat([k_nope, past[:, self.latent :].expand(self.heads, -1, -1)], -1)
         turned = rotate(q[..., self.nope :], rows.rope[start:end])

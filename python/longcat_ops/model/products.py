@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _environment, _library, ops, reference
@@ -107,6 +108,18 @@ def linear(x: Tensor, weight: Tensor, out: Tensor | None = None, count: Tensor |
         return _any_columns(lambda w, y: ops.bf16_gemm_nt(x, w, y), weight, out)
     _any_columns(lambda w, y: ops.m_grouped_bf16_gemm_nt_masked(x[None], w, y, count, len(x)), weight[None], out[None])
     return out
+
+
+@lru_cache(maxsize=64)
+def torch_multiplies(dtype: torch.dtype, device: str) -> bool:
+    """Whether torch's products are the faster ones for chunks of prompts: they are, but for bf16 on a CPU without
+    AVX-512, where torch has no kernel for it and is five times as slow as ours."""
+    return dtype != torch.bfloat16 or device != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def prompt_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [T,K] @ weight [N,K].T for the rows of a chunk of a prompt, in x's dtype."""
+    return F.linear(x, weight) if torch_multiplies(x.dtype, x.device.type) else linear(x, weight)
 
 
 def fp8_linear(x: Tensor | Quantised, weight: Fp8Pair, out: Tensor, count: Tensor | None = None) -> Tensor:

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from .. import ops
 from ..types import ROW_GROUP, Plan, Routing
+from .products import torch_multiplies
 
 WORTH_IT = 32  # rows an expert; below, the library's products are faster
 
 
 def pay(x: Tensor, gate_up: Tensor, down: Tensor, rows: float) -> bool:
     """Whether a chunk x [T,H] with about so many `rows` for each expert runs here."""
-    return {x.dtype, gate_up.dtype, down.dtype} == {torch.bfloat16} and x.device.type == "cpu" and rows >= WORTH_IT
+    dense = {x.dtype, gate_up.dtype, down.dtype} == {torch.bfloat16}
+    return dense and x.device.type == "cpu" and rows >= WORTH_IT and torch_multiplies(x.dtype, "cpu")
 
 
 def fused_moe(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, plan: Plan) -> Tensor:

@@ -1,6 +1,28 @@
-"""Training-side pieces that an inference library still needs: today the controller of the router's selection bias."""
+"""For trainers: control of the router, losses, monitors, initial values (docs/training.md)."""
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
+from .activations import ActivationMonitor, Activations, activation_monitor, hidden_z_loss
+from .adam_epsilon import EpsilonCheck, adam_epsilon_check
+from .balance_loss import device_balance_loss
 from .bias_controller import BiasController
+from .initialisation import VarianceAlignment, init_longcat_, variance_alignment
+from .router_stability import BalanceWeight, router_gradient_ratio, router_similarity
+from .transfer import transfer_hyperparameters
 
-__all__ = ["BiasController"]
+__all__ = [
+    "ActivationMonitor",
+    "Activations",
+    "BalanceWeight",
+    "BiasController",
+    "EpsilonCheck",
+    "VarianceAlignment",
+    "activation_monitor",
+    "adam_epsilon_check",
+    "device_balance_loss",
+    "hidden_z_loss",
+    "init_longcat_",
+    "router_gradient_ratio",
+    "router_similarity",
+    "transfer_hyperparameters",
+    "variance_alignment",
+]
