@@ -147,6 +147,20 @@ def test_results_without_an_op():
     assert (found.op, found.what, found.elements, found.second) == ("fn", "result 0", 1, 5.0)
 
 
+def test_lists_that_an_op_writes_and_other_results():
+    """Each tensor of a list counts; objects that cannot be compared do not."""
+    other = Once()
+
+    def fn(x):
+        rows = [x.exp(), x.sin(), x.cos()]
+        torch._foreach_add_(rows, [1.0, 2.0 + other(), 3.0])
+        return rows, object(), np.ones(3), torch.eye(2).to_sparse()
+
+    found = check(fn, torch.ones(2)).difference
+    assert (found.op, found.what, found.elements) == ("aten._foreach_add_.ScalarList", "argument self, written 1", 2)
+    assert check(lambda x: (object(), np.ones(3)), torch.ones(2)).holds
+
+
 def test_a_run_that_raises():
     other = Once()
 

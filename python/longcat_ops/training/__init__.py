@@ -3,7 +3,7 @@ computations and weights (docs/determinism.md).
 """
 
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
-from . import determinism
+from . import determinism as determinism
 from .activations import ActivationMonitor, Activations, activation_monitor, hidden_z_loss
 from .adam_epsilon import EpsilonCheck, adam_epsilon_check
 from .balance_loss import device_balance_loss
@@ -26,7 +26,6 @@ __all__ = [
     "activation_monitor",
     "adam_epsilon_check",
     "checksum",
-    "determinism",
     "device_balance_loss",
     "hidden_z_loss",
     "init_longcat_",

@@ -54,9 +54,9 @@ def check(fn: Callable[..., Any], *args: Any, runs: int = 2, keep: int = _KEEP) 
     seen; ops of other threads are not.
 
     Args:
-        fn: called with `args`; anything in it that is no op of torch counts by what it returns. It leaves its
-            arguments, and whatever else it reads, as they are. What it makes at its first call and keeps, it has made
-            before: call it once.
+        fn: called with `args`; anything in it that is no op of torch counts by the tensors, numbers and texts that it
+            returns. It leaves its arguments, and whatever else it reads, as they are. What it makes at its first call
+            and keeps, it has made before: call it once.
         runs: 2 or more. keep: bytes of run 1 to keep, so that a difference can be given in ulp; of the tensors beyond,
             only checksums are kept.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_leaves
 
 from ..errors import LongcatShapeError, message
 from .checksums import checksum
@@ -26,7 +26,7 @@ class Difference:
     """The first thing that differs between two runs.
 
     op: an op as torch names it, or "fn" for what fn returned. call: its number in the run, from 0. what: "argument i",
-    which something changed since an op wrote it; "output i" or "argument x, written", which the op itself computed
+    which something changed since an op wrote it; "output i" or "argument x, written i", which the op itself computed
     differently; "order", where the runs call other ops; of "fn", "result i" or the error that it raised. phase:
     "forward" or "backward". run: which one differs from run 1. line: where Python called it, None in a backward.
     elements: how many differ. index, first, second: the largest difference in ulp, and its value in both runs. All
@@ -82,8 +82,8 @@ class Recorder(TorchDispatchMode):
 
     def end(self, results: list[Any]) -> None:
         """Compares how many ops were called, and what the whole run returns."""
-        tensors = {f"result {i}": t for i, t in enumerate(results) if isinstance(t, Tensor)}
-        plain = [r for r in results if not isinstance(r, Tensor)]
+        tensors = _tensors("result", results)
+        plain = [r for r in results if isinstance(r, int | float | complex | str | bytes)]
         if self.run == 1:
             self._plain = plain
         elif self.difference is None and self.at < len(self.calls):
@@ -120,13 +120,12 @@ class Recorder(TorchDispatchMode):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
             given = args[i] if i < len(args) else kwargs.get(argument.name)
-            for t in tree_leaves(given):
-                if isinstance(t, Tensor):
-                    if (number := self._args.get(_memory(t))) is not None and t.numel():
-                        got = f"a function whose op {func} writes to its tensor {number}"
-                        expected = "one that leaves its arguments as they are"
-                        raise LongcatShapeError(message(OP, "fn", got, expected, fix="copy it first, inside fn"))
-                    yield f"argument {argument.name}, written", t
+            for name, t in _tensors(f"argument {argument.name}, written", given).items():
+                if (number := self._args.get(_memory(t))) is not None and t.numel():
+                    got = f"a function whose op {func} writes to its tensor {number}"
+                    expected = "one that leaves its arguments as they are"
+                    raise LongcatShapeError(message(OP, "fn", got, expected, fix="copy it first, inside fn"))
+                yield name, t
 
     def _look(self, op: str, place: int, tensors: dict[str, Tensor]) -> None:
         """Keeps what the tensors are in run 1, and compares them with that in another one."""
@@ -159,8 +158,8 @@ class Recorder(TorchDispatchMode):
 
 
 def _tensors(kind: str, values: Any) -> dict[str, Tensor]:
-    """The tensors in a nest of values, by their number among them."""
-    leaves = [t for t in tree_flatten(values)[0] if isinstance(t, Tensor)]
+    """The tensors with dense memory in a nest of values, by their number among them."""
+    leaves = [t for t in tree_leaves(values) if isinstance(t, Tensor) and t.layout == torch.strided and not t.is_meta]
     return {f"{kind} {i}": t for i, t in enumerate(leaves)}
 
 

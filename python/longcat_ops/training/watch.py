@@ -1,4 +1,7 @@
-"""Looks for silent data corruption during training, now and then, at a price that can be chosen."""
+"""Looks for silent data corruption during training, now and then, at a price that can be chosen.
+
+The LongCat-Flash technical report (arXiv:2509.01322) does so with the backward of attention; here it is any function.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,11 @@ class Watch:
         self.every, self.at_once, self.step = every, at_once, 0
         self._sums = Checksums(tensors)
         self._resting: list[str] = []
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What rests between updates."""
+        return self._sums.tensors
 
     @property
     def is_due(self) -> bool:
