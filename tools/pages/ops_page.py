@@ -29,9 +29,9 @@ T tokens, H hidden width, E = N FFN experts + Z zero experts, K choices per toke
 permuted rows. e4m3 is `torch.float8_e4m3fn`. Widths are multiples of 8; blocks of 128 at an edge may be smaller. Every
 op takes 0 tokens, copies no argument, and refuses bad arguments before it writes (docs/errors.md). None has a gradient
 formula: where grad mode is on, a tensor that requires a gradient is refused, and so is one under `torch.func`'s grad,
-vjp, jvp or vmap. Tensors are dense: no sparse, nested, mkldnn or quantised one, no subclass with operations of its own.
-`longcat_ops.supports(op, ...)` asks without running; `longcat_ops.explain(op, ...)` adds bytes, flops, the floor of
-the time and a band that predicts it.
+vjp, jvp or vmap; docs/training_gradients.md lists functions that have one. Tensors are dense: no sparse, nested, mkldnn
+or quantised one, no subclass with operations of its own. `longcat_ops.supports(op, ...)` asks without running;
+`longcat_ops.explain(op, ...)` adds bytes, flops, the floor of the time and a band that predicts it.
 """
 SECTIONS = ("Args", "Returns", "Raises")
 

@@ -10,6 +10,7 @@ from ..types import Placement
 from .communicator import Communicator
 from .expert_parallel import Dispatch, ExpertParallel
 from .placement import balance_experts
+from .row_exchange import RowExchange
 from .rungs.base import Caps
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "LongcatCommError",
     "LongcatTimeoutError",
     "Placement",
+    "RowExchange",
     "balance_experts",
 ]

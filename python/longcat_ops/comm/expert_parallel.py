@@ -92,6 +92,7 @@ class ExpertParallel(Closing):
 
     rank = property(lambda self: self._ranks.rank)
     ranks = property(lambda self: self._ranks.ranks)
+    num_ffn_experts = property(lambda self: self._ranks.config.num_ffn_experts)
 
     @property
     def caps(self) -> ExpertCaps:

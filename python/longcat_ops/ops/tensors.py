@@ -17,6 +17,8 @@ FAKES = (FakeTensor, FunctionalTensor)  # tensors of tracing
 # Types of arguments that need no second look.
 PLAIN = frozenset({Tensor, torch.nn.Parameter, int, float, bool, type(None)})
 _WITHOUT_KERNEL = ("Sparse", "SparseCsr", "Quantized", "NestedTensor")
+# Ops beside which `longcat_ops.training.functional` has one with a gradient.
+WITH_GRADIENT = frozenset({"moe_route", "moe_permute", "moe_combine", "fused_moe"})
 # Dispatch keys of tensors that no op computes with.
 REFUSED_KEYS = (*(f"{kind}{place}" for kind in _WITHOUT_KERNEL for place in ("CPU", "CUDA")), "MkldnnCPU")
 
@@ -84,12 +86,18 @@ def gradient_problem(op: str, name: str, value: Tensor) -> LongcatError | None:
     """Why `value` cannot be an argument, since no op has a gradient formula; None if it can."""
     if torch.is_grad_enabled() and value.requires_grad:
         got = "a tensor that requires a gradient"
-    elif in_forward_mode() and value.is_floating_point() and forward_ad.unpack_dual(value).tangent is not None:
+    elif has_tangent(value):
         got = "a tensor with a tangent of forward-mode differentiation"
     else:
         return None
     fix = f"{name}.detach() or torch.no_grad(), where the gradient is not wanted"
+    if op in WITH_GRADIENT:
+        fix += f"; longcat_ops.training.functional.{op}, where it is"
     return LongcatUnsupportedError(message(op, name, got, "one that does not: the op has no gradient formula", fix=fix))
+
+
+def has_tangent(value: Tensor) -> bool:
+    return in_forward_mode() and value.is_floating_point() and forward_ad.unpack_dual(value).tangent is not None
 
 
 def in_forward_mode() -> bool:

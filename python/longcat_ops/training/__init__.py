@@ -2,6 +2,8 @@
 computations and weights (docs/determinism.md).
 """
 
+import importlib
+
 from .. import _torch  # noqa: F401  (first: it says what to do where torch is missing)
 from . import determinism as determinism
 from .activations import ActivationMonitor, Activations, activation_monitor, hidden_z_loss
@@ -35,3 +37,10 @@ __all__ = [
     "transfer_hyperparameters",
     "variance_alignment",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`functional`, whose ops are registered when it is first used."""
+    if name != "functional":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.functional")

@@ -60,6 +60,19 @@ class Dispatch(NamedTuple):
     max_m_hint: int
 
 
+class Routes(NamedTuple):
+    """Which rows travel between which ranks, by the plan of each over all experts; known on the host.
+
+    offsets i32 [local experts + 1]: of the rows that arrive, by expert. sent, came: rows to and from each rank. order
+    i64: which row each row by expert is, of those that arrive by source; None on one rank, where nothing travels.
+    """
+
+    offsets: Tensor
+    sent: list[int]
+    came: list[int]
+    order: Tensor | None
+
+
 class Buffer(NamedTuple):
     """The memory of one dispatch and its combine.
 
@@ -86,6 +99,7 @@ class ExpertWay(Way):
     buffers: list[Buffer]
     counters: Tensor
     reduces = False
+    moves_rows = False  # a `RowWay`
 
     @abstractmethod
     def dispatch_send(self, buffer: int, x: Tensor, ids: Tensor, plan: Plan) -> None:
@@ -102,6 +116,24 @@ class ExpertWay(Way):
     @abstractmethod
     def combine_recv(self, buffer: int, returned: Tensor) -> None:
         """What came back, in the order of this rank's plan."""
+
+
+class RowWay(ExpertWay):
+    """A way that also moves rows of any values and dtype, in the order of plans, both ways: for gradients."""
+
+    moves_rows = True
+
+    @abstractmethod
+    def routes(self, offsets: Tensor) -> Routes:
+        """By the offsets of this rank's plan over all experts. Reads the counts of all ranks on the host."""
+
+    @abstractmethod
+    def forth(self, rows: Tensor, routes: Routes) -> Tensor:
+        """rows [>= sent, H] in the order of this rank's plan; returns those that came, by expert, as a dispatch."""
+
+    @abstractmethod
+    def back(self, rows: Tensor, routes: Routes) -> Tensor:
+        """rows [>= came, H] by expert; returns this rank's own, in the order of its plan. The transpose of `forth`."""
 
 
 class ReducingWay(ExpertWay):

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...errors import LongcatError
 from ...types import Plan, Routing
-from .. import checks, expert_calls
+from .. import checks, expert_calls, row_calls
 from ..expert_calls import CALLS, Given
 from ..member import Member
 from ..rungs.base import Session
 from ..runner import Runner
-from .base import ExpertConfig, ExpertWay
+from .base import ExpertConfig, ExpertWay, Routes
 
 
 class GroupRanks(Member, Runner):
@@ -24,7 +24,7 @@ class GroupRanks(Member, Runner):
         config = session.config
         assert isinstance(config, ExpertConfig)
         limits = checks.Limits(session.rank, session.ranks, (session.device.type,), 0)
-        super().__init__(session, way, CALLS, Given(config, limits))
+        super().__init__(session, way, CALLS | row_calls.CALLS, Given(config, limits))
         self.config, self.caps, self.counters, self.why_not = config, way.caps, way.counters, why_not
         self.given = self._given
         self._buffers, self.reduces = way.buffers, way.reduces
@@ -75,3 +75,19 @@ class GroupRanks(Member, Runner):
         returned = self._buffers[buffer].returned
         torch.ops.longcat_ops.comm_combine_recv(self._handle, buffer, returned, self._token)
         return returned
+
+    def routes(self, plan: Plan) -> Routes:
+        """Collective. Only of a way that moves rows."""
+        found: list[Routes] = []
+        self.run("routes", plan, found)
+        return found[0]
+
+    def forth(self, rows: Tensor, routes: Routes) -> Tensor:
+        found: list[Tensor] = []
+        self.run("forth", rows, routes, found)
+        return found[0]
+
+    def back(self, rows: Tensor, routes: Routes) -> Tensor:
+        found: list[Tensor] = []
+        self.run("back", rows, routes, found)
+        return found[0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import LongcatCommError, LongcatError
 from ...types import Plan, Routing
-from .base import COUNTERS, ExpertCaps, ExpertConfig
+from .base import COUNTERS, ExpertCaps, ExpertConfig, Routes
 from .rows import permuted
 
 
@@ -56,6 +56,18 @@ class LocalRanks:
     def combine_recv(self, buffer: int) -> Tensor:
         self.require_open("combine")
         return self._taken(self._returned, buffer)
+
+    def routes(self, plan: Plan) -> Routes:
+        self.require_open("routes")
+        return Routes(plan.offsets, [], [], None)
+
+    def forth(self, rows: Tensor, routes: Routes) -> Tensor:
+        self.require_open("forth")
+        return rows
+
+    def back(self, rows: Tensor, routes: Routes) -> Tensor:
+        self.require_open("back")
+        return rows
 
     @staticmethod
     def _taken(of_buffers: list, buffer: int) -> Tensor:
