@@ -14,6 +14,7 @@ from ._library import LongcatLibraryError
 from .errors import (
     LongcatCheckpointError,
     LongcatCommError,
+    LongcatCorruptionError,
     LongcatError,
     LongcatShapeError,
     LongcatTimeoutError,
@@ -48,6 +49,7 @@ _SUBMODULES = ("comm", "engine", "errors", "integrations", "loading", "model", "
 __all__ = [
     "LongcatCheckpointError",
     "LongcatCommError",
+    "LongcatCorruptionError",
     "LongcatError",
     "LongcatLibraryError",
     "LongcatShapeError",

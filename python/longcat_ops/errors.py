@@ -59,3 +59,22 @@ class LongcatCommError(LongcatError, RuntimeError):
 
 class LongcatCheckpointError(LongcatError, RuntimeError):
     """A checkpoint cannot be read: file missing, truncated or lying, tensor missing, unexpected or mis-shaped."""
+
+
+class LongcatCorruptionError(LongcatError, RuntimeError):
+    """Bits of memory or of a result changed although nothing should have changed them: silent data corruption, or a
+    computation that is not deterministic.
+
+    op: what looked. step: of the training. names: of the tensors.
+    """
+
+    def __init__(self, op: str, step: int, names: list[str], how: str) -> None:
+        self.op, self.step, self.names, self.how = op, step, names, how
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        super().__init__(
+            f"{op}: at step {step} the bits of {shown} {how}.\n"
+            "  fix: go on from the last checkpoint, on another device if it happens again (docs/determinism.md)"
+        )
+
+    def __reduce__(self) -> tuple[type[LongcatCorruptionError], tuple[object, ...]]:
+        return type(self), (self.op, self.step, self.names, self.how)

@@ -208,9 +208,9 @@ print(*texts, sep="")
 print(sorted(silent))
 """
 NEED_NO_TORCH = {
-    "LongcatCheckpointError", "LongcatCommError", "LongcatError", "LongcatLibraryError", "LongcatShapeError",
-    "LongcatTimeoutError", "LongcatUnsupportedError", "__version__", "errors", "integrations", "ops", "ops.supports",
-    "import errors", "import integrations", "import ops", "import perf", "perf",
+    "LongcatCheckpointError", "LongcatCommError", "LongcatCorruptionError", "LongcatError", "LongcatLibraryError",
+    "LongcatShapeError", "LongcatTimeoutError", "LongcatUnsupportedError", "__version__", "errors", "integrations",
+    "ops", "ops.supports", "import errors", "import integrations", "import ops", "import perf", "perf",
 }  # fmt: skip
 
 

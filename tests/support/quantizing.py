@@ -1,4 +1,4 @@
-"""Sources for `quantize`, runs of it that kill themselves, and what a folder holds."""
+"""Sources for `quantize` and `grow_depth`, runs of them that kill themselves, and what a folder holds."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def events(source: Path, dest: Path, **options: object) -> int:
+def events(source: Path, dest: Path, run: Callable = quantize, **options: object) -> int:
     """How many writes, syncs and renames a whole run makes."""
-    return _forked(_counting, source, dest, options)[1]
+    return _forked(_counting, source, dest, run, options)[1]
 
 
-def killed(source: Path, dest: Path, event: int, after: bool, **options: object) -> None:
+def killed(source: Path, dest: Path, event: int, after: bool, run: Callable = quantize, **options: object) -> None:
     """A run that is killed by SIGKILL around its `event`-th write, sync or rename: before it, in the middle of it if it
     is a write, or after it.
     """
-    code, _ = _forked(_killing, source, dest, options, event, after)
+    code, _ = _forked(_killing, source, dest, run, options, event, after)
     assert code == -signal.SIGKILL
 
 
@@ -105,7 +105,7 @@ def _sent(send: object, target: Callable[..., object], *arguments: object) -> No
     send.send(target(*arguments))
 
 
-def _counting(source: Path, dest: Path, options: dict) -> int:
+def _counting(source: Path, dest: Path, run: Callable, options: dict) -> int:
     counted = 0
 
     def count(call: Callable, arguments: tuple) -> object:
@@ -114,11 +114,11 @@ def _counting(source: Path, dest: Path, options: dict) -> int:
         return call(*arguments)
 
     _watch(count)
-    quantize(source, dest, **options)
+    run(source, dest, **options)
     return counted
 
 
-def _killing(source: Path, dest: Path, options: dict, event: int, after: bool) -> None:
+def _killing(source: Path, dest: Path, run: Callable, options: dict, event: int, after: bool) -> None:
     left = event
 
     def around(call: Callable, arguments: tuple) -> object:
@@ -133,7 +133,7 @@ def _killing(source: Path, dest: Path, options: dict, event: int, after: bool) -
         return call(*arguments)
 
     real = _watch(around)
-    quantize(source, dest, **options)
+    run(source, dest, **options)
 
 
 def _watch(around: Callable[[Callable, tuple], object]) -> dict[str, Callable]:

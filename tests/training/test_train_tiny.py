@@ -9,37 +9,19 @@ from safetensors.torch import load_file
 
 import tiny_corpus
 import tiny_export
+import tiny_trainer
 import train_tiny
+from support.tiny_toy import CHAPTERS, SMALL, same, trainer
 from tiny_evaluate import evaluate
 from tiny_model import TINY_CONFIG, TinyLongcat, initial_parameters, parameter_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "checkpoints" / "longcat-tiny"
-SMALL = TINY_CONFIG | {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "head_dim": 8,
-    "v_head_dim": 8,
-    "ffn_hidden_size": 48,
-    "expert_ffn_hidden_size": 16,
-    "n_routed_experts": 8,
-    "zero_expert_num": 4,
-    "moe_topk": 3,
-    "max_position_embeddings": 1024,
-}
-CHAPTERS = [
-    f"Toy {n}\n" + "".join(f"{v} And it came to pass that {n} begat {n + v}.\n" for v in range(1, 9))
-    for n in range(1, 40)
-]
 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setattr(train_tiny, "TARGET_REAL", 2.0)
+    monkeypatch.setattr(tiny_trainer, "TARGET_REAL", 2.0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,36 +33,6 @@ def toy():
     """(tokenizer, token stream)"""
     tokenizer = tiny_corpus.train_tokenizer(CHAPTERS, SMALL["vocab_size"])
     return tokenizer, tiny_corpus.encode_chapters(tokenizer, CHAPTERS)
-
-
-def trainer(tmp_path, stream, steps, *more):
-    args = train_tiny.parse(
-        [
-            "--out",
-            str(tmp_path / "out"),
-            "--state",
-            str(tmp_path / "state"),
-            "--steps",
-            str(steps),
-            "--batch-tokens",
-            "1024",
-            "--learning-rate",
-            "1e-2",
-            *more,
-        ]
-    )
-    return train_tiny.Trainer(args, dict(SMALL), stream)
-
-
-def same(a, b):
-    """Bitwise equality of nested states."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if not str(key).endswith("seconds"))
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def test_loss_falls(tmp_path, toy):

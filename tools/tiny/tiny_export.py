@@ -48,20 +48,23 @@ def fp8_tensors(masters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
-def write_checkpoint(masters: dict[str, torch.Tensor], config: dict, directory: Path) -> None:
-    """model.safetensors, config.json and generation_config.json; the tokenizer files are written by tiny_corpus."""
+def write_checkpoint(masters: dict[str, torch.Tensor], config: dict, directory: Path, *, fp8: bool = True) -> None:
+    """model.safetensors, config.json and generation_config.json; the tokenizer files are written by tiny_corpus.
+    fp8: False keeps every bit of the f32 masters.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = dict(sorted(fp8_tensors(masters).items()))
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    full = {**config, "torch_dtype": "bfloat16", "quantization_config": QUANTIZATION}
+    tensors = fp8_tensors(masters) if fp8 else {n: t.contiguous() for n, t in published_tensors(masters).items()}
+    save_file(dict(sorted(tensors.items())), directory / "model.safetensors", metadata={"format": "pt"})
+    full = {**config, "torch_dtype": "bfloat16" if fp8 else "float32"}
+    full |= {"quantization_config": QUANTIZATION} if fp8 else {}
     (directory / "config.json").write_text(json.dumps(full, indent=2) + "\n")
     ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     (directory / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
 
 
 def read_checkpoint(directory: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """(stacked f32 parameters, config) of a checkpoint written by `write_checkpoint`: the trainer's view of it."""
-    stored = load_file(directory / "model.safetensors")
+    """(stacked f32 parameters, config) of a checkpoint of `write_checkpoint` or `grow_depth`: the trainer's view."""
+    stored = {name: t for file in sorted(directory.glob("*.safetensors")) for name, t in load_file(file).items()}
     config = json.loads((directory / "config.json").read_text())
     values = {}
     for name, value in stored.items():

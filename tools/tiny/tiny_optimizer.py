@@ -5,6 +5,8 @@ Both move f32 masters; the network computes with working copies of them in the d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 WEIGHT_DECAY = 0.1
@@ -48,14 +50,13 @@ class TinyOptimizer:
         self.adam = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
     @torch.no_grad()
-    def step(self, factor: float, max_norm: float = 1.0) -> float:
-        """One update at `factor` times the learning rate; returns the gradient norm before clipping."""
+    def step(self, gradients: dict[str, torch.Tensor], factor: float, max_norm: float = 1.0) -> float:
+        """One update at `factor` times the learning rate; returns the norm of the gradients before clipping."""
         rate = self.learning_rate * factor
-        grads = {n: w.grad.float() for n, w in self.working.items() if w.grad is not None}
+        grads = {n: g.float() for n, g in gradients.items()}
         norm = float(torch.nn.utils.get_total_norm(list(grads.values())))
         for name, grad in grads.items():
             grad.mul_(min(1.0, max_norm / (norm + 1e-6)))
-            self.working[name].grad = None
             if name not in self.momentum:
                 self.masters[name].grad = grad
                 continue
@@ -75,6 +76,12 @@ class TinyOptimizer:
     def refresh(self) -> None:
         for name, master in self.masters.items():
             self.working[name].copy_(master)
+
+    def tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
+        """(what it is, of which weight, tensor) of all that rests between two updates; AdamW's moments have no names
+        before the first one, and are left out."""
+        for kind, held in (("master", self.masters), ("working", self.working), ("momentum", self.momentum)):
+            yield from ((kind, name, t) for name, t in held.items())
 
     def state_dict(self) -> dict:
         return {"masters": self.masters, "momentum": self.momentum, "adam": self.adam.state_dict()}

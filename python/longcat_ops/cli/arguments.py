@@ -13,8 +13,9 @@ DTYPES = ("bfloat16", "float32", "float64")
 
 _EXIT_CODES = """\
 exit codes: 0 done; 1 `generate` found speculative and plain text to differ or a request of --prompts failed,
-`bench-engine` or `c2t` tokens to differ, `certify` rows to differ, or `doctor` an op that cannot run; 2 the request,
-the checkpoint or the installation is at fault (the message says which, and what to do); 130 interrupted."""
+`bench-engine` or `c2t` tokens to differ, `certify` or `sdc-check` bits to differ, or `doctor` an op that cannot run;
+2 the request, the checkpoint or the installation is at fault (the message says which, and what to do); 130
+interrupted."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,11 +31,13 @@ def parser() -> argparse.ArgumentParser:
     _add_c2t(commands)
     _add_plan(commands)
     _add_quantize(commands)
+    _add_grow(commands)
     _add_evaluate(commands)
     _add_timeline(commands)
     text = "what a deployment on many GPUs should reach and cost, by the report's analysis; solve, sweep, plot"
     perf_model_arguments.add(_command(commands, "perf-model", text))
     _add_certify(commands)
+    _add_sdc_check(commands)
     doctor = _command(commands, "doctor", "say, per op, which backend would run here and why; needs no torch")
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return p
@@ -176,6 +179,15 @@ def _add_quantize(commands: argparse._SubParsersAction) -> None:
     auto.add_argument("--max-absolute", type=float, metavar="X", help=absolute)
 
 
+def _add_grow(commands: argparse._SubParsersAction) -> None:
+    p = _command(commands, "grow", "stack the layers of a checkpoint into a deeper one, for training to go on with")
+    p.add_argument("source", metavar="SOURCE", help="checkpoint folder; it stays as it is")
+    p.add_argument("dest", metavar="DEST", help="new or empty folder; an interrupted run goes on in it")
+    p.add_argument("--factor", type=_integer(2), default=2, metavar="R", help="how often they are stacked (default: 2)")
+    p.add_argument("--shard-mb", type=_integer(1, 10**6), default=5000, metavar="N", help="of a file (default: 5000)")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     p = _command(commands, "evaluate", "judge a checkpoint by a text, alone or beside another form of it")
     p.add_argument("folder", metavar="CHECKPOINT", help="its folder")
@@ -216,6 +228,18 @@ def _add_certify(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--ranks", type=_integers(1, 64), default=[1, 2, 4, 8], metavar="N,..", help="default: 1,2,4,8")
     p.add_argument("--rows", type=_integer(2, 4096), default=33, metavar="N", help="of the largest call (default: 33)")
     p.add_argument("--precision", metavar="bf16|fp8|FILE", help="of projections (default: as stored)")
+    p.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+
+def _add_sdc_check(commands: argparse._SubParsersAction) -> None:
+    text = "look for silent data corruption: weights that change at rest, a forward whose bits differ from run to run"
+    p = _command(commands, "sdc-check", text)
+    p.add_argument("folder", nargs="?", metavar="CHECKPOINT", help="its folder (default: checkpoints/longcat-tiny)")
+    p.add_argument("--rounds", type=_integer(1), default=2, metavar="N", help="of two forwards each (default: 2)")
+    p.add_argument("--tokens", type=_integer(2, 1 << 20), default=64, metavar="N", help="of a forward (default: 64)")
+    p.add_argument("--text", metavar="FILE", help="the tokens are the first of this text (default: random ones)")
+    p.add_argument("--seed", type=_integer(0, 2**62 - 1), default=0, help="of random tokens (default: 0)")
+    _add_loading(p)
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
 

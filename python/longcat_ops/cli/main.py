@@ -1,5 +1,5 @@
-"""The command line: `python -m longcat_ops generate | bench-engine | c2t | plan | quantize | evaluate | timeline |
-perf-model | certify | doctor`. Parsing alone imports no torch.
+"""The command line: `python -m longcat_ops generate | bench-engine | c2t | plan | quantize | grow | evaluate |
+timeline | perf-model | certify | sdc-check | doctor`. Parsing alone imports no torch.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ _EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts)\.\d+\.(gate|up|down)_p
 @dataclass(frozen=True)
 class Item:
     """A stored tensor, the scales stored beside it, and the tensors that are made of it, by name. want: what the
-    network has under this name; None for what it does not read, such as weights of zero experts.
+    network has under this name; None for what it does not read, such as weights of zero experts. copy_of: the name
+    under which it is stored, if that is another one.
     """
 
     name: str
@@ -34,6 +35,11 @@ class Item:
     stored: Layout
     scales: Layout | None
     made: Mapping[str, Layout]
+    copy_of: str | None = None
+
+    def stored_name(self, made: str) -> str:
+        """Where a tensor that stays as it is lies in the source."""
+        return (self.copy_of or self.name) + made.removeprefix(self.name)
 
     @property
     def quantised(self) -> bool:
@@ -172,8 +178,9 @@ def convert(item: Item, reader: Reader, out: NewTensorFile, progress: Callable[[
         _widen(item, reader, out, progress)
     else:
         for name, layout in item.made.items():
+            stored = item.stored_name(name)
             for begin in range(0, layout.num_bytes, PIECE):
-                data = reader.bytes(name, begin, min(begin + PIECE, layout.num_bytes))
+                data = reader.bytes(stored, begin, min(begin + PIECE, layout.num_bytes))
                 out.write_tensor(name, data, begin)
                 progress(len(data))
 

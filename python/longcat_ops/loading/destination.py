@@ -1,8 +1,8 @@
 """The folder that a conversion of a checkpoint writes to, and its record of what is whole there.
 
-The record is `quantize.jsonl`: a first line that says which run it belongs to, a line for each file of weights that is
-whole, and a last line once everything is. A run that is interrupted leaves lines that count and at most one torn line,
-which the next run drops.
+The record is `<op>.jsonl`, such as `quantize.jsonl`: a first line that says which run it belongs to, a line for each
+file of weights that is whole, and a last line once everything is. A run that is interrupted leaves lines that count and
+at most one torn line, which the next run drops.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from ..errors import LongcatError, LongcatShapeError, message
 from ..model import files
 from .durable import sync_folder
 
-RECORD = "quantize.jsonl"
-_KIND = "longcat_ops quantize"
-_START = json.dumps({"run": _KIND})[:-1].encode()
+RECORDS = {op: f"{op}.jsonl" for op in ("quantize", "grow")}
 
 
 class Destination:
-    """The folder, made if it is not there, and locked. header: of the run it belongs to, None if none has begun.
-    shards: the bytes of each file of weights that is whole. complete: whether everything is.
+    """The folder, made if it is not there, and locked. op: of RECORDS, what is run. header: of the run that the folder
+    belongs to, None if none has begun. shards: the bytes of each file of weights that is whole. complete: whether
+    everything is.
 
     Raises: LongcatShapeError if `path` is, holds or lies in the folder `source`, is no folder, or holds anything but
     what such a run has written. LongcatError if it cannot be written, or another run writes it.
     """
 
-    def __init__(self, source: Path, path: Path) -> None:
-        self.path, self.source = path, source
+    def __init__(self, op: str, source: Path, path: Path) -> None:
+        self.op, self.path, self.source = op, path, source
+        self._record, self._kind = RECORDS[op], f"longcat_ops {op}"
         self.header: dict[str, Any] | None = None
         self.shards: dict[str, int] = {}
         self.complete = False
-        _require_apart(source, path)
+        self._require_apart()
         with writing(path):
             if os.path.lexists(path) and not path.is_dir():
-                raise _refuse(f"{path}, which is no folder", "a folder, or a path where one can be made")
+                raise self._refuse(f"{path}, which is no folder", "a folder, or a path where one can be made")
             path.mkdir(parents=True, exist_ok=True)
             names = os.listdir(path)
-            if names and RECORD not in names:
+            if names and self._record not in names:
                 fix = "name another folder, or empty this one"
-                raise _refuse(f"{path}, which holds {sorted(names)[0]}", "a new or an empty folder", fix)
+                raise self._refuse(f"{path}, which holds {sorted(names)[0]}", "a new or an empty folder", fix)
             if names:
-                files.require_regular(path / RECORD)
-            self._fd = os.open(path / RECORD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+                files.require_regular(path / self._record)
+            self._fd = os.open(path / self._record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
                 self._lock()
                 self._read()
@@ -57,6 +57,18 @@ class Destination:
             except BaseException:
                 os.close(self._fd)
                 raise
+
+    def _require_apart(self) -> None:
+        """Follows links, and compares the folders themselves, so that no second name of one is overlooked."""
+        here, there = Path(os.path.realpath(self.source)), Path(os.path.realpath(self.path))
+        for inner, outer, how in ((there, here, "lies in"), (here, there, "holds")):
+            for folder in (inner, *inner.parents):
+                if folder == outer or (folder.exists() and outer.exists() and os.path.samefile(folder, outer)):
+                    got = f"{self.path}, which {'is' if folder == inner else how} SOURCE"
+                    raise self._refuse(got, "a folder apart from SOURCE, which stays as it is")
+
+    def _refuse(self, got: str, expected: str, fix: str | None = None) -> LongcatShapeError:
+        return LongcatShapeError(message(self.op, "DEST", got, expected, fix=fix))
 
     def _lock(self) -> None:
         """Until the record is closed."""
@@ -69,10 +81,11 @@ class Destination:
 
     def _read(self) -> None:
         whole = 0  # bytes of whole lines
+        start = json.dumps({"run": self._kind})[:-1].encode()
         with open(self._fd, "rb", closefd=False) as stream:
             for number, line in enumerate(stream, 1):
                 if not line.endswith(b"\n"):
-                    if number == 1 and not line.startswith(_START[: len(line)]):
+                    if number == 1 and not line.startswith(start[: len(line)]):
                         self._unknown(1)
                     break
                 self._take(number, line)
@@ -83,7 +96,7 @@ class Destination:
     def _take(self, number: int, line: bytes) -> None:
         try:
             value = json.loads(line)
-            if number == 1 and value["run"] == _KIND:
+            if number == 1 and value["run"] == self._kind:
                 self.header = value
             elif number > 1 and value.keys() == {"shard", "bytes"}:
                 self.shards[value["shard"]] = int(value["bytes"])
@@ -95,8 +108,8 @@ class Destination:
             self._unknown(number)
 
     def _unknown(self, number: int) -> None:
-        got = f"{self.path}, whose {RECORD} has an unknown line {number}"
-        raise _refuse(got, "the output of an interrupted run", "name another folder, or empty this one")
+        got = f"{self.path}, whose {self._record} has an unknown line {number}"
+        raise self._refuse(got, "the output of an interrupted run", "name another folder, or empty this one")
 
     def require_same(self, source: dict[str, Any], options: dict[str, Any]) -> None:
         """Raises LongcatShapeError for another SOURCE, or other options, than those of the interrupted run, if any."""
@@ -106,22 +119,22 @@ class Destination:
         for key, value in json.loads(json.dumps(options)).items():
             before = self.header.get("options", {}).get(key, ...)
             if before != value:
-                raise LongcatShapeError(message("quantize", key, _short(value), f"{_short(before)}, {where}", fix=fix))
+                raise LongcatShapeError(message(self.op, key, _short(value), f"{_short(before)}, {where}", fix=fix))
         if self.header.get("source") != source:
             changed = _changed(self.header.get("source"), source)
-            raise LongcatShapeError(message("quantize", "SOURCE", f"changed: {changed}", where, fix=fix))
+            raise LongcatShapeError(message(self.op, "SOURCE", f"changed: {changed}", where, fix=fix))
 
     def begin(self, source: dict[str, Any], options: dict[str, Any], plan: str) -> None:
         """The run that this folder belongs to: a new one, or the one that was interrupted, which `require_same` has
         compared. plan: a hash of all files to come.
         """
-        header = json.loads(json.dumps({"run": _KIND, "source": source, "options": options, "plan": plan}))
+        header = json.loads(json.dumps({"run": self._kind, "source": source, "options": options, "plan": plan}))
         if self.header is None:
             self.header = header
             self._add(header)
         elif self.header != header:
             got = f"{self.path}, begun by a release that divides tensors otherwise"
-            raise _refuse(got, "one that this release began", "name another folder, or empty this one")
+            raise self._refuse(got, "one that this release began", "name another folder, or empty this one")
 
     def has(self, shard: str, size: int) -> bool:
         """Whether this file of weights, of so many bytes, is whole."""
@@ -167,16 +180,6 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _require_apart(source: Path, path: Path) -> None:
-    """Follows links, and compares the folders themselves, so that no second name of one is overlooked."""
-    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(path))
-    for inner, outer, how in ((there, here, "lies in"), (here, there, "holds")):
-        for folder in (inner, *inner.parents):
-            if folder == outer or (folder.exists() and outer.exists() and os.path.samefile(folder, outer)):
-                how = "is" if folder == inner else how
-                raise _refuse(f"{path}, which {how} SOURCE", "a folder apart from SOURCE, which stays as it is")
-
-
 def _changed(before: Any, now: dict[str, Any]) -> str:
     """What of SOURCE differs, in words."""
     before = before if isinstance(before, dict) else {}
@@ -189,7 +192,3 @@ def _changed(before: Any, now: dict[str, Any]) -> str:
 def _short(value: Any) -> str:
     text = "not recorded" if value is ... else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _refuse(got: str, expected: str, fix: str | None = None) -> LongcatShapeError:
-    return LongcatShapeError(message("quantize", "DEST", got, expected, fix=fix))
