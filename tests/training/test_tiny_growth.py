@@ -30,6 +30,7 @@ def small_recipe(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+    torch.set_flush_denormal(False)  # the recipe turns it on
 
 
 @pytest.fixture(scope="module")
