@@ -269,7 +269,7 @@ def test_gradcheck_of_holes():
         ({"gate_up": lambda t: t[:, :48]}, "fused_moe: argument `w_gate_up` is of strides"),
         ({"gate_up": lambda t: t[:, :48].clone()}, "fused_moe: argument `w_down` is of shape"),
     ],
-    ids=str,
+    ids=["dtype", "fp64", "shape", "type", "strides", "width"],
 )  # fmt: skip
 def test_wrong_arguments(change, text):
     p = make(5, BF16)
