@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from longcat_ops import DraftFilter
 from longcat_ops.cli import c2t, main
+from longcat_ops.engine.c2t_training import Traces
 from support.cli_checkpoint import checkpoint, model, one_thread  # noqa: F401
 
 WORDS = ("and it", "came", "to pass", "in those", "days", "that", "the king", "went", "up and", "people", "with", "him")
@@ -74,3 +76,10 @@ def test_refusals(arguments: list[str], checkpoint: Path, tmp_path: Path, capsys
     with pytest.raises(SystemExit):
         main([*arguments, "--betas", "0.5,half"])
     assert "invalid" in capsys.readouterr().err
+
+
+def test_texts_that_end_at_once(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    nothing = Traces(torch.zeros((0, 3), dtype=torch.float64), torch.zeros(0, dtype=torch.bool))
+    monkeypatch.setattr(c2t, "trace", lambda *_: nothing)
+    assert main(arguments) == 2
+    assert "a last tenth whose texts all end at once, expected texts to judge by" in capsys.readouterr().err

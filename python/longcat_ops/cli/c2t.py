@@ -95,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         raise LongcatUnsupportedError(message("c2t", "CHECKPOINT", f"{folder}, without MTP head", "one that drafts"))
     parts, texts = _traces(model, asked, args.batch)
     joined = [Traces.join(part) for part in parts]
+    if not len(joined[2].accepted):
+        got = "a last tenth whose texts all end at once"
+        raise LongcatShapeError(message("c2t", "--prompts", got, "texts to judge by", fix="give it more prompts"))
     classifier = train(*joined[:2], units=args.units, steps=args.steps, seed=args.seed)
     verdict = judge(classifier, joined[2])
     counts = {"texts": [len(part) for part in parts], "drafts": [len(one.accepted) for one in joined]}
