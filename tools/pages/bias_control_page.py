@@ -7,7 +7,6 @@ python tools/pages/bias_control_page.py --check    # exit 1 if a file is not wha
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -19,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / name) for name in ("tools/pages", "python") if str(ROOT / name) not in sys.path]
 
 from bias_simulation import FLOOR, TARGET, Curve, Router, Rule, simulate  # noqa: E402
-from sections import renewed  # noqa: E402
+from sections import renew, renewed  # noqa: E402
 
 PAGE, RECORD = "docs/bias_control.md", "docs/results/bias-control.json"
 PLOTS = {"real": "docs/bias_control_real.svg", "load_cv": "docs/bias_control_load.svg"}
@@ -153,19 +152,11 @@ def plots(curves: Curves) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args(arguments).check
-    curves, old = simulated(), []
-    for file, text in (texts(curves) | plots(curves)).items():
-        path = ROOT / file
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        old.append(file)
-        if not check:
-            path.write_text(text, encoding="utf-8")
-    print("\n".join(f"{file}: {'is not current' if check else 'renewed'}" for file in old) or "all current")
-    return int(check and bool(old))
+    def files() -> dict[str, str]:
+        curves = simulated()
+        return texts(curves) | plots(curves)
+
+    return renew(__doc__, ROOT, files, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The results come from `python -m longcat_ops c2t CHECKPOINT --prompts FILE --jso
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools/pages")] if str(ROOT / "tools/pages") not in sys.path else []
 
-from sections import renewed  # noqa: E402
+from sections import renew, renewed  # noqa: E402
 
 RESULTS, PAGE, PLOT = "docs/results/longcat-tiny-c2t.json", "docs/engine.md", "docs/longcat_tiny_c2t.svg"
 SECTION = "C2T on longcat-tiny"
@@ -77,20 +76,7 @@ def plots(root: Path = ROOT) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check, stale = parser.parse_args(arguments).check, False
-    for file, text in (texts() | plots()).items():
-        path = ROOT / file
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        stale = True
-        if not check:
-            path.write_text(text, encoding="utf-8")
-        print(f"{file}: {'is not current' if check else 'renewed'}")
-    if not stale:
-        print("all current")
-    return int(check and stale)
+    return renew(__doc__, ROOT, lambda: texts() | plots(), arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ A page has each section between two marks that name it: `predictions: NAME` and 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from prediction_tables import (  # noqa: E402
     products,
     timelines,
 )
-from sections import renewed  # noqa: E402
+from sections import renew, renewed  # noqa: E402
 from tables import cells_of, devices  # noqa: E402
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
@@ -96,19 +95,7 @@ def plots() -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args(arguments).check
-    old = []
-    for file, text in (texts() | plots()).items():
-        path = ROOT / file
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        old.append(file)
-        if not check:
-            path.write_text(text, encoding="utf-8")
-    print("\n".join(f"{file}: {'is not current' if check else 'renewed'}" for file in old) or "all current")
-    return int(check and bool(old))
+    return renew(__doc__, ROOT, lambda: texts() | plots(), arguments)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def renewed(page: str, sections: dict[str, Callable[[], str]], kind: str = "predictions") -> str:
@@ -17,3 +19,21 @@ def renewed(page: str, sections: dict[str, Callable[[], str]], kind: str = "pred
             raise ValueError(f"the page has {len(parts) - 1} sections {name!r}, expected 1")
         page = f"{parts[0]}{begin}\n{make()}\n{end}{parts[1]}"
     return page
+
+
+def renew(usage: str | None, root: Path, make: Callable[[], dict[str, str]], arguments: Sequence[str] | None) -> int:
+    """A command that writes files under `root`, each with its content from `make`; with --check it writes nothing, and
+    returns 1 if a file is not current.
+    """
+    parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check, old = parser.parse_args(arguments).check, []
+    for file, text in make().items():
+        path = root / file
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        old.append(file)
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    print("\n".join(f"{file}: {'is not current' if check else 'renewed'}" for file in old) or "all current")
+    return int(check and bool(old))

@@ -6,13 +6,13 @@ at most one torn line behind them, which the next run drops.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import stat
 from typing import Any
 
 from ..errors import LongcatError, LongcatShapeError, message
+from ..loading import journal
 
 KIND = "longcat_ops generate --prompts"
 
@@ -26,33 +26,14 @@ class Output:
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise LongcatShapeError(message("generate", "--output", f"{path}, no regular file", "a file to keep"))
-            self._lock()
-            self._read()
+            if not journal.lock(self._fd):
+                raise LongcatError(f"--output {path}: another run is writing it.")
+            journal.read_lines(
+                self._fd, KIND, self._take, lambda number: self._refuse(number, "no line of this command")
+            )
         except BaseException:
             os.close(self._fd)
             raise
-
-    def _lock(self) -> None:
-        """Until the file is closed."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LongcatError(f"--output {self.path}: another run is writing it.") from error
-        except OSError:  # a file system without locks
-            return
-
-    def _read(self) -> None:
-        whole = 0  # bytes of whole lines
-        with open(self._fd, "rb", closefd=False) as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n"):
-                    if number == 1 and not line.startswith(_START[: len(line)]):
-                        self._refuse(1, "no line of this command")
-                    break
-                self._take(number, line)
-                whole += len(line)
-        os.ftruncate(self._fd, whole)
-        os.lseek(self._fd, whole, os.SEEK_SET)
 
     def _take(self, number: int, line: bytes) -> None:
         try:
@@ -117,6 +98,3 @@ class Output:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-_START = json.dumps({"run": KIND})[:-1].encode()

@@ -25,9 +25,9 @@ class Summary:
     """requests: submitted; finished: by reason. tokens_per_second: over the time in which the engine worked.
     first_token_ms: from `submit`. between_tokens_ms: of one request; tokens of one iteration come together, so many of
     these are 0. accepted: of the drafts that were verified. rows_per_token: rows of the target's decode passes for each
-    token of theirs. occupancy: of max_batch, mean over iterations; pages: of
-    the cache, likewise, and the most at once. zero_experts: share of a token's choices that were zero experts. host_ms:
-    of an iteration without its wait for the device. Pairs are p50 and p99. None: nothing to say yet.
+    token of theirs. occupancy: of max_batch, mean over iterations; pages: of the cache, likewise, and the most at once.
+    zero_experts: share of a token's choices that were zero experts. host_ms: of an iteration without its wait for the
+    device. Pairs are p50 and p99. None: nothing to say yet.
     """
 
     requests: int

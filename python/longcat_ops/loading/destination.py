@@ -7,7 +7,6 @@ at most one torn line, which the next run drops.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 from ..errors import LongcatError, LongcatShapeError, message
 from ..model import files
+from . import journal
 from .durable import sync_folder
 
 RECORDS = {op: f"{op}.jsonl" for op in ("quantize", "grow")}
@@ -51,8 +51,9 @@ class Destination:
                 files.require_regular(path / self._record)
             self._fd = os.open(path / self._record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
-                self._lock()
-                self._read()
+                if not journal.lock(self._fd):
+                    raise LongcatError(f"{self.path}: another run is writing it.")
+                journal.read_lines(self._fd, self._kind, self._take, self._unknown)
                 sync_folder(path)
             except BaseException:
                 os.close(self._fd)
@@ -69,29 +70,6 @@ class Destination:
 
     def _refuse(self, got: str, expected: str, fix: str | None = None) -> LongcatShapeError:
         return LongcatShapeError(message(self.op, "DEST", got, expected, fix=fix))
-
-    def _lock(self) -> None:
-        """Until the record is closed."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LongcatError(f"{self.path}: another run is writing it.") from error
-        except OSError:  # a file system without locks
-            return
-
-    def _read(self) -> None:
-        whole = 0  # bytes of whole lines
-        start = json.dumps({"run": self._kind})[:-1].encode()
-        with open(self._fd, "rb", closefd=False) as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n"):
-                    if number == 1 and not line.startswith(start[: len(line)]):
-                        self._unknown(1)
-                    break
-                self._take(number, line)
-                whole += len(line)
-        os.ftruncate(self._fd, whole)
-        os.lseek(self._fd, whole, os.SEEK_SET)
 
     def _take(self, number: int, line: bytes) -> None:
         try:
